@@ -1,0 +1,42 @@
+# Needs Python 3.10 or newer and make; everything else is installed into .venv on the first call.
+PYTHON ?= python3
+VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
+ARGS ?=
+PIP_ARGS ?=
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.moca-installed
+
+.DEFAULT_GOAL := help
+.PHONY: help env quickstart test notebooks check clean
+
+help: ## show this list
+	@echo "Targets (override PYTHON=python3.12, ARGS='...', PIP_ARGS='...' or CONSTRAINTS= for the newest versions):"
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
+
+env: $(STAMP) ## make the environment .venv with the tested versions
+
+quickstart: $(STAMP) ## train, evaluate and report on the embedded corpus: runs/quickstart
+	$(BIN)/moca quickstart --out runs/quickstart $(ARGS)
+
+test: $(STAMP) ## run every notebook cell and every ordinary test
+	$(BIN)/python -m pytest $(ARGS)
+
+notebooks: $(STAMP) ## execute the notebooks in place, refreshing their outputs
+	$(BIN)/python tools/run_nbs.py $(ARGS)
+
+check: ## what continuous integration runs
+	.ci/run
+
+clean: ## remove builds, caches and coverage data (.venv and runs stay)
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .coverage .coverage.* htmlcov _docs _proc
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Installed once, and again when the requirements or the tested versions change.
+$(STAMP): settings.ini $(CONSTRAINTS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "moca needs Python 3.10 or newer: call make with PYTHON=/path/to/python3" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+	  { rm -rf $(VENV); echo "$(PYTHON) -m venv failed: install the venv module (on Debian: python3-venv)" >&2; exit 1; }
+	$(BIN)/python -m pip install --disable-pip-version-check -q $(PIP_ARGS) $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e '.[dev]'
+	@touch $@

@@ -1,0 +1,178 @@
+"Checks of the project as a whole: its metadata, its data, its modules and its notebooks. What a module does is tested in its notebook."
+import ast
+import glob
+import importlib
+import importlib.metadata
+import inspect
+import json
+import re
+import tempfile
+from configparser import ConfigParser
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE, NBS, DATA = ROOT/"moca", ROOT/"nbs", ROOT/"moca"/"data"
+MIB = 2**20
+modules = sorted(p for p in PACKAGE.rglob("*.py") if p.name != "_modidx.py")
+notebooks = sorted(p for p in NBS.rglob("*.ipynb") if not p.relative_to(NBS).as_posix().startswith((".", "_")))
+
+def name_of(path):
+    "The dotted name of a module's file."
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+def each(paths): return pytest.mark.parametrize("path", paths, ids=lambda p: p.relative_to(ROOT).as_posix())
+
+@pytest.fixture(scope="module")
+def cfg():
+    "settings.ini, as setup.py reads it."
+    parser = ConfigParser(delimiters=["="])
+    parser.read(ROOT/"settings.ini", encoding="utf-8")
+    return parser["DEFAULT"]
+
+# --- metadata ------------------------------------------------------------------------------------------------------------
+
+def test_there_is_something_to_check():
+    "The lists that the parametrised tests below run over are not empty."
+    assert len(modules) > 1 and notebooks
+
+def test_versions_agree(cfg):
+    "settings.ini, the package and, where installed, its metadata carry one version."
+    assert importlib.import_module("moca").__version__ == cfg["version"]
+    try: installed = importlib.metadata.version("moca")
+    except importlib.metadata.PackageNotFoundError: return
+    assert installed == cfg["version"]
+
+def test_console_scripts_exist(cfg):
+    "Each console script points at something that can be called."
+    for script in cfg["console_scripts"].split():
+        module, _, function = script.partition("=")[2].partition(":")
+        assert callable(getattr(importlib.import_module(module), function))
+
+def test_constraints_meet_the_requirements(cfg):
+    "Each requirement is pinned in constraints.txt at a version that it allows."
+    requirements = pytest.importorskip("packaging.requirements")
+    pins = {}
+    for line in (ROOT/"constraints.txt").read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            name, _, version = line.partition(";")[0].strip().partition("==")
+            pins[name.lower().replace("_", "-")] = version
+    for text in " ".join(cfg[k] for k in ("requirements", "dev_requirements", "st_requirements")).split():
+        need = requirements.Requirement(text)
+        assert pins[need.name.lower().replace("_", "-")] in need.specifier, text
+
+# --- package data --------------------------------------------------------------------------------------------------------
+
+def size(folder): return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+
+def test_package_data():
+    "The embedded data exists and stays small."
+    assert size(DATA) > 0, "moca/data is empty"
+    assert size(DATA/"corpus") <= 16*MIB, f"moca/data/corpus holds {size(DATA/'corpus')/MIB:.1f} MiB"
+    assert size(DATA) <= 30*MIB, f"moca/data holds {size(DATA)/MIB:.1f} MiB"
+
+def test_package_data_is_packaged():
+    "Every file below moca/data matches a pattern that setup.py gives to the wheel."
+    call = next(o for o in ast.walk(ast.parse((ROOT/"setup.py").read_text(encoding="utf-8")))
+                if isinstance(o, ast.Call) and getattr(o.func, "id", "") == "setup")
+    patterns = ast.literal_eval(next(k.value for k in call.keywords if k.arg == "package_data"))["moca"]
+    packed = {Path(p) for o in patterns for p in glob.glob(str(PACKAGE/o), recursive=True)}
+    files = {p for p in DATA.rglob("*") if p.is_file()}
+    assert files and files <= packed, sorted(files - packed)
+
+# --- modules -------------------------------------------------------------------------------------------------------------
+
+@each(modules)
+def test_public_names_have_docstrings(path):
+    "Every public function, class and method that a module exports says what it does."
+    module = importlib.import_module(name_of(path))
+    bare = []
+    for name in getattr(module, "__all__", []):
+        obj = getattr(module, name)
+        if not (inspect.isclass(obj) or inspect.isroutine(obj)) or getattr(obj, "__module__", None) != module.__name__: continue
+        if not (obj.__dict__.get("__doc__") if inspect.isclass(obj) else inspect.getdoc(obj)): bare.append(name)
+    assert not bare, f"without a docstring: {', '.join(bare)}"
+
+def imports(path):
+    "The modules of moca that a module imports, anywhere in its text."
+    here, found, known = name_of(path), set(), set(map(name_of, modules))
+    package = here if path.name == "__init__.py" else here.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import): found |= {o.name for o in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package.split(".")[:len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*base, *([node.module] if node.module else [])])
+            found |= {base} | {f"{base}.{o.name}" for o in node.names}
+    return (found & known) - {here, "moca"}
+
+def test_imports_run_one_way():
+    "No circle of imports, not even one that is hidden inside functions."
+    try: order = list(TopologicalSorter({name_of(p): imports(p) for p in modules}).static_order())
+    except CycleError as e: pytest.fail("a circle of imports: " + " <- ".join(e.args[1]))
+    assert len(order) == len(modules)
+
+def dangers(tree):
+    "The places where a module could run code that came with data."
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            if called in ("eval", "exec", "torch.load"): yield node.lineno, called
+            for k in node.keywords:
+                if k.arg in ("trust_remote_code", "allow_pickle") and ast.unparse(k.value) == "True": yield node.lineno, f"{k.arg}=True"
+        elif isinstance(node, ast.Dict):
+            for k, v in zip(node.keys, node.values):
+                if k is not None and ast.unparse(k) == "'trust_remote_code'" and ast.unparse(v) == "True": yield node.lineno, "trust_remote_code"
+        elif isinstance(node, ast.Import):
+            for o in node.names:
+                if o.name.split(".")[0] in ("pickle", "cPickle", "dill", "cloudpickle", "joblib"): yield node.lineno, f"import {o.name}"
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            if node.module.split(".")[0] in ("pickle", "cPickle", "dill", "cloudpickle", "joblib"): yield node.lineno, f"from {node.module}"
+            if node.module == "torch" and any(o.name == "load" for o in node.names): yield node.lineno, "from torch import load"
+        elif isinstance(node, ast.Attribute) and node.attr == "pickle": yield node.lineno, ast.unparse(node)
+
+@each(modules)
+def test_runs_no_code_from_data(path):
+    "No eval, no pickle, no code from a model's repository."
+    found = list(dangers(ast.parse(path.read_text(encoding="utf-8"))))
+    assert not found, found
+
+@pytest.mark.parametrize("src", ["eval('1')", "import pickle", "from pickle import loads", "torch.load(f)", "from torch import load",
+                                 "f(trust_remote_code=True)", "x = {'trust_remote_code': True}", "np.load(f, allow_pickle=True)"])
+def test_dangers_are_seen(src):
+    "The check above can fail."
+    assert list(dangers(ast.parse(src)))
+
+def test_harmless_code_passes():
+    "`model.eval()` and a refusal of remote code are no dangers."
+    assert not list(dangers(ast.parse("model.eval()\nload_file(p)\nf(trust_remote_code=False)")))
+
+# --- notebooks -----------------------------------------------------------------------------------------------------------
+
+def texts(cell):
+    "The text of a cell's outputs; pictures are left out."
+    for out in cell.get("outputs", []):
+        yield "".join(out.get("text", "")) + "".join(out.get("traceback", ""))
+        for kind, value in out.get("data", {}).items():
+            if kind.startswith("text/"): yield "".join(value)
+
+machine = re.compile("|".join(["/home/", "/tmp/", "/Users/", r"[A-Z]:\\Users", *(
+    re.escape(f"{o}/") for o in {str(ROOT), str(Path.home()), tempfile.gettempdir()} if o.strip("/"))]))
+
+@each(notebooks)
+def test_notebook_is_clean(path):
+    "No widget state, execution counts, progress bars, colours, errors or paths of some machine in a stored notebook."
+    text = path.read_text(encoding="utf-8")
+    nb, found = json.loads(text), []
+    if "widgets" in nb["metadata"]: found.append("widget state")
+    if text != json.dumps(nb, sort_keys=True, indent=1, ensure_ascii=False) + "\n": found.append("not written as nbdev_clean writes it")
+    for i, cell in enumerate(nb["cells"]):
+        if cell.get("execution_count") is not None: found.append(f"[{i:02d}] execution count")
+        for out in cell.get("outputs", []):
+            if "application/vnd.jupyter.widget-view+json" in out.get("data", {}): found.append(f"[{i:02d}] widget view")
+            if out["output_type"] == "error" or out.get("name") == "stderr": found.append(f"[{i:02d}] error or stderr")
+        for o in texts(cell):
+            for what, bad in {"progress bar": re.search(r"it/s|\r", o), "colours": "\x1b[" in o, "path of a machine": machine.search(o)}.items():
+                if bad: found.append(f"[{i:02d}] {what}")
+    assert not found, "; ".join(found) + " (tools/run_nbs.py and nbdev_clean mend most of this)"
