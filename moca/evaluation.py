@@ -51,15 +51,16 @@ def _expected(scores: Tensor, gains: Tensor, discount: Tensor) -> Tensor:
     total = F.pad(discount.cumsum(0), (1, 0)) # total[j]: what the first j ranks are worth together
     return (mine * (total[reach.clamp(max=k)] - total[above.clamp(max=k)]) / (reach - above)).sum(1)
 
-# %% ../nbs/04_eval.ipynb #3c8f79e9
+# %% ../nbs/04_eval.ipynb #1ffe5f07
 def measure(scores: Tensor, # [Q, N] float: similarity of each query to each candidate; -inf where the query may not choose it
             relevant: Tensor, # [Q, N] bool, or gains >= 0 (grades), which only nDCG heeds; at least one above 0 in each row
             metric: str) -> Tensor: # float64 [Q]
     """The metric of each query, between 0 and 1; ties count as their expected value under random order. Runs where `scores` lies.
     Raises `MocaError` for scores that are NaN or +inf and for a query without a right candidate that it may choose."""
     if scores.shape != relevant.shape or scores.dim() != 2:
-        raise MocaError(f"scores {tuple(scores.shape)} and relevant {tuple(relevant.shape)} must be matrices of one shape: a row a query, a column a candidate")
-    if scores.isnan().any() or (scores == torch.inf).any(): raise MocaError("scores hold NaN or +inf: look at the embeddings they were made of")
+        raise MocaError(f"scores {tuple(scores.shape)} and relevant {tuple(relevant.shape)} must be matrices of one shape, a row a query")
+    if scores.isnan().any() or (scores == torch.inf).any():
+        raise MocaError("scores hold NaN or +inf: look at the embeddings they were made of")
     discount, gains = discounts(metric).to(scores.device), relevant.double()
     if not metric.startswith("ndcg"): gains = (gains > 0).double()
     if not (gains > 0).any(1).all() or ((gains > 0) & (scores == -torch.inf)).any():
@@ -80,14 +81,28 @@ def ndcg_at_k(scores: Tensor, relevant: Tensor, k: int = 5) -> Tensor:
     "Discounted cumulative gain of the first k over that of the best ranking: float64 [Q]; ViDoRe's metric with k=5. See `measure`."
     return measure(scores, relevant, f"ndcg@{k}")
 
-# %% ../nbs/04_eval.ipynb #8ed1148b
+# %% ../nbs/04_eval.ipynb #96fd748e
 def _gains(task: Task, i: int) -> dict[int, float]:
     "Right candidates of query i with their gains: 1 from a set; a dict holds grades."
     right = task.relevant[i]
     return {j: float(g) for j, g in right.items()} if isinstance(right, dict) else dict.fromkeys(right, 1.0)
 
+def _check_task(task: Task):
+    "Raise `BadInput` for a task that cannot be scored, with the query at fault."
+    n, everything = len(task.queries), range(len(task.candidates))
+    lists = (task.relevant, *([task.choices] if task.choices is not None else []))
+    if not n or any(len(o) != n for o in lists):
+        counts = ", ".join(str(len(o)) for o in lists)
+        raise BadInput(f"task {task.name!r} needs queries, and one entry of relevant (and of choices) for each; it has {n} and {counts}")
+    for i, q in enumerate(task.queries):
+        allowed = everything if task.choices is None else set(task.choices[i])
+        if not all(j in everything for j in allowed): raise BadInput(f"task {task.name!r}: a choice of query {q.id!r} is no candidate")
+        if not sum(_gains(task, i).values()) or not all(j in allowed for j in task.relevant[i]):
+            raise BadInput(f"task {task.name!r}: query {q.id!r} needs a right candidate, and all its right candidates among its choices")
+
 def chance(task: Task) -> float:
-    "The exact expected value of the task's metric under a random order of the candidates, averaged over the queries."
+    "The exact expected value of the task's metric under a random order of the candidates, averaged over the queries. Raises `BadInput`."
+    _check_task(task)
     discount, values = discounts(task.metric), []
     for i in range(len(task.queries)):
         n, gains = len(task.choices[i] if task.choices else task.candidates), sorted(_gains(task, i).values(), reverse=True)
@@ -107,10 +122,10 @@ def bootstrap(values: Tensor, # [n], one value a query
     low, high = means.quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=means.dtype)).tolist()
     return low, high
 
-# %% ../nbs/04_eval.ipynb #dd1d3eb9
+# %% ../nbs/04_eval.ipynb #94c8daf2
 @dataclass(frozen=True)
 class Score:
-    "How well a model does on one task. `candidates` is the (mean) number that a query is ranked against; `low`, `high`: 95 % bootstrap interval."
+    "How well a model does on one task. `candidates`: the (mean) number a query is ranked against; `low`, `high`: 95 % bootstrap interval."
     task: str
     family: str
     metric: str
@@ -125,22 +140,29 @@ class Score:
     @property
     def beats_chance(self) -> bool:
         "Whether the whole confidence interval lies above chance."
-        return self.low > self.chance
+        return self.low > self.chance + 1e-9
 
     @property
     def lift(self) -> float:
         "How many times chance."
         return self.value / self.chance
 
-# %% ../nbs/04_eval.ipynb #1a9110b1
+    def __str__(self) -> str:
+        return (f"{self.task}: {self.metric} {self.value:.3f} [{self.low:.3f}, {self.high:.3f}], chance {self.chance:.3f}, "
+                f"{self.n} queries, {self.candidates} candidates")
+
+# %% ../nbs/04_eval.ipynb #ec5da0fc
 def paired_difference(a: Score, b: Score, seed: int = 0) -> tuple[float, float, float]:
-    "Mean of (a - b) over the queries of one task, and its 95 % interval: (difference, low, high). Raises `MocaError` if they are not of the same queries."
-    if a.per_query is None or b.per_query is None: raise MocaError(f"scores of {a.task!r} were kept without per-query values: evaluate again, or save with per_query=True")
-    if (a.task, a.metric, a.n) != (b.task, b.metric, b.n): raise MocaError(f"{a.task!r} ({a.metric}) and {b.task!r} ({b.metric}) are not scores of the same queries")
+    """(difference, low, high): the mean of a - b over the queries of one task and its 95 % interval.
+    Raises `MocaError` if the two are not of the same queries."""
+    if a.per_query is None or b.per_query is None:
+        raise MocaError(f"scores of {a.task!r} were kept without per-query values: evaluate again, or save with per_query=True")
+    if (a.task, a.metric, a.n) != (b.task, b.metric, b.n):
+        raise MocaError(f"{a.task!r} ({a.metric}) and {b.task!r} ({b.metric}) are not scores of the same queries")
     difference = a.per_query - b.per_query
     return (difference.mean().item(), *bootstrap(difference, seed))
 
-# %% ../nbs/04_eval.ipynb #2e6452e2
+# %% ../nbs/04_eval.ipynb #486384dd
 def embed(encode: Callable[[list[Document]], Tensor], # documents to [N, D]
           tasks: Sequence[Task], progress: bool = True, batch: int = 128) -> tuple[Tensor, dict[tuple, int]]:
     """Encode each distinct document of the tasks once: (fp32 unit rows [U, D] on the CPU, row of each `Document.parts`).
@@ -151,17 +173,17 @@ def embed(encode: Callable[[list[Document]], Tensor], # documents to [N, D]
             if d.parts not in rows:
                 rows[d.parts] = len(owners)
                 owners.append((task.name, d))
-    vectors, bar = [], tqdm(total=len(owners), desc="encode", unit="doc", disable=not progress)
-    for start in range(0, len(owners), batch):
-        part = owners[start : start + batch]
-        x = torch.as_tensor(encode([d for _, d in part])).detach().float().cpu()
-        _check_vectors(x, part, vectors[0].shape[1] if vectors else None)
-        vectors.append(F.normalize(x, dim=1))
-        bar.update(len(part))
-    bar.close()
+    vectors = []
+    with tqdm(total=len(owners), desc="encode", unit="doc", disable=not progress) as bar:
+        for start in range(0, len(owners), batch):
+            part = owners[start : start + batch]
+            x = torch.as_tensor(encode([d for _, d in part])).detach().float().cpu()
+            _check_vectors(x, part, vectors[0].shape[1] if vectors else None)
+            vectors.append(F.normalize(x, dim=1))
+            bar.update(len(part))
     return (torch.cat(vectors) if vectors else torch.zeros(0, 1)), rows
 
-# %% ../nbs/04_eval.ipynb #0dec9e49
+# %% ../nbs/04_eval.ipynb #9d75af54
 def _check_vectors(x: Tensor, part: list[tuple[str, Document]], dim: int | None):
     "Raise `MocaError` unless x is finite and [len(part), dim]."
     task, first = part[0]
@@ -169,13 +191,16 @@ def _check_vectors(x: Tensor, part: list[tuple[str, Document]], dim: int | None)
     if x.dim() != 2 or len(x) != len(part) or (dim is not None and x.shape[1] != dim):
         raise MocaError(f"encode returned {list(x.shape)} for {where}: expected [{len(part)}, {dim or 'D'}], one vector a document")
     bad = (~x.isfinite().all(dim=1)).nonzero().flatten().tolist()
-    if bad: raise MocaError(f"encode returned NaN or infinity for document {part[bad[0]][1].id!r} of task {part[bad[0]][0]!r} ({len(bad)} of {len(part)} in this batch)")
+    if bad:
+        task, d = part[bad[0]]
+        raise MocaError(f"encode returned NaN or infinity for document {d.id!r} of task {task!r} ({len(bad)} of {len(part)} in this batch)")
 
-# %% ../nbs/04_eval.ipynb #47267684
+# %% ../nbs/04_eval.ipynb #6adbcc66
 def score_blocks(queries: Tensor, candidates: Tensor, # [Q, D] and [N, D] fp32
-                 task: Task, block: int = 1 << 24) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Yield (first query, scores [n, W] fp32, gains [n, W]) with about `block` numbers at a time. W is the number of candidates, or of the longest list
-    of choices in the block, whose column j then is `choices[i][j]`, padded with -inf."""
+                 task: Task, block: int = 1 << 22) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Yield (first query, scores [n, W] fp32, gains [n, W]), about `block` numbers at a time. W: the number of candidates, or the
+    longest list of choices, whose column j then is `choices[i][j]`, padded with -inf. Raises `BadInput` for a task that cannot be scored."""
+    _check_task(task)
     width = max(map(len, task.choices)) if task.choices else len(candidates)
     step = max(1, block // max(1, width * (candidates.shape[1] if task.choices else 1)))
     for start in range(0, len(queries), step):
@@ -189,21 +214,22 @@ def score_blocks(queries: Tensor, candidates: Tensor, # [Q, D] and [N, D] fp32
         for i in range(len(q)):
             place = {j: c for c, j in enumerate(task.choices[start + i])} if task.choices else None
             for j, gain in _gains(task, start + i).items():
-                if place is not None and j not in place: raise BadInput(f"task {task.name!r}: a right candidate of query {task.queries[start + i].id!r} is not among its choices")
                 gains[i, place[j] if place else j] = gain
         yield start, scores, gains
 
-# %% ../nbs/04_eval.ipynb #caff6b88
+# %% ../nbs/04_eval.ipynb #80149338
 def score_task(queries: Tensor, candidates: Tensor, # [Q, D] and [N, D] unit rows
                task: Task, seed: int = 0) -> Score:
     "Rank, measure, bootstrap one task whose documents have been embedded."
     values = torch.cat([measure(scores, gains, task.metric) for _, scores, gains in score_blocks(queries, candidates, task)]).cpu()
     count = round(sum(map(len, task.choices)) / len(task.choices)) if task.choices else len(task.candidates)
-    return Score(task.name, task.family, task.metric, values.mean().item(), *bootstrap(values, seed), chance(task), len(values), count, values)
+    interval = bootstrap(values, seed)
+    return Score(task.name, task.family, task.metric, values.mean().item(), *interval, chance(task), len(values), count, values)
 
 def evaluate(encode: Callable[[list[Document]], Tensor], # documents to [N, D]; any device and precision
              tasks: Sequence[Task], progress: bool = True, batch: int = 128, seed: int = 0) -> list[Score]:
-    "Score an encoder on tasks: cosine similarity in fp32, each task's own metric, choices respected, 95 % bootstrap intervals. Errors: see `embed`."
+    """Score an encoder on tasks: cosine similarity in fp32, each task's own metric, choices respected, 95 % bootstrap intervals.
+    Raises `MocaError` as `embed` does, and `BadInput` for a task that cannot be scored."""
     vectors, rows = embed(encode, tasks, progress, batch)
     return [score_task(vectors[[rows[d.parts] for d in t.queries]], vectors[[rows[d.parts] for d in t.candidates]], t, seed) for t in tasks]
 
@@ -236,16 +262,17 @@ def _unit(x: np.ndarray) -> np.ndarray:
     "Rows of length 1; rows of zeros stay."
     return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
-# %% ../nbs/04_eval.ipynb #8c7402bf
-SHADES = {"black": ["#000000", "#2a2a2a"], "white": ["#ffffff", "#e8e8e8"], "grey": ["#808080", "#b4b4b4", "#555555"], "red": ["#dc1e28", "#a01420", "#ff4038"],
-          "orange": ["#fa8c1e", "#e07020"], "yellow": ["#fadc32", "#fff08c", "#ffc83d"], "green": ["#32a03c", "#14501e", "#90d060", "#007060"],
-          "blue": ["#285adc", "#14286e", "#78b4f0", "#30a0d0"], "purple": ["#8c3caa", "#b48cdc", "#501e6e"], "pink": ["#fa96be", "#f050a0", "#ffc8d8"],
+# %% ../nbs/04_eval.ipynb #938dc007
+SHADES = {"black": ["#000000", "#2a2a2a"], "white": ["#ffffff", "#e8e8e8"], "grey": ["#808080", "#b4b4b4", "#555555"],
+          "red": ["#dc1e28", "#a01420", "#ff4038"], "orange": ["#fa8c1e", "#e07020"], "yellow": ["#fadc32", "#fff08c", "#ffc83d"],
+          "green": ["#32a03c", "#14501e", "#90d060", "#007060"], "blue": ["#285adc", "#14286e", "#78b4f0", "#30a0d0"],
+          "purple": ["#8c3caa", "#b48cdc", "#501e6e"], "pink": ["#fa96be", "#f050a0", "#ffc8d8"],
           "brown": ["#825028", "#5a3214", "#b08050"]} # the eleven basic colour terms (Berlin and Kay 1969), some shades each
 _shade = np.array([[int(o[i : i + 2], 16) for i in (1, 3, 5)] for shades in SHADES.values() for o in shades], np.float32)
 _shade_name = np.repeat(np.arange(len(SHADES)), [len(o) for o in SHADES.values()])
 
 def colour_features(images: Sequence[ImageRef]) -> tuple[np.ndarray, np.ndarray]:
-    "(histogram [256]: 64 colours in each of 4 quarters; shares of the colour names [11]), square roots, means over the images; zeros without any."
+    "(histogram [256]: 64 colours in each of 4 quarters; shares of the colour names [11]), square roots, mean of the images; zeros if none."
     histogram, names = np.zeros(256, np.float32), np.zeros(len(SHADES), np.float32)
     for image in images:
         x = np.asarray(image.open().resize((32, 32), Image.Resampling.BOX)) # [32, 32, 3]
@@ -261,12 +288,16 @@ def colour_words(text: str) -> np.ndarray:
     words = ["grey" if w == "gray" else w for w in _features(text)[0]]
     return _unit(np.array([float(name in words) for name in SHADES], np.float32))
 
-# %% ../nbs/04_eval.ipynb #79f4c04b
+# %% ../nbs/04_eval.ipynb #e924f3c6
 def baseline_kind(task: Task) -> str:
-    "The blocks of the task's baseline, as '+'-joined names out of: bag of words, colour histogram, colour names; '' if the sides have nothing in common."
-    sides = task.queries, task.candidates
-    (qt, qi), (ct, ci) = ((len({d.text for d in side} - {""}) > 1 or (len(side) == 1 and bool(side[0].text)), any(d.images for d in side)) for side in sides)
-    return " + ".join(name for name, used in (("bag of words", qt and ct), ("colour histogram", qi and ci), ("colour names", (qt and ci) or (qi and ct))) if used)
+    """The blocks of the task's baseline, '+'-joined: bag of words, colour histogram, colour names; '' if the sides have nothing in common.
+    A text that a whole side shares is an instruction and counts as none."""
+    def has(side):
+        texts = {d.text for d in side} - {""}
+        return len(texts) > (len(side) > 1), any(d.images for d in side)
+    (qt, qi), (ct, ci) = has(task.queries), has(task.candidates)
+    uses = {"bag of words": qt and ct, "colour histogram": qi and ci, "colour names": (qt and ci) or (qi and ct)}
+    return " + ".join(name for name, used in uses.items() if used)
 
 def baseline_encoder(task: Task) -> Callable[[list[Document]], Tensor]:
     "The no-learning encoder that `baseline_kind` names: documents to fp32 [N, D]. Every block has length 1 (or 0), so all count alike."
@@ -274,20 +305,19 @@ def baseline_encoder(task: Task) -> Callable[[list[Document]], Tensor]:
     def encode(documents: list[Document]) -> Tensor:
         rows = []
         for d in documents:
-            histogram, names = colour_features(d.images) if "colour" in kind else (np.zeros(256, np.float32), np.zeros(len(SHADES), np.float32))
-            blocks = {"bag of words": bag_of_words(d.text, rarity), "colour histogram": histogram, "colour names": _unit(names + colour_words(d.text))}
+            histogram, names = colour_features(d.images if "colour" in kind else ())
+            blocks = {"bag of words": bag_of_words(d.text, rarity), "colour histogram": histogram,
+                      "colour names": _unit(names + colour_words(d.text))}
             rows.append(np.concatenate([blocks[name] for name in kind.split(" + ")]))
         return torch.from_numpy(np.stack(rows))
     return encode
 
 def baseline(task: Task, seed: int = 0) -> Score | None:
-    "The score that needs no learning. None if the sides share no features at all, as texts without colour names against pictures."
-    if not baseline_kind(task): return None
-    vectors, rows = embed(baseline_encoder(task), [task], progress=False)
-    q, c = (vectors[[rows[d.parts] for d in side]] for side in (task.queries, task.candidates))
-    return score_task(q, c, task, seed) if q.any() and c.any() else None
+    """The score that needs no learning; exactly chance where the features have nothing to say (colour names, and texts that name none).
+    None if the sides have no kind of feature in common (`baseline_kind` is '')."""
+    return evaluate(baseline_encoder(task), [task], progress=False, seed=seed)[0] if baseline_kind(task) else None
 
-# %% ../nbs/04_eval.ipynb #4477fe43
+# %% ../nbs/04_eval.ipynb #2b1eac86
 @dataclass(frozen=True)
 class Table:
     "Cells of text; prints as Markdown, shows as HTML. `best`: (row, column) pairs in bold; `means`: rows that are averages."
@@ -310,10 +340,11 @@ class Table:
         def row(i, cells, tag):
             style = "border-top:1px solid #999;font-style:italic" if i in self.means else ""
             weight = lambda j: ";font-weight:bold" if (i, j) in self.best else ""
-            return f'<tr style="{style}">' + "".join(f'<{tag} style="text-align:{"right" if j else "left"}{weight(j)}">{escape(c)}</{tag}>' for j, c in enumerate(cells)) + "</tr>"
+            cell = lambda j, c: f'<{tag} style="text-align:{"right" if j else "left"}{weight(j)}">{escape(c)}</{tag}>'
+            return f'<tr style="{style}">' + "".join(cell(j, c) for j, c in enumerate(cells)) + "</tr>"
         return f'<table>{row(-1, self.header, "th")}{"".join(row(i, cells, "td") for i, cells in enumerate(self.rows))}</table>'
 
-# %% ../nbs/04_eval.ipynb #0e56b411
+# %% ../nbs/04_eval.ipynb #8b0656cc
 FAMILIES = ("classification", "vqa", "retrieval", "grounding", "visual-document", "text") # the order of every table
 
 def _by_task(columns: dict[str, Sequence[Score | None]]) -> tuple[dict[str, list[Score]], dict[str, dict[str, Score]]]:
@@ -322,14 +353,16 @@ def _by_task(columns: dict[str, Sequence[Score | None]]) -> tuple[dict[str, list
     tasks = {}
     for column in cells.values():
         for s in column.values():
-            if (s.metric, s.n) != ((known := tasks.setdefault(s.task, s)).metric, known.n):
-                raise MocaError(f"task {s.task!r} appears with {known.metric} on {known.n} queries and with {s.metric} on {s.n}: columns must come from one benchmark")
+            known = tasks.setdefault(s.task, s)
+            if (s.metric, s.n) != (known.metric, known.n):
+                raise MocaError(f"task {s.task!r} appears with {known.metric} on {known.n} queries and with {s.metric} on {s.n}: "
+                                "columns must come from one benchmark")
     order = sorted(tasks.values(), key=lambda s: FAMILIES.index(s.family) if s.family in FAMILIES else len(FAMILIES))
     return {f: [s for s in order if s.family == f] for f in dict.fromkeys(s.family for s in order)}, cells
 
-# %% ../nbs/04_eval.ipynb #8214dad4
+# %% ../nbs/04_eval.ipynb #8203314c
 def score_table(columns: dict[str, Sequence[Score | None]]) -> Table: # {"baseline": ..., "causal base": ..., "after stage 2": ...}
-    """Scores in percent with half their 95 % interval, beside chance; family means and the macro average over all tasks. Best column in bold.
+    """Scores in percent with half their 95 % interval, beside chance; family means, the macro average over all tasks; best column in bold.
     A dash: the column has no score, or a mean would leave tasks out. Raises `MocaError` for columns of different benchmarks."""
     families, cells = _by_task(columns)
     rows, best, means = [], set(), set()
@@ -337,7 +370,8 @@ def score_table(columns: dict[str, Sequence[Score | None]]) -> Table: # {"baseli
         scores = [[cells[c].get(s.task) for s in group] for c in columns]
         values = [sum(o.value for o in s) / len(s) if all(s) else None for s in scores]
         top = max((v for v in values if v is not None), default=None)
-        if len(columns) > 1: best.update((len(rows), j + 3) for j, v in enumerate(values) if v is not None and round(100 * v, 1) == round(100 * top, 1))
+        same = [v is not None and round(100 * v, 1) == round(100 * top, 1) for v in values]
+        if len(columns) > 1: best.update((len(rows), j + 3) for j, o in enumerate(same) if o)
         if mean: means.add(len(rows))
         half = ["" if mean or v is None else f" ± {50 * (s[0].high - s[0].low):.1f}" for v, s in zip(values, scores)]
         floor = sum(s.chance for s in group) / len(group)
@@ -349,8 +383,8 @@ def score_table(columns: dict[str, Sequence[Score | None]]) -> Table: # {"baseli
     if len(families) > 1: add(f"all {len(total)} tasks, mean", "", total, True)
     return Table(["task", "metric", "chance", *columns], rows, frozenset(best), frozenset(means))
 
-# %% ../nbs/04_eval.ipynb #8fd4d7a5
-COLOUR_CYCLE = ("#8a8a8a", "#d9822b", "#7a4fb0", "#2a78c8", "#1a9850", "#c2185b")
+# %% ../nbs/04_eval.ipynb #ab04db47
+COLOUR_CYCLE = ("#444444", "#d9822b", "#7a4fb0", "#2a78c8", "#1a9850", "#c2185b")
 
 def score_plot(columns: dict[str, Sequence[Score | None]]) -> Figure:
     "A row a task, a dot a column with its 95 % interval, a grey stroke for chance."
@@ -359,12 +393,13 @@ def score_plot(columns: dict[str, Sequence[Score | None]]) -> Figure:
     fig = Figure(figsize=(8.5, 0.9 + 0.36 * len(tasks)), layout="constrained")
     ax = fig.subplots()
     for y, s in enumerate(tasks):
-        ax.plot([s.chance] * 2, [y - 0.36, y + 0.36], color="#999", lw=3, solid_capstyle="butt", label="chance" if y == 0 else None)
+        ax.plot([s.chance] * 2, [y - 0.36, y + 0.36], color="#bbb", lw=3, solid_capstyle="butt", label="chance" if y == 0 else None)
     for i, (name, scores) in enumerate(cells.items()):
         ys = [y + 0.5 * ((i + 0.5) / len(cells) - 0.5) for y, s in enumerate(tasks) if s.task in scores]
         found = [scores[s.task] for s in tasks if s.task in scores]
         reach = [[s.value - s.low for s in found], [s.high - s.value for s in found]]
-        ax.errorbar([s.value for s in found], ys, xerr=np.maximum(reach, 0), fmt="o", ms=5, lw=1.5, color=COLOUR_CYCLE[i % len(COLOUR_CYCLE)], label=name)
+        style = dict(fmt="o", ms=5, lw=1.5, color=COLOUR_CYCLE[i % len(COLOUR_CYCLE)], label=name)
+        ax.errorbar([s.value for s in found], ys, xerr=np.maximum(reach, 0), **style)
     ax.set_yticks(range(len(tasks)), [f"{s.task}  ({s.metric})" for s in tasks])
     ax.set(xlim=(-0.02, 1.02), ylim=(len(tasks) - 0.4, -0.6))
     for y in np.cumsum([len(group) for group in families.values()])[:-1]: ax.axhline(y - 0.5, color="#ddd", lw=0.8)
@@ -372,9 +407,9 @@ def score_plot(columns: dict[str, Sequence[Score | None]]) -> Figure:
     ax.spines[["top", "right"]].set_visible(False)
     return fig
 
-# %% ../nbs/04_eval.ipynb #80ccdbe5
+# %% ../nbs/04_eval.ipynb #4aba7a41
 def similarity(encode: Callable[[list[Document]], Tensor], task: Task, progress: bool = False) -> Tensor:
-    "The whole score matrix of a task, fp32 [Q, N], with -inf where a query may not choose; for a look at small tasks (`evaluate` works in blocks)."
+    "The whole score matrix of a task, fp32 [Q, N], -inf where a query may not choose; for small tasks (`evaluate` works in blocks)."
     vectors, rows = embed(encode, [task], progress)
     scores = vectors[[rows[d.parts] for d in task.queries]] @ vectors[[rows[d.parts] for d in task.candidates]].T
     if task.choices is None: return scores
@@ -392,13 +427,14 @@ def _draw(ax, d: Document, width: int = 20, lines: int = 6):
         if wrapped: ax.set_xlabel("\n".join(wrapped), fontsize=7, labelpad=2, parse_math=False)
     else:
         ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-        ax.text(0.5, 0.5, "\n".join(wrapped), ha="center", va="center", fontsize=7, parse_math=False)
+        ax.text(0.5, 0.5, "\n".join(wrapped), ha="center", va="center", fontsize=7 if len(d.text) > 30 else 9, parse_math=False)
     ax.set(xticks=[], yticks=[])
 
-# %% ../nbs/04_eval.ipynb #9fab91f2
+# %% ../nbs/04_eval.ipynb #01600589
 def retrieval_grid(task: Task, scores: Tensor, # [Q, N] as from `similarity`
                    rows: int = 6, k: int = 5) -> Figure:
-    "Queries at equal distances with their k best candidates: solid green frames around right ones, dashed red around wrong ones; the score above."
+    """Queries at equal distances with their k best candidates, the score above each: solid green frames around right ones, dashed red
+    around wrong ones. Raises `MocaError` for scores of another shape."""
     if scores.shape != (len(task.queries), len(task.candidates)):
         raise MocaError(f"scores {tuple(scores.shape)} do not fit task {task.name!r}: expected {(len(task.queries), len(task.candidates))}")
     rows, k = min(rows, len(task.queries)), min(k, len(task.candidates))
@@ -407,24 +443,27 @@ def retrieval_grid(task: Task, scores: Tensor, # [Q, N] as from `similarity`
     for line, i in zip(axes, np.linspace(0, len(task.queries) - 1, rows).round().astype(int).tolist()):
         _draw(line[0], task.queries[i])
         for spine in line[0].spines.values(): spine.set_visible(False)
-        best = scores[i].topk(k)
-        for ax, j, s in zip(line[1:], best.indices.tolist(), best.values.tolist()):
+        shuffled = torch.randperm(scores.shape[1], generator=torch.Generator().manual_seed(i)) # ties must not show the order of the file
+        best, index = scores[i, shuffled].sort(descending=True, stable=True)
+        for ax, j, s in zip(line[1:], shuffled[index].tolist(), best.tolist()):
             if s == -np.inf: ax.set_visible(False); continue
             right = j in task.relevant[i]
             _draw(ax, task.candidates[j])
             ax.set_title(f"{s:.2f}", fontsize=7, pad=2)
-            for spine in ax.spines.values(): spine.set(visible=True, color="#1a9850" if right else "#d73027", linewidth=3 if right else 2, linestyle="-" if right else (0, (3, 2)))
+            frame = dict(color="#1a9850", linewidth=3) if right else dict(color="#d73027", linewidth=2, linestyle=(0, (3, 2)))
+            for spine in ax.spines.values(): spine.set(visible=True, **frame)
     fig.suptitle(f"{task.name}: queries and their {k} nearest candidates", fontsize=9)
     return fig
 
-# %% ../nbs/04_eval.ipynb #067e1b95
+# %% ../nbs/04_eval.ipynb #3f60e6ef
 def save_results(columns: dict[str, Sequence[Score | None]], path: str | Path, per_query: bool = False) -> Path:
     "Write scores as JSON, {column: [{task, family, metric, value, low, high, chance, n, candidates}]}; None is left out."
     def plain(s: Score) -> dict:
         d = asdict(s) | {"per_query": s.per_query.tolist() if per_query and s.per_query is not None else None}
         return {k: v for k, v in d.items() if v is not None}
     path = Path(path)
-    text = json.dumps({name: [plain(s) for s in scores if s is not None] for name, scores in columns.items()}, indent=1, ensure_ascii=False, allow_nan=False)
+    content = {name: [plain(s) for s in scores if s is not None] for name, scores in columns.items()}
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
     part = path.with_name(path.name + ".part")
     part.write_text(text + "\n", encoding="utf-8")
     os.replace(part, path)
@@ -440,22 +479,24 @@ def load_results(path: str | Path) -> dict[str, list[Score]]:
     try: return {name: [score(d) for d in scores] for name, scores in content.items()}
     except (AttributeError, TypeError) as e: raise BadInput(f"{path} is no results file ({e}): delete it and evaluate again") from None
 
-# %% ../nbs/04_eval.ipynb #bab46370
+# %% ../nbs/04_eval.ipynb #4062b56d
 MMEB = {"classification": "ImageNet-1K N24News HatefulMemes VOC2007 SUN397 Place365* ImageNet-A* ImageNet-R* ObjectNet* Country211*",
         "vqa": "OK-VQA A-OKVQA DocVQA InfographicsVQA ChartQA Visual7W ScienceQA* VizWiz* GQA* TextVQA*",
         "retrieval": "VisDial CIRR VisualNews_t2i VisualNews_i2t MSCOCO_t2i MSCOCO_i2t NIGHTS WebQA FashionIQ* Wiki-SS-NQ* OVEN* EDIS*",
-        "grounding": "MSCOCO RefCOCO* RefCOCO-Matching* Visual7W-Pointing*"} # the 36 tasks of MMEB v1 (arXiv 2410.05160); * out of distribution
+        "grounding": "MSCOCO RefCOCO* RefCOCO-Matching* Visual7W-Pointing*"} # MMEB v1, arXiv 2410.05160; * out of distribution
 _mmeb = {name.rstrip("*"): (family, not name.endswith("*")) for family, names in MMEB.items() for name in names.split()}
 
 def mmeb_means(values: dict[str, float]) -> dict[str, float]: # {task: value}, any unit
-    "The seven averages of an MMEB table: the four meta-tasks, IND, OOD and All, each a mean over its tasks. Raises `MocaError` if one of the 36 is missing."
+    "The seven averages of an MMEB table: meta-tasks, IND, OOD and All, means over tasks. Raises `MocaError` if one of the 36 is missing."
     missing = _mmeb.keys() - values.keys()
-    if missing: raise MocaError(f"{len(missing)} of the 36 MMEB tasks have no value ({', '.join(sorted(missing)[:3])} ...): an average over the others would not be MMEB")
+    if missing:
+        some = ", ".join(sorted(missing)[:3])
+        raise MocaError(f"{len(missing)} of the 36 MMEB tasks have no value ({some} ...): an average over the others would not be MMEB")
     groups = {family: [n for n in _mmeb if _mmeb[n][0] == family] for family in MMEB}
     groups |= {"IND": [n for n in _mmeb if _mmeb[n][1]], "OOD": [n for n in _mmeb if not _mmeb[n][1]], "All": list(_mmeb)}
     return {group: sum(values[n] for n in names) / len(names) for group, names in groups.items()}
 
-# %% ../nbs/04_eval.ipynb #339765d5
+# %% ../nbs/04_eval.ipynb #b8cec83e
 def _records(path: Path) -> Iterator[tuple[str, dict]]:
     "(where, row) of a .jsonl or .parquet file. A row that cannot be read raises `BadInput`: a benchmark with holes is another benchmark."
     for n, row in SUFFIXES[path.suffix.lower()](path):
@@ -465,8 +506,10 @@ def _records(path: Path) -> Iterator[tuple[str, dict]]:
 def _image_below(folder: Path, path: str, where: str) -> ImageRef:
     "The picture at a path below a folder."
     full = (folder / path).resolve()
-    if not full.is_relative_to(folder.resolve()): raise BadInput(f"{where}: image path {path!r} leads out of {folder}: only files below it are read")
-    if not full.is_file(): raise BadInput(f"{where}: image {path!r} is not in {folder}: unpack the benchmark's images there or name their folder")
+    if not full.is_relative_to(folder.resolve()):
+        raise BadInput(f"{where}: image path {path!r} leads out of {folder}: only files below it are read")
+    if not full.is_file():
+        raise BadInput(f"{where}: image {path!r} is not in {folder}: unpack the benchmark's images there or name their folder")
     return ImageRef.of(full, name=path)
 
 def _mmeb_document(id: str, text: str, image: ImageRef | None) -> Document:
@@ -475,7 +518,7 @@ def _mmeb_document(id: str, text: str, image: ImageRef | None) -> Document:
     parts = (before, image, after) if mark and image else (image, before + after)
     return Document(id, tuple(p for p in parts if p))
 
-# %% ../nbs/04_eval.ipynb #262de729
+# %% ../nbs/04_eval.ipynb #2a964109
 def _mmeb_task(name: str, files: list[Path], images: Path) -> Task:
     "One MMEB task from its files."
     queries, candidates, choices, places, refs = [], [], [], {}, {}
@@ -501,7 +544,8 @@ def _mmeb_task(name: str, files: list[Path], images: Path) -> Task:
 def _task_files(folder: Path) -> dict[str, list[Path]]:
     "{task: its files}: the name of the folder for files called test*, else the name of the file."
     if not folder.exists(): raise BadInput(f"{folder} does not exist: check the path")
-    files = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not any(o.startswith(".") for o in p.relative_to(folder).parts))
+    files = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    files = [p for p in files if not any(o.startswith(".") for o in p.relative_to(folder).parts)]
     if not files: raise BadInput(f"{folder} holds no {' or '.join(SUFFIXES)} files")
     tasks = {}
     for p in files: tasks.setdefault(p.parent.name if p.stem.startswith("test") else p.stem, []).append(p)
@@ -519,7 +563,7 @@ def read_mmeb(path: str | Path, # a file, or a folder with a folder a task, as T
     order = {name: i for i, name in enumerate(_mmeb)}
     return [_mmeb_task(name, files, images) for name, files in sorted(found.items(), key=lambda o: (order.get(o[0], 36), o[0]))]
 
-# %% ../nbs/04_eval.ipynb #808b3188
+# %% ../nbs/04_eval.ipynb #42673b1c
 def _part_files(folder: Path, name: str) -> list[Path]:
     "The files of `queries`, `corpus` or `qrels`: name.parquet, name.jsonl, name-*.parquet, or in a folder of that name."
     return sorted(p for pattern in (f"{name}.*", f"{name}-*", f"{name}/*") for p in folder.glob(pattern) if p.suffix.lower() in SUFFIXES)
@@ -541,7 +585,8 @@ def _vidore_task(folder: Path, language: str | None, page: str) -> Task:
     for where, row in (o for f in _part_files(folder, "qrels") for o in _records(f)):
         key = str(_field(row, where, "corpus-id"))
         if key not in rank: raise BadInput(f"{where}: corpus-id {key} is not in the corpus of {folder.name}: the download is incomplete")
-        if row.get("score", 1) > 0: gains.setdefault(str(_field(row, where, "query-id")), {})[rank[key]] = float(row.get("score", 1))
+        grade = float(row.get("score", 1) or 0)
+        if grade > 0: gains.setdefault(str(_field(row, where, "query-id")), {})[rank[key]] = grade
     left = 0
     for where, row in (o for f in _part_files(folder, "queries") for o in _records(f)):
         languages.add(row.get("language"))
@@ -549,20 +594,26 @@ def _vidore_task(folder: Path, language: str | None, page: str) -> Task:
         key = str(_field(row, where, "query-id", "_id"))
         if key in gains: queries.append((key, str(_field(row, where, "query", "text"))))
         else: left += 1
-    if not queries: raise BadInput(f"{folder.name}: no query with a right page" + (f" in {language!r}; there are {sorted(map(str, languages))}" if language else ""))
+    if not queries:
+        which = f" in {language!r}; there are {sorted(map(str, languages))}" if language else ""
+        raise BadInput(f"{folder.name}: no query with a right page{which}")
     graded = any(g != 1 for key, _ in queries for g in gains[key].values())
     note = "graded relevance" if graded else "binary relevance"
-    return Task(folder.name + (f" ({language})" if language else ""), "visual-document", "ndcg@5", [Document(f"{folder.name}/q-{k}", (t,)) for k, t in queries], corpus,
-                [gains[k] if graded else set(gains[k]) for k, _ in queries], note=note + (f"; {left} queries without a right page left out" if left else ""))
+    note += f"; {left} queries without a right page left out" if left else ""
+    return Task(f"{folder.name} ({language})" if language else folder.name, "visual-document", "ndcg@5",
+                [Document(f"{folder.name}/q-{k}", (t,)) for k, t in queries], corpus,
+                [gains[k] if graded else set(gains[k]) for k, _ in queries], note=note)
 
-# %% ../nbs/04_eval.ipynb #a4861be2
+# %% ../nbs/04_eval.ipynb #ea0a9a49
 def read_vidore(folder: str | Path, # a data set in BEIR layout, or a folder of such
                 language: str | None = None, # keep the queries of this language, as the column has it ("english")
                 page: str = "\nRepresent the given document image.", # MoCa's text after each page; "" for none. Worth ten points: see above
                 ) -> list[Task]:
-    "ViDoRe data sets from local Parquet or JSONL files as nDCG@5 tasks; grades are kept. Page images stay encoded in memory. Raises `BadInput`."
+    "ViDoRe data sets from Parquet or JSONL files as nDCG@5 tasks, grades kept; page images stay encoded in memory. Raises `BadInput`."
     folder = Path(folder)
-    if not folder.is_dir(): raise BadInput(f"{folder} is no folder: give a ViDoRe data set with queries, corpus and qrels, or a folder of such")
-    sets = [f for f in [folder, *sorted(p for p in folder.iterdir() if p.is_dir())] if all(_part_files(f, name) for name in ("queries", "corpus", "qrels"))]
+    if not folder.is_dir():
+        raise BadInput(f"{folder} is no folder: give a ViDoRe data set with queries, corpus and qrels, or a folder of such")
+    folders = [folder, *sorted(p for p in folder.iterdir() if p.is_dir())]
+    sets = [f for f in folders if all(_part_files(f, name) for name in ("queries", "corpus", "qrels"))]
     if not sets: raise BadInput(f"{folder} holds no data set with queries, corpus and qrels (.parquet or .jsonl)")
     return [_vidore_task(f, language, page) for f in sets]

@@ -189,7 +189,7 @@ def pack(encoded: list[Encoded]) -> Pack:
     cat = lambda name, dim=0: torch.cat([getattr(e, name) for e in encoded], dim)
     return Pack(cat("input_ids"), cat("position_ids", 1), lengths.cumsum(0).int(), cat("pixel_values"), cat("image_grid_thw"), [e.id for e in encoded])
 
-# %% ../nbs/11_packing.ipynb #2d098a9c
+# %% ../nbs/11_packing.ipynb #5cbfd707
 def plan(lengths: list[int], # tokens of each Document
          budget: int, # most tokens of a Pack
          seed: int = 0, epoch: int = 0, # the order is a function of both
@@ -201,13 +201,14 @@ def plan(lengths: list[int], # tokens of each Document
         i = max(range(len(lengths)), key=lengths.__getitem__)
         raise MocaError(f"Document {i} has {lengths[i]} tokens, more than the Pack budget of {budget}: raise the budget or lower max_length")
     order = torch.randperm(len(lengths), generator=keyed(seed, epoch, "plan")).tolist() if shuffle else list(range(len(lengths)))
-    packs = []
+    packs, carried = [], []
     for k in range(0, len(order), window):
         bins, room = [], []
-        for i in sorted(order[k:k + window], key=lambda i: -lengths[i]):
+        for i in sorted(carried + order[k:k + window], key=lambda i: -lengths[i]):
             b = next((b for b, r in enumerate(room) if r >= lengths[i]), None)
             if b is None: bins.append([i]); room.append(budget - lengths[i])
             else: bins[b].append(i); room[b] -= lengths[i]
+        carried = bins.pop(room.index(max(room))) if k + window < len(order) else [] # the emptiest goes on with the next window
         packs += bins
     if not shuffle: return packs
     return [packs[i] for i in torch.randperm(len(packs), generator=keyed(seed, epoch, "packs")).tolist()]

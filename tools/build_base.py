@@ -358,7 +358,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--views", type=int, default=3, help="augmented views of each picture")
     parser.add_argument("--distil-steps", type=int, default=1500)
-    parser.add_argument("--causal-steps", type=int, default=3200)
+    parser.add_argument("--causal-steps", type=int, default=2200)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--limit", type=int, help="use only so many pictures (a trial run)")
     args = parser.parse_args()
