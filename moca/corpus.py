@@ -22,9 +22,9 @@ from .documents import BadInput, Document, ImageRef, Pair, Task, document, promp
 
 # %% auto #0
 __all__ = ['PARTS', 'SPLITS', 'MEND', 'SCENE', 'DOCUMENTS', 'INSTRUCTIONS', 'LANGUAGES', 'PAIRS', 'TASKS', 'Corpus',
-           'load_corpus', 'caption', 'pictures', 'Drawing', 'scene_image', 'gloss', 'picture_documents',
+           'load_corpus', 'caption', 'pictures', 'Drawing', 'scene_image', 'gloss', 'draws', 'picture_documents',
            'scene_documents', 'article_parts', 'article_documents', 'page_documents', 'gloss_documents', 'ask',
-           'picture', 'text', 'ask_picture', 'crop', 'words', 'draws', 'says', 'lookalikes', 'pools', 'same', 'named',
+           'picture', 'text', 'ask_picture', 'crop', 'words', 'says', 'lookalikes', 'pools', 'same', 'named',
            'some_caption', 'caption_to_picture_pairs', 'picture_to_caption_pairs', 'emoji_other_style_pairs',
            'categories', 'picture_category_pairs', 'answers', 'others_here', 'scene_question', 'scene_question_pairs',
            'scene_grounding', 'scene_grounding_pairs', 'neighbours', 'page', 'title_to_page_pairs', 'article_text',
@@ -152,16 +152,21 @@ def gloss(row: dict) -> str: # of the glosses
     "Words, definition and example as one line."
     return f"{', '.join(row['lemmas'])}: {row['definition']}" + (f". {row['example']}" if row["example"] else "")
 
-# %% ../nbs/12_corpus.ipynb #a5f9b12a
+# %% ../nbs/12_corpus.ipynb #2a269b4e
+def draws(*key) -> random.Random:
+    "Random numbers that depend on the key alone."
+    return random.Random("/".join(map(str, key)))
+
 def picture_documents(corpus: Corpus, split: str) -> Iterator[Document]:
     "Picture, caption."
     for r in pictures(corpus, split):
         yield Document(r["image_id"], (corpus.image("pictures", r["image_id"]), caption(r)), r["source"])
 
 def scene_documents(corpus: Corpus, split: str) -> Iterator[Document]:
-    "Scene, then questions with answers."
+    "Scene, then three questions with answers; of the two about one thing only one, or each would answer the other."
     for r in corpus.rows("scenes", split):
-        talk = " ".join(f"{q['question']} {q['answer']}." for q in r["questions"])
+        untold = draws("scene", r["scene_id"]).choice(("where", "corner"))
+        talk = " ".join(f"{q['question']} {q['answer']}." for q in r["questions"] if q["kind"] != untold)
         yield Document(r["scene_id"], (corpus.image("scenes", r["scene_id"]), talk), "scenes")
 
 def article_parts(corpus: Corpus, row: dict) -> list[str | ImageRef]:
@@ -214,15 +219,11 @@ def crop(corpus: Corpus, scene: dict, item: int) -> Document:
     "One thing of a scene as a candidate."
     return Document(f"{scene['scene_id']}/{item}", (scene_image(corpus, scene, item),))
 
-# %% ../nbs/12_corpus.ipynb #a27a3497
+# %% ../nbs/12_corpus.ipynb #53ad0d80
 @lru_cache(maxsize=None)
 def words(text: str) -> frozenset[str]:
     "The words of a text, in small letters."
     return frozenset(re.findall(r"[^\W\d_]+", text.lower()))
-
-def draws(*key) -> random.Random:
-    "Random numbers that depend on the key alone."
-    return random.Random("/".join(map(str, key)))
 
 def says(row: dict, other: dict) -> bool:
     "Does the caption of `row` hold every word of the label of `other`?"

@@ -148,8 +148,9 @@ def clipart(root: Path, full: bool) -> list[dict]:
         title = html.unescape(title.group(1)).strip() if title else ""
         tags = [html.unescape(t).strip() for t in re.findall(r"<rdf:li>([^<]*)", meta)]
         titles[title] += 1
-        parsed.append((path, folder, text, title, tags))
-    for path, folder, text, title, tags in parsed:
+        parsed.append((path, folder, text, title, tags, bool(re.search(r"licenses/(?:GPL|LGPL|by)\b|gnu\.org|GNU General", text, re.I))))
+    for path, folder, text, title, tags, licensed in parsed:
+        if licensed: continue                             # a few drawings are not in the public domain
         name = re.sub(r"[_\W]+|architetto.*", " ", re.sub(r"(_[a-z]{1,6}){0,2}_?\d*_?\.svg$", "", path.name)).strip()
         label = title if title and titles[title] < 4 and title.isascii() else name
         label = re.sub(r"\s+", " ", re.sub(r"[_\d]+|\.svg|architetto.*", " ", label.lower())).strip(" .,-")
