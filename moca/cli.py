@@ -18,9 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['STAGES', 'PRESETS', 'Usage', 'nearest', 'Parser', 'fields_in', 'stage_options', 'options_help', 'overrides',
+__all__ = ['STAGES', 'PRESETS', 'QUIET', 'Usage', 'nearest', 'Parser', 'fields_in', 'stage_options', 'options_help', 'overrides',
            'stage_config', 'run_stage', 'no_words', 'run_quickstart', 'model_path', 'free', 'chosen_tasks',
-           'run_evaluate', 'best_device', 'tell_rejected', 'write_vectors', 'run_embed', 'run_probe', 'add',
+           'run_evaluate', 'best_device', 'embedder', 'tell_rejected', 'write_vectors', 'run_embed', 'run_probe', 'add',
            'out_flags', 'add_stage', 'add_quickstart', 'add_users', 'parser', 'quiet', 'quiet_transformers', 'say',
            'dispatch', 'main']
 
@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
             raise Usage("give a command" + see if m[1] == "COMMAND" else f"{m[1]} is missing ({self.prog} --help explains it)")
         raise Usage(message)
 
-# %% ../nbs/17_cli.ipynb #1e32d458
+# %% ../nbs/17_cli.ipynb #97a83290
 STAGES = {"pretrain": ("moca.reconstruction", "PretrainConfig"), "finetune": ("moca.contrastive", "FinetuneConfig")}
 PRESETS = {"small": "SMALL", "qwen2.5-vl-3b": "QWEN_3B"} # names on the command line: names in the stage's module
 
@@ -69,12 +69,15 @@ def stage_options(command: str) -> dict[str, tuple[str, str, str]]:
 
 def options_help(command: str) -> str:
     "The options as aligned text."
-    rows = [(f"{name}={'none' if default == 'None' else default.strip(chr(39))}", kind.replace(" | None", " or none"), comment) for name, (kind, default, comment) in stage_options(command).items()]
+    shown = lambda default: "none" if default == "None" else default.strip("'")
+    rows = [(f"{name}={shown(default)}", kind.replace(" | None", " or none"), comment)
+            for name, (kind, default, comment) in stage_options(command).items()]
     wide = [max(len(r[i]) for r in rows) for i in (0, 1)]
     lines = "\n".join(f"  {a.ljust(wide[0])}  {b.ljust(wide[1])}  {c}".rstrip() for a, b, c in rows)
-    return f"options of the stage, written name=value, with their defaults (a preset sets others):\n{lines}\n\npresets: {', '.join(PRESETS)}"
+    title = "options of the stage, written name=value, with their defaults (a preset sets others):"
+    return f"{title}\n{lines}\n\npresets: {', '.join(PRESETS)}"
 
-# %% ../nbs/17_cli.ipynb #5bc50737
+# %% ../nbs/17_cli.ipynb #b7e205b5
 def overrides(words: list[str], command: str) -> dict:
     "`name=value` words as a dict, values as YAML reads them. Raises `Usage` for words that are none, with a suggestion."
     import yaml
@@ -83,7 +86,7 @@ def overrides(words: list[str], command: str) -> dict:
         name, sign, value = word.partition("=")
         if word.startswith("-"):
             bare = name.lstrip("-").replace("-", "_")
-            raise Usage(f"unknown option {name}: write {bare}=VALUE, without dashes" if bare in known else f"unknown option {name}{nearest(bare, known)}")
+            raise Usage(f"unknown option {name}" + (f": write {bare}=VALUE, without dashes" if bare in known else nearest(bare, known)))
         if not sign: raise Usage(f"{word!r} is no option: options of the stage are written name=value{nearest(word, known)}")
         try: found[name] = yaml.safe_load(value)
         except yaml.YAMLError: raise Usage(f"the value in {word!r} can't be read: put it in quotes") from None
@@ -95,27 +98,30 @@ def stage_config(args: argparse.Namespace, words: list[str]):
     given = overrides(words, args.command)
     module = importlib.import_module(STAGES[args.command][0])
     source = args.config
-    if source is None:
-        if not args.resume or not args.out: raise Usage(f"--config is missing: give {' or '.join(PRESETS)}, or a YAML file (with --resume --out DIR the run's own is used)")
-        source = Path(args.out)/"config.yaml"
+    if source is None and args.resume and args.out: source = Path(args.out)/"config.yaml" # the run's own
+    if source is None: raise Usage(f"--config is missing: give {' or '.join(PRESETS)}, or a YAML file (or --resume --out DIR of a run)")
+    if source not in PRESETS and not Path(source).exists() and (near := nearest(str(source), PRESETS)):
+        raise Usage(f"there is no preset or file {source}{near}")
     preset = getattr(module, PRESETS[source]) if source in PRESETS else source
-    if preset is source and not Path(source).exists() and (near := nearest(str(source), PRESETS)): raise Usage(f"there is no preset or file {source}{near}")
     flags = {k: v for k in ("data", "out", "base", "seed") if (v := getattr(args, k)) is not None}
     return make_config(getattr(module, STAGES[args.command][1]), preset, given, flags)
 
 def run_stage(args: argparse.Namespace, words: list[str]) -> None:
     "`moca pretrain` and `moca finetune`."
     cfg = stage_config(args, words)
+    quiet_transformers()
     found = getattr(importlib.import_module(STAGES[args.command][0]), args.command)(cfg, resume=args.resume, force=args.force)
-    if os.environ.get("RANK", "0") == "0": print(f"{found['steps']} steps, last loss {found['loss']:.3f}; the model is in {Path(cfg.out)/'model'}")
+    if os.environ.get("RANK", "0") != "0": return # one of several processes is enough
+    print(f"{found['steps']} steps, last loss {found['loss']:.3f}; the model is in {Path(cfg.out)/'model'}")
 
-# %% ../nbs/17_cli.ipynb #4a9eb28b
+# %% ../nbs/17_cli.ipynb #77a3a774
 def no_words(words: list[str], args: argparse.Namespace) -> None:
     "Raise `Usage` for words that a command does not know."
     if not words: return
     known = [o for a in args.parser._actions for o in a.option_strings]
     kind = "option" if words[0].startswith("-") else "argument"
-    raise Usage(f"unknown {kind} {words[0]}{nearest(words[0].partition('=')[0], known) or f' ({args.parser.prog} --help lists what there is)'}")
+    hint = nearest(words[0].partition("=")[0], known) or f" ({args.parser.prog} --help lists what there is)"
+    raise Usage(f"unknown {kind} {words[0]}{hint}")
 
 def run_quickstart(args: argparse.Namespace, words: list[str]) -> None:
     "`moca quickstart`: the run, then its table and where the report lies."
@@ -123,6 +129,7 @@ def run_quickstart(args: argparse.Namespace, words: list[str]) -> None:
     from moca.evaluation import score_table
     from moca.quickstart import quickstart
     from moca.report import scores_of, text_table
+    quiet_transformers()
     found = quickstart(args.out, args.seed, args.resume, args.force, args.steps1, args.steps2, args.limit)
     print(text_table(score_table(scores_of(found))))
     memory = f"{found['peak_memory'] / 2**30:.2f} GiB" if found["peak_memory"] else "unknown"
@@ -132,7 +139,7 @@ def model_path(name: str) -> str | None:
     "`base` is the embedded causal model, unless there is a directory of that name."
     return None if name == "base" and not Path(name).exists() else name
 
-# %% ../nbs/17_cli.ipynb #fefef475
+# %% ../nbs/17_cli.ipynb #82995eb2
 def free(path: str | None, force: bool, suffixes: tuple = ()) -> None:
     "Raise `BadInput` for an output file that exists, or whose suffix says nothing we can write."
     from moca.documents import BadInput
@@ -160,19 +167,24 @@ def run_evaluate(args: argparse.Namespace, words: list[str]) -> None:
     no_words(words, args)
     free(args.out, args.force, (".json",))
     tasks = chosen_tasks(args)
-    from moca.embedder import Embedder
     from moca.evaluation import baseline, evaluate, save_results, score_table
     from moca.report import text_table
-    model = Embedder.from_pretrained(model_path(args.model), args.pooling, device=best_device())
+    model = embedder(args)
     columns = {"baseline": [baseline(t) for t in tasks], f"model ({model.pooling})": evaluate(model.encode, tasks)}
     print(text_table(score_table(columns)))
     if args.out: print(f"scores: {save_results(columns, args.out)}")
 
-# %% ../nbs/17_cli.ipynb #62d73d07
+# %% ../nbs/17_cli.ipynb #0cb9fb16
 def best_device() -> str:
     "`cuda` where there is one."
     import torch
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+def embedder(args: argparse.Namespace):
+    "The Embedder that `--model` and `--pooling` name. Raises `BadInput`."
+    from moca.embedder import Embedder
+    quiet_transformers()
+    return Embedder.from_pretrained(model_path(args.model), args.pooling, device=best_device())
 
 def tell_rejected(report, most: int = 20) -> None:
     "Name the rows that could not be used, on standard error."
@@ -180,14 +192,16 @@ def tell_rejected(report, most: int = 20) -> None:
     if len(report.rejected) > most: print(f"rejected: {len(report.rejected) - most} more", file=sys.stderr)
 
 def write_vectors(path: Path, ids: list[str], vectors) -> None:
-    "Ids and fp32 vectors `[N, dim]`, atomically: Parquet (`id`, `vector` list<float>), or safetensors (`vectors`; ids as JSON in the metadata)."
+    """Write ids and fp32 vectors `[N, dim]`, atomically: Parquet (`id`, `vector` list<float>), or safetensors (`vectors`; ids as JSON
+    in the metadata). Raises `MocaError` when the disk is full; the old file stays."""
     from moca.checkpoints import atomic
     with atomic(path) as part:
         if path.suffix == ".parquet":
             import pyarrow as pa
             import pyarrow.parquet as pq
-            flat, n = vectors.numpy(), vectors.shape[1]
-            pq.write_table(pa.table({"id": pa.array(ids, pa.string()), "vector": pa.ListArray.from_arrays(list(range(0, flat.size + 1, n)), flat.ravel())}), part)
+            starts = list(range(0, vectors.numel() + 1, vectors.shape[1]))
+            rows = pa.ListArray.from_arrays(starts, vectors.numpy().ravel())
+            pq.write_table(pa.table({"id": pa.array(ids, pa.string()), "vector": rows}), part)
         else:
             from safetensors.torch import save_file
             save_file({"vectors": vectors}, part, {"ids": json.dumps(ids)})
@@ -199,8 +213,7 @@ def run_embed(args: argparse.Namespace, words: list[str]) -> None:
     from moca.documents import read_documents
     docs, report = read_documents(args.data, verify=True)
     tell_rejected(report)
-    from moca.embedder import Embedder
-    vectors = Embedder.from_pretrained(model_path(args.model), args.pooling, device=best_device()).encode(docs, progress=True)
+    vectors = embedder(args).encode(docs, progress=True)
     write_vectors(Path(args.out), [d.id for d in docs], vectors)
     print(f"{len(vectors)} vectors of {vectors.shape[1]} numbers in {args.out}; {len(report.rejected)} of {report.n_read} rows rejected")
 
@@ -208,11 +221,12 @@ def run_probe(args: argparse.Namespace, words: list[str]) -> int:
     "`moca probe`: who sees whom; exit code 1 if the model is not what its config says."
     no_words(words, args)
     from moca.backbone import load, probe
+    quiet_transformers()
     report = probe(load(model_path(args.model), check=False, device=best_device()))
     print(report)
     return 0 if report.ok else 1
 
-# %% ../nbs/17_cli.ipynb #f1845a7d
+# %% ../nbs/17_cli.ipynb #b06a9457
 def add(sub, name: str, run: Callable, about: str, **kwargs) -> Parser:
     "A subcommand."
     p = sub.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".", **kwargs)
@@ -226,11 +240,14 @@ def out_flags(p: Parser, what: str = "directory") -> None:
 
 def add_stage(sub, name: str, about: str) -> None:
     "`pretrain` or `finetune`."
-    p = add(sub, name, run_stage, about, usage=f"moca {name} --config PRESET_OR_YAML [--data PATH] [--out DIR] [--base PATH] [--seed N] [--resume | --force] [name=value ...]", epilog=options_help(name))
+    usage = (f"moca {name} --config PRESET_OR_YAML [--data PATH] [--out DIR] [--base PATH] [--seed N]\n"
+             "                     [--resume | --force] [name=value ...]")
+    p = add(sub, name, run_stage, about, usage=usage, epilog=options_help(name))
     p.add_argument("--config", metavar="PRESET_OR_YAML", help=f"{', '.join(PRESETS)}, or a YAML file of options")
     p.add_argument("--data", metavar="PATH", help=".jsonl, .parquet or folder; default: the embedded corpus")
     p.add_argument("--out", metavar="DIR", help="output directory")
-    p.add_argument("--base", metavar="PATH", help="model to start from: directory or hub name; default: the embedded causal model, or the preset's")
+    p.add_argument("--base", metavar="PATH",
+                   help="model to start from: directory or hub name; default: the preset's, else the embedded causal model")
     p.add_argument("--seed", type=int, metavar="N", help="of masks, noise, order and negatives")
     out_flags(p)
 
@@ -238,30 +255,34 @@ def add_quickstart(sub) -> None:
     "`quickstart`."
     p = add(sub, "quickstart", run_quickstart, "run both stages on the embedded corpus, measure, and write a report")
     p.add_argument("--out", default="runs/quickstart", metavar="DIR", help="output directory (default: %(default)s)")
-    for name, about in (("--seed", "of masks, noise, order and negatives (default: 0)"), ("--steps1", "steps of stage 1"), ("--steps2", "steps of stage 2"), ("--limit", "ask only so many queries a task: a trial, not a result")):
-        p.add_argument(name, type=int, metavar="N", help=about)
+    for name, about in dict(seed="of masks, noise, order and negatives (default: 0)", steps1="steps of stage 1", steps2="steps of stage 2",
+                            limit="ask only so many queries a task: a trial, not a result").items():
+        p.add_argument(f"--{name}", type=int, metavar="N", help=about)
     out_flags(p)
 
-# %% ../nbs/17_cli.ipynb #b3d75f39
+# %% ../nbs/17_cli.ipynb #bfaf51c5
 def add_users(sub) -> None:
     "`evaluate`, `embed` and `probe`: what uses a model."
-    e, m, p = (add(sub, n, run, about) for n, run, about in (("evaluate", run_evaluate, "score a model on a benchmark, beside chance and a baseline without learning"),
-               ("embed", run_embed, "write one vector for each Document of a file or folder"), ("probe", run_probe, "ask a model which tokens see which, and print the answer")))
-    for x in (e, m, p): x.add_argument("--model", required=True, metavar="PATH", help="directory of a saved model, a hub name, or base for the embedded causal model")
+    e = add(sub, "evaluate", run_evaluate, "score a model on a benchmark, beside chance and a baseline without learning")
+    m = add(sub, "embed", run_embed, "write one vector for each Document of a file or folder")
+    p = add(sub, "probe", run_probe, "ask a model which tokens see which, and print the answer")
+    model = "directory of a saved model, a hub name, or base for the embedded causal model"
+    for x in (e, m, p): x.add_argument("--model", required=True, metavar="PATH", help=model)
     e.add_argument("--split", default="test", choices=["test", "validation"], help="of the embedded benchmark (default: %(default)s)")
     e.add_argument("--tasks", metavar="A,B", help="only these tasks")
     e.add_argument("--mmeb", metavar="PATH", help="MMEB instead: a folder with local copies of its files")
     e.add_argument("--vidore", metavar="DIR", help="ViDoRe instead: a folder of data sets in BEIR layout")
     e.add_argument("--out", metavar="FILE.json", help="also write the scores")
     m.add_argument("--data", required=True, metavar="PATH", help=".jsonl, .parquet, or a folder of images and texts")
-    m.add_argument("--out", required=True, metavar="FILE", help="FILE.parquet (id, vector) or FILE.safetensors (vectors; ids in the metadata)")
+    m.add_argument("--out", required=True, metavar="FILE", help="*.parquet (id, vector) or *.safetensors (vectors; ids in the metadata)")
     for x in (e, m):
         x.add_argument("--pooling", choices=["mean", "last"], help="default: what the model was saved with")
         x.add_argument("--force", action="store_true", help="overwrite the file in --out")
 
 def parser() -> Parser:
     "The parser of all commands."
-    p = Parser(prog="moca", description="Turn a causal vision-language model into a bidirectional multimodal embedding model.", epilog="moca COMMAND --help explains a command.")
+    p = Parser(prog="moca", description="Turn a causal vision-language model into a bidirectional multimodal embedding model.",
+               epilog="moca COMMAND --help explains a command.")
     p.add_argument("--version", action="store_true", help="print the version and leave")
     sub = p.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     add_quickstart(sub)
@@ -270,11 +291,13 @@ def parser() -> Parser:
     add_users(sub)
     return p
 
-# %% ../nbs/17_cli.ipynb #b6ee600f
+# %% ../nbs/17_cli.ipynb #7d2d2ed6
+QUIET = dict(TRANSFORMERS_VERBOSITY="error", DATASETS_VERBOSITY="error", HF_HUB_DISABLE_PROGRESS_BARS="1",
+             HF_DATASETS_DISABLE_PROGRESS_BARS="1", TOKENIZERS_PARALLELISM="false", MPLBACKEND="Agg") # where the user has not set them
+
 def quiet() -> None:
     "Silence the libraries: errors only, no progress bars but ours."
-    for name, value in dict(TRANSFORMERS_VERBOSITY="error", DATASETS_VERBOSITY="error", HF_HUB_DISABLE_PROGRESS_BARS="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1", TOKENIZERS_PARALLELISM="false", MPLBACKEND="Agg").items():
-        os.environ.setdefault(name, value)
+    for name, value in QUIET.items(): os.environ.setdefault(name, value)
 
 def quiet_transformers() -> None:
     "The same for transformers, whose progress bars know no environment variable."
@@ -293,11 +316,10 @@ def dispatch(argv: list[str] | None) -> int:
     if args.command is None:
         if words: raise Usage(f"unknown option {words[0]} (moca --help lists what there is)")
         parser().print_help(); return 0
-    if args.command != "embed": quiet_transformers() # embed reads its data first
     return args.run(args, words) or 0
 
 def main(argv: list[str] | None = None) -> int:
-    "The `moca` command. Returns the exit code; what the user can mend is one line on standard error, our own mistakes keep their traceback."
+    "The `moca` command; returns its exit code. What the user can mend is one line on standard error; our mistakes keep their traceback."
     quiet()
     try: return dispatch(argv)
     except SystemExit as e: return int(e.code or 0) # --help
