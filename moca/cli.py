@@ -24,7 +24,7 @@ __all__ = ['STAGES', 'PRESETS', 'QUIET', 'Usage', 'nearest', 'Parser', 'fields_i
            'out_flags', 'add_stage', 'add_quickstart', 'add_users', 'parser', 'quiet', 'quiet_transformers', 'say',
            'dispatch', 'main']
 
-# %% ../nbs/17_cli.ipynb #03edd64b
+# %% ../nbs/17_cli.ipynb #2b5dbfd3
 class Usage(Exception):
     "A command line that makes no sense; the message is one sentence."
 
@@ -36,7 +36,8 @@ def nearest(name: str, known) -> str:
 class Parser(argparse.ArgumentParser):
     "An ArgumentParser whose errors are one sentence with a suggestion, raised as `Usage`."
     def __init__(self, *args, **kwargs):
-        super().__init__(*args, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+        style = lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=27)
+        super().__init__(*args, allow_abbrev=False, formatter_class=style, **kwargs)
 
     def error(self, message: str):
         "Raise `Usage`."
@@ -77,7 +78,7 @@ def options_help(command: str) -> str:
     title = "options of the stage, written name=value, with their defaults (a preset sets others):"
     return f"{title}\n{lines}\n\npresets: {', '.join(PRESETS)}"
 
-# %% ../nbs/17_cli.ipynb #b7e205b5
+# %% ../nbs/17_cli.ipynb #1f223e6a
 def overrides(words: list[str], command: str) -> dict:
     "`name=value` words as a dict, values as YAML reads them. Raises `Usage` for words that are none, with a suggestion."
     import yaml
@@ -92,6 +93,7 @@ def overrides(words: list[str], command: str) -> dict:
         except yaml.YAMLError: raise Usage(f"the value in {word!r} can't be read: put it in quotes") from None
     return found
 
+# %% ../nbs/17_cli.ipynb #48964683
 def stage_config(args: argparse.Namespace, words: list[str]):
     "The config of a stage from preset or file, flags and `name=value` words. Raises `BadInput` or `Usage`."
     from moca.training import make_config
@@ -139,7 +141,7 @@ def model_path(name: str) -> str | None:
     "`base` is the embedded causal model, unless there is a directory of that name."
     return None if name == "base" and not Path(name).exists() else name
 
-# %% ../nbs/17_cli.ipynb #82995eb2
+# %% ../nbs/17_cli.ipynb #3c38ef5c
 def free(path: str | None, force: bool, suffixes: tuple = ()) -> None:
     "Raise `BadInput` for an output file that exists, or whose suffix says nothing we can write."
     from moca.documents import BadInput
@@ -162,6 +164,7 @@ def chosen_tasks(args: argparse.Namespace) -> list:
         if name not in names: raise BadInput(f"there is no task {name!r}{nearest(name, names) or ': there are ' + ', '.join(names)}")
     return [names[n] for n in wanted]
 
+# %% ../nbs/17_cli.ipynb #e7b239d2
 def run_evaluate(args: argparse.Namespace, words: list[str]) -> None:
     "`moca evaluate`: the model beside chance and the baseline without learning."
     no_words(words, args)
@@ -174,7 +177,7 @@ def run_evaluate(args: argparse.Namespace, words: list[str]) -> None:
     print(text_table(score_table(columns)))
     if args.out: print(f"scores: {save_results(columns, args.out)}")
 
-# %% ../nbs/17_cli.ipynb #0cb9fb16
+# %% ../nbs/17_cli.ipynb #c5c63e01
 def best_device() -> str:
     "`cuda` where there is one."
     import torch
@@ -191,6 +194,7 @@ def tell_rejected(report, most: int = 20) -> None:
     for where, why in report.rejected[:most]: print(f"rejected: {where}: {why}", file=sys.stderr)
     if len(report.rejected) > most: print(f"rejected: {len(report.rejected) - most} more", file=sys.stderr)
 
+# %% ../nbs/17_cli.ipynb #a6b67914
 def write_vectors(path: Path, ids: list[str], vectors) -> None:
     """Write ids and fp32 vectors `[N, dim]`, atomically: Parquet (`id`, `vector` list<float>), or safetensors (`vectors`; ids as JSON
     in the metadata). Raises `MocaError` when the disk is full; the old file stays."""
@@ -226,7 +230,7 @@ def run_probe(args: argparse.Namespace, words: list[str]) -> int:
     print(report)
     return 0 if report.ok else 1
 
-# %% ../nbs/17_cli.ipynb #b06a9457
+# %% ../nbs/17_cli.ipynb #579df478
 def add(sub, name: str, run: Callable, about: str, **kwargs) -> Parser:
     "A subcommand."
     p = sub.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".", **kwargs)
@@ -251,6 +255,7 @@ def add_stage(sub, name: str, about: str) -> None:
     p.add_argument("--seed", type=int, metavar="N", help="of masks, noise, order and negatives")
     out_flags(p)
 
+# %% ../nbs/17_cli.ipynb #4efb1c94
 def add_quickstart(sub) -> None:
     "`quickstart`."
     p = add(sub, "quickstart", run_quickstart, "run both stages on the embedded corpus, measure, and write a report")
@@ -291,7 +296,7 @@ def parser() -> Parser:
     add_users(sub)
     return p
 
-# %% ../nbs/17_cli.ipynb #7d2d2ed6
+# %% ../nbs/17_cli.ipynb #675ca780
 QUIET = dict(TRANSFORMERS_VERBOSITY="error", DATASETS_VERBOSITY="error", HF_HUB_DISABLE_PROGRESS_BARS="1",
              HF_DATASETS_DISABLE_PROGRESS_BARS="1", TOKENIZERS_PARALLELISM="false", MPLBACKEND="Agg") # where the user has not set them
 
@@ -309,6 +314,7 @@ def say(message) -> None:
     "One line on standard error."
     print(f"moca: {' '.join(str(message).split())}", file=sys.stderr)
 
+# %% ../nbs/17_cli.ipynb #60841abc
 def dispatch(argv: list[str] | None) -> int:
     "Parse and run a command; its exit code."
     args, words = parser().parse_known_args(argv)

@@ -61,9 +61,9 @@ class Parts:
             with atomic(self.path) as part: part.write_text(json.dumps(dict(done=self.done, seconds=self.seconds)), "utf-8")
         return self.done[name]
 
-# %% ../nbs/16_quickstart.ipynb #6ece07d5
-QUICKSTART1 = dict(SMALL1, steps=60) # stage 1 of the quickstart
-QUICKSTART2 = dict(SMALL2, steps=120) # stage 2
+# %% ../nbs/16_quickstart.ipynb #0ba70f72
+QUICKSTART1 = dict(SMALL1, steps=80) # stage 1 of the quickstart
+QUICKSTART2 = dict(SMALL2, steps=240) # stage 2
 NEED = 400 * 2**20 # bytes of disk that a run takes at most
 
 def options(seed: int | None, steps1: int | None, steps2: int | None, limit: int | None) -> dict:

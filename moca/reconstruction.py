@@ -286,8 +286,8 @@ def load_stage(out, **kwargs) -> Reconstruction:
     recon.load_state_dict(load_file(Path(out)/"heads.safetensors"), strict=False)
     return recon.eval()
 
-# %% ../nbs/02_joint_reconstruction.ipynb #de98d655
-SMALL = dict(lr=4e-4, schedule="cosine", pack_tokens=2048, packs_per_step=1, max_length=512, clip=1.0) # for moca-tiny-base
+# %% ../nbs/02_joint_reconstruction.ipynb #f6a1843b
+SMALL = dict(lr=4e-4, schedule="cosine", pack_tokens=1024, packs_per_step=1, max_length=512, clip=1.0) # for moca-tiny-base
 
 # %% ../nbs/02_joint_reconstruction.ipynb #9c7e0080
 def explore_reconstruction(recon: Reconstruction, docs: list[Document], cfg: PretrainConfig):

@@ -21,8 +21,8 @@ from .training import read_log, show_log
 # %% auto #0
 __all__ = ['COLUMNS', 'COMPARED', 'STYLE', 'scores_of', 'differences_of', 'plain', 'percent', 'listing', 'verdict',
            'read_comparison', 'read_scores', 'read_curve', 'read_accuracy', 'read_patches', 'read_attention',
-           'read_rebuilt', 'read_grid', 'curve_figure', 'accuracy_figure', 'patch_figure', 'cell', 'score_rows',
-           'table_html', 'text_table', 'png', 'save_figure', 'figure_html', 'facts_html', 'slug', 'header_facts',
+           'read_rebuilt', 'read_grid', 'png', 'curve_figure', 'accuracy_figure', 'patch_figure', 'cell', 'score_rows',
+           'table_html', 'text_table', 'save_figure', 'figure_html', 'facts_html', 'slug', 'header_facts',
            'draw_numbers', 'scores_section', 'training_section', 'rebuilding_section', 'neighbours_section', 'sections',
            'page_html', 'write_report']
 
@@ -99,7 +99,7 @@ def read_curve(log: list[dict], name: str = "loss") -> str:
     said = "shows no clear change" if abs(a - b) <= 2 * math.hypot(da, db) else "falls" if b < a else "rises"
     return f"{name} {said}: {a:.3f} on average over the first {n} of {len(values)} steps, {b:.3f} over the last {n}."
 
-# %% ../nbs/16_report.ipynb #3f776a9d
+# %% ../nbs/16_report.ipynb #17a98fc8
 def read_accuracy(found: dict) -> list[str]:
     "Masked-token accuracy with and without the picture, before and after stage 1."
     out = []
@@ -119,6 +119,7 @@ def read_patches(found: dict) -> str:
             f"That is {side(now['training_mean'])}, the error of painting the average training patch, "
             f"and {side(now['visible_mean'])}, that of the average visible patch of the same picture.")
 
+# %% ../nbs/16_report.ipynb #b9ff24dc
 def read_attention(f: dict) -> str:
     "How much attention goes to what comes later."
     return (f"Layer {f['layer']} of {f['layers']}, mean over heads and positions: {percent(f['before'])} of the attention goes "
@@ -135,7 +136,12 @@ def read_grid(f: dict) -> str:
     return (f"Of the {f['shown']} queries shown, taken at equal distances, {f['first']} {'has' if f['first'] == 1 else 'have'} "
             f"a right candidate first and {f['among']} at least one among the nearest {f['k']}. Solid green: right; dashed red: wrong.")
 
-# %% ../nbs/16_report.ipynb #cd2c1e17
+# %% ../nbs/16_report.ipynb #ccd5b2c6
+def png(fig: Figure) -> bytes:
+    "A figure as a PNG file."
+    fig.savefig(data := BytesIO(), format="png", dpi=110, facecolor="white", bbox_inches="tight", metadata={"Software": None})
+    return data.getvalue()
+
 def curve_figure(log: list[dict], names: list[str], title: str) -> Figure:
     "Loss curves of one stage, one axis a loss: they have different units."
     names = [n for n in names if any(n in r for r in log)]
@@ -146,6 +152,7 @@ def curve_figure(log: list[dict], names: list[str], title: str) -> Figure:
     fig.suptitle(title, fontsize=10)
     return fig
 
+# %% ../nbs/16_report.ipynb #55155b82
 def accuracy_figure(found: dict) -> Figure:
     "Share of hidden tokens named right, with and without the picture, before and after stage 1; strokes are 95 % intervals."
     fig = Figure(figsize=(4.6, 2.6), layout="constrained")
@@ -214,7 +221,7 @@ def text_table(table: Table) -> str:
     line = lambda r: "  ".join(c.ljust(w) if j < 2 else c.rjust(w) for j, (c, w) in enumerate(zip(r, widths))).rstrip()
     return "\n".join([line(table.header), "  ".join("-" * w for w in widths), *map(line, rows)])
 
-# %% ../nbs/16_report.ipynb #b7da4070
+# %% ../nbs/16_report.ipynb #765fa6c1
 STYLE = """:root{color-scheme:light dark;--ink:#1c2430;--paper:#fff;--soft:#5a6675;--line:#d5dbe3;--band:#f2f5f8}
 @media(prefers-color-scheme:dark){:root{--ink:#e4e8ee;--paper:#14181d;--soft:#a3aebb;--line:#39424d;--band:#1f252c}}
 body{font:16px/1.55 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:62rem;margin:0 auto;padding:1.5rem 1rem 4rem}
@@ -227,11 +234,6 @@ figure{margin:1rem 0}figcaption{margin-top:.4rem}figcaption p{margin:.3rem 0}
 img{max-width:100%;height:auto;background:#fff;border-radius:6px;padding:6px;box-sizing:border-box}
 pre{background:var(--band);padding:1rem;overflow-x:auto;border-radius:6px;font-size:.85rem}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1rem;margin:1rem 0}dt{color:var(--soft)}dd{margin:0}li{margin:.25rem 0}"""
-
-def png(fig: Figure) -> bytes:
-    "A figure as a PNG file."
-    fig.savefig(data := BytesIO(), format="png", dpi=110, facecolor="white", bbox_inches="tight", metadata={"Software": None})
-    return data.getvalue()
 
 def save_figure(fig: Figure, path: Path) -> None:
     "Write a figure as PNG, atomically. Raises `MocaError` when the disk is full."
@@ -300,7 +302,7 @@ def neighbours_section(image, results: dict) -> str:
     return "".join(f"<h3>{escape(task)}</h3>" + image(f"retrieval_{slug(task)}", f"nearest candidates: {task}", read_grid(f))
                    for task, f in results["figures"]["retrieval"].items())
 
-# %% ../nbs/16_report.ipynb #d0b1d1a2
+# %% ../nbs/16_report.ipynb #2cc45700
 def sections(out: Path, results: dict, logs: dict[int, list[dict]]) -> dict[str, str]:
     "The report's parts: HTML by heading."
     image = lambda name, alt, reading: figure_html(out/"figures"/f"{name}.png", alt, reading)
@@ -310,6 +312,7 @@ def sections(out: Path, results: dict, logs: dict[int, list[dict]]) -> dict[str,
                                        read_attention(results["figures"]["attention"])),
             "Neighbours after stage 2": neighbours_section(image, results)}
 
+# %% ../nbs/16_report.ipynb #aebb916b
 def page_html(results: dict, parts: dict[str, str]) -> str:
     "A complete page: header, parts, style; nothing from elsewhere."
     about = ("A causal vision-language model made bidirectional, trained to rebuild (stage 1) and to embed (stage 2), "
