@@ -20,9 +20,9 @@ from pathlib import Path
 # %% auto #0
 __all__ = ['STAGES', 'PRESETS', 'QUIET', 'Usage', 'nearest', 'Parser', 'fields_in', 'stage_options', 'options_help', 'overrides',
            'stage_config', 'run_stage', 'no_words', 'run_quickstart', 'model_path', 'free', 'chosen_tasks',
-           'run_evaluate', 'best_device', 'embedder', 'tell_rejected', 'write_vectors', 'run_embed', 'run_probe', 'add',
-           'out_flags', 'add_stage', 'add_quickstart', 'add_users', 'parser', 'quiet', 'quiet_transformers', 'say',
-           'dispatch', 'main']
+           'run_evaluate', 'best_device', 'embedder', 'write_vectors', 'run_embed', 'run_probe', 'add', 'out_flags',
+           'add_stage', 'add_quickstart', 'add_users', 'parser', 'quiet', 'quiet_transformers', 'say', 'dispatch',
+           'main']
 
 # %% ../nbs/17_cli.ipynb #2b5dbfd3
 class Usage(Exception):
@@ -177,7 +177,7 @@ def run_evaluate(args: argparse.Namespace, words: list[str]) -> None:
     print(text_table(score_table(columns)))
     if args.out: print(f"scores: {save_results(columns, args.out)}")
 
-# %% ../nbs/17_cli.ipynb #c5c63e01
+# %% ../nbs/17_cli.ipynb #35638f8e
 def best_device() -> str:
     "`cuda` where there is one."
     import torch
@@ -189,12 +189,7 @@ def embedder(args: argparse.Namespace):
     quiet_transformers()
     return Embedder.from_pretrained(model_path(args.model), args.pooling, device=best_device())
 
-def tell_rejected(report, most: int = 20) -> None:
-    "Name the rows that could not be used, on standard error."
-    for where, why in report.rejected[:most]: print(f"rejected: {where}: {why}", file=sys.stderr)
-    if len(report.rejected) > most: print(f"rejected: {len(report.rejected) - most} more", file=sys.stderr)
-
-# %% ../nbs/17_cli.ipynb #a6b67914
+# %% ../nbs/17_cli.ipynb #13390f73
 def write_vectors(path: Path, ids: list[str], vectors) -> None:
     """Write ids and fp32 vectors `[N, dim]`, atomically: Parquet (`id`, `vector` list<float>), or safetensors (`vectors`; ids as JSON
     in the metadata). Raises `MocaError` when the disk is full; the old file stays."""
@@ -216,7 +211,7 @@ def run_embed(args: argparse.Namespace, words: list[str]) -> None:
     free(args.out, args.force, (".parquet", ".safetensors"))
     from moca.documents import read_documents
     docs, report = read_documents(args.data, verify=True)
-    tell_rejected(report)
+    report.show(summary=False)
     vectors = embedder(args).encode(docs, progress=True)
     write_vectors(Path(args.out), [d.id for d in docs], vectors)
     print(f"{len(vectors)} vectors of {vectors.shape[1]} numbers in {args.out}; {len(report.rejected)} of {report.n_read} rows rejected")

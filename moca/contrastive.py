@@ -184,13 +184,13 @@ def gather_rows(x: Tensor) -> Tensor:
     else: dist.all_gather(parts := [torch.empty_like(padded) for _ in sizes], padded)
     return torch.cat([y[:n] for y, n in zip(parts, sizes)])
 
-# %% ../nbs/03_contrastive.ipynb #e95c8233
+# %% ../nbs/03_contrastive.ipynb #9a2d2415
 def stage_pairs(cfg: FinetuneConfig) -> list[Pair]:
     "The pairs to train on: the embedded corpus', or what `cfg.data` holds. Raises `BadInput` for a task that does not exist."
     if cfg.data is None: pairs = load_corpus().pairs("train", seed=cfg.seed)
     else:
-        pairs, report = read_pairs(cfg.data)
-        print(report.summary())
+        pairs, report = read_pairs(cfg.data, verify=True)
+        report.show()
     if cfg.tasks:
         wanted, known = {t.strip() for t in cfg.tasks.split(",")}, {p.task for p in pairs}
         if wanted - known: raise BadInput(f"option tasks: {', '.join(sorted(wanted - known))} not found; the pairs have {', '.join(sorted(known))}")

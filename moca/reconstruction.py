@@ -167,7 +167,7 @@ def rebuild(recon: Reconstruction, doc: Document, cfg: PretrainConfig, epoch: in
     return dict(original=unpatchify(clean[:n], grid, p), masked=unpatchify(shown[:n], grid, p), noised=unpatchify(c.pixel_values.cpu()[:n], grid, p), rebuilt=unpatchify(rebuilt[:n], grid, p),
                 tokens=e.input_ids, hidden=(c.input_ids != c.pack.input_ids).cpu(), guesses=dict(zip((c.read_at + cfg.shift).tolist(), scores.argmax(-1).tolist())))
 
-# %% ../nbs/02_joint_reconstruction.ipynb #3e8f249d
+# %% ../nbs/02_joint_reconstruction.ipynb #4957832e
 def words(encoder, found: dict) -> tuple[str, str, str]:
     "The text of a rebuilt Document: the original, with hidden tokens as ▁▁, and with the guesses in brackets."
     decode = lambda i: encoder.tokenizer.decode([i])
@@ -178,13 +178,14 @@ def words(encoder, found: dict) -> tuple[str, str, str]:
 
 def show_rebuilt(recon: Reconstruction, docs: list[Document], cfg: PretrainConfig, epoch: int = 0) -> plt.Figure:
     "One row a Document: original, masked (grey), what the model gets (noise), rebuilt; below it the text with guesses."
-    fig, axes = plt.subplots(len(docs), 4, figsize=(9, 2.35 * len(docs)), layout="constrained", squeeze=False)
-    for row, doc in zip(axes, docs):
+    fig, axes = plt.subplots(2 * len(docs), 4, figsize=(9, 2.6 * len(docs)), height_ratios=[8, 1] * len(docs), layout="constrained", squeeze=False)
+    for ax in axes.flat: ax.set_axis_off()
+    for row, below, doc in zip(axes[::2], axes[1::2], docs):
         found = rebuild(recon, doc, cfg, epoch)
         for ax, name in zip(row, ("original", "masked", "noised", "rebuilt")):
-            ax.imshow(found[name]); ax.set_axis_off(); ax.set_title(name, fontsize=8)
+            ax.imshow(found[name]); ax.set_title(name, fontsize=8)
         clean, blank, guessed = words(recon.backbone.encoder, found)
-        row[0].text(0, -.07, f"{blank[:110]}\n{guessed[:110]}".replace("$", r"\$"), transform=row[0].transAxes, fontsize=7, va="top")
+        below[0].text(0, 1, f"{blank[:110]}\n{guessed[:110]}", fontsize=7, va="top", parse_math=False).set_in_layout(False)
     return fig
 
 # %% ../nbs/02_joint_reconstruction.ipynb #7700d95f
@@ -234,12 +235,12 @@ def average_patch(encoder, docs: list[Document], most: int = 300) -> Tensor:
     rows = torch.cat([encode(encoder, d).pixel_values for d in [d for d in docs if d.images][:most]])
     return rows.view(len(rows), 3, 2, -1)[:, :, 0].flatten(1).mean(0)
 
-# %% ../nbs/02_joint_reconstruction.ipynb #25782184
+# %% ../nbs/02_joint_reconstruction.ipynb #3eb478f0
 def stage_documents(cfg: PretrainConfig) -> list[Document]:
     "The Documents to train on: the embedded corpus, or what `cfg.data` holds."
     if cfg.data is None: return load_corpus().documents("train")
-    docs, report = read_documents(cfg.data)
-    print(report.summary())
+    docs, report = read_documents(cfg.data, verify=True)
+    report.show()
     return docs
 
 def pack_batches(encoder, docs: list[Document], lengths: list[int], cfg: PretrainConfig):

@@ -151,7 +151,7 @@ class StopSignal:
     def __exit__(self, *error):
         for s, handler in self.before.items(): signal.signal(s, handler)
 
-# %% ../nbs/13_training.ipynb #6afda819
+# %% ../nbs/13_training.ipynb #11f4e702
 def fit(model: nn.Module, # model(batch) -> loss sums by name
         batches: Callable[[int, int, int], list], # (step, rank, processes) -> this process's micro-batches, each with `counts` and `to`
         cfg: TrainConfig, total: int, # steps
@@ -178,7 +178,7 @@ def fit(model: nn.Module, # model(batch) -> loss sums by name
             if asked or step + 1 == total or (cfg.save_every and (step + 1) % cfg.save_every == 0):
                 save(step + 1)
                 if accelerator.is_main_process: write_log(out/"log.jsonl", log)
-            if asked and step + 1 < total: raise Stopped(f"stopped after step {step + 1} of {total}; the state is saved in {out}: go on with --resume")
+            if asked: raise Stopped(f"stopped after step {step + 1} of {total}; the state is saved in {out}: go on with --resume")
     return log
 
 # %% ../nbs/13_training.ipynb #a8e3a785
