@@ -18,9 +18,9 @@ from .documents import BadInput, Document, document
 from .packing import encode, length, model_path, pack, plan
 
 # %% auto #0
-__all__ = ['TEMPLATE', 'Embedder', 'sentence_transformers_files', 'ending_tokenizer']
+__all__ = ['TEMPLATE', 'Embedder', 'saved_pooling', 'sentence_transformers_files', 'ending_tokenizer']
 
-# %% ../nbs/15_embedder.ipynb #f2838048
+# %% ../nbs/15_embedder.ipynb #d4c034cd
 class Embedder:
     "A Backbone with a pooling rule. `pooling` is `mean` or `last`; none: mean if bidirectional, else last."
     def __init__(self, backbone: Backbone, pooling: str | None = None):
@@ -30,12 +30,7 @@ class Embedder:
     def from_pretrained(cls, path=None, # a saved directory, a hub name, or none for the embedded causal base
                         pooling: str | None = None, **kwargs): # as for `moca.backbone.load`: bidirectional, dtype, device, max_length, max_pixels
         "Load; the saved directory knows its pooling and whether it is bidirectional. Raises `BadInput`, or `ProbeError` when the model is not what its config says."
-        settings = Path(model_path(path))/"1_Pooling"/"config.json"
-        if pooling is None and settings.exists():
-            saved = json.loads(settings.read_text("utf-8"))
-            pooling = saved.get("pooling_mode") or ("last" if saved.get("pooling_mode_lasttoken") else "mean")
-            pooling = {"lasttoken": "last"}.get(pooling, pooling)
-        return cls(load(path, **kwargs), pooling)
+        return cls(load(path, **kwargs), pooling or saved_pooling(path))
 
     @property
     def dimension(self) -> int:
@@ -74,6 +69,15 @@ class Embedder:
             tokenizer = ending_tokenizer(self.backbone.encoder)
             tokenizer.save_pretrained(part)
             (part/"chat_template.jinja").write_text(TEMPLATE, "utf-8")
+
+# %% ../nbs/15_embedder.ipynb #3481163a
+def saved_pooling(path=None) -> str | None:
+    "The pooling that a saved directory names, in sentence-transformers' file for it; None if it has none."
+    settings = Path(model_path(path))/"1_Pooling"/"config.json"
+    if not settings.exists(): return None
+    saved = json.loads(settings.read_text("utf-8"))
+    pooling = saved.get("pooling_mode") or ("last" if saved.get("pooling_mode_lasttoken") else "mean")
+    return {"lasttoken": "last"}.get(pooling, pooling)
 
 # %% ../nbs/15_embedder.ipynb #9e174efa
 TEMPLATE = ("{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}{% for c in m.content %}{% if c.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
