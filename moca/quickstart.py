@@ -35,8 +35,8 @@ from .training import Stopped, make_config
 # %% auto #0
 __all__ = ['QUICKSTART1', 'QUICKSTART2', 'NEED', 'GRIDS', 'Parts', 'options', 'begin', 'spread', 'cut', 'device',
            'measure_scores', 'measure_baseline', 'measure_rebuilding', 'untrained', 'keep', 'ahead', 'draw_attention',
-           'named_right', 'draw_rebuilt', 'draw_grids', 'draw_pictures', 'run_stage', 'peak_memory', 'surroundings',
-           'collect', 'quickstart', 'finish']
+           'named_right', 'draw_rebuilt', 'both_kinds', 'draw_grids', 'draw_pictures', 'run_stage', 'peak_memory',
+           'surroundings', 'collect', 'quickstart', 'finish']
 
 # %% ../nbs/16_quickstart.ipynb #15cbe1d4
 class Parts:
@@ -164,18 +164,25 @@ def draw_rebuilt(out: Path, docs: list[Document], cfg: PretrainConfig, seed: int
         found[when] = named_right(recon, docs, cfg)
     return found
 
-# %% ../nbs/16_quickstart.ipynb #19fa4f84
+# %% ../nbs/16_quickstart.ipynb #2ec775c5
 GRIDS = ("caption_to_picture", "title_to_page") # tasks whose neighbours are drawn
 
+def both_kinds(hit: list[bool], rows: int) -> list[int]:
+    "Queries to draw: half of the rows where something right is near, the rest where nothing is, each at equal distances."
+    yes, no = ([i for i, h in enumerate(hit) if h == kind] for kind in (True, False))
+    some = spread(yes, max(rows // 2, rows - len(no)))
+    return some + spread(no, rows - len(some))
+
 def draw_grids(out: Path, tasks: list[Task], rows: int = 6, k: int = 5) -> dict:
-    "Neighbours after stage 2, right and wrong ones, for queries at equal distances; counts what is drawn."
+    "Neighbours after stage 2, right and wrong ones, for queries of both kinds; counts over all queries what is right."
     encode, found = Embedder.from_pretrained(out/"stage2"/"model", device=device()).encode, {}
     for task in (t for t in tasks if t.name in GRIDS):
         scores, k = similarity(encode, task), min(k, len(task.candidates))
-        keep(retrieval_grid(task, scores, rows, k), out/"figures"/f"retrieval_{slug(task.name)}.png")
-        near = scores.topk(k).indices.tolist()
-        hits = [[j in task.relevant[i] for j in near[i]] for i in spread(range(len(near)), rows)]
-        found[task.name] = dict(shown=len(hits), k=k, first=sum(h[0] for h in hits), among=sum(map(any, hits)))
+        hits = [[j in task.relevant[i] for j in near] for i, near in enumerate(scores.topk(k).indices.tolist())]
+        drawn = both_kinds(list(map(any, hits)), rows)
+        few = dataclasses.replace(task, queries=[task.queries[i] for i in drawn], relevant=[task.relevant[i] for i in drawn], choices=task.choices and [task.choices[i] for i in drawn])
+        keep(retrieval_grid(few, scores[drawn], rows, k), out/"figures"/f"retrieval_{slug(task.name)}.png")
+        found[task.name] = dict(queries=len(hits), k=k, first=sum(h[0] for h in hits), among=sum(map(any, hits)), shown=len(drawn), shown_right=sum(any(hits[i]) for i in drawn))
     return found
 
 def draw_pictures(out: Path, corpus: Corpus, tasks: list[Task], cfg: PretrainConfig) -> dict:

@@ -119,7 +119,7 @@ def read_patches(found: dict) -> str:
             f"That is {side(now['training_mean'])}, the error of painting the average training patch, "
             f"and {side(now['visible_mean'])}, that of the average visible patch of the same picture.")
 
-# %% ../nbs/16_report.ipynb #b9ff24dc
+# %% ../nbs/16_report.ipynb #7f324697
 def read_attention(f: dict) -> str:
     "How much attention goes to what comes later."
     return (f"Layer {f['layer']} of {f['layers']}, mean over heads and positions: {percent(f['before'])} of the attention goes "
@@ -133,8 +133,8 @@ def read_rebuilt(f: dict) -> str:
 
 def read_grid(f: dict) -> str:
     "What the retrieval grid shows."
-    return (f"Of the {f['shown']} queries shown, taken at equal distances, {f['first']} {'has' if f['first'] == 1 else 'have'} "
-            f"a right candidate first and {f['among']} at least one among the nearest {f['k']}. Solid green: right; dashed red: wrong.")
+    return (f"Of all {f['queries']} queries, {f['first']} {'has' if f['first'] == 1 else 'have'} a right candidate first and {f['among']} at least one among the nearest {f['k']}. "
+            f"Shown are {f['shown_right']} of the latter and {f['shown'] - f['shown_right']} others, each at equal distances. Solid green: right; dashed red: wrong.")
 
 # %% ../nbs/16_report.ipynb #ccd5b2c6
 def png(fig: Figure) -> bytes:
