@@ -184,7 +184,7 @@ def gather_rows(x: Tensor) -> Tensor:
     else: dist.all_gather(parts := [torch.empty_like(padded) for _ in sizes], padded)
     return torch.cat([y[:n] for y, n in zip(parts, sizes)])
 
-# %% ../nbs/03_contrastive.ipynb #9a2d2415
+# %% ../nbs/03_contrastive.ipynb #ce0c35db
 def stage_pairs(cfg: FinetuneConfig) -> list[Pair]:
     "The pairs to train on: the embedded corpus', or what `cfg.data` holds. Raises `BadInput` for a task that does not exist."
     if cfg.data is None: pairs = load_corpus().pairs("train", seed=cfg.seed)
@@ -215,6 +215,7 @@ def finetune(cfg: FinetuneConfig, resume: bool = False, force: bool = False) -> 
     log = fit(contrastive, batches, cfg, steps, {"nce": 1.0, "right": 0.0}, accelerator, "stage 2", resume)
     if accelerator.is_main_process: Embedder(backbone, cfg.pooling).save_pretrained(Path(cfg.out)/"model")
     accelerator.wait_for_everyone()
+    accelerator.end_training()
     return dict(steps=steps, pairs=len(pairs), tasks=len(set(names)), loss=log[-1]["loss"], tokens=sum(r["tokens"] for r in log))
 
 # %% ../nbs/03_contrastive.ipynb #fa4672b6

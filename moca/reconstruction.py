@@ -258,7 +258,7 @@ def pack_batches(encoder, docs: list[Document], lengths: list[int], cfg: Pretrai
         return out
     return batches, n
 
-# %% ../nbs/02_joint_reconstruction.ipynb #649b4b4e
+# %% ../nbs/02_joint_reconstruction.ipynb #1f3bd8cd
 def pretrain(cfg: PretrainConfig, resume: bool = False, force: bool = False) -> dict:
     "Run stage 1; writes `model/`, `heads.safetensors`, `config.yaml`, `log.jsonl` and `state/` into `cfg.out`, returns a summary. Raises `BadInput` for bad options or data, `Stopped` after a signal."
     docs = stage_documents(cfg)
@@ -274,6 +274,7 @@ def pretrain(cfg: PretrainConfig, resume: bool = False, force: bool = False) -> 
     log = fit(recon, batches, cfg, steps, {"mlm": 1.0, "mae": cfg.mae_weight}, accelerator, "stage 1", resume)
     if accelerator.is_main_process: save_stage(recon, cfg.out)
     accelerator.wait_for_everyone()
+    accelerator.end_training()
     return dict(steps=steps, documents=len(docs), fill=fill(plan(lengths, cfg.pack_tokens, cfg.seed), lengths, cfg.pack_tokens), loss=log[-1]["loss"], tokens=sum(r["tokens"] for r in log))
 
 def save_stage(recon: Reconstruction, out) -> None:

@@ -65,3 +65,6 @@ def test_two_processes_take_the_step_of_one(which, tmp_path):
 if __name__ == "__main__":
     result = one_step(sys.argv[1])
     if int(os.environ["RANK"]) == 0: Path(sys.argv[2]).write_text(json.dumps(result))
+    accelerator = Accelerator()
+    accelerator.wait_for_everyone() # the first to leave would cut the other's connection
+    accelerator.end_training()
