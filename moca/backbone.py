@@ -206,7 +206,7 @@ def layers_ahead(backbone: Backbone, one: Pack) -> list[bool]:
         out.append(bool((first(moved) - first(x)).abs().max() > 0))
     return out
 
-# %% ../nbs/01_bidirectional_backbone.ipynb #c6b1dfd1
+# %% ../nbs/01_bidirectional_backbone.ipynb #4306b9ec
 @torch.no_grad()
 def probe(backbone: Backbone, tolerance: float | None = None # between packed and alone; None: 1e-4 in fp32, 0.1 in half precision
           ) -> ProbeReport:
@@ -218,7 +218,7 @@ def probe(backbone: Backbone, tolerance: float | None = None # between packed an
     n = len(a)
     h, ha, hb = backbone(both), backbone(a), backbone(b)
     other = a.input_ids.clone(); other[-2] = a.input_ids[0] if other[-2] != a.input_ids[0] else a.input_ids[1]
-    ids = both.input_ids.clone(); ids[:n] = a.input_ids.flip(0) if not len(a.pixel_values) else torch.where(a.input_ids == backbone.encoder.image_token_id, a.input_ids, other[0])
+    ids = both.input_ids.clone(); ids[:n] = torch.where(a.input_ids == backbone.encoder.image_token_id, a.input_ids, other[0])
     size = lambda x: float(x.abs().max())
     report = ProbeReport(
         claimed=backbone.bidirectional, layers=layers_ahead(backbone, a), ahead=size(backbone(a, input_ids=other)[0] - ha[0]),

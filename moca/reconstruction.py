@@ -110,10 +110,10 @@ def corrupt(encoder, encoded: list[Encoded], cfg: PretrainConfig, epoch: int = 0
     images = (clean.input_ids == encoder.image_token_id).nonzero()[:, 0]
     return Corruption(clean, ids, torch.cat(noisy), read_at, clean.input_ids[at], images[patches], patch_targets(clean.pixel_values, patches, cfg.normalise_patches))
 
-# %% ../nbs/02_joint_reconstruction.ipynb #a4a16a44
+# %% ../nbs/02_joint_reconstruction.ipynb #bd759245
 class Reconstruction(nn.Module):
     "A Backbone with the heads of stage 1. Forward gives loss *sums*; the training step divides them by global counts."
-    def __init__(self, backbone: Backbone, normalise_patches: bool = False):
+    def __init__(self, backbone: Backbone):
         super().__init__()
         self.backbone = backbone
         layers = backbone.text.layers
