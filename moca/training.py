@@ -29,7 +29,7 @@ from .documents import BadInput, MocaError
 __all__ = ['TrainConfig', 'one_of', 'typed', 'make_config', 'save_config', 'lr_at', 'global_counts', 'train_step', 'Stopped',
            'StopSignal', 'fit', 'Ahead', 'any_process', 'read_log', 'write_log', 'start_run', 'show_log']
 
-# %% ../nbs/13_training.ipynb #6261dca8
+# %% ../nbs/13_training.ipynb #e94e6760
 @dataclass
 class TrainConfig:
     "Options that both stages share."
@@ -48,6 +48,9 @@ class TrainConfig:
     max_length: int = 2048 # tokens of a Document
     max_pixels: int | None = None # of an image; none: the model's own limit
     freeze_vision: bool = False # leave the vision tower as it is
+    attention: str | None = None # kernel: eager, sdpa, varlen, flex or flash; none: chosen for device and precision
+    lora: int | None = None # train adapters of this rank on the language model instead of all its weights
+    checkpointing: bool = False # recompute activations: less memory, about a third more time
     log_every: int = 10 # steps
     save_every: int = 500 # steps between saved states; 0: only at the end or on a signal
 
