@@ -160,7 +160,7 @@ def check_files(path: str | Path) -> None:
             with safe_open(file, "pt") as f: f.keys()
         except (SafetensorError, OSError) as e: raise BadInput(f"{file} is damaged: {e}") from e
 
-# %% ../nbs/01_bidirectional_backbone.ipynb #1d8d2569
+# %% ../nbs/01_bidirectional_backbone.ipynb #179a1b72
 SETTINGS = "moca.json" # beside config.json: what moca needs to use the model as it was trained
 
 def load_backbone(model: str | Path | PretrainedConfig | None = None, # a model directory, a hub name, a config (random weights), or None for the embedded model
@@ -186,7 +186,8 @@ def load_backbone(model: str | Path | PretrainedConfig | None = None, # a model 
         if saved.get("bidirectional", not is_causal(net)) == is_causal(net): raise BadInput(f"{path}: {SETTINGS} says {'bidirectional' if saved['bidirectional'] else 'causal'} and config.json the opposite: one of them was changed by hand")
     causal = is_causal(net) if bidirectional is None else not bidirectional
     set_causal(net, causal) # the modules follow the config
-    backbone = Backbone(net.to(device), encoder, attention, saved.get("pooling"), saved.get("prompts")).eval()
+    same = saved.get("bidirectional") == (not causal) # pooling belongs to the mask it was trained with
+    backbone = Backbone(net.to(device), encoder, attention, saved.get("pooling") if same else None, saved.get("prompts")).eval()
     if saved.get("projection"): backbone.projection = read_projection(path).to(device)
     if check: prove(backbone)
     if lora: add_lora(backbone, **(lora if isinstance(lora, dict) else dict(r=lora)))
@@ -232,11 +233,11 @@ def training_backbone(cfg, # a TrainConfig
     accelerator.print(report)
     return backbone
 
-# %% ../nbs/01_bidirectional_backbone.ipynb #d8e0a20f
+# %% ../nbs/01_bidirectional_backbone.ipynb #26237284
 def add_lora(backbone: Backbone, r: int = 16, **config) -> None:
     "Freeze the weights and put low-rank adapters on the language model's linear layers (PEFT); `config` goes to `LoraConfig`."
     try: from peft import LoraConfig, get_peft_model
-    except ImportError as e: raise BadInput("lora needs the package peft: pip install peft") from e
+    except ImportError as e: raise BadInput("lora needs the package peft: pip install 'moca[lora]'") from e
     inside = {id(m) for m in backbone.text.layers.modules()}
     names = [n for n, m in backbone.model.named_modules() if isinstance(m, nn.Linear) and id(m) in inside]
     backbone.peft = (get_peft_model(backbone.model, LoraConfig(**dict(dict(r=r, lora_alpha=2 * r, target_modules=names), **config))),) # in a tuple: no second owner of the weights

@@ -22,17 +22,18 @@ from .planning import plan
 # %% auto #0
 __all__ = ['TEMPLATE', 'Embedder', 'saved_pooling', 'sentence_transformers_files', 'ending_tokenizer']
 
-# %% ../nbs/15_embedder.ipynb #89a2f7b2
+# %% ../nbs/15_embedder.ipynb #b23d0c4d
 class Embedder:
     "A Backbone with a pooling rule. `pooling` is `mean` or `last`; none: mean if bidirectional, else last."
     def __init__(self, backbone: Backbone, pooling: str | None = None):
-        self.backbone, self.pooling = backbone, pooling or ("mean" if backbone.bidirectional else "last")
+        self.backbone, self.pooling = backbone, pooling or backbone.pooling or ("mean" if backbone.bidirectional else "last")
 
     @classmethod
     def from_pretrained(cls, path=None, # a saved directory, a hub name, or none for the embedded causal base
-                        pooling: str | None = None, **kwargs): # as for `moca.backbone.load`: bidirectional, dtype, device, max_length, max_pixels
+                        pooling: str | None = None, **kwargs): # as for `load_backbone`: bidirectional, dtype, device, attention, max_length, max_pixels
         "Load; the saved directory knows its pooling and whether it is bidirectional. Raises `BadInput`, or `ProbeError` when the model is not what its config says."
-        return cls(load_backbone(path, **kwargs), pooling or saved_pooling(path))
+        backbone = load_backbone(path, **kwargs)
+        return cls(backbone, pooling or backbone.pooling or saved_pooling(path))
 
     @property
     def dimension(self) -> int:
@@ -62,9 +63,10 @@ class Embedder:
         return out
 
     def save_pretrained(self, path) -> None:
-        "Write the model with sentence-transformers' settings, atomically."
+        "Write the model, atomically; for Qwen2.5-VL with sentence-transformers' settings, other families load with moca and transformers."
         with atomic(path) as part:
             save(self.backbone, part, self.pooling)
+            if self.backbone.encoder.family.name != "qwen2_5_vl": return
             for name, value in sentence_transformers_files(self).items():
                 (part/name).parent.mkdir(exist_ok=True)
                 (part/name).write_text(json.dumps(value, indent=1) + "\n", "utf-8")

@@ -63,7 +63,7 @@ def mrope_positions(segments: list[int | tuple[int, int]] # lengths of text runs
             at += max(rows, cols)
     return torch.cat(out, 1) if out else torch.zeros(3, 0, dtype=torch.long)
 
-# %% ../nbs/11_families.ipynb #4aadd3df
+# %% ../nbs/11_families.ipynb #6047fe5c
 class Family:
     "One Hugging Face VLM family: sizes to tokens, pixels to rows, rows to features. Subclasses are the records."
     name = "" # config.model_type
@@ -87,7 +87,7 @@ class Family:
     def id(self, token: str) -> int:
         "Id of a special token. Raises `BadInput` if the tokenizer lacks it."
         found = self.tokenizer.convert_tokens_to_ids(token)
-        if found is None or found == self.tokenizer.unk_token_id: raise BadInput(f"the tokenizer of this {self.name} model has no token {token}: it belongs to another model")
+        if found is None or (found == self.tokenizer.unk_token_id and token != self.tokenizer.unk_token): raise BadInput(f"the tokenizer of this {self.name} model has no token {token}: it belongs to another model")
         return found
 
     def text(self, text: str) -> list[int]:

@@ -246,7 +246,7 @@ def average_patch(encoder, docs: list[Document], most: int = 300) -> Tensor:
     rows = torch.cat([encode(encoder, d).pixel_values for d in [d for d in docs if d.images][:most]])
     return one_frame(rows, encoder.frames).mean(0)
 
-# %% ../nbs/02_joint_reconstruction.ipynb #7c162e4c
+# %% ../nbs/02_joint_reconstruction.ipynb #0fa19a6a
 def stage_documents(cfg: PretrainConfig) -> list[Document]:
     "The Documents to train on: the embedded corpus, or what `cfg.data` holds."
     if cfg.data is None: return load_corpus().documents("train")
@@ -259,17 +259,21 @@ def pack_batches(encoder, docs: list[Document], table: list[tuple[int, int]], # 
     "`batches(step, rank, processes)` and the number of steps of the first epoch. Raises `BadInput` if the Packs of a step cannot be shared out evenly."
     if cfg.packs_per_step % processes: raise BadInput(f"option packs_per_step is {cfg.packs_per_step}, which {processes} processes cannot share: give a multiple of {processes}")
     lengths, costs = [n for n, _ in table], [cost([n], patches) for n, patches in table]
-    @functools.cache
+    counts = [] # steps of each epoch
+    @functools.lru_cache(2)
     def steps_of(epoch: int):
         packs = plan(lengths, cfg.pack_tokens, cfg.seed, epoch)
         return deal(packs, costs, processes, cfg.packs_per_step // processes, cfg.seed, epoch)
     def batches(step: int, rank: int, processes: int) -> list[Corruption]:
         epoch = 0
-        while step >= len(steps_of(epoch)): step, epoch = step - len(steps_of(epoch)), epoch + 1
+        while True:
+            if epoch == len(counts): counts.append(len(steps_of(epoch)))
+            if step < counts[epoch]: break
+            step, epoch = step - counts[epoch], epoch + 1
         return [corrupt(encoder, [encode(encoder, docs[i]) for i in chosen], cfg, epoch) for chosen in steps_of(epoch)[step][rank]]
     return batches, len(steps_of(0))
 
-# %% ../nbs/02_joint_reconstruction.ipynb #48033bde
+# %% ../nbs/02_joint_reconstruction.ipynb #40efa109
 def pretrain(cfg: PretrainConfig, resume: bool = False, force: bool = False) -> dict:
     "Run stage 1; writes `model/`, `heads.safetensors`, `config.yaml`, `log.jsonl` and `state/` into `cfg.out`, returns a summary. Raises `BadInput` for bad options or data, `Stopped` after a signal."
     docs = stage_documents(cfg)
@@ -281,14 +285,15 @@ def pretrain(cfg: PretrainConfig, resume: bool = False, force: bool = False) -> 
     if cfg.freeze_vision: backbone.vision.requires_grad_(False)
     docs, table, note = split_all(backbone.encoder, docs, accelerator.is_main_process)
     lengths = [n for n, _ in table]
-    accelerator.print(f"{note}; {describe(plan(lengths, cfg.pack_tokens, cfg.seed), lengths, cfg.pack_tokens)}")
+    packs = plan(lengths, cfg.pack_tokens, cfg.seed)
+    accelerator.print(f"{note}; {describe(packs, lengths, cfg.pack_tokens)}")
     batches, n = pack_batches(backbone.encoder, docs, table, cfg, accelerator.num_processes)
     steps = cfg.steps or max(1, round(cfg.epochs * n))
     log = fit(recon, batches, cfg, steps, {"mlm": 1.0, "mae": cfg.mae_weight}, accelerator, "stage 1", resume)
     if accelerator.is_main_process: save_stage(recon, cfg.out)
     accelerator.wait_for_everyone()
     accelerator.end_training()
-    return dict(steps=steps, documents=len(docs), fill=fill(plan(lengths, cfg.pack_tokens, cfg.seed), lengths, cfg.pack_tokens), loss=log[-1]["loss"], tokens=sum(r["tokens"] for r in log))
+    return dict(steps=steps, documents=len(docs), fill=fill(packs, lengths, cfg.pack_tokens), loss=log[-1]["loss"], tokens=sum(r["tokens"] for r in log))
 
 def save_stage(recon: Reconstruction, out) -> None:
     "Write the model directory and, apart from it, the heads that later stages drop."
