@@ -189,7 +189,7 @@ def embedder(args: argparse.Namespace):
     quiet_transformers()
     return Embedder.from_pretrained(model_path(args.model), args.pooling, device=best_device())
 
-# %% ../nbs/17_cli.ipynb #dd53bbcc
+# %% ../nbs/17_cli.ipynb #69a1dc2e
 def write_vectors(path: Path, ids: list[str], vectors) -> None:
     """Write ids and fp32 vectors `[N, dim]`, atomically: Parquet (`id`, `vector` list<float>), or safetensors (`vectors`; ids as JSON
     in the metadata). Raises `MocaError` when the disk is full; the old file stays."""
@@ -266,6 +266,7 @@ def probe_row(report) -> dict:
 
 def probe_table(reports: list) -> str:
     "One line a family and kernel: layers that look ahead, then each check, `.` where it is as it must be."
+    from moca.families import families_here
     from moca.kernels import available
     checks = [c.name for c in reports[0].checks]
     lines = [f"{'family':17s}{'kernel':8s}{'layers':>7s}  " + " ".join(f"{i:>2d}" for i in range(1, len(checks) + 1)) + "   worst"]
@@ -274,7 +275,7 @@ def probe_table(reports: list) -> str:
         lines.append(f"{r.model:17s}{r.kernel:8s}{f'{sum(o.sees_ahead for o in r.layers)}/{len(r.layers)}':>7s}  {marks}   {max(c.value for c in r.checks if c.must == 'equal'):.0e}" + ("" if all(o.ok for o in r.layers) else "  layers FAIL"))
         lines += [f"  FAILS {f}" for f in r.failures]
     lines += [f"{i:2d} {name}" for i, name in enumerate(checks, 1)]
-    lines += [f"not run here: {k} ({why})" for k, why in available(best_device()).items() if why]
+    lines += [f"not run here: {k} ({why})" for k, why in [*available(best_device()).items(), *families_here().items()] if why]
     return "\n".join(lines)
 
 # %% ../nbs/17_cli.ipynb #579df478

@@ -21,7 +21,7 @@ from .documents import BadInput
 # %% auto #0
 __all__ = ['FAMILIES', 'TINY', 'model_path', 'base_path', 'Picture', 'mrope_positions', 'Family', 'Qwen2VL', 'Qwen25VL',
            'Qwen3VL', 'Qwen35', 'Tiles', 'PaliGemma', 'Gemma3', 'InternVL', 'Idefics3', 'SmolVLM', 'LlavaOnevision',
-           'family_named', 'family_of', 'tiny_tokenizer', 'tiny_model']
+           'family_named', 'family_of', 'families_here', 'tiny_tokenizer', 'tiny_model']
 
 # %% ../nbs/11_families.ipynb #9fdab7ba
 def model_path(path: str | Path | None = None # a model directory, a hub name, or None for the model that moca ships
@@ -274,7 +274,7 @@ class LlavaOnevision(Tiles):
         return torch.cat(list(model.model.get_image_features(stacked, image_sizes=sizes, return_dict=True).pooler_output)), None
     def stock(self, rows, grids, sizes, ids): return dict(pixel_values=self.to_tiles(rows)[None], image_sizes=sizes) if len(grids) else {}
 
-# %% ../nbs/11_families.ipynb #7e81b313
+# %% ../nbs/11_families.ipynb #ba9a944d
 FAMILIES = {f.name: f for f in (Qwen2VL, Qwen25VL, Qwen3VL, Qwen35, Idefics3, SmolVLM, LlavaOnevision, Gemma3, PaliGemma, InternVL)}
 
 def family_named(kind: str | None) -> type[Family]:
@@ -286,6 +286,13 @@ def family_named(kind: str | None) -> type[Family]:
 def family_of(config) -> type[Family]:
     "The record for a model's config. Raises `BadInput` as `family_named`."
     return family_named(getattr(config, "model_type", None))
+
+def families_here() -> dict[str, str | None]: # family -> None, or why its pictures can't be read here
+    "Which families can be used with the installed transformers; some of its older image processors want torchvision."
+    def why(record):
+        try: getattr(transformers, record.processor)()
+        except (AttributeError, ImportError) as e: return str(e).strip().split(". ")[0] + f" (transformers {transformers.__version__})"
+    return {name: why(record) for name, record in FAMILIES.items()}
 
 # %% ../nbs/11_families.ipynb #515f5c39
 _text = dict(hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=4096)

@@ -29,7 +29,7 @@ def add_mask_token(tokenizer) -> bool:
     tokenizer.add_special_tokens({"mask_token": known or MASK_NAMES[0]})
     return known is None
 
-# %% ../nbs/11_packing.ipynb #ece5a209
+# %% ../nbs/11_packing.ipynb #9299355b
 class Encoder:
     "Turns Documents into tensors for one model: tokenizer, image processor, family."
     def __init__(self, tokenizer, image_processor, config, max_length: int = 2048, min_pixels: int | None = None, max_pixels: int | None = None):
@@ -41,9 +41,9 @@ class Encoder:
         self.family.limit(min_pixels, max_pixels)
         self.mask_token_id, self.end_id, self.image_token_id = tokenizer.mask_token_id, self.family.end, self.family.image_id
         self.unit, self.patch_dim, self.frames = self.family.unit, self.family.patch_dim, self.family.frames
-        pictures = set(self.family.picture(64, 64).ids)
-        self._markers = torch.tensor(sorted(i for i in pictures | {self.image_token_id} if i in set(tokenizer.all_special_ids) | {self.image_token_id}))
-        self._special = torch.tensor(sorted(set(tokenizer.all_special_ids) | pictures | {self.image_token_id, self.end_id, *self.family.start}))
+        special = set(tokenizer.all_special_ids)
+        self._markers = set(self.family.picture(64, 64).ids) & special | {self.image_token_id}
+        self._special = torch.tensor(sorted(special | self._markers | {self.end_id, *self.family.start}))
 
     @classmethod
     def from_pretrained(cls, path=None, # directory or hub name; None: the embedded model
@@ -66,13 +66,12 @@ class Encoder:
         self.tokenizer.save_pretrained(path)
         self.image_processor.save_pretrained(path)
 
-# %% ../nbs/11_packing.ipynb #672e39e5
+# %% ../nbs/11_packing.ipynb #b2883880
 def text_ids(encoder: Encoder, text: str, name: str) -> list[int]:
     "Token ids of a text. Raises `BadInput` naming the Document if the text spells a token that stands for a picture."
     ids = encoder.tokenizer(text, add_special_tokens=False)["input_ids"]
-    if set(ids) & set(encoder._markers.tolist()):
-        found = next(i for i in ids if i in set(encoder._markers.tolist()))
-        raise BadInput(f"document {name}: its text holds {encoder.tokenizer.convert_ids_to_tokens(found)}, which marks a picture: remove it or give the picture")
+    if found := encoder._markers.intersection(ids):
+        raise BadInput(f"document {name}: its text holds {encoder.tokenizer.convert_ids_to_tokens(min(found))}, which marks a picture: remove it or give the picture")
     return ids
 
 def layout(encoder: Encoder, doc: Document) -> tuple[list, int]:
