@@ -114,8 +114,9 @@ class Family:
         x = self.canvas(rows.float().cpu(), grid) * torch.tensor(self.images.image_std) + torch.tensor(self.images.image_mean)
         return Image.fromarray((x.clamp(0, 1) * 255).round().byte().numpy())
 
-# %% ../nbs/11_families.ipynb #4dd8d633
+# %% ../nbs/11_families.ipynb #c209e4e3
 class Qwen2VL(Family):
+    "Rows of patches in any grid; positions in three axes (arXiv 2409.12191)."
     name, processor, tower, axes, frames, end_token = "qwen2_vl", "Qwen2VLImageProcessorPil", "visual", 3, 2, "<|endoftext|>"
 
     def setup(self):
@@ -151,9 +152,17 @@ class Qwen2VL(Family):
         image = dict(pixel_values=rows, image_grid_thw=grids) if len(grids) else {}
         return dict(image, mm_token_type_ids=(ids == self.image_id).int())
 
-class Qwen25VL(Qwen2VL): name = "qwen2_5_vl"
-class Qwen3VL(Qwen2VL): name = "qwen3_vl"
-class Qwen35(Qwen2VL): name, packs = "qwen3_5", False # three of four layers are gated delta networks: recurrent, so causal
+class Qwen25VL(Qwen2VL):
+    "Like Qwen2-VL; its tower attends in windows, and returns in the order of the input."
+    name = "qwen2_5_vl"
+
+class Qwen3VL(Qwen2VL):
+    "Like Qwen2-VL, with deepstack features."
+    name = "qwen3_vl"
+
+class Qwen35(Qwen2VL):
+    "Like Qwen2-VL, with a hybrid language model that runs Documents one by one."
+    name, packs = "qwen3_5", False # three of four layers are gated delta networks: recurrent, so causal
 
 # %% ../nbs/11_families.ipynb #2c1f6915
 class Tiles(Family):
@@ -197,12 +206,14 @@ class Tiles(Family):
 
     def stock(self, rows, grids, sizes, ids): return dict(pixel_values=self.to_tiles(rows)) if len(grids) else {}
 
-# %% ../nbs/11_families.ipynb #e7719210
+# %% ../nbs/11_families.ipynb #dc936b94
 class PaliGemma(Tiles):
+    "One tile, no markers, positions from 1."
     name, processor, first = "paligemma", "SiglipImageProcessorPil", 1
     def picture(self, width, height): return self.single([], [])
 
 class Gemma3(Tiles):
+    "One tile, its patches averaged in blocks."
     name, processor = "gemma3", "Gemma3ImageProcessorPil"
     def find_block(self): return self.side // math.isqrt(self.config.mm_tokens_per_image)
     def picture(self, width, height):
@@ -210,6 +221,7 @@ class Gemma3(Tiles):
         return self.single(line + [self.config.boi_token_index], [self.config.eoi_token_index] + line)
 
 class InternVL(Tiles):
+    "Tiles and a thumbnail in one run."
     name, processor = "internvl", "GotOcr2ImageProcessorPil"
     def find_block(self): return round(1 / self.config.downsample_ratio)
     def limit(self, min_pixels, max_pixels):
@@ -217,8 +229,9 @@ class InternVL(Tiles):
     def picture(self, width, height):
         return self.single([self.id("<img>")], [self.id("</img>")], self.images.get_number_of_image_patches(height, width, {}))
 
-# %% ../nbs/11_families.ipynb #fccdccb5
+# %% ../nbs/11_families.ipynb #fd9ae36c
 class Idefics3(Tiles):
+    "Tiles named by row and column, then the whole picture."
     name, processor, tower = "idefics3", "Idefics3ImageProcessorPil", "vision_model"
     def find_block(self): return self.config.scale_factor
     def limit(self, min_pixels, max_pixels):
@@ -244,10 +257,13 @@ class Idefics3(Tiles):
         return model.model.connector(self.vision(model)(pixel_values=tiles, patch_attention_mask=seen).last_hidden_state).flatten(0, 1), None
     def stock(self, rows, grids, sizes, ids): return dict(pixel_values=self.to_tiles(rows)[None]) if len(grids) else {}
 
-class SmolVLM(Idefics3): name, processor = "smolvlm", "SmolVLMImageProcessorPil"
+class SmolVLM(Idefics3):
+    "Like Idefics3."
+    name, processor = "smolvlm", "SmolVLMImageProcessorPil"
 
-# %% ../nbs/11_families.ipynb #5c2d3d50
+# %% ../nbs/11_families.ipynb #f59efedf
 class LlavaOnevision(Tiles):
+    "The whole picture, then a grid of tiles without its padding, a newline after each row."
     name, processor, most = "llava_onevision", "LlavaOnevisionImageProcessorPil", 9
     def setup(self):
         super().setup()
