@@ -23,8 +23,8 @@ try: import fcntl
 except ImportError: fcntl = None # Windows: no lock
 
 # %% auto #0
-__all__ = ['LOCK', 'FORMAT', 'atomic', 'full_disk', 'remove', 'sync', 'sync_names', 'hold', 'let_go', 'claim', 'need_space',
-           'whole', 'put', 'digest', 'named_tensors', 'save_state', 'load_state']
+__all__ = ['LOCK', 'FORMAT', 'atomic', 'full_disk', 'remove', 'sync', 'sync_names', 'hold', 'let_go', 'free_on_error', 'claim',
+           'need_space', 'whole', 'put', 'digest', 'named_tensors', 'save_state', 'load_state']
 
 # %% ../nbs/14_checkpoints.ipynb #b2d133b0
 @contextlib.contextmanager
@@ -92,6 +92,14 @@ def let_go(out) -> None:
     "Unlock a run directory, if this process holds it."
     file = Path(out).resolve()/LOCK
     if handle := _held.pop(file, None): file.unlink(missing_ok=True); handle.close()
+
+@contextlib.contextmanager
+def free_on_error(out):
+    "Unlock a run directory when an error or a signal ends the run, so that another process can go on with it."
+    try: yield
+    except BaseException:
+        let_go(out)
+        raise
 
 # %% ../nbs/14_checkpoints.ipynb #7e842dd5
 def claim(out, # output directory of a run

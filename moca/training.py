@@ -21,14 +21,15 @@ import matplotlib.pyplot as plt
 import torch
 import yaml
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, set_seed
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from .checkpoints import atomic, claim, full_disk, hold, let_go, load_state, named_tensors, need_space, save_state
+from .checkpoints import atomic, claim, free_on_error, full_disk, hold, let_go, load_state, named_tensors, need_space, save_state
 from .documents import BadInput, MocaError
 from .memory import matmul_peak, peak_memory
-from .weights import Average, MasterAdamW, clip, compiled, gather, shard, sharding
+from .weights import Average, MasterAdamW, clip, compiled, shard, sharding
 
 # %% auto #0
 __all__ = ['FREE', 'TrainConfig', 'one_of', 'within', 'typed', 'make_config', 'save_config', 'lr_at', 'summed', 'global_counts',
@@ -161,7 +162,7 @@ class Run:
     def __init__(self, model: nn.Module, cfg: TrainConfig, accelerator: Accelerator):
         self.cfg, self.accelerator, self.plugin, self.skipped, self.in_a_row = cfg, accelerator, sharding(accelerator), 0, 0
         self.model = self.wrapped = model.to(accelerator.device).train()
-        if self.plugin: shard(model, self.plugin, cfg.precision == "bf16")
+        if self.plugin: self.gather = shard(model, self.plugin, cfg.precision == "bf16")
         elif accelerator.num_processes > 1: self.wrapped = accelerator.prepare_model(model) # DistributedDataParallel
         named = {k: p for k, p in model.named_parameters() if p.requires_grad}
         if not named: raise BadInput("there is nothing to train: every weight is frozen")
@@ -201,7 +202,7 @@ class Run:
     def finish(self) -> None:
         "Leave the trained weights, or their average, in the model: in one piece on the main process."
         if self.average: self.average.export()
-        if self.plugin: gather(self.model, self.accelerator.is_main_process)
+        if self.plugin: self.gather(self.accelerator.is_main_process)
         elif self.wrapped is not self.model: self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
 
 # %% ../nbs/13_training.ipynb #bde5d20b
@@ -328,7 +329,8 @@ def fit(model: nn.Module, # model(batch) -> loss sums by name
     log = read_log(out/"log.jsonl", start)
     if main: write_log(out/"log.jsonl", log)
     written = len(log)
-    with StopSignal() as stop, Ahead(batches, start, total, accelerator) as ahead, compiled(model, cfg.compile), Meter(name, start, total, cfg, accelerator, flops is not None) as meter:
+    with (free_on_error(out), StopSignal() as stop, Ahead(batches, start, total, accelerator) as ahead, compiled(model, cfg.compile),
+          Meter(name, start, total, cfg, accelerator, flops is not None) as meter):
         for step in range(start, total):
             began, micro, lr = time.perf_counter(), ahead(step), lr_at(step, total, cfg)
             found = run.update(accumulate(run.wrapped, micro, weights, accelerator), weights, lr)
@@ -359,6 +361,7 @@ FREE = ("out", "log_every", "save_every", "tracker", "checkpointing", "compile")
 def start_run(cfg: TrainConfig, resume: bool = False, force: bool = False) -> Accelerator:
     "Claim and lock the output directory, save the config (a resumed run must have the same), seed, and make the Accelerator."
     tracker = find_tracker(cfg.tracker)
+    AcceleratorState._reset_state() # an earlier run in this process may have had another precision
     accelerator = Accelerator(mixed_precision="bf16" if cfg.precision == "bf16" else "no", kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
                               log_with=tracker, project_config=ProjectConfiguration(cfg.out, logging_dir=cfg.out))
     if accelerator.is_main_process: claim_run(cfg, resume, force)
@@ -390,7 +393,7 @@ def end_run(cfg: TrainConfig, accelerator: Accelerator) -> None:
 
 # %% ../nbs/13_training.ipynb #b8545c0b
 def show_log(log: list[dict], names: list[str], smooth: int = 10, ax=None):
-    "Loss curves: raw values faint, running mean over `smooth` steps on top."
+    "Loss curves: raw values faint, running mean over `smooth` steps on top; a tick below where a step was skipped."
     ax = ax or plt.subplots(figsize=(6, 2.6), layout="constrained")[1]
     for name in names:
         points = [(r["step"], r[name]) for r in log if r.get(name) is not None]
@@ -399,5 +402,7 @@ def show_log(log: list[dict], names: list[str], smooth: int = 10, ax=None):
         mean = [sum(y[max(0, i - smooth + 1):i + 1]) / len(y[max(0, i - smooth + 1):i + 1]) for i in range(len(y))]
         line, = ax.plot(x, mean, label=name)
         ax.plot(x, y, alpha=.25, lw=.8, color=line.get_color())
+    for r in log:
+        if r.get("skipped"): ax.axvline(r["step"], ymax=.06, color="crimson", lw=2)
     ax.set_xlabel("step"); ax.set_ylabel("loss"); ax.legend()
     return ax

@@ -5,7 +5,10 @@
 # %% ../nbs/13_weights.ipynb #b1c07a13
 from __future__ import annotations
 import contextlib
+import copy
 import os
+from collections.abc import Callable
+from functools import partial
 import torch
 from accelerate import Accelerator
 from accelerate.utils import FullyShardedDataParallelPlugin
@@ -117,24 +120,31 @@ def sharding(accelerator: Accelerator) -> FullyShardedDataParallelPlugin | None:
     if plugin.fsdp_version != 2: raise BadInput("moca shards with FSDP2: launch with --fsdp_version 2")
     return plugin
 
-def shard(model: nn.Module, plugin: FullyShardedDataParallelPlugin, half: bool = False) -> None:
-    "Cut a model into shards, in place: its blocks, then the rest as one unit. `half`: blocks compute in bf16."
+def shard(model: nn.Module, plugin: FullyShardedDataParallelPlugin, half: bool = False # blocks compute in bf16
+          ) -> Callable[[bool], None]:
+    "Cut a model into shards, in place: its blocks, then the rest as one unit. Returns what puts it together again, on the CPU of the process that is told so."
     from torch.distributed.fsdp import MixedPrecisionPolicy, OffloadPolicy, fully_shard
+    before = {m: (type(m), {k: copy.copy(v) if isinstance(v, dict) else v for k, v in vars(m).items() if k not in ("_parameters", "_buffers", "_modules")}) for m in model.modules()}
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if half else MixedPrecisionPolicy()
     offload = plugin.cpu_offload if isinstance(plugin.cpu_offload, OffloadPolicy) else OffloadPolicy()
     for block in blocks(model).values(): fully_shard(block, reshard_after_forward=plugin.reshard_after_forward, mp_policy=policy, offload_policy=offload)
     fully_shard(model, mp_policy=policy, offload_policy=offload)
+    return partial(gather, before)
 
 @torch.no_grad()
-def gather(model: nn.Module, main: bool) -> None:
-    "Put a sharded model together again, on the CPU of the main process: it can then be saved like any other. All processes call it."
+def gather(before: dict[nn.Module, tuple[type, dict]], # each module's class and attributes before it was cut
+           main: bool) -> None:
+    "Put a sharded model together again: whole weights, on the CPU of the main process, and no trace of FSDP, so that it can be used, copied and saved like any other. All processes call it."
     kept = {}
-    for module in model.modules():
+    for module in before:
         if hasattr(module, "reshard"): module.reshard()
-    for module in model.modules():
+    for module, (kind, attributes) in before.items():
         for name, p in module._parameters.items():
             if not hasattr(p, "full_tensor"): continue
             if id(p) not in kept: # tied weights stay tied
                 full = p.full_tensor()
                 kept[id(p)] = p, nn.Parameter(full.cpu() if main else full[:0].cpu(), p.requires_grad)
             module._parameters[name] = kept[id(p)][1]
+        for k in vars(module).keys() - attributes.keys() - {"_parameters", "_buffers", "_modules"}: delattr(module, k)
+        vars(module).update(attributes)
+        module.__class__ = kind
