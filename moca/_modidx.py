@@ -675,6 +675,7 @@ d = { 'settings': { 'branch': 'main',
                               'moca.weights.clip': ('weights.html#clip', 'moca/weights.py'),
                               'moca.weights.compiled': ('weights.html#compiled', 'moca/weights.py'),
                               'moca.weights.gather': ('weights.html#gather', 'moca/weights.py'),
+                              'moca.weights.gradient_norm': ('weights.html#gradient_norm', 'moca/weights.py'),
                               'moca.weights.graphs': ('weights.html#graphs', 'moca/weights.py'),
                               'moca.weights.shard': ('weights.html#shard', 'moca/weights.py'),
                               'moca.weights.sharding': ('weights.html#sharding', 'moca/weights.py')}}}
