@@ -49,6 +49,7 @@ def atomic(path):
             raise MocaError(f"the disk is full at {path.parent}: nothing was overwritten; free some space and go on with --resume") from e
         raise
 
+# %% ../nbs/14_checkpoints.ipynb #b2d133b1
 def full_disk(e: BaseException) -> bool:
     "Does this exception mean that there is no space left (or that a quota is reached)?"
     if isinstance(e, OSError): return e.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -117,11 +118,13 @@ def claim(out, # output directory of a run
         if out.is_dir() and any(p.name != LOCK for p in out.iterdir()):
             if force:
                 if not (out/"config.yaml").exists():
-                    raise BadInput(f"{out} holds no config.yaml, so it is no output of moca, and --force will not delete it: choose another directory")
+                    raise BadInput(f"{out} holds no config.yaml, so it is no output of moca, and --force will not delete it: "
+                                   f"choose another directory")
                 for p in out.iterdir():
                     if p.name != LOCK: remove(p)
             elif not resume:
-                raise BadInput(f"{out} is not empty: use --resume to go on, --force to delete its contents and start again, or another directory")
+                raise BadInput(f"{out} is not empty: use --resume to go on, --force to delete its contents and start again, "
+                               f"or another directory")
         elif resume: raise BadInput(f"{out} holds no run to resume: leave out --resume to start one")
         out.mkdir(parents=True, exist_ok=True)
         probe = out/".moca-write-test"
@@ -196,7 +199,8 @@ def load_state(path, tensors: dict[str, Tensor]) -> dict:
     try: meta, is_whole = json.loads((path/"state.json").read_text()), digest(file)
     except (OSError, ValueError) as e: raise BadInput(f"{path} holds no complete state: {again} ({str(e).splitlines()[0]})") from e
     if meta.get("format") != FORMAT:
-        raise BadInput(f"{path} is a state of format {meta.get('format')}, and this moca reads {FORMAT}: use the version that wrote it, or {again}")
+        raise BadInput(f"{path} is a state of format {meta.get('format')}, and this moca reads {FORMAT}: "
+                       f"use the version that wrote it, or {again}")
     if meta["digest"] != is_whole: raise BadInput(f"{file} is damaged: its digest is not the one that was saved; {again}")
     with safe_open(file, "pt") as f:
         found = {k: f.get_slice(k).get_shape() for k in f.keys()}

@@ -20,7 +20,7 @@ from .packing import Pack
 
 # %% auto #0
 __all__ = ['pairs', 'vision_pairs', 'linear_weights', 'small_picture', 'vision_work', 'Work', 'useful_flops', 'matmul_peak',
-           'saved_bytes', 'block_elements', 'Memory', 'estimate_memory', 'vision_blocks', 'keep_products',
+           'saved_bytes', 'block_elements', 'Memory', 'vision_blocks', 'estimate_memory', 'keep_products',
            'checkpoint_activations', 'device_memory', 'peak_memory', 'choose_checkpointing']
 
 # %% ../nbs/13_memory.ipynb #3e7d0a08
@@ -152,6 +152,12 @@ class Memory:
     def __str__(self):
         return ", ".join(f"{k} {v / 2**30:.1f}" for k, v in vars(self).items()) + f": {self.total / 2**30:.1f} GiB"
 
+def vision_blocks(backbone) -> list[nn.Module]:
+    "The blocks of the vision tower."
+    from transformers.modeling_layers import GradientCheckpointingLayer
+    return [m for m in backbone.vision.modules() if isinstance(m, GradientCheckpointingLayer)]
+
+# %% ../nbs/13_memory.ipynb #3e7d0a37
 def estimate_memory(backbone, tokens: int, # of one forward pass
                     patches: int = 0, # rows of pixels in it
                     precision: str = "fp32", checkpointing: str = "none",
@@ -176,11 +182,6 @@ def estimate_memory(backbone, tokens: int, # of one forward pass
     kept += rows * backbone.model.lm_head.weight.shape[0] * (wide + narrow)
     step = trained * 2 / shards if precision == "bf16-pure" else 0 # then gradients are in fp32, and activations are gone
     return Memory((every * stored + cast) / shards, trained * stored / shards, held / shards, max(kept + largest, step))
-
-def vision_blocks(backbone) -> list[nn.Module]:
-    "The blocks of the vision tower."
-    from transformers.modeling_layers import GradientCheckpointingLayer
-    return [m for m in backbone.vision.modules() if isinstance(m, GradientCheckpointingLayer)]
 
 # %% ../nbs/13_memory.ipynb #3e7d0a28
 def keep_products(context, op, *args, **kwargs):

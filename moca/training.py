@@ -46,6 +46,7 @@ def global_counts(micro: list, accelerator: Accelerator) -> dict[str, float]:
     names = sorted({k for b in micro for k in b.counts})
     return dict(zip(names, summed([sum(b.counts.get(k, 0) for b in micro) for k in names], accelerator)))
 
+# %% ../nbs/13_training.ipynb #59fb1d34
 def weighted(found: dict[str, Tensor | float], weights: dict[str, float]) -> Tensor | float:
     "The loss: a sum of its parts with their weights, 1 where none is given. A metric (weight 0) has no say, not even as NaN."
     return sum(weights.get(k, 1.0) * v for k, v in found.items() if weights.get(k, 1.0))
@@ -208,7 +209,8 @@ class Meter:
         if not self.rows or not self.accelerator.is_main_process: return
         rates, skipped = self.rates(self.rows), sum(r[4] for r in self.rows)
         line = [f"{len(self.rows)} steps in {sum(r[0] for r in self.rows):.0f} s", f"{rates['tok/s']:,.0f} tokens/s",
-                *(f"{k} {rates[k]:.0%}" for k in ("fill", "mfu") if k in rates), f"peak {peak_memory(self.accelerator.device) / 2**30:.1f} GiB", *([f"{skipped} skipped"] if skipped else [])]
+                *(f"{k} {rates[k]:.0%}" for k in ("fill", "mfu") if k in rates),
+                f"peak {peak_memory(self.accelerator.device) / 2**30:.1f} GiB", *([f"{skipped} skipped"] if skipped else [])]
         tqdm.write(f"{self.name}: {', '.join(line)}", file=sys.stderr)
 
 # %% ../nbs/13_training.ipynb #0c5d1e11
@@ -257,9 +259,10 @@ def fit(model: nn.Module, # model(batch) -> loss sums by name
             log.append(dict(step=step + 1, lr=lr, seconds=seconds, tokens=int(tokens), fill=fill, **found))
             meter(log[-1], work)
             save, hopeless = asked or step + 1 == total or (cfg.save_every and (step + 1) % cfg.save_every == 0), run.in_a_row == 3
-            if main and (save or hopeless or (step + 1) % cfg.log_every == 0): extend_log(out/"log.jsonl", log[written:]); written = len(log)
-            if hopeless: raise Diverged(f"steps {step - 1} to {step + 1} were skipped ({found['skipped']}): lower lr, or look at their data; "
-                                        f"the last good state is kept in {out}")
+            if main and (save or hopeless or (step + 1) % cfg.log_every == 0):
+                extend_log(out/"log.jsonl", log[written:]); written = len(log)
+            if hopeless: raise Diverged(f"steps {step - 1} to {step + 1} were skipped ({found['skipped']}): lower lr, or look at "
+                                        f"their data; the last good state is kept in {out}")
             if save: run.save(out/"state", step + 1)
             if asked: raise Stopped(f"stopped after step {step + 1} of {total}; the state is saved in {out}: go on with --resume")
     run.finish()
@@ -291,6 +294,7 @@ def start_run(cfg: TrainConfig, resume: bool = False, force: bool = False) -> Ac
     elif tracker: accelerator.init_trackers("moca", dataclasses.asdict(cfg))
     return accelerator
 
+# %% ../nbs/13_training.ipynb #0847844e
 def claim_run(cfg: TrainConfig, resume: bool, force: bool) -> None:
     "Make a run directory this process's own. Raises `BadInput` if it is in use, not empty, or of a run with other options."
     out = Path(cfg.out)
