@@ -49,8 +49,9 @@ class TrainConfig:
         one_of("schedule", self.schedule, ("linear", "cosine", "constant"))
         one_of("precision", self.precision, ("fp32", "bf16", "bf16-pure"))
         one_of("checkpointing", self.checkpointing, ("none", "selective", "full", "auto"))
-        limits = dict(warmup=(0, 1), ema=(0, 1), steps=(1, None), log_every=(1, None), save_every=(0, None), weight_decay=(0, None))
+        limits = dict(warmup=(0, 1), steps=(1, None), log_every=(1, None), save_every=(0, None), weight_decay=(0, None))
         for name, (low, high) in limits.items(): within(name, getattr(self, name), low, high)
+        if self.ema is not None and not 0 < self.ema < 1: raise BadInput(f"ema is {self.ema}: give a decay between 0 and 1, such as 0.999")
         if self.lr <= 0: raise BadInput(f"lr is {self.lr}: give a positive number")
         if self.clip <= 0: raise BadInput(f"clip is {self.clip}: give a positive number, a large one for no clipping")
 
