@@ -1,6 +1,8 @@
 "Stage 1 on two processes is stage 1 on one: a text on the one, pictures on the other, as copies (DDP) and in shards (FSDP2), under torchrun with gloo."
+import copy
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -60,11 +62,19 @@ def take(out, resume=None):
         texts = accumulate(run.wrapped, share(parts(run.model.backbone.encoder, cfg, 0)[:2] * 2, rank, n), WEIGHTS, accelerator)
         mae = [g for k, g in zip(run.optimizer.named, run.optimizer.take()) if k.startswith(("decoder", "to_pixels")) or "visual" in k]
         found |= dict(text_mae=float(texts["mae"]), text_gradient=max(float(whole(g).abs().max()) for g in mae))
+        frozen = fresh()
+        frozen.backbone.vision.requires_grad_(False) # nothing to learn there, but shards to be gathered
+        run = Run(frozen, cfg, accelerator)
+        found |= dict(frozen=[run.update(accumulate(run.wrapped, micro, WEIGHTS, accelerator), WEIGHTS, 1e-3)[k] for k in ("loss", "norm")])
         if accelerator.is_main_process: out.mkdir(parents=True, exist_ok=True); save_file({k: v.contiguous() for k, v in gradients.items()}, out/"gradients.safetensors")
     accelerator, recon = start_run(cfg, resume=resume is not None), fresh()
     encoder = recon.backbone.encoder
     log = fit(recon, lambda step, rank, n: share(parts(encoder, cfg, step), rank, n), cfg, 3 if resume else 2, WEIGHTS, accelerator, resume=resume is not None)
-    if accelerator.is_main_process: save_stage(recon, cfg.out); (out/f"found{'-again' if resume else ''}.json").write_text(json.dumps(found | dict(log=log)))
+    if accelerator.is_main_process:
+        again = copy.deepcopy(recon).eval() # a plain model, after all
+        with torch.no_grad(): found |= {f"after {k}": float(v) for k, v in again(parts(encoder, cfg, 9)[2]).items()}
+        save_stage(recon, cfg.out)
+        (out/f"found{'-again' if resume else ''}.json").write_text(json.dumps(found | dict(log=log)))
     end_run(cfg, accelerator)
 
 def two(out, how, resume=None):
@@ -93,6 +103,7 @@ def test_two_processes_are_one(how, one, tmp_path):
     scale = max(float(g.abs().max()) for g in expected.values())
     assert expected.keys() == found.keys() and scale > 0
     for k, g in expected.items(): assert float((found[k] - g).abs().max()) <= 1e-6 * scale, k
+    assert b["frozen"] == pytest.approx(a["frozen"], rel=1e-6)
     for k, v in a["means"].items(): assert b["means"][k] == pytest.approx(v, rel=1e-6)
     for x in (a, b): assert "nan" in x["skipped"] and x["unchanged"] and x["text_mae"] == 0 and x["text_gradient"] == 0
     close = lambda x, y: [r["loss"] for r in x["log"]] == pytest.approx([r["loss"] for r in y["log"]], rel=1e-5)
@@ -101,13 +112,13 @@ def test_two_processes_are_one(how, one, tmp_path):
     state, saved = load_file(tmp_path/"run"/"state"/"tensors.safetensors"), dict(load_stage(tmp_path/"run").named_parameters())
     averaged = {k[8:]: v for k, v in state.items() if k.startswith("average.")}
     assert averaged.keys() == saved.keys() and all(torch.equal(v, saved[k]) for k, v in averaged.items()) # the average is exported, whole
+    with torch.no_grad(): after = load_stage(tmp_path/"run")(parts(load_stage(tmp_path/"run").backbone.encoder, config(tmp_path), 9)[2])
+    for k, v in after.items(): assert float(v) == pytest.approx(b[f"after {k}"], rel=1e-6)
 
     take(tmp_path, resume=tmp_path/"run")
     if how == "fsdp":
-        import shutil
         shutil.copytree(one/"run", tmp_path/"copy")
         (tmp_path/"other").mkdir()
-        (tmp_path/"copy"/"config.yaml").write_text((one/"run"/"config.yaml").read_text())
         two(tmp_path/"other", how, resume=tmp_path/"copy")
         assert close(read(tmp_path, True), read(tmp_path/"other", True)) and len(read(tmp_path, True)["log"]) == 3
     let_go(tmp_path/"run")
