@@ -14,11 +14,11 @@ from .backbone import Backbone
 from .corruption import Corruption
 from .documents import BadInput, MocaError
 from .kernels import Borders
+from .memory import Work, linear_weights
 from .probe import ATTENTION, layer_kinds
 
 # %% auto #0
-__all__ = ['ChunkedCrossEntropy', 'masked_cross_entropy', 'middle_layers', 'some_rows', 'PixelDecoder', 'weights_of',
-           'head_flops']
+__all__ = ['ChunkedCrossEntropy', 'masked_cross_entropy', 'middle_layers', 'some_rows', 'PixelDecoder', 'head_flops']
 
 # %% ../nbs/13_heads.ipynb #8e47344d
 class ChunkedCrossEntropy(torch.autograd.Function):
@@ -132,15 +132,10 @@ class PixelDecoder(nn.Module):
         return self.to_pixels(torch.cat([self.run(parts[d], [g[d] for g in calls]) for d in c.pictures], 1)[0][c.picture_at])
 
 # %% ../nbs/13_heads.ipynb #5724292c
-def weights_of(module: nn.Module) -> int:
-    "Weights that each row passes: the matrices, not the norms."
-    return sum(p.numel() for p in module.parameters() if p.ndim > 1)
-
-def head_flops(head: nn.Linear, decoder: PixelDecoder | None, c: Corruption) -> float:
+def head_flops(work: Work, # of the backbone
+               head: nn.Linear, decoder: PixelDecoder | None, c: Corruption) -> float:
     "Useful FLOPs of forward and backward of both heads on a corrupted Pack."
-    total = 6.0 * weights_of(head) * len(c.read_at)
+    total = linear_weights(head) * len(c.read_at)
     if decoder is None or not len(c.masked_images): return total
-    for layer in decoder.layers:
-        width = layer.self_attn.o_proj.in_features
-        total += 6.0 * weights_of(layer) * len(c.picture_rows) + 12.0 * width * sum(n * n for n in c.picture_lengths)
-    return total + 6.0 * weights_of(decoder.to_pixels) * len(c.masked_images)
+    layers = sum(linear_weights(layer) * len(c.picture_rows) + work.attention(c.picture_lengths) for layer in decoder.layers)
+    return total + layers + linear_weights(decoder.to_pixels) * len(c.masked_images)

@@ -6,31 +6,30 @@
 from __future__ import annotations
 import dataclasses
 import functools
-import inspect
 from dataclasses import dataclass
 from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-import moca.training
 from .backbone import Backbone, load_backbone, save, training_backbone
 from .checkpoints import atomic
 from .corpus import load_corpus, picture_documents
 from .corruption import Corruption, corrupt
 from .documents import BadInput, Document, read_documents
-from .heads import PixelDecoder, head_flops, masked_cross_entropy, weights_of
+from .heads import PixelDecoder, head_flops, masked_cross_entropy
 from .masking import NOISES, PATCH_MASKS, TEXT_MASKS
+from .memory import Work
 from .packing import encode, split_all
 from .planning import cost, deal, describe, fill, plan
 from .rebuilding import Watch, average_patch, average_target, draw_run, masked_accuracy, patch_errors, read_looks, rebuild # noqa: F401
 from .rebuilding import show_looks, show_progress, show_rebuilt, show_words # noqa: F401
-from .training import TrainConfig, fit, make_config, one_of, start_run
+from .training import TrainConfig, accumulate, end_run, fit, make_config, one_of, start_run, within
 
 # %% auto #0
-__all__ = ['OBJECTIVES', 'OFFICIAL_CODE', 'QWEN_3B', 'QWEN_7B', 'WEIGHTS', 'SMALL', 'PretrainConfig', 'Reconstruction',
-           'stage_documents', 'held_out', 'fitted', 'pack_batches', 'step_flops', 'loop_options', 'pretrain',
-           'save_stage', 'load_stage', 'explore_reconstruction']
+__all__ = ['OBJECTIVES', 'WEIGHTS', 'OFFICIAL_CODE', 'QWEN_3B', 'QWEN_7B', 'SMALL', 'PretrainConfig', 'Reconstruction',
+           'stage_documents', 'held_out', 'fitted', 'pack_batches', 'stage_flops', 'pretrain', 'save_stage',
+           'load_stage', 'explore_reconstruction']
 
 # %% ../nbs/02_joint_reconstruction.ipynb #9b009252
 OBJECTIVES = ("mlm+mae", "mlm", "mae", "causal")
@@ -67,17 +66,18 @@ class PretrainConfig(TrainConfig):
             if not (0 < ratio < 1 or ratio == 0 and not used):
                 zero = "" if used else f", or 0: objective={self.objective} does not use it"
                 raise BadInput(f"option {name} is {ratio}: give a share greater than 0 and less than 1{zero}")
-        for name, least in dict(decoder_depth=0, span=1, watch=0, mae_weight=0, pack_tokens=8, packs_per_step=1, head_chunk=1).items():
-            if (value := getattr(self, name)) is not None and not value >= least: raise BadInput(f"option {name} is {value}: give {least} or more")
+        for name, least in dict(decoder_depth=0, span=1, watch=0, mae_weight=0, pack_tokens=8, packs_per_step=1, head_chunk=1).items(): within(name, getattr(self, name), least, None)
         if self.max_length > self.pack_tokens: raise BadInput(f"max_length ({self.max_length}) exceeds pack_tokens ({self.pack_tokens}): a Document must fit into a Pack")
 
 # %% ../nbs/02_joint_reconstruction.ipynb #9c0e8b67
+WEIGHTS = dict(mlm=1.0, mlm_text=0.0, mlm_image=0.0, right_text=0.0, right_image=0.0) # of the sums in the loss; the patches' is cfg.mae_weight
+
 class Reconstruction(nn.Module):
     "A Backbone with the heads of stage 1. Forward gives *sums* by name; the training step divides them by global counts."
     def __init__(self, backbone: Backbone, cfg: PretrainConfig | None = None): # None: the paper's
         super().__init__()
         cfg, encoder = cfg or PretrainConfig(), backbone.encoder
-        self.backbone, self.chunk, self.together = backbone, cfg.head_chunk, False
+        self.backbone, self.chunk = backbone, cfg.head_chunk
         self.softcap = getattr(backbone.text.config, "final_logit_softcapping", None)
         self.decoder = PixelDecoder(backbone, cfg.decoder_depth, cfg.all_frames) if "mae" in cfg.objective else None
         self.mask_patch = None
@@ -112,24 +112,19 @@ class Reconstruction(nn.Module):
         "`mlm`: summed cross-entropy; `mae`: summed squared error; the words' losses and hits by kind of Document; all fp32."
         hidden, given = self.encode(c)
         words, losses, hits = masked_cross_entropy(hidden[c.read_at], self.backbone.model.lm_head, c.token_targets, self.chunk, self.softcap)
-        if self.together: words = words + self.idle(hidden, given, c)
+        if self.backbone.shared: words = words + self.idle(hidden, given, c)
         patches = (self.paint(hidden, given, c).float() - c.patch_targets).pow(2).sum()
         seen = c.beside_picture
         return dict(mlm=words, mae=patches, mlm_text=losses[~seen].sum(), mlm_image=losses[seen].sum(),
                     right_text=hits[~seen].sum().float(), right_image=hits[seen].sum().float())
 
     def idle(self, hidden: Tensor, given: dict, c: Corruption) -> Tensor: # 0-dim
-        "Zero, out of every part that this Pack leaves out."
-        encoder, zero = self.backbone.encoder, hidden.new_zeros((), dtype=torch.float32)
-        if not len(c.pack.pixel_values):
-            p, row = encoder.family.picture(56, 56), next(self.backbone.vision.parameters())
-            rows = row.new_zeros(len(p.patch_at) * encoder.unit, encoder.patch_dim)
-            features, _ = encoder.family.features(self.backbone.model, rows, *(torch.tensor([x], device=row.device) for x in (p.grid, (56, 56))))
-            zero = zero + 0 * features.float().sum()
-        if self.decoder is not None and not len(c.masked_images):
-            first = torch.arange(c.pack.lengths[0], device=hidden.device)
-            zero = zero + 0 * self.decoder(hidden, given, dataclasses.replace(c, pictures=[0], picture_rows=first, picture_lengths=c.pack.lengths[:1],
-                                                                              picture_at=first[:1], masked_images=first[:1])).float().sum()
+        "Zero, out of every head that this Pack leaves out."
+        zero = hidden.new_zeros((), dtype=torch.float32)
+        if self.decoder is None or len(c.masked_images): return zero
+        first = torch.arange(c.pack.lengths[0], device=hidden.device)
+        one = dataclasses.replace(c, pictures=[0], picture_rows=first, picture_lengths=c.pack.lengths[:1], picture_at=first[:1], masked_images=first[:1])
+        zero = zero + 0 * self.decoder(hidden, given, one).float().sum()
         return zero if self.mask_patch is None else zero + 0 * self.mask_patch.float().sum()
 
 # %% ../nbs/02_joint_reconstruction.ipynb #de7bf421
@@ -185,21 +180,10 @@ def pack_batches(encoder, docs: list[Document], table: list[tuple[int, int]], # 
     return batches, len(steps_of(0))
 
 # %% ../nbs/02_joint_reconstruction.ipynb #40efa109
-WEIGHTS = dict(mlm=1.0, mlm_text=0.0, mlm_image=0.0, right_text=0.0, right_image=0.0) # of the sums in the loss; the patches' is cfg.mae_weight
-
-def step_flops(recon: Reconstruction, micro: list[Corruption]) -> float:
-    "Useful FLOPs of forward and backward of some Packs: matrices of both towers, attention of the language model, heads."
-    b = recon.backbone
-    text, patch, width = weights_of(b.text.layers), weights_of(b.vision), b.text.config.num_attention_heads * getattr(b.text.config, "head_dim", b.hidden_size // b.text.config.num_attention_heads)
-    work = lambda p: 6.0 * (text * len(p) + patch * len(p.pixel_values)) + 12.0 * width * len(b.text.layers) * sum(n * n for n in p.lengths)
-    return sum(work(c.pack) + head_flops(b.model.lm_head, recon.decoder, c) for c in micro)
-
-def loop_options(recon: Reconstruction, cfg: PretrainConfig) -> dict:
-    "What the loop is told besides, as far as it listens: how losses are averaged, and the work of a step."
-    known, options = inspect.signature(fit).parameters, dict(flops=functools.partial(step_flops, recon))
-    if "accumulate" in known: options["accumulate"] = functools.partial(moca.training.accumulate, reduction=cfg.reduction)
-    elif cfg.reduction != "global": raise BadInput("option reduction=micro: this version of the loop knows only global")
-    return {k: v for k, v in options.items() if k in known}
+def stage_flops(recon: Reconstruction):
+    "`flops(micro)`: useful FLOPs of forward and backward of some corrupted Packs."
+    work, head = Work(recon.backbone), recon.backbone.model.lm_head
+    return lambda micro: sum(work(c.pack) + head_flops(work, head, recon.decoder, c) for c in micro)
 
 def pretrain(cfg: PretrainConfig, resume: bool = False, force: bool = False) -> dict:
     """Run stage 1; writes `model/`, `heads.safetensors`, `config.yaml`, `log.jsonl`, `looks/`, `figures/` and `state/` into `cfg.out`, returns a summary.
@@ -207,11 +191,9 @@ def pretrain(cfg: PretrainConfig, resume: bool = False, force: bool = False) -> 
     docs = stage_documents(cfg)
     accelerator = start_run(cfg, resume, force)
     backbone = training_backbone(cfg, accelerator, bidirectional=cfg.objective != "causal")
-    if cfg.freeze_vision: backbone.vision.requires_grad_(False)
     shown, docs = held_out(docs, cfg)
     docs, table, note = fitted(backbone.encoder, docs, accelerator.is_main_process)
     recon = Reconstruction(backbone, cfg)
-    recon.together = accelerator.num_processes > 1
     if recon.decoder is not None and cfg.pixel_bias == "mean" and any(d.images for d in docs):
         recon.decoder.to_pixels.bias.data.copy_(average_target(backbone.encoder, docs, cfg))
     lengths = [n for n, _ in table]
@@ -220,11 +202,11 @@ def pretrain(cfg: PretrainConfig, resume: bool = False, force: bool = False) -> 
     batches, n = pack_batches(backbone.encoder, docs, table, cfg, accelerator.num_processes)
     steps = cfg.steps or max(1, round(cfg.epochs * n))
     hook = recon.register_forward_pre_hook(Watch(shown, cfg, steps, accelerator.is_main_process)) if shown else None
-    log = fit(recon, batches, cfg, steps, dict(WEIGHTS, mae=cfg.mae_weight), accelerator, "stage 1", resume, **loop_options(recon, cfg))
+    log = fit(recon, batches, cfg, steps, dict(WEIGHTS, mae=cfg.mae_weight), accelerator, "stage 1", resume,
+              functools.partial(accumulate, reduction=cfg.reduction), stage_flops(recon))
     if hook: hook.remove()
     if accelerator.is_main_process: save_stage(recon, cfg.out); draw_run(cfg.out, log)
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
+    end_run(cfg, accelerator)
     return dict(steps=steps, documents=len(docs), fill=fill(packs, lengths, cfg.pack_tokens), loss=log[-1]["loss"], tokens=sum(r["tokens"] for r in log))
 
 def save_stage(recon: Reconstruction, out) -> None:
