@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 from .masking import corrupt_patches, corrupt_tokens, generator, mask_patches, mask_tokens
-from .packing import Encoded, Pack, encode, maskable, pack
+from .packing import Encoded, Pack, maskable, pack
 
 # %% auto #0
 __all__ = ['one_frame', 'patch_targets', 'read_positions', 'Corruption', 'draw_hidden', 'hide_patches', 'corrupt']

@@ -96,7 +96,7 @@ def show_guesses(tokens: list[dict], # from `guesses`
         write(x, y, t["text"])
         for k, (note, (g, _)) in enumerate(zip(notes, t["top"])): write(x, y + k + 1, note, color="#1a7f37" if g == t["text"] else "#b3261e", alpha=1 - .2 * k)
         x += n + 1.5
-    ax.set(xlim=(-1, width + 1), ylim=(y + depth, -1)); ax.set_axis_off()
+    ax.set(xlim=(-1, width + 1), ylim=(lines * (depth + .6), -1)); ax.set_axis_off()
     return ax
 
 # %% ../nbs/13_rebuilding.ipynb #5ab37b23
@@ -174,7 +174,8 @@ class Watch:
                  keep: bool = True, # this process writes
                  drawn: int = 4 # Documents whose pictures are kept
                  ):
-        self.docs, self.cfg, self.keep, self.drawn, self.folder = docs, cfg, keep, drawn, Path(cfg.out)/"looks"
+        self.docs, self.cfg, self.keep, self.folder = docs, cfg, keep, Path(cfg.out)/"looks"
+        self.drawn = docs[::max(1, len(docs) // drawn)][:drawn]
         self.steps = {round(k * (total - 1) / max(1, cfg.watch - 1)) for k in range(cfg.watch)}
 
     def __call__(self, recon, args):
@@ -187,7 +188,7 @@ class Watch:
     @torch.no_grad()
     def look(self, recon, step: int) -> None:
         "Rebuild, measure, and write `looks/STEP.safetensors`: pictures, and guesses and accuracies as JSON in its metadata."
-        shown = [rebuild(recon, d, self.cfg) for d in self.docs[:self.drawn]]
+        shown = [rebuild(recon, d, self.cfg) for d in self.drawn]
         pictured = [d for d in self.docs if d.images]
         about = dict(step=step, words=[guesses(recon.backbone.encoder, f) for f in shown])
         if pictured and "mlm" in self.cfg.objective:

@@ -21,15 +21,15 @@ from .heads import PixelDecoder, head_flops, masked_cross_entropy
 from .masking import NOISES, PATCH_MASKS, TEXT_MASKS
 from .memory import Work
 from .packing import encode, split_all
-from .planning import cost, deal, describe, fill, plan
+from .planning import bin_costs, bins, cost, deal, describe, fill, plan
 from .rebuilding import Watch, average_patch, average_target, draw_run, masked_accuracy, patch_errors, read_looks, rebuild # noqa: F401
 from .rebuilding import show_looks, show_progress, show_rebuilt, show_words # noqa: F401
 from .training import TrainConfig, accumulate, end_run, fit, make_config, one_of, start_run, within
 
 # %% auto #0
 __all__ = ['OBJECTIVES', 'WEIGHTS', 'OFFICIAL_CODE', 'QWEN_3B', 'QWEN_7B', 'SMALL', 'PretrainConfig', 'Reconstruction',
-           'stage_documents', 'held_out', 'fitted', 'pack_batches', 'stage_flops', 'pretrain', 'save_stage',
-           'load_stage', 'explore_reconstruction']
+           'stage_documents', 'held_out', 'fitted', 'epoch_steps', 'pack_batches', 'stage_flops', 'pretrain',
+           'save_stage', 'load_stage', 'explore_reconstruction']
 
 # %% ../nbs/02_joint_reconstruction.ipynb #9b009252
 OBJECTIVES = ("mlm+mae", "mlm", "mae", "causal")
@@ -52,6 +52,7 @@ class PretrainConfig(TrainConfig):
     all_frames: bool = False # predict both copies of a still picture (released code) or one
     pixel_bias: str = "zero" # the decoder's output starts from zero (released code) or from the mean patch of the corpus
     reduction: str = "global" # losses over their number in the whole step, or micro: the mean of the micro-batches' means (released code)
+    batching: str = "packs" # Packs of fixed budget, or bins: samples of about one cost together, as many as make pack_tokens (released code)
     head_chunk: int | None = None # rows of the vocabulary head at a time; none: chosen by its size
     watch: int = 5 # looks at held-out Documents, drawn into OUT/figures; 0: none
     pack_tokens: int = 4096 # tokens of a Pack: one forward pass of one process
@@ -60,7 +61,7 @@ class PretrainConfig(TrainConfig):
     def __post_init__(self):
         super().__post_init__()
         for name, allowed in dict(objective=OBJECTIVES, text_mask=TEXT_MASKS, patch_mask=PATCH_MASKS, noise=NOISES, pixel_bias=("zero", "mean"),
-                                  reduction=("global", "micro")).items(): one_of(name, getattr(self, name), allowed)
+                                  reduction=("global", "micro"), batching=("packs", "bins")).items(): one_of(name, getattr(self, name), allowed)
         for name, part in (("text_ratio", "mlm"), ("patch_ratio", "mae")):
             ratio, used = getattr(self, name), part in self.objective
             if not (0 < ratio < 1 or ratio == 0 and not used):
@@ -128,7 +129,7 @@ class Reconstruction(nn.Module):
         return zero if self.mask_patch is None else zero + 0 * self.mask_patch.float().sum()
 
 # %% ../nbs/02_joint_reconstruction.ipynb #de7bf421
-OFFICIAL_CODE = dict(base="Qwen/Qwen2.5-VL-3B-Instruct", precision="bf16", shift=False, noise="shared", mae_weight=0.1, max_length=1280, reduction="micro", all_frames=True,
+OFFICIAL_CODE = dict(base="Qwen/Qwen2.5-VL-3B-Instruct", precision="bf16", shift=False, noise="shared", mae_weight=0.1, max_length=1280, reduction="micro", all_frames=True, batching="bins",
                      max_pixels=1024 * 28 * 28, pack_tokens=12800, packs_per_step=128) # the released code's choices; lr, warm-up and clipping are the defaults
 
 QWEN_3B = dict(base="Qwen/Qwen2.5-VL-3B-Instruct", precision="bf16", max_pixels=1024 * 28 * 28, pack_tokens=8192, packs_per_step=64) # the rest are PretrainConfig's defaults
@@ -160,23 +161,33 @@ def fitted(encoder, docs: list[Document], progress: bool = False) -> tuple[list[
     return found, table, note
 
 # %% ../nbs/02_joint_reconstruction.ipynb #f2baf908
+def epoch_steps(docs: list[Document], table: list[tuple[int, int]], # tokens and patches of each Document
+                cfg: PretrainConfig, processes: int, unit: int, epoch: int) -> list[list[list[list[int]]]]: # steps[step][rank][micro]: Documents
+    "An epoch's micro-batches. Raises `BadInput` where bins give less than one step."
+    each, lengths = cfg.packs_per_step // processes, [n for n, _ in table]
+    if cfg.batching == "packs":
+        costs = [cost([n], patches) for n, patches in table]
+        return deal(plan(lengths, cfg.pack_tokens, cfg.seed, epoch), costs, processes, each, cfg.seed, epoch)
+    images = [patches // unit for _, patches in table]
+    costs = bin_costs([n - k for n, k in zip(lengths, images)], images, [len(d.images) for d in docs], cfg.max_length)
+    micro = bins(costs, cfg.pack_tokens, processes, cfg.seed, epoch)
+    steps = [micro[k:k + cfg.packs_per_step] for k in range(0, len(micro) - cfg.packs_per_step + 1, cfg.packs_per_step)]
+    if not steps: raise BadInput(f"{len(docs)} Documents make {len(micro)} full micro-batches in bins, fewer than packs_per_step={cfg.packs_per_step}: lower packs_per_step or pack_tokens")
+    return [[step[rank::processes] for rank in range(processes)] for step in steps] # bins put what one rank and the next do at a time side by side
+
 def pack_batches(encoder, docs: list[Document], table: list[tuple[int, int]], # tokens and patches of each Document
                  cfg: PretrainConfig, processes: int):
     "`batches(step, rank, processes)` and the number of steps of the first epoch. Raises `BadInput` if the Packs of a step cannot be shared out evenly."
     if cfg.packs_per_step % processes: raise BadInput(f"option packs_per_step is {cfg.packs_per_step}, which {processes} processes cannot share: give a multiple of {processes}")
-    lengths, costs = [n for n, _ in table], [cost([n], patches) for n, patches in table]
-    words, counts = cfg.text_mask == "word", [] # steps of each epoch
-    @functools.lru_cache(2)
-    def steps_of(epoch: int):
-        packs = plan(lengths, cfg.pack_tokens, cfg.seed, epoch)
-        return deal(packs, costs, processes, cfg.packs_per_step // processes, cfg.seed, epoch)
+    words, budget, counts = cfg.text_mask == "word", cfg.pack_tokens if cfg.batching == "packs" else 0, [] # counts: steps of each epoch
+    steps_of = functools.lru_cache(2)(lambda epoch: epoch_steps(docs, table, cfg, processes, encoder.unit, epoch))
     def batches(step: int, rank: int, processes: int) -> list[Corruption]:
         epoch, at = 0, step
         while True:
             if epoch == len(counts): counts.append(len(steps_of(epoch)))
             if at < counts[epoch]: break
             at, epoch = at - counts[epoch], epoch + 1
-        return [corrupt(encoder, [encode(encoder, docs[i], words) for i in chosen], cfg, epoch, cfg.pack_tokens, step) for chosen in steps_of(epoch)[at][rank]]
+        return [corrupt(encoder, [encode(encoder, docs[i], words) for i in chosen], cfg, epoch, budget, step) for chosen in steps_of(epoch)[at][rank]]
     return batches, len(steps_of(0))
 
 # %% ../nbs/02_joint_reconstruction.ipynb #40efa109
@@ -197,8 +208,8 @@ def pretrain(cfg: PretrainConfig, resume: bool = False, force: bool = False) -> 
     if recon.decoder is not None and cfg.pixel_bias == "mean" and any(d.images for d in docs):
         recon.decoder.to_pixels.bias.data.copy_(average_target(backbone.encoder, docs, cfg))
     lengths = [n for n, _ in table]
-    packs = plan(lengths, cfg.pack_tokens, cfg.seed)
-    accelerator.print(f"{note}; {describe(packs, lengths, cfg.pack_tokens)}")
+    packs = plan(lengths, cfg.pack_tokens, cfg.seed) if cfg.batching == "packs" else []
+    accelerator.print(f"{note}; {describe(packs, lengths, cfg.pack_tokens) if packs else 'batched in bins of cost'}")
     batches, n = pack_batches(backbone.encoder, docs, table, cfg, accelerator.num_processes)
     steps = cfg.steps or max(1, round(cfg.epochs * n))
     hook = recon.register_forward_pre_hook(Watch(shown, cfg, steps, accelerator.is_main_process)) if shown else None
