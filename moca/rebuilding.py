@@ -212,7 +212,6 @@ def read_looks(out) -> list[dict]:
 def show_looks(looks: list[dict]) -> plt.Figure:
     "One row a Document: original, masked, and what was rebuilt at each look."
     rows = [k for k in range(len(looks[0]["words"])) if f"{k}.original" in looks[0]["pictures"]]
-    if not rows: return plt.figure(figsize=(4, .5))
     fig, axes = plt.subplots(len(rows), 2 + len(looks), figsize=(1.9 * (2 + len(looks)), 1.7 * len(rows)), layout="constrained", squeeze=False)
     for ax in axes.flat: ax.set_axis_off()
     for row, k in zip(axes, rows):
@@ -222,11 +221,13 @@ def show_looks(looks: list[dict]) -> plt.Figure:
             if k == rows[0]: ax.set_title(name, fontsize=9)
     return fig
 
-def show_words(looks: list[dict], lines: int = 2) -> plt.Figure:
-    "Each Document's hidden words with the best guesses, at the first look and at the last."
-    pairs = [(k, o) for k in range(len(looks[0]["words"])) for o in ([looks[0], looks[-1]] if len(looks) > 1 else looks)]
-    fig, axes = plt.subplots(len(pairs), 1, figsize=(11, .75 * lines * len(pairs)), layout="constrained", squeeze=False)
-    for ax, (k, o) in zip(axes.flat, pairs): show_guesses(o["words"][k], ax, lines=lines).set_title(f"step {o['step']}", fontsize=8, loc="left")
+def show_words(looks: list[dict], most: int = 3) -> plt.Figure:
+    "Each Document's hidden words with the best guesses, at the first look and at the last; at most so many lines each."
+    rows = [(o, o["words"][k]) for k in range(len(looks[0]["words"])) for o in ([looks[0], looks[-1]] if len(looks) > 1 else looks)]
+    wide = lambda t: 1.5 + max(map(len, [t["text"], *(f"{g} {p:.0%}" for g, p in t["top"] if t["hidden"])]))
+    lines = [min(most, 1 + int(sum(map(wide, tokens)) // 95)) for _, tokens in rows]
+    fig, axes = plt.subplots(len(rows), 1, figsize=(11, .85 * sum(lines) + .2 * len(rows)), height_ratios=lines, layout="constrained", squeeze=False)
+    for ax, (o, tokens), n in zip(axes.flat, rows, lines): show_guesses(tokens, ax, lines=n).set_title(f"step {o['step']}", fontsize=8, loc="left")
     return fig
 
 def show_progress(log: list[dict], looks: list[dict], smooth: int = 10) -> plt.Figure:
@@ -249,9 +250,11 @@ def show_progress(log: list[dict], looks: list[dict], smooth: int = 10) -> plt.F
     return fig
 
 def draw_run(out, log: list[dict]) -> list[Path]:
-    "Write a run's figures into `out/figures`: `rebuilt.png`, `words.png`, `progress.png`; returns their paths."
+    "Write a run's figures into `out/figures`: `progress.png`, and where there was something to look at `words.png` and `rebuilt.png`; returns their paths."
     folder, looks, made = Path(out)/"figures", read_looks(out), []
-    figures = dict(progress=show_progress(log, looks), **(dict(rebuilt=show_looks(looks), words=show_words(looks)) if looks else {}))
+    figures = dict(progress=show_progress(log, looks))
+    if looks: figures["words"] = show_words(looks)
+    if looks and looks[0]["pictures"]: figures["rebuilt"] = show_looks(looks)
     folder.mkdir(parents=True, exist_ok=True)
     for name, fig in figures.items():
         with atomic(folder/f"{name}.png") as part: fig.savefig(part, dpi=110, format="png")

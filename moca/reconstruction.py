@@ -220,6 +220,7 @@ def pretrain(cfg: PretrainConfig, resume: bool = False, force: bool = False) -> 
     end_run(cfg, accelerator)
     return dict(steps=steps, documents=len(docs), fill=fill(packs, lengths, cfg.pack_tokens), loss=log[-1]["loss"], tokens=sum(r["tokens"] for r in log))
 
+# %% ../nbs/02_joint_reconstruction.ipynb #65d85949
 def save_stage(recon: Reconstruction, out) -> None:
     "Write the model directory and, apart from it, the heads that later stages drop."
     with atomic(Path(out)/"model") as part: save(recon.backbone, part)
