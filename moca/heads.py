@@ -72,7 +72,8 @@ def masked_cross_entropy(hidden: Tensor, # [M, hidden] states that are asked
 def middle_layers(backbone: Backbone, depth: int) -> list[int]:
     "The `depth` attention layers nearest the middle, in their order. Raises `BadInput` for more than there are, or fewer than none."
     layers = [i for i, (kind, _) in enumerate(layer_kinds(backbone)) if kind in ATTENTION]
-    if not 0 <= depth <= len(layers): raise BadInput(f"decoder_depth is {depth}: give 0 to {len(layers)}, the attention layers that this model has to copy")
+    if not 0 <= depth <= len(layers):
+        raise BadInput(f"decoder_depth is {depth}: give 0 to {len(layers)}, the attention layers that this model has to copy")
     middle = len(backbone.text.layers) // 2
     return sorted(sorted(layers, key=lambda i: (abs(i - middle), i))[:depth])
 
@@ -83,7 +84,7 @@ def some_rows(given: dict, # what a decoder layer was given for T tokens
     for name, value in given.items():
         tensors = [value] if isinstance(value, Tensor) else value if isinstance(value, tuple) else []
         if not tensors: continue
-        if name not in cut: raise MocaError(f"decoder layers of this model are given {name}, which the patch decoder cannot cut to some Documents")
+        if name not in cut: raise MocaError(f"this model's decoder layers are given {name}, which the patch decoder cannot cut to some Documents")
         parts = tuple(t.index_select(cut[name], rows) for t in tensors)
         out[name] = parts[0] if isinstance(value, Tensor) else parts
     return out
@@ -96,7 +97,7 @@ class PixelDecoder(nn.Module):
                  ):
         super().__init__()
         encoder = backbone.encoder
-        if encoder.family.mae: raise BadInput(f"patches of {encoder.family.name} cannot be rebuilt ({encoder.family.mae}): use objective=mlm")
+        if why := encoder.family.mae: raise BadInput(f"patches of {encoder.family.name} cannot be rebuilt ({why}): use objective=mlm")
         self.copied, self.packs = middle_layers(backbone, depth), encoder.family.packs
         self.layers = nn.ModuleList(copy.deepcopy(backbone.text.layers[i]).requires_grad_(True) for i in self.copied)
         values = encoder.unit * encoder.patch_dim // (1 if all_frames else encoder.frames)
@@ -107,8 +108,8 @@ class PixelDecoder(nn.Module):
     def listening(self, backbone: Backbone) -> Iterator[dict[int, list[dict]]]:
         "What the originals are given while the backbone runs: one dict a call, several calls where it runs Documents one by one."
         given = {i: [] for i in self.copied}
-        hook = lambda i: backbone.text.layers[i].register_forward_pre_hook(lambda m, args, kwargs: given[i].append(kwargs), with_kwargs=True)
-        hooks = [hook(i) for i in self.copied]
+        listen = lambda i: lambda module, args, kwargs: given[i].append(kwargs)
+        hooks = [backbone.text.layers[i].register_forward_pre_hook(listen(i), with_kwargs=True) for i in self.copied]
         try: yield given
         finally:
             for h in hooks: h.remove()

@@ -198,7 +198,7 @@ def mask_patches(grids: int | list[tuple[int, int]], # image tokens in all, or r
     return torch.cat([_lowest(x, torch.ones_like(x, dtype=torch.bool), ratio) for x in parts])
 
 def _blocks(rows: int, columns: int, ratio: float, generator: torch.Generator, smallest: int = 4) -> Tensor:
-    "[rows * columns] bool: rectangles with sides from 1:3 to 3:1 until `round(ratio * n)` are hidden; the last is cut short (BEiT, alg. 1)."
+    "[rows * columns] bool: rectangles with sides from 1:3 to 3:1 until `round(ratio * n)` are hidden, the last cut short (BEiT, alg. 1)."
     hidden = torch.zeros(rows, columns, dtype=torch.bool)
     rest = round(ratio * rows * columns)
     while rest:
@@ -219,7 +219,7 @@ NOISES = ("gaussian", "shared", "learned", "zero")
 def corrupt_patches(pixel_values: Tensor, # [P, dim] normalised pixels, `unit` consecutive rows an image token
                     masked: Tensor, # [P // unit] bool
                     generator: torch.Generator,
-                    noise: str = "gaussian", # own N(0, 1) for each patch (paper); "shared": one vector for all (authors' code); "learned", "zero": zeros
+                    noise: str = "gaussian", # a sample of N(0, 1) each (paper); "shared": one for all (authors' code); "learned", "zero": zeros
                     unit: int = 4 # rows an image token
                     ) -> Tensor: # [P, dim], a new tensor on the device and of the dtype of `pixel_values`
     """Patches with noise at the masked image tokens; the other rows are bit-equal (paper 2.2). The noise is drawn on the CPU in fp32
@@ -235,7 +235,8 @@ def corrupt_patches(pixel_values: Tensor, # [P, dim] normalised pixels, `unit` c
     return torch.where(rows[:, None], new.to(pixel_values), pixel_values)
 
 # %% ../nbs/00_masking.ipynb #49fe9f5c
-_caption = ["<|vision_start|>", "<24 image tokens>", "<|vision_end|>", *"a small house with a red roof stand s on a green hill side .".split(),
+_caption = ["<|vision_start|>", "<24 image tokens>", "<|vision_end|>",
+            *"a small house with a red roof stand s on a green hill side .".split(),
             "<|endoftext|>"]
 _words = torch.tensor([-1, -1, -1, 0, 1, 2, 3, 4, 5, 6, 7, 7, 8, 9, 10, 11, 11, 12, -1]) # stands and hillside are words of two pieces
 

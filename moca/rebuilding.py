@@ -17,15 +17,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from .checkpoints import atomic
-from .corruption import corrupt, one_frame, patch_targets, read_positions
+from .corruption import Corruption, corrupt, one_frame, patch_targets, read_positions
 from .documents import Document, document
 from .masking import corrupt_tokens, generator, mask_tokens
-from .packing import encode, maskable
+from .packing import Encoded, encode, maskable
 
 # %% auto #0
-__all__ = ['unpatchify', 'painted', 'rebuild', 'words', 'guesses', 'show_guesses', 'show_rebuilt', 'without_pictures',
-           'masked_accuracy', 'patch_errors', 'average_patch', 'average_target', 'Watch', 'read_looks', 'show_looks',
-           'show_words', 'show_progress', 'draw_run']
+__all__ = ['unpatchify', 'painted', 'hidden_rows', 'rebuild', 'words', 'guesses', 'show_guesses', 'show_rebuilt',
+           'without_pictures', 'masked_accuracy', 'patch_errors', 'average_patch', 'average_target', 'Watch',
+           'read_looks', 'show_looks', 'show_words', 'show_progress', 'draw_run']
 
 # %% ../nbs/13_rebuilding.ipynb #9b7aff67
 def unpatchify(encoder, rows: Tensor, # [P, 3 * frames * p * p], or of one frame [P, 3 * p * p]
@@ -41,12 +41,16 @@ def painted(encoder, pixels: Tensor, # [K, ...] as the decoder says
     if cfg.all_frames: rows = one_frame(rows, encoder.frames)
     return rows * (clean.var(-1, keepdim=True) + 1e-6).sqrt() + clean.mean(-1, keepdim=True) if cfg.normalise_patches else rows
 
+def hidden_rows(encoder, e: Encoded, c: Corruption) -> Tensor: # [P] bool
+    "The pixel rows that are hidden in a Document corrupted alone."
+    return torch.zeros(len(e.patch_tokens), dtype=torch.bool).index_fill(0, c.masked_groups, True).repeat_interleave(encoder.unit)
+
 @torch.no_grad()
 def rebuild(recon, # a Reconstruction
             doc: Document, cfg, # a PretrainConfig
             epoch: int = 0, k: int = 3) -> dict:
-    """Corrupt one Document and rebuild it. `tokens` [T], `hidden` [T] bool, `guesses` position -> id, `top` position -> [(id, probability)] of the `k` best;
-    of its first picture, if any, `original`, `masked` (grey), `noised` and `rebuilt` (visible patches kept)."""
+    """Corrupt one Document and rebuild it: `tokens` [T], `hidden` [T] bool, `guesses` position -> id, `top` position -> [(id, probability)]
+    of the `k` best; of its first picture, if any, `original`, `masked` (grey), `noised` and `rebuilt` (visible patches kept)."""
     encoder, e = recon.backbone.encoder, encode(recon.backbone.encoder, doc, words=cfg.text_mask == "word")
     c = corrupt(encoder, [e], cfg, epoch)
     scores, pixels = recon.eval().predict(c.to(recon.backbone.device))
@@ -55,8 +59,7 @@ def rebuild(recon, # a Reconstruction
     top = {i: list(zip(ids, p)) for i, ids, p in zip(asked, best.indices.tolist(), best.values.tolist())}
     found = dict(tokens=e.input_ids, hidden=c.input_ids != c.pack.input_ids, top=top, guesses={i: t[0][0] for i, t in top.items()})
     if not len(e.pixel_values): return found
-    gone, clean = torch.zeros(len(e.patch_tokens), dtype=torch.bool).index_fill(0, c.masked_groups, True), one_frame(e.pixel_values, encoder.frames)
-    gone, grid = gone.repeat_interleave(encoder.unit), tuple(e.image_grid_thw[0].tolist())
+    gone, clean, grid = hidden_rows(encoder, e, c), one_frame(e.pixel_values, encoder.frames), tuple(e.image_grid_thw[0].tolist())
     rebuilt, n = clean.clone(), grid[0] * grid[1] * grid[2]
     if len(c.masked_groups): rebuilt[gone] = painted(encoder, pixels, clean[gone], cfg)
     look = lambda rows: unpatchify(encoder, rows[:n], grid)
@@ -94,7 +97,8 @@ def show_guesses(tokens: list[dict], # from `guesses`
         if y >= lines * (depth + .6): write(width, y - 1, "…", ha="right"); break
         if t["hidden"]: ax.add_patch(Rectangle((x - .4, y - .5), n + .8, 1, color="#f6c892", lw=0))
         write(x, y, t["text"])
-        for k, (note, (g, _)) in enumerate(zip(notes, t["top"])): write(x, y + k + 1, note, color="#1a7f37" if g == t["text"] else "#b3261e", alpha=1 - .2 * k)
+        for k, (note, (g, _)) in enumerate(zip(notes, t["top"])):
+            write(x, y + k + 1, note, color="#1a7f37" if g == t["text"] else "#b3261e", alpha=1 - .2 * k)
         x += n + 1.5
     ax.set(xlim=(-1, width + 1), ylim=(lines * (depth + .6), -1)); ax.set_axis_off()
     return ax
@@ -102,7 +106,8 @@ def show_guesses(tokens: list[dict], # from `guesses`
 # %% ../nbs/13_rebuilding.ipynb #5ab37b23
 def show_rebuilt(recon, docs: list[Document], cfg, epoch: int = 0) -> plt.Figure:
     "One row a Document: original, masked (grey), what the model gets (noise), rebuilt; below it the text with guesses."
-    fig, axes = plt.subplots(2 * len(docs), 4, figsize=(9, 2.6 * len(docs)), height_ratios=[8, 1] * len(docs), layout="constrained", squeeze=False)
+    n = len(docs)
+    fig, axes = plt.subplots(2 * n, 4, figsize=(9, 2.6 * n), height_ratios=[8, 1] * n, layout="constrained", squeeze=False)
     for ax in axes.flat: ax.set_axis_off()
     for row, below, doc in zip(axes[::2], axes[1::2], docs):
         found = rebuild(recon, doc, cfg, epoch)
@@ -119,7 +124,8 @@ def without_pictures(doc: Document) -> Document:
 
 @torch.no_grad()
 def masked_accuracy(recon, docs: list[Document], cfg, picture: bool = True, batch: int = 16) -> tuple[float, int]:
-    "Share of hidden tokens named right, and their number; `picture=False` takes the pictures away but hides the same tokens. Coins choose them; pictures are not corrupted."
+    """Share of hidden tokens named right, and their number; `picture=False` takes the pictures away but hides the same tokens.
+    Coins choose them; pictures are not corrupted."""
     recon.eval()
     encoder, right, n, ratio = recon.backbone.encoder, 0, 0, cfg.text_ratio or .4 # an objective without words may have none
     for some in (docs[k:k + batch] for k in range(0, len(docs), batch)):
@@ -130,7 +136,8 @@ def masked_accuracy(recon, docs: list[Document], cfg, picture: bool = True, batc
             drawn = mask_tokens(maskable(encoder, t), ratio, generator(cfg.seed, 0, e.id, "text"))
             drawn[0] = False # in the text alone nothing stands before it
             hidden.append(torch.zeros_like(free).masked_scatter(free, drawn[maskable(encoder, t)]))
-        c, hidden = corrupt(encoder, encoded, dataclasses.replace(cfg, objective="mlm", text_mask="bernoulli", text_ratio=ratio)), torch.cat(hidden)
+        plainly = dataclasses.replace(cfg, objective="mlm", text_mask="bernoulli", text_ratio=ratio)
+        c, hidden = corrupt(encoder, encoded, plainly), torch.cat(hidden)
         at, read_at = read_positions(hidden, c.pack.cu_seqlens, cfg.shift)
         ids = corrupt_tokens(c.pack.input_ids, hidden, encoder.mask_token_id)
         c = dataclasses.replace(c, input_ids=ids, read_at=read_at, token_targets=c.pack.input_ids[at]).to(recon.backbone.device)
@@ -139,18 +146,19 @@ def masked_accuracy(recon, docs: list[Document], cfg, picture: bool = True, batc
 
 # %% ../nbs/13_rebuilding.ipynb #bb2b1847
 @torch.no_grad()
-def patch_errors(recon, docs: list[Document], cfg, mean_patch: Tensor | None = None, batch: int = 16) -> dict[str, float]:
-    "Mean squared error on masked patches of held-out pictures (normalised pixels): the model, `mean_patch` [588] (training average), and the mean of the same picture's visible patches."
+def patch_errors(recon, docs: list[Document], cfg, mean_patch: Tensor | None = None) -> dict[str, float]:
+    """Mean squared error on masked patches of held-out pictures (normalised pixels): the model, `mean_patch` [588] (training average),
+    and the mean of the same picture's visible patches."""
     recon.eval()
     encoder, total, n = recon.backbone.encoder, dict(model=0.0, training_mean=0.0, visible_mean=0.0), 0
     for doc in (d for d in docs if len(d.images) == 1):
         e = encode(encoder, doc, words=cfg.text_mask == "word")
         c = corrupt(encoder, [e], cfg)
         if not len(c.masked_images): continue
-        gone, clean = torch.zeros(len(e.patch_tokens), dtype=torch.bool).index_fill(0, c.masked_groups, True), one_frame(e.pixel_values, encoder.frames)
-        gone = gone.repeat_interleave(encoder.unit)
+        gone, clean = hidden_rows(encoder, e, c), one_frame(e.pixel_values, encoder.frames)
         target = clean[gone]
-        guess = dict(model=painted(encoder, recon.predict(c.to(recon.backbone.device))[1], target, cfg), visible_mean=clean[~gone].mean(0) if not gone.all() else torch.zeros(()))
+        guess = dict(model=painted(encoder, recon.predict(c.to(recon.backbone.device))[1], target, cfg),
+                     visible_mean=clean[~gone].mean(0) if not gone.all() else torch.zeros(()))
         if mean_patch is not None: guess["training_mean"] = mean_patch.cpu()
         for name, g in guess.items(): total[name] += float((g - target).pow(2).sum())
         n += target.numel()
@@ -164,7 +172,8 @@ def average_patch(encoder, docs: list[Document], most: int = 300) -> Tensor:
 def average_target(encoder, docs: list[Document], cfg, most: int = 300) -> Tensor: # [unit * 3 * p * p], or of all frames
     "The mean target of a patch group over some Documents' pictures."
     rows = torch.cat([encode(encoder, d).pixel_values for d in [d for d in docs if d.images][:most]])
-    return patch_targets(rows, torch.ones(len(rows) // encoder.unit, dtype=torch.bool), cfg.normalise_patches, encoder.frames, cfg.all_frames).mean(0)
+    every = torch.ones(len(rows) // encoder.unit, dtype=torch.bool)
+    return patch_targets(rows, every, cfg.normalise_patches, encoder.frames, cfg.all_frames).mean(0)
 
 # %% ../nbs/13_rebuilding.ipynb #0b48c0d0
 class Watch:
@@ -196,7 +205,9 @@ class Watch:
             about["text_alone"] = masked_accuracy(recon, pictured, self.cfg, picture=False)[0]
         if torch.is_autocast_enabled(recon.backbone.device.type): torch.clear_autocast_cache()
         if not self.keep: return
-        thumb = lambda x: torch.from_numpy(np.array(x if max(x.size) <= 448 else x.resize([max(1, s * 448 // max(x.size)) for s in x.size])))
+        def thumb(x: Image.Image) -> Tensor:
+            x.thumbnail((448, 448))
+            return torch.from_numpy(np.array(x))
         pictures = {f"{k}.{name}": thumb(f[name]) for k, f in enumerate(shown) for name in ("original", "masked", "rebuilt") if name in f}
         self.folder.mkdir(parents=True, exist_ok=True)
         with atomic(self.folder/f"{step:07d}.safetensors") as part: save_file(pictures, part, dict(look=json.dumps(about)))
@@ -205,14 +216,16 @@ def read_looks(out) -> list[dict]:
     "The looks of a run, in order: `step`, `words`, accuracies, and `pictures` as arrays."
     found = []
     for path in sorted((Path(out)/"looks").glob("*.safetensors")):
-        with safe_open(path, "np") as f: found.append(json.loads(f.metadata()["look"]) | dict(pictures={k: f.get_tensor(k) for k in f.keys()}))
+        with safe_open(path, "np") as f:
+            found.append(json.loads(f.metadata()["look"]) | dict(pictures={k: f.get_tensor(k) for k in f.keys()}))
     return found
 
 # %% ../nbs/13_rebuilding.ipynb #18dabf44
 def show_looks(looks: list[dict]) -> plt.Figure:
     "One row a Document: original, masked, and what was rebuilt at each look."
     rows = [k for k in range(len(looks[0]["words"])) if f"{k}.original" in looks[0]["pictures"]]
-    fig, axes = plt.subplots(len(rows), 2 + len(looks), figsize=(1.9 * (2 + len(looks)), 1.7 * len(rows)), layout="constrained", squeeze=False)
+    n, m = len(rows), 2 + len(looks)
+    fig, axes = plt.subplots(n, m, figsize=(1.9 * m, 1.7 * n), layout="constrained", squeeze=False)
     for ax in axes.flat: ax.set_axis_off()
     for row, k in zip(axes, rows):
         panels = [("original", looks[0]["pictures"][f"{k}.original"]), ("masked", looks[0]["pictures"][f"{k}.masked"])]
@@ -226,8 +239,10 @@ def show_words(looks: list[dict], most: int = 3) -> plt.Figure:
     rows = [(o, o["words"][k]) for k in range(len(looks[0]["words"])) for o in ([looks[0], looks[-1]] if len(looks) > 1 else looks)]
     wide = lambda t: 1.5 + max(map(len, [t["text"], *(f"{g} {p:.0%}" for g, p in t["top"] if t["hidden"])]))
     lines = [min(most, 1 + int(sum(map(wide, tokens)) // 95)) for _, tokens in rows]
-    fig, axes = plt.subplots(len(rows), 1, figsize=(11, .85 * sum(lines) + .2 * len(rows)), height_ratios=lines, layout="constrained", squeeze=False)
-    for ax, (o, tokens), n in zip(axes.flat, rows, lines): show_guesses(tokens, ax, lines=n).set_title(f"step {o['step']}", fontsize=8, loc="left")
+    size = 11, .85 * sum(lines) + .2 * len(rows)
+    fig, axes = plt.subplots(len(rows), 1, figsize=size, height_ratios=lines, layout="constrained", squeeze=False)
+    for ax, (o, tokens), n in zip(axes.flat, rows, lines):
+        show_guesses(tokens, ax, lines=n).set_title(f"step {o['step']}", fontsize=8, loc="left")
     return fig
 
 def show_progress(log: list[dict], looks: list[dict], smooth: int = 10) -> plt.Figure:
@@ -243,14 +258,15 @@ def show_progress(log: list[dict], looks: list[dict], smooth: int = 10) -> plt.F
     for kind, label in (("text", "text alone"), ("image", "with a picture")):
         draw(axes[2], f"mlm_{kind}", label); draw(axes[3], f"right_{kind}", f"{label}, training", f"mlm_{kind}")
     for name, label in (("text_alone", "captions, picture taken away"), ("with_picture", "captions with picture")):
-        if any(name in o for o in looks): axes[3].plot(*zip(*[(o["step"], o[name]) for o in looks if name in o]), "o--", ms=4, label=f"{label}, held out")
+        points = [(o["step"], o[name]) for o in looks if name in o]
+        if points: axes[3].plot(*zip(*points), "o--", ms=4, label=f"{label}, held out")
     for ax, title in zip(axes, ("loss: masked words", "loss: masked patches", "masked words by Document", "named right")):
         ax.set_title(title, fontsize=9); ax.set_xlabel("step", fontsize=8)
         if ax.get_legend_handles_labels()[0]: ax.legend(fontsize=6)
     return fig
 
 def draw_run(out, log: list[dict]) -> list[Path]:
-    "Write a run's figures into `out/figures`: `progress.png`, and where there was something to look at `words.png` and `rebuilt.png`; returns their paths."
+    "Write `progress.png`, and where there was something to look at `words.png` and `rebuilt.png`, into `out/figures`; returns their paths."
     folder, looks, made = Path(out)/"figures", read_looks(out), []
     figures = dict(progress=show_progress(log, looks))
     if looks: figures["words"] = show_words(looks)
