@@ -34,7 +34,7 @@ def patch_targets(pixel_values: Tensor, # [P, 3 * frames * p * p] clean rows
 # %% ../nbs/13_corruption.ipynb #84172f7e
 def read_positions(masked: Tensor, # [T] bool: token is a target
                    cu_seqlens: Tensor, shift: bool) -> tuple[Tensor, Tensor]:
-    "Positions of the targets and of the states that predict them: with `shift` one earlier (Eq. 1), so no Document's first token is a target."
+    "Positions of targets, and of the states that predict them: with `shift` one earlier (Eq. 1), so no Document's first token is a target."
     targets = masked.clone()
     if shift: targets[cu_seqlens[:-1].long()] = False
     at = targets.nonzero()[:, 0]

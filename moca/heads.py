@@ -84,7 +84,7 @@ def some_rows(given: dict, # what a decoder layer was given for T tokens
     for name, value in given.items():
         tensors = [value] if isinstance(value, Tensor) else value if isinstance(value, tuple) else []
         if not tensors: continue
-        if name not in cut: raise MocaError(f"this model's decoder layers are given {name}, which the patch decoder cannot cut to some Documents")
+        if name not in cut: raise MocaError(f"this model's layers are given {name}, which the patch decoder cannot cut to some Documents")
         parts = tuple(t.index_select(cut[name], rows) for t in tensors)
         out[name] = parts[0] if isinstance(value, Tensor) else parts
     return out

@@ -219,7 +219,7 @@ NOISES = ("gaussian", "shared", "learned", "zero")
 def corrupt_patches(pixel_values: Tensor, # [P, dim] normalised pixels, `unit` consecutive rows an image token
                     masked: Tensor, # [P // unit] bool
                     generator: torch.Generator,
-                    noise: str = "gaussian", # a sample of N(0, 1) each (paper); "shared": one for all (authors' code); "learned", "zero": zeros
+                    noise: str = "gaussian", # N(0, 1) for each (paper); "shared": one for all (authors' code); "learned", "zero": zeros
                     unit: int = 4 # rows an image token
                     ) -> Tensor: # [P, dim], a new tensor on the device and of the dtype of `pixel_values`
     """Patches with noise at the masked image tokens; the other rows are bit-equal (paper 2.2). The noise is drawn on the CPU in fp32

@@ -52,7 +52,7 @@ class PretrainConfig(TrainConfig):
     all_frames: bool = False # predict both copies of a still picture (released code) or one
     pixel_bias: str = "zero" # the decoder's output starts from zero (released code) or from the mean patch of the corpus
     reduction: str = "global" # losses over their number in the whole step, or micro: the mean of the micro-batches' means (released code)
-    batching: str = "packs" # Packs of fixed budget, or bins: samples of about one cost together, as many as make pack_tokens (released code)
+    batching: str = "packs" # Packs of fixed budget, or bins: samples of about one cost, pack_tokens of it together (released code)
     head_chunk: int | None = None # rows of the vocabulary head at a time; none: chosen by its size
     watch: int = 5 # looks at held-out Documents, drawn into OUT/figures; 0: none
     pack_tokens: int = 4096 # tokens of a Pack: one forward pass of one process
@@ -60,18 +60,21 @@ class PretrainConfig(TrainConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, allowed in dict(objective=OBJECTIVES, text_mask=TEXT_MASKS, patch_mask=PATCH_MASKS, noise=NOISES, pixel_bias=("zero", "mean"),
-                                  reduction=("global", "micro"), batching=("packs", "bins")).items(): one_of(name, getattr(self, name), allowed)
+        allowed = dict(objective=OBJECTIVES, text_mask=TEXT_MASKS, patch_mask=PATCH_MASKS, noise=NOISES, pixel_bias=("zero", "mean"),
+                       reduction=("global", "micro"), batching=("packs", "bins"))
+        least = dict(decoder_depth=0, span=1, watch=0, mae_weight=0, pack_tokens=8, packs_per_step=1, head_chunk=1)
+        for name, values in allowed.items(): one_of(name, getattr(self, name), values)
+        for name, low in least.items(): within(name, getattr(self, name), low, None)
         for name, part in (("text_ratio", "mlm"), ("patch_ratio", "mae")):
             ratio, used = getattr(self, name), part in self.objective
             if not (0 < ratio < 1 or ratio == 0 and not used):
                 zero = "" if used else f", or 0: objective={self.objective} does not use it"
                 raise BadInput(f"option {name} is {ratio}: give a share greater than 0 and less than 1{zero}")
-        for name, least in dict(decoder_depth=0, span=1, watch=0, mae_weight=0, pack_tokens=8, packs_per_step=1, head_chunk=1).items(): within(name, getattr(self, name), least, None)
-        if self.max_length > self.pack_tokens: raise BadInput(f"max_length ({self.max_length}) exceeds pack_tokens ({self.pack_tokens}): a Document must fit into a Pack")
+        if self.max_length > self.pack_tokens:
+            raise BadInput(f"max_length ({self.max_length}) exceeds pack_tokens ({self.pack_tokens}): a Document must fit into a Pack")
 
 # %% ../nbs/02_joint_reconstruction.ipynb #9c0e8b67
-WEIGHTS = dict(mlm=1.0, mlm_text=0.0, mlm_image=0.0, right_text=0.0, right_image=0.0) # of the sums in the loss; the patches' is cfg.mae_weight
+WEIGHTS = dict(mlm=1.0, mlm_text=0.0, mlm_image=0.0, right_text=0.0, right_image=0.0) # in the loss; of mae: cfg.mae_weight
 
 class Reconstruction(nn.Module):
     "A Backbone with the heads of stage 1. Forward gives *sums* by name; the training step divides them by global counts."
@@ -112,7 +115,8 @@ class Reconstruction(nn.Module):
     def forward(self, c: Corruption) -> dict[str, Tensor]:
         "`mlm`: summed cross-entropy; `mae`: summed squared error; the words' losses and hits by kind of Document; all fp32."
         hidden, given = self.encode(c)
-        words, losses, hits = masked_cross_entropy(hidden[c.read_at], self.backbone.model.lm_head, c.token_targets, self.chunk, self.softcap)
+        head = self.backbone.model.lm_head
+        words, losses, hits = masked_cross_entropy(hidden[c.read_at], head, c.token_targets, self.chunk, self.softcap)
         if self.backbone.shared: words = words + self.idle(hidden, given, c)
         patches = (self.paint(hidden, given, c).float() - c.patch_targets).pow(2).sum()
         seen = c.beside_picture
@@ -124,15 +128,18 @@ class Reconstruction(nn.Module):
         zero = hidden.new_zeros((), dtype=torch.float32)
         if self.decoder is None or len(c.masked_images): return zero
         first = torch.arange(c.pack.lengths[0], device=hidden.device)
-        one = dataclasses.replace(c, pictures=[0], picture_rows=first, picture_lengths=c.pack.lengths[:1], picture_at=first[:1], masked_images=first[:1])
+        one = dataclasses.replace(c, pictures=[0], picture_rows=first, picture_lengths=c.pack.lengths[:1],
+                                  picture_at=first[:1], masked_images=first[:1])
         zero = zero + 0 * self.decoder(hidden, given, one).float().sum()
         return zero if self.mask_patch is None else zero + 0 * self.mask_patch.float().sum()
 
 # %% ../nbs/02_joint_reconstruction.ipynb #de7bf421
-OFFICIAL_CODE = dict(base="Qwen/Qwen2.5-VL-3B-Instruct", precision="bf16", shift=False, noise="shared", mae_weight=0.1, max_length=1280, reduction="micro", all_frames=True, batching="bins",
-                     max_pixels=1024 * 28 * 28, pack_tokens=12800, packs_per_step=128) # the released code's choices; lr, warm-up and clipping are the defaults
+# The released code's choices; learning rate, warm-up, clipping and ratios are the defaults.
+OFFICIAL_CODE = dict(base="Qwen/Qwen2.5-VL-3B-Instruct", precision="bf16", shift=False, noise="shared", mae_weight=0.1, max_length=1280,
+                     reduction="micro", all_frames=True, batching="bins", max_pixels=1024 * 28 * 28, pack_tokens=12800, packs_per_step=128)
 
-QWEN_3B = dict(base="Qwen/Qwen2.5-VL-3B-Instruct", precision="bf16", max_pixels=1024 * 28 * 28, pack_tokens=8192, packs_per_step=64) # the rest are PretrainConfig's defaults
+# The paper's; the rest are PretrainConfig's defaults.
+QWEN_3B = dict(base="Qwen/Qwen2.5-VL-3B-Instruct", precision="bf16", max_pixels=1024 * 28 * 28, pack_tokens=8192, packs_per_step=64)
 QWEN_7B = dict(QWEN_3B, base="Qwen/Qwen2.5-VL-7B-Instruct", text_ratio=0.6, patch_ratio=0.6)
 
 # %% ../nbs/02_joint_reconstruction.ipynb #0fa19a6a
@@ -162,7 +169,8 @@ def fitted(encoder, docs: list[Document], progress: bool = False) -> tuple[list[
 
 # %% ../nbs/02_joint_reconstruction.ipynb #f2baf908
 def epoch_steps(docs: list[Document], table: list[tuple[int, int]], # tokens and patches of each Document
-                cfg: PretrainConfig, processes: int, unit: int, epoch: int) -> list[list[list[list[int]]]]: # steps[step][rank][micro]: Documents
+                cfg: PretrainConfig, processes: int, unit: int, epoch: int
+                ) -> list[list[list[list[int]]]]: # steps[step][rank][micro]: Documents
     "An epoch's micro-batches. Raises `BadInput` where bins give less than one step."
     each, lengths = cfg.packs_per_step // processes, [n for n, _ in table]
     if cfg.batching == "packs":
@@ -172,13 +180,17 @@ def epoch_steps(docs: list[Document], table: list[tuple[int, int]], # tokens and
     costs = bin_costs([n - k for n, k in zip(lengths, images)], images, [len(d.images) for d in docs], cfg.max_length)
     micro = bins(costs, cfg.pack_tokens, processes, cfg.seed, epoch)
     steps = [micro[k:k + cfg.packs_per_step] for k in range(0, len(micro) - cfg.packs_per_step + 1, cfg.packs_per_step)]
-    if not steps: raise BadInput(f"{len(docs)} Documents make {len(micro)} full micro-batches in bins, fewer than packs_per_step={cfg.packs_per_step}: lower packs_per_step or pack_tokens")
-    return [[step[rank::processes] for rank in range(processes)] for step in steps] # bins put what one rank and the next do at a time side by side
+    if not steps:
+        raise BadInput(f"{len(docs)} Documents make {len(micro)} full micro-batches in bins, fewer than packs_per_step="
+                       f"{cfg.packs_per_step}: lower packs_per_step or pack_tokens")
+    return [[step[rank::processes] for rank in range(processes)] for step in steps] # neighbours in a bin run side by side
 
 def pack_batches(encoder, docs: list[Document], table: list[tuple[int, int]], # tokens and patches of each Document
                  cfg: PretrainConfig, processes: int):
-    "`batches(step, rank, processes)` and the number of steps of the first epoch. Raises `BadInput` if the Packs of a step cannot be shared out evenly."
-    if cfg.packs_per_step % processes: raise BadInput(f"option packs_per_step is {cfg.packs_per_step}, which {processes} processes cannot share: give a multiple of {processes}")
+    "`batches(step, rank, processes)` and the number of steps of the first epoch. Raises `BadInput` if steps can't be shared out evenly."
+    if cfg.packs_per_step % processes:
+        raise BadInput(f"option packs_per_step is {cfg.packs_per_step}, which {processes} processes cannot share: "
+                       f"give a multiple of {processes}")
     words, budget, counts = cfg.text_mask == "word", cfg.pack_tokens if cfg.batching == "packs" else 0, [] # counts: steps of each epoch
     steps_of = functools.lru_cache(2)(lambda epoch: epoch_steps(docs, table, cfg, processes, encoder.unit, epoch))
     def batches(step: int, rank: int, processes: int) -> list[Corruption]:
@@ -187,7 +199,8 @@ def pack_batches(encoder, docs: list[Document], table: list[tuple[int, int]], # 
             if epoch == len(counts): counts.append(len(steps_of(epoch)))
             if at < counts[epoch]: break
             at, epoch = at - counts[epoch], epoch + 1
-        return [corrupt(encoder, [encode(encoder, docs[i], words) for i in chosen], cfg, epoch, budget, step) for chosen in steps_of(epoch)[at][rank]]
+        encoded = ([encode(encoder, docs[i], words) for i in chosen] for chosen in steps_of(epoch)[at][rank])
+        return [corrupt(encoder, some, cfg, epoch, budget, step) for some in encoded]
     return batches, len(steps_of(0))
 
 # %% ../nbs/02_joint_reconstruction.ipynb #40efa109
@@ -197,8 +210,8 @@ def stage_flops(recon: Reconstruction):
     return lambda micro: sum(work(c.pack) + head_flops(work, head, recon.decoder, c) for c in micro)
 
 def pretrain(cfg: PretrainConfig, resume: bool = False, force: bool = False) -> dict:
-    """Run stage 1; writes `model/`, `heads.safetensors`, `config.yaml`, `log.jsonl`, `looks/`, `figures/` and `state/` into `cfg.out`, returns a summary.
-    Raises `BadInput` for bad options or data, `Stopped` after a signal."""
+    """Run stage 1; writes `model/`, `heads.safetensors`, `config.yaml`, `log.jsonl`, `looks/`, `figures/` and `state/` into `cfg.out`,
+    returns a summary. Raises `BadInput` for bad options or data, `Stopped` after a signal."""
     docs = stage_documents(cfg)
     accelerator = start_run(cfg, resume, force)
     backbone = training_backbone(cfg, accelerator, bidirectional=cfg.objective != "causal")
@@ -218,7 +231,8 @@ def pretrain(cfg: PretrainConfig, resume: bool = False, force: bool = False) -> 
     if hook: hook.remove()
     if accelerator.is_main_process: save_stage(recon, cfg.out); draw_run(cfg.out, log)
     end_run(cfg, accelerator)
-    return dict(steps=steps, documents=len(docs), fill=fill(packs, lengths, cfg.pack_tokens), loss=log[-1]["loss"], tokens=sum(r["tokens"] for r in log))
+    return dict(steps=steps, documents=len(docs), fill=fill(packs, lengths, cfg.pack_tokens) if packs else None, loss=log[-1]["loss"],
+                tokens=sum(r["tokens"] for r in log))
 
 # %% ../nbs/02_joint_reconstruction.ipynb #65d85949
 def save_stage(recon: Reconstruction, out) -> None:
@@ -228,7 +242,7 @@ def save_stage(recon: Reconstruction, out) -> None:
     with atomic(Path(out)/"heads.safetensors") as part: save_file(heads, part)
 
 def load_stage(out, **kwargs) -> Reconstruction:
-    "A finished stage 1 with its heads, as its config built them, for pictures and measurements. Raises `BadInput` for heads that do not fit."
+    "A finished stage 1 with its heads, as its config built them. Raises `BadInput` for heads that do not fit."
     recon = Reconstruction(load_backbone(Path(out)/"model", **kwargs), make_config(PretrainConfig, Path(out)/"config.yaml"))
     heads = load_file(Path(out)/"heads.safetensors")
     wrong = {k for k in recon.state_dict() if not k.startswith("backbone.")} ^ set(heads)
@@ -247,5 +261,6 @@ def explore_reconstruction(recon: Reconstruction, docs: list[Document], cfg: Pre
         epoch = options.pop("epoch")
         show_rebuilt(recon, [docs[document]], dataclasses.replace(cfg, **options), epoch); plt.show()
     share = lambda value: widgets.FloatSlider(value, min=.1, max=.9, step=.1)
-    return widgets.interactive(draw, document=widgets.IntSlider(0, 0, len(docs) - 1), text_ratio=share(.4), text_mask=list(TEXT_MASKS), patch_ratio=share(.5),
-                               patch_mask=list(PATCH_MASKS), noise=[k for k in NOISES if k != "learned" or recon.mask_patch is not None], epoch=widgets.IntSlider(0, 0, 9))
+    noises = [k for k in NOISES if k != "learned" or recon.mask_patch is not None]
+    return widgets.interactive(draw, document=widgets.IntSlider(0, 0, len(docs) - 1), text_ratio=share(.4), text_mask=list(TEXT_MASKS),
+                               patch_ratio=share(.5), patch_mask=list(PATCH_MASKS), noise=noises, epoch=widgets.IntSlider(0, 0, 9))
