@@ -5,6 +5,7 @@
 # %% ../nbs/11_packing.ipynb #47bcc680
 from __future__ import annotations
 import copy
+import re
 from dataclasses import dataclass, field, replace
 import torch
 import transformers
@@ -16,8 +17,9 @@ from .families import family_of, model_path, tiny_model
 from .masking import document_ids
 
 # %% auto #0
-__all__ = ['MASK_NAMES', 'add_mask_token', 'Encoder', 'text_ids', 'layout', 'picture_of', 'sizes', 'length', 'Encoded', 'encode',
-           'maskable', 'tiny_encoder', 'split', 'cut_text', 'split_all', 'Pack', 'pack']
+__all__ = ['MASK_NAMES', 'add_mask_token', 'Encoder', 'text_ids', 'layout', 'picture_of', 'sizes', 'length', 'words_of',
+           'word_ids', 'Encoded', 'encode', 'maskable', 'tiny_encoder', 'split', 'cut_text', 'split_all', 'Pack',
+           'pack']
 
 # %% ../nbs/11_packing.ipynb #5d26aa81
 MASK_NAMES = ("<|mask|>", "<mask>", "[MASK]")
@@ -107,6 +109,26 @@ def length(encoder: Encoder, doc: Document) -> int:
     "Tokens of a Document, from image headers alone."
     return sizes(encoder, doc)[0]
 
+# %% ../nbs/11_packing.ipynb #6b3e00ec
+_word = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+|[^\w\s]+")
+
+def words_of(encoder: Encoder, text: str) -> list[int]:
+    "For each token of a text the number of its word; -1 for spaces alone."
+    spans = encoder.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    owner = [-1] * len(text)
+    for k, m in enumerate(_word.finditer(text)): owner[m.start():m.end()] = [k] * (m.end() - m.start())
+    return [next((k for k in owner[a:b] if k >= 0), -1) for a, b in spans]
+
+def word_ids(encoder: Encoder, doc: Document, segments: list) -> Tensor: # [T] int64
+    "The word of each token of a Document laid out in segments; -1 at spaces, pictures, start and end."
+    texts = (found for part in doc.parts if isinstance(part, str) and (found := words_of(encoder, part)))
+    out, before = [-1] * len(encoder.family.start), 0
+    for what, picture in segments:
+        words = next(texts)[:len(what)] if picture is None else [-1] * len(picture.ids)
+        out += [k + before if k >= 0 else -1 for k in words]
+        before += max(words, default=-1) + 1
+    return torch.tensor(out + [-1])
+
 # %% ../nbs/11_packing.ipynb #552f8c5a
 @dataclass
 class Encoded:
@@ -120,14 +142,18 @@ class Encoded:
     image_tokens: Tensor # [N] int64: places of the image tokens, in the order of the vision tower's output
     patch_tokens: Tensor # [P / unit] int64: the token that each patch group stands behind; -1: none
     dropped: int = 0 # tokens that did not fit into max_length
+    cells: Tensor | None = None # [P / unit] int64: the cell of the Document's pictures that each patch group shows
+    cell_grids: list[tuple[int, int]] = field(default_factory=list) # [I]: rows and columns of cells of each picture
+    word_ids: Tensor | None = None # [T] int64: the word of each token, -1 outside text; where `encode` was asked for words
 
     def __len__(self) -> int: return len(self.input_ids)
 
-def encode(encoder: Encoder, doc: Document) -> Encoded:
-    "Tensors of one Document. Raises `BadImage` naming the file for an image that can't be read or that gives another number of patches than its header promised."
+def encode(encoder: Encoder, doc: Document, words: bool = False) -> Encoded:
+    "Tensors of one Document, with `word_ids` if wanted. Raises `BadImage` naming the file for an image that can't be read or that gives another number of patches than its header promised."
     segments, dropped = layout(encoder, doc)
     family = encoder.family
     ids, places, rows, grids, sizes, at = list(family.start), [len(family.start)] if family.start else [], [], [], [], []
+    cells, cell_grids = [], []
     for what, picture in segments:
         if picture is None:
             ids += what; places.append(len(what))
@@ -136,13 +162,15 @@ def encode(encoder: Encoder, doc: Document) -> Encoded:
         if len(rows[-1]) != len(picture.patch_at) * encoder.unit:
             raise BadImage(f"document {doc.id}: image {what.name} gave {len(rows[-1])} patches, planned were {len(picture.patch_at) * encoder.unit}")
         at.append(torch.where(picture.patch_at < 0, -1, picture.patch_at + len(ids)))
+        cells.append(picture.cells + sum(r * c for r, c in cell_grids)); cell_grids.append(picture.cell_grid)
         ids += picture.ids; places += picture.places
         grids.append(picture.grid); sizes.append(what.size[::-1])
     ids.append(encoder.end_id); places.append(1)
     table = lambda x, n: torch.tensor(x, dtype=torch.long).view(-1, n)
     ids, empty = torch.tensor(ids), torch.zeros(0, dtype=torch.long)
     return Encoded(doc.id, ids, family.positions(places), torch.cat(rows) if rows else torch.zeros(0, encoder.patch_dim), table(grids, 3), table(sizes, 2),
-                   (ids == encoder.image_token_id).nonzero()[:, 0], torch.cat(at) if at else empty, dropped)
+                   (ids == encoder.image_token_id).nonzero()[:, 0], torch.cat(at) if at else empty, dropped,
+                   torch.cat(cells) if cells else empty, cell_grids, word_ids(encoder, doc, segments) if words else None)
 
 def maskable(encoder: Encoder, input_ids: Tensor) -> Tensor:
     "True where a token may be masked: ordinary text, never special or image tokens (paper 2.2). Same shape as `input_ids`."
