@@ -290,6 +290,7 @@ class Report:
     notes: Counter = field(default_factory=Counter) # peculiarities that lose nothing: how many rows have each
     max_bad: float = 1.0 # largest share of rejected rows once `keep` was called
     path: Path | None = None # where they are written
+    _known: set = field(default_factory=set, repr=False) # ids of the rejected rows
 
     @property
     def n_kept(self) -> int:
@@ -297,16 +298,14 @@ class Report:
         return self.n_read - len(self.rejected)
 
     def reject(self, where: str, why, id: str = "") -> None:
-        "Note one rejected row. After `keep`: once for each id, also in the file, and raises `BadInput` above the limit."
+        "Note a rejected row, once for each id. After `keep` also in the file, and raises `BadInput` above the limit."
         row = Rejected(id or where, where, " ".join(str(why).split()))
-        if self.path is None: self.rejected.append(row)
-        elif row.id not in self._known:
-            self.rejected.append(row); self._write([row])
-            self.check()
+        if row.id in self._known: return
+        self.rejected.append(row); self._known.add(row.id)
+        if self.path: self._write([row]); self.check()
 
     def _write(self, rows: list[Rejected]) -> None:
         "Add lines to the file, each in one write, so that several processes can share it."
-        self._known |= {r.id for r in rows}
         with open(self.path, "a", encoding="utf-8") as f:
             for r in rows: f.write(json.dumps(dict(id=r.id, file=r.where, reason=r.why), ensure_ascii=False) + "\n"); f.flush()
 
@@ -318,15 +317,15 @@ class Report:
         if not 0 <= max_bad <= 1: raise BadInput(f"max_bad is {max_bad}: give a share between 0 and 1")
         self.path, self.max_bad = Path(path), max_bad
         known = self.path.read_text("utf-8").splitlines() if self.path.exists() else [] # a run that goes on
-        self._known = {json.loads(line)["id"] for line in known}
-        if main: self._write([r for r in self.rejected if r.id not in self._known])
-        self._known |= {r.id for r in self.rejected}
+        written = {json.loads(line)["id"] for line in known}
+        if main: self._write([r for r in self.rejected if r.id not in written])
+        self._known |= written
         self.raise_if_empty()
         self.check()
 
     def check(self) -> None:
         "Raises `BadInput` if more than the share `max_bad` was rejected."
-        n = max(len(self.rejected), len(getattr(self, "_known", ())))
+        n = len(self._known)
         if n <= self.max_bad * self.n_read: return
         raise BadInput(f"{self.name}: {n:,} of {self.n_read:,} rows cannot be used ({n / self.n_read:.2%}), more than max_bad allows ({self.max_bad:.2%}): "
                        f"see {self.path or 'the report'}, mend or remove them, or raise max_bad; the last: {self.rejected[-1].where}: {self.rejected[-1].why}")

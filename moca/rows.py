@@ -26,7 +26,7 @@ from .documents import MAX_PIXELS, BadInput, ImageRef
 
 # %% auto #0
 __all__ = ['MAX_LINE', 'MAX_MEMBER', 'IMAGE_SUFFIXES', 'TEXT_SUFFIXES', 'PDF_PARTS', 'ROW_FILES', 'SHARDS', 'SPLITS', 'Lazy',
-           'Chain', 'Selection', 'JsonRows', 'json_object', 'Recent', 'ParquetRows', 'reading', 'ArrowRows',
+           'Chain', 'Listed', 'Selection', 'JsonRows', 'json_object', 'Recent', 'ParquetRows', 'reading', 'ArrowRows',
            'arrow_file', 'converted', 'saved_dataset', 'unsafe', 'TarRows', 'sample', 'open_pdf', 'PdfPage',
            'FolderRows', 'text_of', 'split_of', 'of_split', 'files_in', 'open_rows']
 
@@ -83,6 +83,12 @@ class Chain(Lazy):
     def folder(self, i):
         part, k = self.find(i)
         return part.folder(k)
+
+class Listed(Lazy):
+    "What is in memory already."
+    def __init__(self, items: Sequence): self.items = items
+    def __len__(self): return len(self.items)
+    def make(self, i): return self.items[i]
 
 class Selection(Lazy):
     "Some items of another sequence, in the order given."
