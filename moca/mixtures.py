@@ -13,15 +13,15 @@ import numpy as np
 import torch
 import yaml
 import moca
-from .documents import BadInput, Document, Report
+from .documents import BadInput, Report
 from .masking import generator
 from .pairs import Pairs, ReadPairs, sift_pairs
-from .rows import Chain, Lazy
-from .sources import Documents, Source, hub_name, source_of, source_rows
+from .rows import Chain, Lazy, Selection
+from .sources import Documents, Source, hub_name, look, sift, source_of, source_rows
 
 # %% auto #0
 __all__ = ['HERE', 'KEYS', 'builtin_mixtures', 'mixture_file', 'read_mixture', 'placed', 'Mixture', 'load_mixture', 'Mixed',
-           'times', 'mixed', 'open_documents', 'open_pairs', 'rows_of', 'show_mixture']
+           'times', 'mixed', 'open_documents', 'load_documents', 'open_pairs', 'rows_of', 'show_mixture']
 
 # %% ../nbs/10_mixtures.ipynb #0b9c5711
 HERE = Path(moca.__file__).parent/"data"/"mixtures"
@@ -132,13 +132,24 @@ def mixed(mixture: Mixture, make: type, progress: bool = False) -> Mixed:
 def open_documents(data: str | Path, progress: bool = False) -> tuple[Mixed, Report]:
     "The Documents of a file, folder, hub data set or mixture, none of them read yet, and an empty Report for what will turn out to be unusable."
     mixture = load_mixture(data)
-    return mixed(mixture, Documents, progress), Report(mixture.name)
+    docs, report = mixed(mixture, Documents, progress), Report(mixture.name)
+    if not len(docs): sift(docs, report); report.raise_if_empty()
+    return docs, report
+
+def load_documents(data: str | Path, verify: bool = False, workers: int = 1, progress: bool = False) -> tuple[Selection, Report]:
+    "The Documents of a file, folder, hub data set or mixture that can be used, and a Report of the others. Raises `BadInput` if there are none."
+    docs, report = open_documents(data, progress)
+    docs, _ = sift(docs, report, lambda d: look(d, verify), workers, progress)
+    report.raise_if_empty()
+    return docs, report
 
 def open_pairs(data: str | Path, verify: bool = False, workers: int = 1, progress: bool = False) -> tuple[ReadPairs, Report]:
-    "The Pairs of a file, folder, hub data set or mixture that can be used, and a Report of the others."
+    "The Pairs of a file, folder, hub data set or mixture that can be used, and a Report of the others. Raises `BadInput` if there are none."
     mixture = load_mixture(data, "pairs")
     report = Report(mixture.name)
-    return sift_pairs(mixed(mixture, Pairs, progress), report, verify, workers, progress), report
+    pairs = sift_pairs(mixed(mixture, Pairs, progress), report, verify, workers, progress)
+    report.raise_if_empty()
+    return pairs, report
 
 def rows_of(items: Mixed) -> dict[str, int]:
     "The rows of each source, for `Mixture.table`."

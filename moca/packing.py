@@ -240,7 +240,8 @@ def split_all(encoder: Encoder, docs: Sequence[Document], progress: bool = False
 # %% ../nbs/11_packing.ipynb #a48f6c35
 def encode_each(encoder: Encoder, docs: Sequence[Document], chosen: Sequence[int], # numbers of Documents
                 report: Report | None = None, # gets those that cannot be used; None: they raise
-                lengths: Sequence[int] | None = None # planned tokens of every Document
+                lengths: Sequence[int] | None = None, # planned tokens of every Document
+                **options # of `encode`
                 ) -> list[Encoded | None]:
     "Tensors of some Documents; None for one that turns out to be unusable. Raises `MocaError` for a length that is not the planned one, `BadInput` when too many are unusable."
     out = []
@@ -248,7 +249,7 @@ def encode_each(encoder: Encoder, docs: Sequence[Document], chosen: Sequence[int
         name = place = docs.where(i) if isinstance(docs, Lazy) else str(i)
         try:
             doc = docs[i]; name = doc.id
-            e = encode(encoder, doc)
+            e = encode(encoder, doc, **options)
         except BadInput as why:
             if report is None: raise
             report.reject(place, why, name); out.append(None)
@@ -258,15 +259,13 @@ def encode_each(encoder: Encoder, docs: Sequence[Document], chosen: Sequence[int
         out.append(e)
     return out
 
-def nothing(encoder: Encoder) -> Encoded:
+def nothing(encoder: Encoder, **options) -> Encoded:
     "A Document without content: its start and end tokens."
-    ids, start = [*encoder.family.start, encoder.end_id], len(encoder.family.start)
-    long = lambda *shape: torch.zeros(*shape, dtype=torch.long)
-    return Encoded("", torch.tensor(ids), encoder.family.positions([start, 1] if start else [1]), torch.zeros(0, encoder.patch_dim), long(0, 3), long(0, 2), long(0), long(0))
+    return encode(encoder, Document("", ("",)), **options)
 
-def encode_all(encoder: Encoder, docs: Sequence[Document], chosen: Sequence[int], report: Report | None = None, lengths: Sequence[int] | None = None) -> list[Encoded]:
+def encode_all(encoder: Encoder, docs: Sequence[Document], chosen: Sequence[int], report: Report | None = None, lengths: Sequence[int] | None = None, **options) -> list[Encoded]:
     "Tensors of the Documents of a Pack, without those that turn out to be unusable; `nothing` if none is left. As `encode_each`."
-    return [e for e in encode_each(encoder, docs, chosen, report, lengths) if e is not None] or [nothing(encoder)]
+    return [e for e in encode_each(encoder, docs, chosen, report, lengths, **options) if e is not None] or [nothing(encoder, **options)]
 
 # %% ../nbs/11_packing.ipynb #9fb597cd
 @dataclass

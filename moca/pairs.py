@@ -8,18 +8,18 @@ import ast
 import json
 import re
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
-from .documents import KINDS, MARKER, MAX_PIXELS, BadInput, Document, Pair, Report, _parts, prompt
+from .documents import MARKER, BadInput, Document, Pair, Report, _parts, prompt
 from .rows import Lazy, Selection, open_rows
 from .sources import ROW, Source, _inside, look, renamed, row_id, sift, source_rows
 
 # %% auto #0
 __all__ = ['PAIR_FORMATS', 'side_parts', 'chat_parts', 'native', 'by_order', 'listed', 'marked', 'mmeb', 'one_of_several', 'flag',
            'colpali', 'megapairs', 'Corpus', 'passage', 'tevatron', 'PairFormat', 'columns_of', 'detect', 'Pairs',
-           'pair', 'ReadPairs', 'sift_pairs', 'tasks_of', 'read_pairs']
+           'pair', 'ReadPairs', 'labels', 'only', 'sift_pairs', 'read_pairs']
 
 # %% ../nbs/10_pairs.ipynb #d4155ebc
 def side_parts(value, image: Callable) -> list:
@@ -242,30 +242,38 @@ def pair(row: dict, id: str, source: Source, image: Callable) -> Pair:
 
 # %% ../nbs/10_pairs.ipynb #bbff1ece
 class ReadPairs(Selection):
-    "Pairs that can be used, with their tasks."
-    def __init__(self, base: Lazy, index: np.ndarray, tasks: list[str]): # [n] of each pair
+    "Pairs that can be used, with their tasks and kinds."
+    def __init__(self, base: Lazy, index: np.ndarray, task: list[str], kind: list[str]): # [n] of each pair
         super().__init__(base, index)
-        self.tasks = tasks
+        self.task, self.kind = task, kind
 
-    def of(self, tasks: set[str]) -> ReadPairs:
-        "The pairs of some tasks. Raises `BadInput` for a task that is not there."
-        if missing := tasks - set(self.tasks): raise BadInput(f"there is no task {', '.join(sorted(missing))}: the pairs have {', '.join(sorted(set(self.tasks)))}")
-        keep = [i for i, t in enumerate(self.tasks) if t in tasks]
-        return ReadPairs(self.base, self.index[keep], [self.tasks[i] for i in keep])
+    def take(self, numbers: list[int]) -> ReadPairs:
+        "Some of the pairs."
+        return ReadPairs(self.base, self.index[numbers], [self.task[i] for i in numbers], [self.kind[i] for i in numbers])
+
+def labels(pairs: Sequence[Pair], field: str) -> list[str]:
+    "The `task` or `kind` of each pair, without making the pairs where they are lazy."
+    return getattr(pairs, field) if isinstance(pairs, ReadPairs) else [getattr(p, field) for p in pairs]
+
+def only(pairs: Sequence[Pair], field: str, # task or kind
+         wanted: str | None # comma-separated; None: all
+         ) -> Sequence[Pair]:
+    "The pairs of some tasks, or of some kinds. Raises `BadInput` for one that is not there."
+    if not wanted: return pairs
+    found, names = labels(pairs, field), {t.strip() for t in wanted.split(",")}
+    if missing := names - set(found): raise BadInput(f"option {field}s: {', '.join(sorted(missing))} not found; the pairs have {', '.join(sorted(set(found)))}")
+    keep = [i for i, t in enumerate(found) if t in names]
+    return pairs.take(keep) if isinstance(pairs, ReadPairs) else [pairs[i] for i in keep]
 
 def sift_pairs(pairs: Lazy, report: Report, verify: bool = False, workers: int = 1, progress: bool = False) -> ReadPairs:
     "The pairs that can be used; the others, and how many negatives the rows have, go to the report."
-    def measure(p: Pair) -> tuple[str, int]:
+    def measure(p: Pair) -> tuple[str, str, int]:
         for doc in (p.query, p.positive, *p.negatives): look(doc, verify)
-        return p.task, len(p.negatives)
+        return p.task, p.kind, len(p.negatives)
     good, found = sift(pairs, report, measure, workers, progress, "pairs")
-    report.notes.update(Counter(f"{n} hard negatives" for _, n in found))
+    report.notes.update(Counter(f"{n} hard negatives" for *_, n in found))
     for part in getattr(pairs, "parts", [pairs]): report.notes.update(part.notes())
-    return ReadPairs(good.base, good.index, [t for t, _ in found])
-
-def tasks_of(pairs) -> list[str]:
-    "The task of each pair, without making the pairs where they are lazy."
-    return pairs.tasks if isinstance(pairs, ReadPairs) else [p.task for p in pairs]
+    return ReadPairs(good.base, good.index, [t for t, *_ in found], [k for _, k, _ in found])
 
 def read_pairs(path: str | Path, # a file, a folder, a pattern, or a data set on the hub
                image_root: str | Path | None = None, # folder of the image paths; None: the folder of the file

@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 import matplotlib.pyplot as plt
@@ -18,9 +19,10 @@ from torch import Tensor, nn
 from .backbone import Backbone, load_backbone, save, training_backbone
 from .checkpoints import atomic
 from .corpus import load_corpus
-from .documents import BadInput, Document, document, read_documents
+from .documents import BadInput, Document, Report, document
 from .masking import corrupt_patches, corrupt_tokens, generator, mask_patches, mask_tokens
-from .packing import Encoded, Pack, encode, maskable, pack, split_all
+from .mixtures import open_documents
+from .packing import Encoded, Pack, encode, encode_all, maskable, pack, split_all
 from .planning import cost, deal, describe, fill, plan
 from .probe import ATTENTION, layer_kinds
 from .training import TrainConfig, fit, one_of, start_run
@@ -247,22 +249,21 @@ def average_patch(encoder, docs: list[Document], most: int = 300) -> Tensor:
     return one_frame(rows, encoder.frames).mean(0)
 
 # %% ../nbs/02_joint_reconstruction.ipynb #0fa19a6a
-def stage_documents(cfg: PretrainConfig) -> list[Document]:
-    "The Documents to train on: the embedded corpus, or what `cfg.data` holds."
-    if cfg.data is None: return load_corpus().documents("train")
-    docs, report = read_documents(cfg.data, verify=True)
-    report.show()
-    return docs
+def stage_documents(cfg: PretrainConfig) -> tuple[Sequence[Document], Report]:
+    "The Documents to train on, the embedded corpus or what `cfg.data` names, none of them read yet; and a Report for those that cannot be used."
+    if cfg.data is None: return load_corpus().documents("train"), Report("the embedded corpus")
+    return open_documents(cfg.data, progress=True)
 
-def pack_batches(encoder, docs: list[Document], table: list[tuple[int, int]], # tokens and patches of each Document
-                 cfg: PretrainConfig, processes: int):
+def pack_batches(encoder, docs: Sequence[Document], table, # [N, 2] tokens and patches of each Document
+                 cfg: PretrainConfig, processes: int, report: Report | None = None): # gets Documents that break late
     "`batches(step, rank, processes)` and the number of steps of the first epoch. Raises `BadInput` if the Packs of a step cannot be shared out evenly."
     if cfg.packs_per_step % processes: raise BadInput(f"option packs_per_step is {cfg.packs_per_step}, which {processes} processes cannot share: give a multiple of {processes}")
     lengths, costs = [n for n, _ in table], [cost([n], patches) for n, patches in table]
     counts = [] # steps of each epoch
     @functools.lru_cache(2)
     def steps_of(epoch: int):
-        packs = plan(lengths, cfg.pack_tokens, cfg.seed, epoch)
+        chosen = docs.draw(cfg.seed, epoch) # all of them, or what the weights of a mixture say
+        packs = [chosen[p].tolist() for p in plan([lengths[i] for i in chosen], cfg.pack_tokens, cfg.seed, epoch)]
         return deal(packs, costs, processes, cfg.packs_per_step // processes, cfg.seed, epoch)
     def batches(step: int, rank: int, processes: int) -> list[Corruption]:
         epoch = 0
@@ -270,30 +271,32 @@ def pack_batches(encoder, docs: list[Document], table: list[tuple[int, int]], # 
             if epoch == len(counts): counts.append(len(steps_of(epoch)))
             if step < counts[epoch]: break
             step, epoch = step - counts[epoch], epoch + 1
-        return [corrupt(encoder, [encode(encoder, docs[i]) for i in chosen], cfg, epoch) for chosen in steps_of(epoch)[step][rank]]
+        return [corrupt(encoder, encode_all(encoder, docs, chosen, report, lengths), cfg, epoch) for chosen in steps_of(epoch)[step][rank]]
     return batches, len(steps_of(0))
 
 # %% ../nbs/02_joint_reconstruction.ipynb #40efa109
 def pretrain(cfg: PretrainConfig, resume: bool = False, force: bool = False) -> dict:
     "Run stage 1; writes `model/`, `heads.safetensors`, `config.yaml`, `log.jsonl` and `state/` into `cfg.out`, returns a summary. Raises `BadInput` for bad options or data, `Stopped` after a signal."
-    docs = stage_documents(cfg)
+    docs, report = stage_documents(cfg)
     accelerator = start_run(cfg, resume, force)
     backbone = training_backbone(cfg, accelerator, bidirectional=cfg.objective != "causal")
     recon = Reconstruction(backbone)
     if "mae" not in cfg.objective:
         for p in [*recon.decoder.parameters(), *recon.to_pixels.parameters()]: p.requires_grad = False
     if cfg.freeze_vision: backbone.vision.requires_grad_(False)
-    docs, table, note = split_all(backbone.encoder, docs, accelerator.is_main_process)
-    lengths = [n for n, _ in table]
+    docs, table, note = split_all(backbone.encoder, docs, accelerator.is_main_process, report, workers=4)
+    report.keep(Path(cfg.out)/"bad_samples.jsonl", cfg.max_bad, accelerator.is_main_process)
+    lengths = table[docs.draw(cfg.seed, 0), 0].tolist()
     packs = plan(lengths, cfg.pack_tokens, cfg.seed)
+    if cfg.data: accelerator.print(report.summary())
     accelerator.print(f"{note}; {describe(packs, lengths, cfg.pack_tokens)}")
-    batches, n = pack_batches(backbone.encoder, docs, table, cfg, accelerator.num_processes)
+    batches, n = pack_batches(backbone.encoder, docs, table, cfg, accelerator.num_processes, report)
     steps = cfg.steps or max(1, round(cfg.epochs * n))
     log = fit(recon, batches, cfg, steps, {"mlm": 1.0, "mae": cfg.mae_weight}, accelerator, "stage 1", resume)
     if accelerator.is_main_process: save_stage(recon, cfg.out)
     accelerator.wait_for_everyone()
     accelerator.end_training()
-    return dict(steps=steps, documents=len(docs), fill=fill(packs, lengths, cfg.pack_tokens), loss=log[-1]["loss"], tokens=sum(r["tokens"] for r in log))
+    return dict(steps=steps, documents=len(docs), rejected=len(report.rejected), fill=fill(packs, lengths, cfg.pack_tokens), loss=log[-1]["loss"], tokens=sum(r["tokens"] for r in log))
 
 def save_stage(recon: Reconstruction, out) -> None:
     "Write the model directory and, apart from it, the heads that later stages drop."

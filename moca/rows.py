@@ -285,7 +285,7 @@ class TarRows(Lazy):
     def make(self, i) -> dict:
         if i in self.bad: raise BadInput(self.bad[i])
         members = range(self.starts[i], self.starts[i + 1] if i + 1 < len(self) else len(self.kinds))
-        data, row = {}, {}
+        data = {}
         with open(self.path, "rb") as f:
             for m in members:
                 suffix = self.suffixes[self.kinds[m]]
