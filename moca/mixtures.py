@@ -16,7 +16,7 @@ import moca
 from .documents import BadInput, Report
 from .masking import generator
 from .pairs import Pairs, ReadPairs, sift_pairs
-from .rows import Chain, Lazy, Selection
+from .rows import Chain, Lazy, Selection, digest
 from .sources import Documents, Source, hub_name, look, sift, source_of, source_rows
 
 # %% auto #0
@@ -115,6 +115,8 @@ class Mixed(Chain):
             if share < 1: chosen = np.sort(torch.randperm(n, generator=generator(seed, epoch, f"{part.source.title}~{part.copy}", "mixture")).numpy()[:round(share * n)])
             out.append(chosen + start); start = end
         return np.concatenate(out) if out else np.arange(0)
+
+    def signature(self): return digest(super().signature(), self.shares)
 
 def times(weight: float) -> list[float]:
     "A weight as shares, one for each time that a source is gone through: 2.5 is 1, 1, 0.5."

@@ -5,23 +5,28 @@
 # %% ../nbs/11_packing.ipynb #47bcc680
 from __future__ import annotations
 import copy
-from collections.abc import Sequence
+import json
+import zipfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from filelock import FileLock
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
+from .checkpoints import atomic
 from .documents import BadImage, BadInput, Document, ImageRef, MocaError, Report
 from .families import family_of, model_path, tiny_model
 from .masking import document_ids
-from .rows import Lazy, Listed
+from .rows import Lazy, Listed, Selection, digest
 from .sources import sift
 
 # %% auto #0
 __all__ = ['MASK_NAMES', 'add_mask_token', 'Encoder', 'text_ids', 'layout', 'picture_of', 'sizes', 'length', 'Encoded', 'encode',
-           'maskable', 'tiny_encoder', 'borders', 'cut', 'split', 'cut_text', 'Pieces', 'split_all', 'encode_each',
-           'nothing', 'encode_all', 'Pack', 'pack']
+           'maskable', 'tiny_encoder', 'borders', 'cut', 'split', 'cut_text', 'Pieces', 'measured', 'split_all',
+           'encoder_mark', 'remembered', 'encode_each', 'nothing', 'encode_all', 'Pack', 'pack']
 
 # %% ../nbs/11_packing.ipynb #5d26aa81
 MASK_NAMES = ("<|mask|>", "<mask>", "[MASK]")
@@ -216,26 +221,55 @@ class Pieces(Lazy):
         doc = self.docs.make(k)
         return cut(doc, self.cuts[k][n], n) if k in self.cuts else doc
 
-def split_all(encoder: Encoder, docs: Sequence[Document], progress: bool = False,
-              report: Report | None = None, # gets what cannot be used; None: the first such Document raises `BadInput`
-              workers: int = 1 # threads; they change nothing
-              ) -> tuple[Pieces, np.ndarray, str]:
-    "Documents that all fit into `max_length`, their tokens and patches `[N, 2]` int64, and one line that says what was split and what was lost. One pass over the data."
-    items, own = docs if isinstance(docs, Lazy) else Listed(docs), report or Report("the data")
+def measured(encoder: Encoder, items: Lazy, workers: int = 1, progress: bool = False) -> dict:
+    "One pass over the data: which items can be used, pieces of each, tokens and patches of each piece; borders, lost images and rejected rows."
+    own = Report("")
     def measure(doc: Document):
         pieces, table, lost = borders(encoder, doc)
-        whole = len(pieces) == 1 and not lost
-        return None if whole else pieces, table, lost
+        return None if len(pieces) == 1 and not lost else pieces, table, lost # None: the Document is whole
     good, found = sift(items, own, measure, workers, progress, "lengths")
+    info = dict(cuts={str(k): p for k, (p, _, _) in enumerate(found) if p is not None}, lost=[x for _, _, xs in found for x in xs], n_read=own.n_read, rejected=own.rejected, ignored=own.ignored)
+    return dict(keep=good.index, counts=np.array([len(t) for _, t, _ in found], np.int64), table=np.array([x for _, t, _ in found for x in t], np.int64).reshape(-1, 2), info=info)
+
+def split_all(encoder: Encoder, docs: Sequence[Document], progress: bool = False,
+              report: Report | None = None, # gets what cannot be used; None: the first such Document raises `BadInput`
+              workers: int = 1, # threads; they change nothing
+              cache: str | Path | None = None # file of what the pass found, for other processes and for a run that goes on
+              ) -> tuple[Pieces, np.ndarray, str]:
+    "Documents that all fit into `max_length`, their tokens and patches `[N, 2]` int64, and one line that says what was split and what was lost. One pass over the data. Raises `BadInput` if `cache` is of other data."
+    items, own = docs if isinstance(docs, Lazy) else Listed(docs), report or Report("the data")
+    make = lambda: measured(encoder, items, workers, progress)
+    found = make() if cache is None else remembered(Path(cache), digest(items.signature(), encoder_mark(encoder)), make)
+    info, counts = found["info"], found["counts"]
+    own.n_read += info["n_read"]; own.ignored += info["ignored"]
+    for id, where, why in info["rejected"]: own.reject(where, why, id)
     if report is None and own.rejected: raise BadInput(f"{own.rejected[0].where}: {own.rejected[0].why}")
-    counts, lost = np.array([len(t) for _, t, _ in found], np.int64), [x for _, _, xs in found for x in xs]
-    owner = np.repeat(np.arange(len(found)), counts)
+    owner = np.repeat(np.arange(len(counts)), counts)
     number = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
-    pieces = Pieces(good, owner, number, {k: p for k, (p, _, _) in enumerate(found) if p is not None})
-    table = np.array([x for _, t, _ in found for x in t], np.int64).reshape(-1, 2)
-    tail = f"; {len(lost)} images larger than that are left out, the first {lost[0]}" if lost else ""
+    pieces = Pieces(Selection(items, found["keep"]), owner, number, {int(k): p for k, p in info["cuts"].items()})
+    tail = f"; {len(info['lost'])} images larger than that are left out, the first {info['lost'][0]}" if info["lost"] else ""
     n = int((counts > 1).sum())
-    return pieces, table, f"{len(good):,} Documents, {n:,} longer than {encoder.max_length} tokens and split into {int(counts[counts > 1].sum()):,}{tail}"
+    return pieces, found["table"], f"{len(counts):,} Documents, {n:,} longer than {encoder.max_length} tokens and split into {int(counts[counts > 1].sum()):,}{tail}"
+
+# %% ../nbs/11_packing.ipynb #92d4aa1e
+def encoder_mark(encoder: Encoder) -> str:
+    "A digest of what lengths depend on: tokenizer, image processor, limits."
+    return digest(encoder.family.name, encoder.max_length, encoder.tokenizer.backend_tokenizer.to_str(), encoder.image_processor.to_json_string())
+
+def remembered(path: Path, mark: str, make: Callable) -> dict:
+    "What `make` (a call of `measured`) found, from a file if it is there. Raises `BadInput` if the file is damaged or of another mark."
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        if not path.exists():
+            found = make()
+            text = np.frombuffer(json.dumps(found["info"] | {"mark": mark}).encode(), np.uint8)
+            with atomic(path) as part, open(part, "wb") as f: np.savez(f, **{k: found[k] for k in ("keep", "counts", "table")}, info=text)
+            return found
+    try:
+        with np.load(path, allow_pickle=False) as f: found = {k: f[k] for k in ("keep", "counts", "table", "info")}
+        found["info"] = json.loads(found["info"].tobytes())
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as e: raise BadInput(f"{path} is damaged ({e}): start the run again with --force") from e
+    if found["info"]["mark"] != mark: raise BadInput(f"the data, the tokenizer or the limits are not those that {path.parent} began with: resume with the same, or start again with --force")
+    return found
 
 # %% ../nbs/11_packing.ipynb #a48f6c35
 def encode_each(encoder: Encoder, docs: Sequence[Document], chosen: Sequence[int], # numbers of Documents

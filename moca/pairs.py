@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from .documents import MARKER, BadInput, Document, Pair, Report, _parts, prompt
-from .rows import Lazy, Selection, open_rows
+from .rows import Lazy, Selection, digest, open_rows
 from .sources import ROW, Source, _inside, look, renamed, row_id, sift, source_rows
 
 # %% auto #0
@@ -225,6 +225,8 @@ class Pairs(Lazy):
         ours = PAIR_FORMATS[self.format].adapt(given, lambda what: self.note(what, i))
         id = row_id({ROW: row.get(ROW)} | ours, self.rows.where(i), s, self.copy)
         return pair(ours, id, s, _inside(s.image_root or self.rows.folder(i), s.max_pixels))
+
+    def signature(self): return digest(self.rows.signature(), self.source.signature(), self.copy, self.corpus and self.corpus.rows.signature())
 
 def pair(row: dict, id: str, source: Source, image: Callable) -> Pair:
     "A row of ours as a Pair. Raises `BadInput` with the reason alone."

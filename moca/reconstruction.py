@@ -284,7 +284,7 @@ def pretrain(cfg: PretrainConfig, resume: bool = False, force: bool = False) -> 
     if "mae" not in cfg.objective:
         for p in [*recon.decoder.parameters(), *recon.to_pixels.parameters()]: p.requires_grad = False
     if cfg.freeze_vision: backbone.vision.requires_grad_(False)
-    docs, table, note = split_all(backbone.encoder, docs, accelerator.is_main_process, report, workers=4)
+    docs, table, note = split_all(backbone.encoder, docs, accelerator.is_main_process, report, 4, Path(cfg.out)/"lengths.npz" if cfg.data else None)
     report.keep(Path(cfg.out)/"bad_samples.jsonl", cfg.max_bad, accelerator.is_main_process)
     lengths = table[docs.draw(cfg.seed, 0), 0].tolist()
     packs = plan(lengths, cfg.pack_tokens, cfg.seed)

@@ -16,6 +16,7 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from itertools import accumulate
 from pathlib import Path
 import numpy as np
@@ -26,9 +27,9 @@ from .documents import MAX_PIXELS, BadInput, ImageRef
 
 # %% auto #0
 __all__ = ['MAX_LINE', 'MAX_MEMBER', 'IMAGE_SUFFIXES', 'TEXT_SUFFIXES', 'PDF_PARTS', 'ROW_FILES', 'SHARDS', 'SPLITS', 'Lazy',
-           'Chain', 'Listed', 'Selection', 'JsonRows', 'json_object', 'Recent', 'ParquetRows', 'reading', 'ArrowRows',
-           'arrow_file', 'converted', 'saved_dataset', 'unsafe', 'TarRows', 'sample', 'open_pdf', 'PdfPage',
-           'FolderRows', 'text_of', 'split_of', 'of_split', 'files_in', 'open_rows']
+           'digest', 'file_mark', 'Chain', 'Listed', 'Selection', 'JsonRows', 'json_object', 'Recent', 'ParquetRows',
+           'reading', 'ArrowRows', 'arrow_file', 'converted', 'saved_dataset', 'unsafe', 'TarRows', 'sample',
+           'open_pdf', 'PdfPage', 'FolderRows', 'text_of', 'split_of', 'of_split', 'files_in', 'open_rows']
 
 # %% ../nbs/10_rows.ipynb #d6a5619f
 class Lazy(Sequence):
@@ -51,6 +52,10 @@ class Lazy(Sequence):
         "The numbers of the items that an epoch goes through."
         return np.arange(len(self))
 
+    def signature(self) -> str:
+        "A digest of what the items are made of, without making them: another one means other data."
+        raise NotImplementedError
+
     def __getitem__(self, i):
         if isinstance(i, slice): return [self[k] for k in range(*i.indices(len(self)))]
         i, n = operator.index(i), len(self)
@@ -58,7 +63,18 @@ class Lazy(Sequence):
         try: return self.make(i % n)
         except BadInput as e: raise type(e)(f"{self.where(i % n)}: {e}") from e
 
-# %% ../nbs/10_rows.ipynb #c72183ee
+# %% ../nbs/10_rows.ipynb #3960e6c1
+def digest(*what) -> str:
+    "16 hex digits that stand for some values."
+    return blake2b("\x1f".join(map(str, what)).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+def file_mark(path: Path) -> str:
+    "A digest of a file's size, beginning and end: not of all of it, which may be a terabyte."
+    with open(path, "rb") as f:
+        size, head = os.fstat(f.fileno()).st_size, f.read(2**16)
+        f.seek(max(0, size - 2**16))
+        return digest(size, blake2b(head + f.read(), digest_size=16).hexdigest())
+
 class Chain(Lazy):
     "Sequences end to end."
     def __init__(self, parts: Sequence[Lazy]):
@@ -84,11 +100,14 @@ class Chain(Lazy):
         part, k = self.find(i)
         return part.folder(k)
 
+    def signature(self): return digest(*(p.signature() for p in self.parts))
+
 class Listed(Lazy):
     "What is in memory already."
     def __init__(self, items: Sequence): self.items = items
     def __len__(self): return len(self.items)
     def make(self, i): return self.items[i]
+    def signature(self): return digest(*(getattr(x, "id", x) for x in self.items))
 
 class Selection(Lazy):
     "Some items of another sequence, in the order given."
@@ -101,6 +120,7 @@ class Selection(Lazy):
     def where(self, i): return self.base.where(int(self.index[i]))
     def folder(self, i): return self.base.folder(int(self.index[i]))
     def draw(self, seed, epoch): return np.flatnonzero(np.isin(self.index, self.base.draw(seed, epoch)))
+    def signature(self): return digest(self.base.signature(), blake2b(self.index.tobytes(), digest_size=16).hexdigest())
 
 # %% ../nbs/10_rows.ipynb #5ade4bdd
 MAX_LINE = 32 * 2**20 # bytes of a JSON line or a text
@@ -123,6 +143,7 @@ class JsonRows(Lazy):
     def __len__(self): return len(self.starts)
     def where(self, i): return f"{self.name}:{self.lines[i]}"
     def folder(self, i): return self.path.parent
+    def signature(self): return digest(self.name, file_mark(self.path))
 
     def make(self, i) -> dict:
         with open(self.path, "rb") as f:
@@ -174,6 +195,7 @@ class ParquetRows(Lazy):
     def __len__(self): return self.ends[-1] if self.ends else 0
     def where(self, i): return f"{self.name}:{i + 1}"
     def folder(self, i): return self.path.parent
+    def signature(self): return digest(self.name, file_mark(self.path))
 
     def group(self, k: int) -> pa.Table:
         "Row group `k`."
@@ -198,18 +220,19 @@ class reading:
 # %% ../nbs/10_rows.ipynb #8fd1ce3a
 class ArrowRows(Lazy):
     "The rows of a `datasets.Dataset`; pictures are not decoded."
-    def __init__(self, dataset, name: str, folder: Path | None = None):
-        self.rows, self.name, self.root = dataset.with_format("arrow"), name, folder
+    def __init__(self, dataset, name: str, folder: Path, mark: str): # where image paths start, and the file's mark
+        self.rows, self.name, self.root, self.mark = dataset.with_format("arrow"), name, folder, mark
 
     def __len__(self): return len(self.rows)
     def where(self, i): return f"{self.name}:{i + 1}"
     def folder(self, i): return self.root
+    def signature(self): return digest(self.name, self.mark, len(self))
     def make(self, i) -> dict: return self.rows[i].to_pylist()[0]
 
 def arrow_file(path: Path, name: str) -> ArrowRows:
     "An .arrow file that `datasets` wrote."
     import datasets
-    with reading(path.name, "Arrow"): return ArrowRows(datasets.Dataset.from_file(str(path)), name, path.parent)
+    with reading(path.name, "Arrow"): return ArrowRows(datasets.Dataset.from_file(str(path)), name, path.parent, file_mark(path))
 
 def converted(path: Path, name: str) -> ArrowRows:
     "A .csv, .tsv or .json file, converted by `datasets`."
@@ -218,7 +241,7 @@ def converted(path: Path, name: str) -> ArrowRows:
     try: found = datasets.load_dataset("json" if path.suffix == ".json" else "csv", data_files=str(path), split="train", **options)
     except Exception as e: # its builders raise many kinds
         raise BadInput(f"{path.name} cannot be read: {str(e.__cause__ or e).strip().splitlines()[0]}") from e
-    return ArrowRows(found, name, path.parent)
+    return ArrowRows(found, name, path.parent, file_mark(path))
 
 def saved_dataset(path: Path, split: str | None) -> ArrowRows | None:
     "A folder that `save_to_disk` wrote; None if it is none. Raises `BadInput` for a split that is not there."
@@ -230,7 +253,7 @@ def saved_dataset(path: Path, split: str | None) -> ArrowRows | None:
         chosen = split or ("train" if "train" in found else next(iter(found)))
         if chosen not in found: raise BadInput(f"{path.name} has no split {split!r}: it has {', '.join(found)}")
         found = found[chosen]
-    return ArrowRows(found, path.name, path)
+    return ArrowRows(found, path.name, path, digest(*(file_mark(f) for f in sorted(path.rglob("state.json")))))
 
 # %% ../nbs/10_rows.ipynb #2620f207
 MAX_MEMBER = 512 * 2**20 # bytes of a member of an archive
@@ -281,6 +304,7 @@ class TarRows(Lazy):
 
     def __len__(self): return len(self.keys)
     def where(self, i): return f"{self.name}:{self.keys[i]}"
+    def signature(self): return digest(self.name, file_mark(self.path))
 
     def make(self, i) -> dict:
         if i in self.bad: raise BadInput(self.bad[i])
@@ -381,6 +405,7 @@ class FolderRows(Lazy):
     def __len__(self): return len(self.files)
     def where(self, i): return self.files[i] + (f"#{self.pages[i] + 1}" if self.pages[i] >= 0 else "")
     def folder(self, i): return self.root
+    def signature(self): return digest(self.pdf, self.dpi, *((f, (self.root/f).stat().st_size) for f in dict.fromkeys((*self.files, *sorted(self.captions)))), len(self))
 
     def make(self, i) -> dict:
         file, path = self.files[i], self.inside(self.files[i])

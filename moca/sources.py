@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from .checkpoints import atomic
 from .documents import MAX_PIXELS, BadInput, Document, ImageRef, MocaError, Report, _parts, prompt
 from .masking import generator
-from .rows import Chain, Lazy, ParquetRows, Selection, open_rows
+from .rows import Chain, Lazy, ParquetRows, Selection, digest, open_rows
 
 # %% auto #0
 __all__ = ['SAMPLING', 'ROW', 'CHUNK', 'HUB_CAP', 'PART_BYTES', 'GROUP_BYTES', 'Source', 'checked', 'source_of', 'renamed',
@@ -72,6 +72,11 @@ class Source:
     def title(self) -> str:
         "What to call it: its name, or the last part of its path."
         return self.name or Path(self.data).name or self.data
+
+    def signature(self) -> str:
+        "A digest of the options that change what a row becomes; where the data lie is none of them."
+        places = ("data", "image_root", "cache", "corpus")
+        return digest(*((k, v) for k, v in dataclasses.asdict(self).items() if k not in places))
 
 def checked(f: dataclasses.Field, value):
     "A field's value in its type. Raises `BadInput`."
@@ -144,6 +149,8 @@ class Documents(Lazy):
         parts = _parts(known, _inside(s.image_root or self.rows.folder(i), s.max_pixels))
         doc = Document(row_id({ROW: row.get(ROW)} | known, self.rows.where(i), s, self.copy), tuple(parts), str(s.name or known.get("source") or s.title))
         return prompt(s.instruction, doc)
+
+    def signature(self): return digest(self.rows.signature(), self.source.signature(), self.copy)
 
 # %% ../nbs/10_sources.ipynb #2280da3b
 CHUNK = 64 # items that a thread takes at a time

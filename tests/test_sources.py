@@ -43,6 +43,14 @@ def test_a_picture_that_breaks_late_is_left_out_and_named(data):
     assert [b["id"] for b in bad] == ["pictures/pictures.jsonl:41", "pictures/7"] and "7.jpg" in bad[1]["reason"] and len(runs[0][2]) == 8
     assert summary["documents"] == 120 and summary["rejected"] == 2
 
+def test_a_run_goes_on_with_its_own_data_only(data):
+    "Resumed without change it is done already; with other data, or another limit, it is refused."
+    cfg = small(PretrainConfig, SMALL, data/"texts.jsonl", out=str(data/"run"), steps=2)
+    first = pretrain(cfg)
+    assert pretrain(cfg, resume=True)["documents"] == first["documents"] == 100
+    with open(data/"texts.jsonl", "a") as f: f.write('\n{"text": "one more"}')
+    with pytest.raises(BadInput, match="are not those that"): pretrain(cfg, resume=True)
+
 def test_too_many_bad_rows_stop_the_run(data):
     "One sentence, the file of bad samples, and no step."
     with open(data/"pictures.jsonl", "a") as f: f.write("\n{oops" * 5)
