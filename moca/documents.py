@@ -327,14 +327,16 @@ class Report:
         "Raises `BadInput` if more than the share `max_bad` was rejected."
         n = len(self._known)
         if n <= self.max_bad * self.n_read: return
-        raise BadInput(f"{self.name}: {n:,} of {self.n_read:,} rows cannot be used ({n / self.n_read:.2%}), more than max_bad allows ({self.max_bad:.2%}): "
-                       f"see {self.path or 'the report'}, mend or remove them, or raise max_bad; the last: {self.rejected[-1].where}: {self.rejected[-1].why}")
+        raise BadInput(f"{self.name}: {n:,} of {self.n_read:,} rows cannot be used ({n / self.n_read:.2%}), more than max_bad allows "
+                       f"({self.max_bad:.2%}): see {self.path or 'the report'}, mend or remove them, or raise max_bad; "
+                       f"the last: {self.rejected[-1].where}: {self.rejected[-1].why}")
 
     def summary(self) -> str:
         "One line: the counts, and the first reason."
         first = f"; the first: {self.rejected[0].where}: {self.rejected[0].why}" if self.rejected else ""
-        other = f"; {len(self.ignored)} other files ignored ({', '.join(self.ignored[:3])}{' ...' if len(self.ignored) > 3 else ''})" if self.ignored else ""
-        notes = "".join(f"; {n:,} rows: {what}" for what, n in sorted(self.notes.items()))
+        more = f" and {len(self.ignored) - 3:,} more" if len(self.ignored) > 3 else ""
+        other = f"; ignored: {', '.join(self.ignored[:3])}{more}" if self.ignored else ""
+        notes = "".join(f"; {what}: {n:,} row{'s' * (n != 1)}" for what, n in sorted(self.notes.items()))
         return f"{self.name}: {self.n_kept:,} of {self.n_read:,} rows kept, {len(self.rejected):,} rejected{first}{other}{notes}"
 
     def show(self, most: int = 20, summary: bool = True) -> None:

@@ -43,12 +43,15 @@ def read_mixture(path: Path, within: tuple = ()) -> dict:
         if path.stat().st_size > 2**20: raise BadInput(f"{path} is larger than a megabyte: this is no mixture")
         found = yaml.safe_load(path.read_text("utf-8"))
     except OSError as e: raise BadInput(f"can't read the mixture {path}: {e.strerror}") from e
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as e: raise BadInput(f"the mixture {path.name} is not YAML: {str(e).splitlines()[0]}") from e
+    except (yaml.YAMLError, UnicodeDecodeError,
+            RecursionError) as e: raise BadInput(f"the mixture {path.name} is not YAML: {str(e).splitlines()[0]}") from e
     sources = found.get("sources", {}) if isinstance(found, dict) else None
-    if not isinstance(sources, dict): raise BadInput(f"the mixture {path.name} holds no sources: write `sources:` and below it `name: {{data: ...}}` lines")
+    if not isinstance(sources, dict): raise BadInput(f"the mixture {path.name} holds no sources: write `sources:` and below it `name: "
+                                                     f"{{data: ...}}` lines")
     sources = {str(n): {"data": s} if isinstance(s, str) else s for n, s in sources.items()}
     for name, s in sources.items():
-        if not isinstance(s, dict | None): raise BadInput(f"source {name} of {path.name} is a {type(s).__name__}: give a path, or {{data: ...}}")
+        if not isinstance(s, dict | None): raise BadInput(f"source {name} of {path.name} is a {type(s).__name__}: give a path, or "
+                                                          f"{{data: ...}}")
         for key in ("data", "image_root", "corpus", "cache"):
             if s and isinstance(s.get(key), str): s[key] = placed(s[key], path.parent, key)
     for key in ("image_root", "cache"):
@@ -78,12 +81,14 @@ class Mixture:
     def table(self, counts: dict[str, int] | None = None) -> str:
         "One line a source; with the rows of each, what an epoch holds of it."
         wide, total = max(len(s.title) for s in self.sources), sum(s.weight * counts[s.title] for s in self.sources) if counts else 0
-        head = f"{'source':{wide}s}  {'cap':>9s} {'sampling':8s} {'weight':>6s}" + (f" {'rows':>9s} {'an epoch':>9s} {'share':>6s}" if counts else "  what")
+        head = f"{'source':{wide}s}  {'cap':>9s} {'sampling':8s} {'weight':>6s}" + (f" {'rows':>9s} {'an epoch':>9s} {'share':>6s}"
+                                                                                    if counts else "  what")
         lines = [head]
         for s in self.sources:
             line = f"{s.title:{wide}s}  {f'{s.cap:,}' if s.cap else 'all':>9s} {s.sampling:8s} {s.weight:6g}"
             n = round(s.weight * counts[s.title]) if counts else 0
-            lines.append(line + (f" {counts[s.title]:9,d} {n:9,d} {n / max(total, 1):6.1%}" if counts else f"  {self.notes.get(s.title) or s.kind or s.data}"))
+            lines.append(line + (f" {counts[s.title]:9,d} {n:9,d} {n / max(total, 1):6.1%}" if counts
+                                 else f"  {self.notes.get(s.title) or s.kind or s.data}"))
         return "\n".join(lines)
 
 def load_mixture(data: str | Path, kind: str = "documents") -> Mixture:
@@ -94,7 +99,9 @@ def load_mixture(data: str | Path, kind: str = "documents") -> Mixture:
     if found.get("kind", kind) != kind: raise BadInput(f"the mixture {path.stem} holds {found['kind']}, and {kind} are needed here")
     fields = {f.name for f in dataclasses.fields(Source)} - {"data", "name"}
     common = {k: v for k, v in found.items() if k not in KEYS}
-    if unknown := set(map(str, common)) - fields: raise BadInput(f"the mixture {path.name} has the unknown key {sorted(unknown)[0][:80]!r}: the keys are {', '.join((*KEYS, *sorted(fields)))}")
+    if unknown := set(map(str, common)) - fields: raise BadInput(f"the mixture {path.name} has the unknown key "
+                                                                 f"{sorted(unknown)[0][:80]!r}: the keys are "
+                                                                 f"{', '.join((*KEYS, *sorted(fields)))}")
     chosen = {n: common | s | {"name": n} for n, s in found["sources"].items() if s is not None}
     if not chosen: raise BadInput(f"the mixture {path.name} has no sources")
     notes = {n: s.pop("note", "") for n, s in chosen.items()}
@@ -112,7 +119,8 @@ class Mixed(Chain):
         for part, end, share in zip(self.parts, self.ends, self.shares):
             n = end - start
             chosen = np.arange(n)
-            if share < 1: chosen = np.sort(torch.randperm(n, generator=generator(seed, epoch, f"{part.source.title}~{part.copy}", "mixture")).numpy()[:round(share * n)])
+            if share < 1: chosen = np.sort(torch.randperm(n, generator=generator(seed, epoch, f"{part.source.title}~{part.copy}",
+                                                                                 "mixture")).numpy()[:round(share * n)])
             out.append(chosen + start); start = end
         return np.concatenate(out) if out else np.arange(0)
 
@@ -132,21 +140,24 @@ def mixed(mixture: Mixture, make: type, progress: bool = False) -> Mixed:
     return Mixed(parts, shares)
 
 def open_documents(data: str | Path, progress: bool = False) -> tuple[Mixed, Report]:
-    "The Documents of a file, folder, hub data set or mixture, none of them read yet, and an empty Report for what will turn out to be unusable."
+    """The Documents of a file, folder, hub data set or mixture, none of them read yet, and an empty Report for what will turn out to be
+    unusable."""
     mixture = load_mixture(data)
     docs, report = mixed(mixture, Documents, progress), Report(mixture.name)
     if not len(docs): sift(docs, report); report.raise_if_empty()
     return docs, report
 
 def load_documents(data: str | Path, verify: bool = False, workers: int = 1, progress: bool = False) -> tuple[Selection, Report]:
-    "The Documents of a file, folder, hub data set or mixture that can be used, and a Report of the others. Raises `BadInput` if there are none."
+    """The Documents of a file, folder, hub data set or mixture that can be used, and a Report of the others. Raises `BadInput` if there
+    are none."""
     docs, report = open_documents(data, progress)
     docs, _ = sift(docs, report, lambda d: look(d, verify), workers, progress)
     report.raise_if_empty()
     return docs, report
 
 def open_pairs(data: str | Path, verify: bool = False, workers: int = 1, progress: bool = False) -> tuple[ReadPairs, Report]:
-    "The Pairs of a file, folder, hub data set or mixture that can be used, and a Report of the others. Raises `BadInput` if there are none."
+    """The Pairs of a file, folder, hub data set or mixture that can be used, and a Report of the others. Raises `BadInput` if there are
+    none."""
     mixture = load_mixture(data, "pairs")
     report = Report(mixture.name)
     pairs = sift_pairs(mixed(mixture, Pairs, progress), report, verify, workers, progress)
@@ -163,6 +174,7 @@ def show_mixture(mixture: Mixture, counts: dict[str, int], ax=None):
     for y, s in enumerate(mixture.sources):
         left = 0.0
         for copy, share in enumerate(times(s.weight)):
-            ax.barh(y, share * counts[s.title], left=left, color=f"C{y % 10}", alpha=1 / (1 + .6 * copy), edgecolor="white"); left += share * counts[s.title]
+            ax.barh(y, share * counts[s.title], left=left, color=f"C{y % 10}", alpha=1 / (1 + .6 * copy), edgecolor="white")
+            left += share * counts[s.title]
     ax.set_yticks(range(len(mixture.sources)), [s.title for s in mixture.sources]); ax.invert_yaxis(); ax.set_xlabel("rows of an epoch")
     return ax

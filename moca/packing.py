@@ -165,7 +165,8 @@ def tiny_encoder(family: str, **kwargs) -> Encoder:
 
 # %% ../nbs/11_packing.ipynb #30a8d322
 def borders(encoder: Encoder, doc: Document) -> tuple[list[list[tuple[int, int, int]]], list[tuple[int, int]], list[str]]:
-    "Pieces of at most `max_length` tokens as lists of (part, first character, last + 1), their tokens and patches, and the names of images too large by themselves."
+    """Pieces of at most `max_length` tokens as lists of (part, first character, last + 1), their tokens and patches, and the names of
+    images too large by themselves."""
     ends = 1 + len(encoder.family.start)
     limit, pieces, table, lost = encoder.max_length - ends, [[]], [[ends, 0]], []
     def add(span: tuple[int, int, int], need: int, tokens: int, patches: int = 0): # a new piece unless there is room for `need`
@@ -191,7 +192,8 @@ def cut(doc: Document, piece: list[tuple[int, int, int]], number: int = 0) -> Do
     return replace(doc, id=f"{doc.id}#{number}" if number else doc.id, parts=parts)
 
 def split(encoder: Encoder, doc: Document) -> tuple[list[Document], list[str]]:
-    "The Document in pieces of at most `max_length` tokens, ids `ID`, `ID#1`, `ID#2` ..., and the names of images that are too large by themselves."
+    """The Document in pieces of at most `max_length` tokens, ids `ID`, `ID#1`, `ID#2` ..., and the names of images that are too large by
+    themselves."""
     pieces, _, lost = borders(encoder, doc)
     return [cut(doc, piece, n) for n, piece in enumerate(pieces)], lost
 
@@ -222,21 +224,26 @@ class Pieces(Lazy):
         return cut(doc, self.cuts[k][n], n) if k in self.cuts else doc
 
 def measured(encoder: Encoder, items: Lazy, workers: int = 1, progress: bool = False) -> dict:
-    "One pass over the data: which items can be used, pieces of each, tokens and patches of each piece; borders, lost images and rejected rows."
+    """One pass over the data: which items can be used, pieces of each, tokens and patches of each piece; borders, lost images and
+    rejected rows."""
     own = Report("")
     def measure(doc: Document):
         pieces, table, lost = borders(encoder, doc)
         return None if len(pieces) == 1 and not lost else pieces, table, lost # None: the Document is whole
+    text_ids(encoder, "", "") # the first call may change the tokenizer's state, which threads must not do
     good, found = sift(items, own, measure, workers, progress, "lengths")
-    info = dict(cuts={str(k): p for k, (p, _, _) in enumerate(found) if p is not None}, lost=[x for _, _, xs in found for x in xs], n_read=own.n_read, rejected=own.rejected, ignored=own.ignored)
-    return dict(keep=good.index, counts=np.array([len(t) for _, t, _ in found], np.int64), table=np.array([x for _, t, _ in found for x in t], np.int64).reshape(-1, 2), info=info)
+    info = dict(cuts={str(k): p for k, (p, _, _) in enumerate(found) if p is not None}, lost=[x for _, _, xs in found for x in xs],
+                n_read=own.n_read, rejected=own.rejected, ignored=own.ignored)
+    return dict(keep=good.index, counts=np.array([len(t) for _, t, _ in found], np.int64),
+                table=np.array([x for _, t, _ in found for x in t], np.int64).reshape(-1, 2), info=info)
 
 def split_all(encoder: Encoder, docs: Sequence[Document], progress: bool = False,
               report: Report | None = None, # gets what cannot be used; None: the first such Document raises `BadInput`
               workers: int = 1, # threads; they change nothing
               cache: str | Path | None = None # file of what the pass found, for other processes and for a run that goes on
               ) -> tuple[Pieces, np.ndarray, str]:
-    "Documents that all fit into `max_length`, their tokens and patches `[N, 2]` int64, and one line that says what was split and what was lost. One pass over the data. Raises `BadInput` if `cache` is of other data."
+    """Documents that all fit into `max_length`, their tokens and patches `[N, 2]` int64, and one line that says what was split and what
+    was lost. One pass over the data. Raises `BadInput` if `cache` is of other data."""
     items, own = docs if isinstance(docs, Lazy) else Listed(docs), report or Report("the data")
     make = lambda: measured(encoder, items, workers, progress)
     found = make() if cache is None else remembered(Path(cache), digest(items.signature(), encoder_mark(encoder)), make)
@@ -249,12 +256,14 @@ def split_all(encoder: Encoder, docs: Sequence[Document], progress: bool = False
     pieces = Pieces(Selection(items, found["keep"]), owner, number, {int(k): p for k, p in info["cuts"].items()})
     tail = f"; {len(info['lost'])} images larger than that are left out, the first {info['lost'][0]}" if info["lost"] else ""
     n = int((counts > 1).sum())
-    return pieces, found["table"], f"{len(counts):,} Documents, {n:,} longer than {encoder.max_length} tokens and split into {int(counts[counts > 1].sum()):,}{tail}"
+    cut_into = f"{n:,} longer than {encoder.max_length} tokens and split into {int(counts[counts > 1].sum()):,}"
+    return pieces, found["table"], f"{len(counts):,} Documents, {cut_into}{tail}"
 
 # %% ../nbs/11_packing.ipynb #92d4aa1e
 def encoder_mark(encoder: Encoder) -> str:
     "A digest of what lengths depend on: tokenizer, image processor, limits."
-    return digest(encoder.family.name, encoder.max_length, encoder.tokenizer.backend_tokenizer.to_str(), encoder.image_processor.to_json_string())
+    return digest(encoder.family.name, encoder.max_length, encoder.tokenizer.backend_tokenizer.to_str(),
+                  encoder.image_processor.to_json_string())
 
 def remembered(path: Path, mark: str, make: Callable) -> dict:
     "What `make` (a call of `measured`) found, from a file if it is there. Raises `BadInput` if the file is damaged or of another mark."
@@ -267,8 +276,10 @@ def remembered(path: Path, mark: str, make: Callable) -> dict:
     try:
         with np.load(path, allow_pickle=False) as f: found = {k: f[k] for k in ("keep", "counts", "table", "info")}
         found["info"] = json.loads(found["info"].tobytes())
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as e: raise BadInput(f"{path} is damaged ({e}): start the run again with --force") from e
-    if found["info"]["mark"] != mark: raise BadInput(f"the data, the tokenizer or the limits are not those that {path.parent} began with: resume with the same, or start again with --force")
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as e:
+        raise BadInput(f"{path} is damaged ({e}): start the run again with --force") from e
+    if found["info"]["mark"] != mark: raise BadInput(f"the data, the tokenizer or the limits are not those that {path.parent} began with: "
+                                                     f"resume with the same, or start again with --force")
     return found
 
 # %% ../nbs/11_packing.ipynb #a48f6c35
@@ -277,7 +288,8 @@ def encode_each(encoder: Encoder, docs: Sequence[Document], chosen: Sequence[int
                 lengths: Sequence[int] | None = None, # planned tokens of every Document
                 **options # of `encode`
                 ) -> list[Encoded | None]:
-    "Tensors of some Documents; None for one that turns out to be unusable. Raises `MocaError` for a length that is not the planned one, `BadInput` when too many are unusable."
+    """Tensors of some Documents; None for one that turns out to be unusable. Raises `MocaError` for a length that is not the planned
+    one, `BadInput` when too many are unusable."""
     out = []
     for i in chosen:
         name = place = docs.where(i) if isinstance(docs, Lazy) else str(i)
@@ -289,7 +301,8 @@ def encode_each(encoder: Encoder, docs: Sequence[Document], chosen: Sequence[int
             report.reject(place, why, name); out.append(None)
             continue
         if lengths is not None and len(e) != lengths[i]:
-            raise MocaError(f"document {doc.id} has {len(e)} tokens, planned were {lengths[i]}: its data or the tokenizer changed since the plan was made; start the run again")
+            raise MocaError(f"document {doc.id} has {len(e)} tokens, planned were {lengths[i]}: its data or the tokenizer changed since "
+                            f"the plan was made; start the run again")
         out.append(e)
     return out
 
@@ -297,7 +310,8 @@ def nothing(encoder: Encoder, **options) -> Encoded:
     "A Document without content: its start and end tokens."
     return encode(encoder, Document("", ("",)), **options)
 
-def encode_all(encoder: Encoder, docs: Sequence[Document], chosen: Sequence[int], report: Report | None = None, lengths: Sequence[int] | None = None, **options) -> list[Encoded]:
+def encode_all(encoder: Encoder, docs: Sequence[Document], chosen: Sequence[int], report: Report | None = None,
+               lengths: Sequence[int] | None = None, **options) -> list[Encoded]:
     "Tensors of the Documents of a Pack, without those that turn out to be unusable; `nothing` if none is left. As `encode_each`."
     return [e for e in encode_each(encoder, docs, chosen, report, lengths, **options) if e is not None] or [nothing(encoder, **options)]
 

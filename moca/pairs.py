@@ -25,7 +25,8 @@ __all__ = ['PAIR_FORMATS', 'side_parts', 'chat_parts', 'native', 'by_order', 'li
 def side_parts(value, image: Callable) -> list:
     "The parts of one side of a pair. Raises `BadInput` with the reason alone."
     if isinstance(value, dict) and "content" in value: value = [value]
-    if isinstance(value, list) and value and all(isinstance(m, dict) and "content" in m for m in value): return _parts({"parts": chat_parts(value)}, image)
+    if isinstance(value, list) and value and all(isinstance(m, dict) and "content" in m
+                                                 for m in value): return _parts({"parts": chat_parts(value)}, image)
     if isinstance(value, list): return _parts({"parts": value}, image)
     if isinstance(value, str): return _parts({"text": value}, image)
     if isinstance(value, dict) and not value.keys() <= {"bytes", "path"}: return _parts(value, image)
@@ -39,7 +40,8 @@ def chat_parts(messages: list[dict]) -> list:
         if n: out.append("\n")
         for item in [{"type": "text", "text": content}] if isinstance(content, str) else content or []:
             kind = item.get("type") if isinstance(item, dict) else None
-            if kind not in ("text", "image") or item.get(kind) is None: raise BadInput(f"an item of its chat is of type {kind!r}: texts and images are read, with their text or image")
+            if kind not in ("text", "image") or item.get(kind) is None: raise BadInput(f"an item of its chat is of type {kind!r}: texts "
+                                                                                       f"and images are read, with their text or image")
             out.append({kind: item[kind]})
     return out
 
@@ -53,10 +55,12 @@ def native(row: dict, note: Callable) -> dict:
                 negatives=[row[k] for k in numbered if row[k] is not None] + [n for n in more or [] if n is not None])
 
 def by_order(row: dict, note: Callable) -> dict:
-    "sentence-transformers' rule: the first column is the anchor, the second the positive, the others negatives; names say nothing, except of labels and ids."
+    """sentence-transformers' rule: the first column is the anchor, the second the positive, the others negatives; names say nothing,
+    except of labels and ids."""
     values = [v for k, v in row.items() if k not in ("label", "labels", "score", "scores", "id", ROW)]
     if len(values) < 2: raise BadInput(f"it has {len(values)} columns: an anchor and a positive are needed")
-    return dict({"id": row["id"]} if row.get("id") is not None else {}, query=values[0], positive=values[1], negatives=[v for v in values[2:] if v is not None])
+    return dict({"id": row["id"]} if row.get("id") is not None else {}, query=values[0], positive=values[1],
+                negatives=[v for v in values[2:] if v is not None])
 
 # %% ../nbs/10_pairs.ipynb #5a0519d7
 _string = r"(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|None)"
@@ -71,7 +75,8 @@ def listed(value) -> list:
     except (ValueError, RecursionError):
         if not _strings.fullmatch(value): raise BadInput(f"{value[:60]!r} begins like a list and is no list of strings") from None
         found = ast.literal_eval(value.strip())
-    if not isinstance(found, list) or not all(x is None or isinstance(x, str) for x in found): raise BadInput(f"{value[:60]!r} is no list of strings")
+    if not isinstance(found, list) or not all(x is None or isinstance(x, str)
+                                              for x in found): raise BadInput(f"{value[:60]!r} is no list of strings")
     return found
 
 def marked(text: str | None, path, note: Callable) -> dict | None:
@@ -95,10 +100,13 @@ def mmeb(row: dict, note: Callable) -> dict:
     negatives = [marked(t or (shared if p else None), p, note) for t, p in zip(texts, paths)]
     if None in negatives: note("empty negatives are left out")
     return {k: row[k] for k in ("id", "task") if row.get(k) is not None} | dict(
-        query=marked(row.get("qry"), row.get("qry_image_path"), note), positive=marked(row.get("pos_text"), row.get("pos_image_path"), note), negatives=[x for x in negatives if x is not None])
+        query=marked(row.get("qry"), row.get("qry_image_path"), note), positive=marked(row.get("pos_text"), row.get("pos_image_path"),
+                                                                                       note),
+                                                                                negatives=[x for x in negatives if x is not None])
 
 def one_of_several(values: list, note: Callable):
-    "The first; a Pair has one positive. The others must not become negatives of the same query in a batch, so they are no pairs of their own."
+    """The first; a Pair has one positive. The others must not become negatives of the same query in a batch, so they are no pairs of
+    their own."""
     if len(values) > 1: note("of several positives the first is taken")
     return values[0] if values else None
 
@@ -106,17 +114,21 @@ def flag(row: dict, note: Callable) -> dict:
     "FlagEmbedding: `query`, lists `pos` and `neg`, perhaps `prompt`."
     pos, neg = listed(row.get("pos")), listed(row.get("neg"))
     if both := [x for x in neg if x in pos]: raise BadInput(f"{str(both[0])[:60]!r} is among its positives and its negatives")
-    return {"id": row.get("id"), "instruction": row.get("prompt"), "task": row.get("task")} | dict(query=row.get("query"), positive=one_of_several(pos, note), negatives=neg)
+    return {"id": row.get("id"), "instruction": row.get("prompt"), "task": row.get("task")} | dict(query=row.get("query"),
+                                                                                                   positive=one_of_several(pos, note),
+                                                                                                   negatives=neg)
 
 def colpali(row: dict, note: Callable) -> dict:
     "colpali-engine: `query, pos_target, neg_target`, or `query, image` as in its training set."
-    return dict(id=row.get("id"), query=row.get("query"), positive=one_of_several(listed(row.get("pos_target", row.get("image"))), note), negatives=listed(row.get("neg_target")))
+    return dict(id=row.get("id"), query=row.get("query"), positive=one_of_several(listed(row.get("pos_target", row.get("image"))), note),
+                negatives=listed(row.get("neg_target")))
 
 def megapairs(row: dict, note: Callable) -> dict:
     "MegaPairs: `q_img`, `q_text` (several wordings of one instruction: the first is taken), `t_img`, `hns`."
     wordings = listed(row.get("q_text"))
     if len(wordings) > 1: note("of several wordings of the query the first is taken")
-    return dict(id=row.get("id"), query={"image": row.get("q_img"), "text": wordings[0] if wordings else ""}, positive={"image": row.get("t_img")}, negatives=[{"image": x} for x in listed(row.get("hns"))])
+    return dict(id=row.get("id"), query={"image": row.get("q_img"), "text": wordings[0] if wordings else ""},
+                positive={"image": row.get("t_img")}, negatives=[{"image": x} for x in listed(row.get("hns"))])
 
 # %% ../nbs/10_pairs.ipynb #2300fac6
 class Corpus:
@@ -141,7 +153,8 @@ def passage(row: dict, id: str) -> dict:
     return {"id": id, "text": text} | ({"image": image} if image is not None else {})
 
 def tevatron(row: dict, note: Callable) -> dict:
-    "tevatron: `query_id`, `query_text` and `query_image` or `query`, and `positive_document_ids`, `negative_document_ids` of a corpus, or the passages themselves."
+    """tevatron: `query_id`, `query_text` and `query_image` or `query`, and `positive_document_ids`, `negative_document_ids` of a corpus,
+    or the passages themselves."""
     corpus = row.get("_corpus")
     def found(*names) -> list:
         values = next((row[n] for n in names if row.get(n) is not None), [])
@@ -152,7 +165,8 @@ def tevatron(row: dict, note: Callable) -> dict:
     text, image = row.get("query_text", row.get("query")), row.get("query_image")
     query = {"text": text or ""} | ({"image": image} if image is not None else {})
     negatives = found("negative_document_ids", "negative_passages")
-    return dict(id=row.get("query_id"), query=query, positive=one_of_several(found("positive_document_ids", "positive_passages"), note), negatives=negatives)
+    return dict(id=row.get("query_id"), query=query, positive=one_of_several(found("positive_document_ids", "positive_passages"), note),
+                negatives=negatives)
 
 # %% ../nbs/10_pairs.ipynb #4c11bce6
 @dataclass(frozen=True)
@@ -163,13 +177,16 @@ class PairFormat:
     uses: set
 
 PAIR_FORMATS = {
-    "mmeb": PairFormat(mmeb, ({"qry", "pos_text"}, {"qry", "pos_image_path"}), {"qry", "qry_image_path", "pos_text", "pos_image_path", "neg_text", "neg_image_path", "task"}),
+    "mmeb": PairFormat(mmeb, ({"qry", "pos_text"}, {"qry", "pos_image_path"}),
+                       {"qry", "qry_image_path", "pos_text", "pos_image_path", "neg_text", "neg_image_path", "task"}),
     "flag": PairFormat(flag, ({"query", "pos"},), {"query", "pos", "neg", "prompt", "task"}),
     "colpali": PairFormat(colpali, ({"query", "pos_target"},), {"query", "pos_target", "neg_target"}),
     "megapairs": PairFormat(megapairs, ({"q_img", "t_img"},), {"q_img", "q_text", "t_img", "hns"}),
     "tevatron": PairFormat(tevatron, ({"query_id", "positive_document_ids"}, {"query_id", "positive_passages"}),
-                           {"query_id", "query_text", "query_image", "query", "positive_document_ids", "negative_document_ids", "positive_passages", "negative_passages"}),
-    "native": PairFormat(native, ({"query", "positive"}, {"anchor", "positive"}), {"query", "anchor", "positive", "negatives", "instruction", "target_instruction", "task", "kind", "source"}),
+                           {"query_id", "query_text", "query_image", "query", "positive_document_ids", "negative_document_ids",
+                            "positive_passages", "negative_passages"}),
+    "native": PairFormat(native, ({"query", "positive"}, {"anchor", "positive"}),
+                         {"query", "anchor", "positive", "negatives", "instruction", "target_instruction", "task", "kind", "source"}),
     "pages": PairFormat(colpali, ({"query", "image"},), {"query", "image"}),
     "order": PairFormat(by_order, (), set()),
 }
@@ -189,11 +206,14 @@ def detect(columns: list[str], name: str, format: str | None = None) -> str:
     have = set(columns)
     if format is not None:
         needs = PAIR_FORMATS[format].needs
-        if needs and not any(n <= have for n in needs): raise BadInput(f"{name} is not in the layout {format}: it has the columns {', '.join(columns) or 'none'} and needs {' or '.join(map(str, map(sorted, needs)))}")
+        if needs and not any(n <= have for n in needs): raise BadInput(f"{name} is not in the layout {format}: it has the columns "
+                                                                       f"{', '.join(columns) or 'none'} and needs "
+                                                                       f"{' or '.join(map(str, map(sorted, needs)))}")
         return format
     for found, f in PAIR_FORMATS.items():
         if any(n <= have for n in f.needs): return found
-    raise BadInput(f"{name} has the columns {', '.join(columns)[:200] or 'none'}, which are no pairs in a known layout ({known}): rename them with columns, or give format: order to take them in their order")
+    raise BadInput(f"{name} has the columns {', '.join(columns)[:200] or 'none'}, which are no pairs in a known layout ({known}): rename "
+                   f"them with columns, or give format: order to take them in their order")
 
 # %% ../nbs/10_pairs.ipynb #90e37682
 class Pairs(Lazy):
@@ -226,7 +246,8 @@ class Pairs(Lazy):
         id = row_id({ROW: row.get(ROW)} | ours, self.rows.where(i), s, self.copy)
         return pair(ours, id, s, _inside(s.image_root or self.rows.folder(i), s.max_pixels))
 
-    def signature(self): return digest(self.rows.signature(), self.source.signature(), self.copy, self.corpus and self.corpus.rows.signature())
+    def signature(self): return digest(self.rows.signature(), self.source.signature(), self.copy,
+                                       self.corpus and self.corpus.rows.signature())
 
 def pair(row: dict, id: str, source: Source, image: Callable) -> Pair:
     "A row of ours as a Pair. Raises `BadInput` with the reason alone."
@@ -240,7 +261,8 @@ def pair(row: dict, id: str, source: Source, image: Callable) -> Pair:
     query, positive = side("query", row.get("query"), own("instruction")), side("positive", row.get("positive"), own("target_instruction"))
     negatives = [side(f"negative {n}", v, own("target_instruction")) for n, v in enumerate(row.get("negatives") or [])]
     if any(n.parts == positive.parts for n in negatives): raise BadInput("one of its negatives equals its positive")
-    return Pair(id, query, positive, tuple(negatives), own("task") or source.name, own("kind") or ("multimodal" if query.images or positive.images else "text"))
+    return Pair(id, query, positive, tuple(negatives), own("task") or source.name,
+                own("kind") or ("multimodal" if query.images or positive.images else "text"))
 
 # %% ../nbs/10_pairs.ipynb #bbff1ece
 class ReadPairs(Selection):
@@ -263,7 +285,8 @@ def only(pairs: Sequence[Pair], field: str, # task or kind
     "The pairs of some tasks, or of some kinds. Raises `BadInput` for one that is not there."
     if not wanted: return pairs
     found, names = labels(pairs, field), {t.strip() for t in wanted.split(",")}
-    if missing := names - set(found): raise BadInput(f"option {field}s: {', '.join(sorted(missing))} not found; the pairs have {', '.join(sorted(set(found)))}")
+    if missing := names - set(found): raise BadInput(f"option {field}s: {', '.join(sorted(missing))} not found; the pairs have "
+                                                     f"{', '.join(sorted(set(found)))}")
     keep = [i for i, t in enumerate(found) if t in names]
     return pairs.take(keep) if isinstance(pairs, ReadPairs) else [pairs[i] for i in keep]
 
@@ -283,7 +306,8 @@ def read_pairs(path: str | Path, # a file, a folder, a pattern, or a data set on
                workers: int = 1, progress: bool = False,
                **options # other fields of a Source: format, instruction, task, cap ...
                ) -> tuple[ReadPairs, Report]:
-    "The Pairs at a path, those that can be used, and a Report of the others. Raises `BadInput` as `read_documents` does, and for columns in no known layout."
+    """The Pairs at a path, those that can be used, and a Report of the others. Raises `BadInput` as `read_documents` does, and for
+    columns in no known layout."""
     source = Source(str(path), image_root=None if image_root is None else str(image_root), **options)
     report = Report(source.title)
     pairs = sift_pairs(Pairs(source_rows(source, progress), source), report, verify, workers, progress)

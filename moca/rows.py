@@ -26,10 +26,11 @@ from PIL import Image
 from .documents import MAX_PIXELS, BadInput, ImageRef
 
 # %% auto #0
-__all__ = ['MAX_LINE', 'MAX_MEMBER', 'IMAGE_SUFFIXES', 'TEXT_SUFFIXES', 'PDF_PARTS', 'ROW_FILES', 'SHARDS', 'SPLITS', 'Lazy',
-           'digest', 'file_mark', 'Chain', 'Listed', 'Selection', 'JsonRows', 'json_object', 'Recent', 'ParquetRows',
-           'reading', 'ArrowRows', 'arrow_file', 'converted', 'saved_dataset', 'unsafe', 'TarRows', 'sample',
-           'open_pdf', 'PdfPage', 'FolderRows', 'text_of', 'split_of', 'of_split', 'files_in', 'open_rows']
+__all__ = ['MAX_LINE', 'MAX_MEMBER', 'IMAGE_SUFFIXES', 'TEXT_SUFFIXES', 'PDF_PARTS', 'ROW_FILES', 'SHARDS', 'SPLITS', 'SUFFIXES',
+           'Lazy', 'digest', 'file_mark', 'Chain', 'Listed', 'Selection', 'JsonRows', 'json_object', 'Recent',
+           'ParquetRows', 'reading', 'ArrowRows', 'arrow_file', 'converted', 'saved_dataset', 'unsafe', 'TarRows',
+           'sample', 'open_pdf', 'PdfPage', 'FolderRows', 'text_of', 'split_of', 'of_split', 'files_in', 'open_rows',
+           'each_row']
 
 # %% ../nbs/10_rows.ipynb #d6a5619f
 class Lazy(Sequence):
@@ -215,7 +216,8 @@ class reading:
     def __enter__(self): return self
     def __exit__(self, kind, e, trace):
         if isinstance(e, (pa.ArrowException, OSError)):
-            raise BadInput(f"{self.name} is no readable {self.kind} file ({str(e).strip().splitlines()[0]}): fetch or write it again") from e
+            raise BadInput(f"{self.name} is no readable {self.kind} file ({str(e).strip().splitlines()[0]}): fetch or write it "
+                           f"again") from e
 
 # %% ../nbs/10_rows.ipynb #8fd1ce3a
 class ArrowRows(Lazy):
@@ -271,7 +273,7 @@ def unsafe(member: tarfile.TarInfo) -> str | None:
     "Why a member of an archive is not read; None if it is."
     if not member.isreg(): return f"its member {member.name[:80]!r} is no regular file"
     if member.issparse(): return f"its member {member.name[:80]!r} is a sparse file"
-    if member.name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", member.name) or "\0" in member.name or re.match("[A-Za-z]:", member.name):
+    if re.match(r"[/\\]|[A-Za-z]:", member.name) or ".." in re.split(r"[/\\]", member.name) or "\0" in member.name:
         return f"its member {member.name[:80]!r} has a path that leads out of the archive"
     if member.size > MAX_MEMBER: return f"its member {member.name[:80]!r} has {member.size:,} bytes, more than {MAX_MEMBER:,}"
 
@@ -297,7 +299,8 @@ class TarRows(Lazy):
                 f.seek(end)
                 if f.read(512) != bytes(512): raise EOFError("there is no end mark")
         except (tarfile.TarError, OSError, EOFError, ValueError) as e:
-            self.rejected.append((f"{name}:{self.keys[-1] if self.keys else 'beginning'}", f"the archive cannot be read on from here ({e})"))
+            self.rejected.append((f"{name}:{self.keys[-1] if self.keys else 'beginning'}",
+                                  f"the archive cannot be read on from here ({e})"))
             if self.keys: self.bad[len(self.keys) - 1] = "the archive breaks off in it"
         self.starts, self.kinds, self.suffixes = np.frombuffer(starts, np.int64), np.frombuffer(kinds, np.uint32), list(known)
         self.offsets, self.sizes = np.frombuffer(offsets, np.int64), np.frombuffer(sizes, np.int64)
@@ -367,7 +370,8 @@ class PdfPage:
         "The page as a picture. Raises `BadInput` for a page that would be too large."
         width, height = self._ask(lambda p: p.get_size())
         size = tuple(-int(-x * self.dpi / 72 // 1) for x in (width, height)) # rounded up, as PDFium does
-        if size[0] * size[1] > max_pixels: raise BadInput(f"page {self.page + 1} has {size[0]} x {size[1]} pixels at {self.dpi} dots an inch, more than the limit of {max_pixels:,}")
+        if size[0] * size[1] > max_pixels: raise BadInput(f"page {self.page + 1} has {size[0]} x {size[1]} pixels at {self.dpi} dots an "
+                                                          f"inch, more than the limit of {max_pixels:,}")
         return ImageRef.of(self, f"{name}@{self.dpi}", size=size)
 
 # %% ../nbs/10_rows.ipynb #47d8bee9
@@ -405,13 +409,16 @@ class FolderRows(Lazy):
     def __len__(self): return len(self.files)
     def where(self, i): return self.files[i] + (f"#{self.pages[i] + 1}" if self.pages[i] >= 0 else "")
     def folder(self, i): return self.root
-    def signature(self): return digest(self.pdf, self.dpi, *((f, (self.root/f).stat().st_size) for f in dict.fromkeys((*self.files, *sorted(self.captions)))), len(self))
+    def signature(self): return digest(self.pdf, self.dpi,
+                                       *((f, (self.root/f).stat().st_size) for f in dict.fromkeys((*self.files, *sorted(self.captions)))),
+                                       len(self))
 
     def make(self, i) -> dict:
         file, path = self.files[i], self.inside(self.files[i])
         if self.pages[i] >= 0:
             page = PdfPage(path, self.pages[i], self.dpi)
-            return {"image": page.image(self.where(i), self.max_pixels) if "image" in self.pdf else None, "text": page.text if "text" in self.pdf else None}
+            return {"image": page.image(self.where(i), self.max_pixels) if "image" in self.pdf else None,
+                    "text": page.text if "text" in self.pdf else None}
         if path.suffix.lower() in TEXT_SUFFIXES: return {"text": text_of(path)}
         caption = os.path.splitext(file)[0] + ".txt"
         return {"image": file, "text": text_of(self.inside(caption)) if caption in self.captions else None}
@@ -423,9 +430,11 @@ def text_of(path: Path) -> str:
     except UnicodeDecodeError as e: raise BadInput(f"it is not UTF-8 (byte {e.start})") from e
 
 # %% ../nbs/10_rows.ipynb #3ab7b07c
-ROW_FILES = {".jsonl": JsonRows, ".parquet": ParquetRows, ".arrow": arrow_file, ".tar": TarRows, ".csv": converted, ".tsv": converted, ".json": converted}
+ROW_FILES = {".jsonl": JsonRows, ".parquet": ParquetRows, ".arrow": arrow_file, ".tar": TarRows, ".csv": converted, ".tsv": converted,
+             ".json": converted}
 SHARDS = (".jsonl", ".parquet", ".arrow", ".tar") # in a folder; the others are found there for other reasons
-SPLITS = dict(train="train", training="train", validation="validation", valid="validation", val="validation", dev="validation", test="test", eval="test")
+SPLITS = dict(train="train", training="train", validation="validation", valid="validation", val="validation", dev="validation",
+              test="test", eval="test")
 
 def split_of(file: str) -> str | None:
     "The split that a path names: in a word of its file, or in a folder."
@@ -438,7 +447,8 @@ def of_split(files: list[str], split: str | None, name: str) -> tuple[list[str],
     wanted = SPLITS.get(split, split) or ("train" if "train" in found.values() else None)
     if wanted is None: return files, []
     chosen = [f for f in files if found[f] == wanted]
-    if not chosen: raise BadInput(f"{name} has no split {split!r}: its files name {', '.join(sorted({s for s in found.values() if s})) or 'none'}")
+    if not chosen: raise BadInput(f"{name} has no split {split!r}: its files name "
+                                  f"{', '.join(sorted({s for s in found.values() if s})) or 'none'}")
     return chosen, [f for f in files if found[f] != wanted]
 
 # %% ../nbs/10_rows.ipynb #45813b8a
@@ -469,9 +479,20 @@ def open_rows(path: str | Path, # a file, a folder, a pattern, or a folder that 
     rows = [f for f in files if suffix(f) in (ROW_FILES if single else SHARDS)]
     if not rows:
         if single and suffix(files[0]) not in (*IMAGE_SUFFIXES, ".pdf"):
-            raise BadInput(f"{files[0]} has an unknown suffix: give a {', '.join(ROW_FILES)} or .pdf file, a folder, or the name of a data set or mixture")
+            raise BadInput(f"{files[0]} has an unknown suffix: give a {', '.join(ROW_FILES)} or .pdf file, a folder, or the name of a "
+                           f"data set or mixture")
         return FolderRows(root, files, pdf, dpi, max_pixels)
     chosen, others = of_split(rows, split, Path(path).name) if not single else (rows, [])
     chain = Chain([ROW_FILES[suffix(f)](root/f, f) for f in chosen])
     chain.ignored = others + [f for f in files if suffix(f) not in (*SHARDS, *IMAGE_SUFFIXES)] if not single else []
     return chain
+
+def each_row(path: Path):
+    "(number, row or what is wrong with it) of a .jsonl or .parquet file, in order; a line's number counts blank ones."
+    rows = ROW_FILES[Path(path).suffix.lower()](Path(path), Path(path).name)
+    for i in range(len(rows)):
+        try: row = rows.make(i)
+        except BadInput as e: row = e
+        yield int(rows.where(i).rpartition(":")[2]), row
+
+SUFFIXES = dict.fromkeys((".jsonl", ".parquet"), each_row) # how to go through a file of rows

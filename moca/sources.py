@@ -93,7 +93,8 @@ def source_of(values: dict, name: str) -> Source:
     for key in values:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, 1)
-            raise BadInput(f"source {name}: unknown option {str(key)[:80]!r}" + (f": did you mean {near[0]!r}?" if near else f": the options are {', '.join(known)}"))
+            raise BadInput(f"source {name}: unknown option {str(key)[:80]!r}" + (f": did you mean {near[0]!r}?" if near
+                                                                                 else f": the options are {', '.join(known)}"))
     if not values.get("data"): raise BadInput(f"source {name} has no data: give a path or the name of a data set")
     try: return Source(**values)
     except BadInput as e: raise BadInput(f"source {name}: {e}") from e
@@ -112,8 +113,9 @@ def _inside(root: str | Path | None, max_pixels: int) -> Callable:
             if root is None: raise BadInput(f"image {name[:80]} is a path, and its row is in no folder: give image_root")
             if "\0" in name: raise BadInput("the path of its image holds a zero byte")
             x = root/name
-            if not x.resolve().is_relative_to(base): raise BadInput(f"image {name} lies outside the folder of the data: move it there or give image_root")
-            if not x.is_file(): raise BadInput(f"image {name} does not exist")
+            if not x.resolve().is_relative_to(base): raise BadInput(f"image {name} lies outside the folder of the data: move it there or "
+                                                                    f"give image_root")
+            if not x.is_file(): raise BadInput(f"image {name} does not exist: check the path, or give image_root")
         if x is None: raise BadInput("an image is null")
         return ImageRef.of(x, name, max_pixels=max_pixels)
     return image
@@ -147,7 +149,8 @@ class Documents(Lazy):
         row, s = self.rows.make(i), self.source
         known = renamed(row, s)
         parts = _parts(known, _inside(s.image_root or self.rows.folder(i), s.max_pixels))
-        doc = Document(row_id({ROW: row.get(ROW)} | known, self.rows.where(i), s, self.copy), tuple(parts), str(s.name or known.get("source") or s.title))
+        doc = Document(row_id({ROW: row.get(ROW)} | known, self.rows.where(i), s, self.copy), tuple(parts),
+                       str(s.name or known.get("source") or s.title))
         return prompt(s.instruction, doc)
 
     def signature(self): return digest(self.rows.signature(), self.source.signature(), self.copy)
@@ -184,10 +187,10 @@ def sift(items: Lazy, report: Report, # that the others go to
     for where, why in items.rejected: report.reject(where, why)
     digests, found, bad = np.zeros(len(items), np.uint64), [], {}
     bar = tqdm(asked(items, measure, workers), total=len(items), desc=what, unit="row", disable=not progress)
-    for i, (digest, said) in enumerate(bar):
+    for i, (key, said) in enumerate(bar):
         found.append(said)
-        if digest is None: bad[i] = said
-        else: digests[i] = digest
+        if key is None: bad[i] = said
+        else: digests[i] = key
     for i, first in again(digests, bad).items(): bad[i] = f"its id {items.make(i).id} was used at {items.where(first)}"
     for i in sorted(bad): report.reject(items.where(i), bad[i])
     keep = np.setdiff1d(np.arange(len(items)), np.fromiter(bad, np.int64, len(bad)))
@@ -209,9 +212,11 @@ HUB_CAP = 500_000 # rows of a data set on the hub, where no cap is given (the pa
 PART_BYTES, GROUP_BYTES = 256 * 2**20, 2 * 2**20 # of a file and of a row group of the cache
 
 def hub_name(data: str) -> str | None:
-    "The data set on the hub that a text names; None if it names a file: `owner/name` that is nowhere on the disk, or `hub:` and a name (or a local folder, to be read in the same way)."
+    """The data set on the hub that a text names; None if it names a file: `owner/name` that is nowhere on the disk, or `hub:` and a name
+    (or a local folder, to be read in the same way)."""
     if data.startswith("hub:"): return data[4:]
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", data) and not Path(data).exists() and not Path(data).parent.exists() and not re.search(r"\.(jsonl?|parquet|arrow|tar|pdf|[ct]sv|ya?ml)$", data): return data
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", data) or re.search(r"\.(jsonl?|parquet|arrow|tar|pdf|[ct]sv|ya?ml)$", data): return None
+    return None if Path(data).exists() or Path(data).parent.exists() else data
 
 def cache_folder(source: Source) -> Path:
     "Where the rows of a hub data set are kept: below `cache`, else `$MOCA_CACHE`, else `~/.cache/moca`."
@@ -219,7 +224,8 @@ def cache_folder(source: Source) -> Path:
     asked["seed"] = None if source.sampling == "first" else source.seed
     key = blake2b(json.dumps(asked, sort_keys=True).encode(), digest_size=6).hexdigest()
     root = source.cache or os.environ.get("MOCA_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()/"moca"
-    return Path(root).expanduser()/(re.sub(r"[^\w.-]+", "--", "/".join(filter(None, (asked["name"], source.config)))).strip("-")[-80:] + "-" + key)
+    return Path(root).expanduser()/(re.sub(r"[^\w.-]+", "--",
+                                           "/".join(filter(None, (asked["name"], source.config)))).strip("-")[-80:] + "-" + key)
 
 def read_state(folder: Path) -> dict | None:
     "How far a cache is; None if it was not begun. Raises `BadInput` if it is damaged."
@@ -242,15 +248,18 @@ def hub_stream(source: Source, revision: str | None):
     except Exception as e: # requests', httpx', huggingface_hub's, datasets' own ...
         reason = next((o for o in str(e).splitlines() if o.strip()), type(e).__name__)
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on") else ""
-        raise BadInput(f"the data set {name} cannot be opened on the hub{offline}: {reason[:300]}; check its name, split and config and the network, "
+        raise BadInput(f"the data set {name} cannot be opened on the hub{offline}: {reason[:300]}; check its name, split and config and "
+                       f"the network, "
                        "or give the path of a local copy") from e
 
 def chosen_rows(stream, source: Source) -> np.ndarray | None:
-    "The rows that random sampling takes, in order; None: all, until the cap is reached. Raises `BadInput` where the number of rows is unknown."
+    """The rows that random sampling takes, in order; None: all, until the cap is reached. Raises `BadInput` where the number of rows is
+    unknown."""
     if source.sampling != "random" or source.cap is None: return None
     info = (stream.info.splits or {}).get(source.split or "train")
     if info is None or not info.num_examples:
-        raise BadInput(f"the data set {hub_name(source.data)} does not say how many rows it has, so none can be drawn at random: use sampling: shards, or first, in a mixture file")
+        raise BadInput(f"the data set {hub_name(source.data)} does not say how many rows it has, so none can be drawn at random: use "
+                       f"sampling: shards, or first, in a mixture file")
     return draw_rows(info.num_examples, source)
 
 def draw_rows(n: int, source: Source) -> np.ndarray: # [min(n, cap)] int64, ascending
@@ -262,20 +271,25 @@ def draw_rows(n: int, source: Source) -> np.ndarray: # [min(n, cap)] int64, asce
 def tables(stream, source: Source, state: dict) -> Iterator[tuple[pa.Table, dict]]:
     "The rows to keep, in pieces, from where `state` says, and the place in the stream after each piece."
     n, chosen = stream.num_shards, chosen_rows(stream, source)
-    order = torch.randperm(n, generator=generator(source.seed, 0, source.title, "shards")).tolist() if source.sampling == "shards" else range(n)
+    order = torch.randperm(n, generator=generator(source.seed, 0, source.title,
+                                                  "shards")).tolist() if source.sampling == "shards" else range(n)
     for at in range(state["shard"], n):
         shard, row = stream.shard(n, order[at]).with_format("arrow"), 0
         if at == state["shard"] and state["stream"]: shard.load_state_dict(state["stream"]); row = state["row"]
         for table in shard.iter(batch_size=64):
             rows = np.arange(len(table))
-            if chosen is not None: rows = chosen[slice(*np.searchsorted(chosen, [state["seen"], state["seen"] + len(table)]))] - state["seen"]
+            if chosen is not None: rows = chosen[slice(*np.searchsorted(chosen, [state["seen"],
+                                                                                 state["seen"] + len(table)]))] - state["seen"]
             names = pa.array([f"{order[at]:05d}-{row + k}" for k in rows.tolist()], pa.string())
             row, state["seen"] = row + len(table), state["seen"] + len(table)
-            yield table.take(pa.array(rows)).append_column(ROW, names), dict(shard=at, row=row, stream=shard.state_dict(), seen=state["seen"])
+            yield table.take(pa.array(rows)).append_column(ROW, names), dict(shard=at, row=row, stream=shard.state_dict(),
+                                                                             seen=state["seen"])
 
 def fill_cache(folder: Path, source: Source, progress: bool = False) -> None:
-    "Take the rows of a hub data set into a cache, going on where it stopped. Raises `BadInput` if the stream breaks; what has arrived is kept."
-    state = read_state(folder) or dict(asked=dataclasses.asdict(source), revision=None, parts=[], rows=0, shard=0, row=0, seen=0, stream=None, complete=False)
+    """Take the rows of a hub data set into a cache, going on where it stopped. Raises `BadInput` if the stream breaks; what has arrived
+    is kept."""
+    state = read_state(folder) or dict(asked=dataclasses.asdict(source), revision=None, parts=[], rows=0, shard=0, row=0, seen=0,
+                                       stream=None, complete=False)
     stream, state["revision"] = hub_stream(source, state["revision"])
     held, place = [], {}
     def flush(**more):
@@ -292,19 +306,21 @@ def fill_cache(folder: Path, source: Source, progress: bool = False) -> None:
             if sum(t.nbytes for t in held) >= PART_BYTES: flush()
     except MocaError: raise
     except Exception as e: # as many kinds as there are libraries below
-        raise BadInput(f"the stream of {hub_name(source.data)} broke off ({str(e).strip().splitlines()[0] if str(e) else type(e).__name__}); "
+        raise BadInput(f"the stream of {hub_name(source.data)} broke off "
+                       f"({str(e).strip().splitlines()[0] if str(e) else type(e).__name__}); "
                        f"{state['rows']:,} rows are kept in {folder}: start again to go on from there") from e
     flush(complete=True)
 
 def write_part(path: Path, held: list[pa.Table]) -> None:
     "Some tables as one Parquet file of small row groups, atomically."
     table = pa.concat_tables(held)
-    with atomic(path) as part: pq.write_table(table, part, row_group_size=max(1, min(1024, GROUP_BYTES * len(table) // max(1, table.nbytes))))
+    rows = max(1, min(1024, GROUP_BYTES * len(table) // max(1, table.nbytes)))
+    with atomic(path) as part: pq.write_table(table, part, row_group_size=rows)
 
 # %% ../nbs/10_sources.ipynb #f2dbaef6
 def hub_rows(source: Source, progress: bool = False) -> Lazy:
     "The rows of a data set on the hub, from the cache; fills it if need be. Raises `BadInput`, `MocaError` for a full disk."
-    source = dataclasses.replace(source, cap=source.cap or HUB_CAP, split=source.split or "train")
+    capped, source = source.cap is None, dataclasses.replace(source, cap=source.cap or HUB_CAP, split=source.split or "train")
     folder = cache_folder(source)
     if not (read_state(folder) or {}).get("complete"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -312,7 +328,10 @@ def hub_rows(source: Source, progress: bool = False) -> Lazy:
             if not (read_state(folder) or {}).get("complete"): fill_cache(folder, source, progress)
     state = read_state(folder)
     rows = Chain([ParquetRows(folder/p, p) for p in state["parts"]])
-    if len(rows) != state["rows"]: raise BadInput(f"the cache {folder} holds {len(rows)} rows and should hold {state['rows']}: delete it and start again")
+    if len(rows) != state["rows"]: raise BadInput(f"the cache {folder} holds {len(rows)} rows and should hold {state['rows']}: delete it "
+                                                  f"and start again")
+    if capped and len(rows) == HUB_CAP: rows.ignored.append(f"what stands behind the first {HUB_CAP:,} rows of {hub_name(source.data)} "
+                                                            f"(give a cap to read more)")
     return rows
 
 # %% ../nbs/10_sources.ipynb #b6c2b651
@@ -337,8 +356,9 @@ def read_documents(path: str | Path, # a file, a folder, a pattern, or a data se
                    workers: int = 1, progress: bool = False,
                    **options # other fields of a Source
                    ) -> tuple[Selection, Report]:
-    """The Documents at a path, those that can be used, and a Report of the others. Each row has `text`, `image` or `images`, or `parts`, and perhaps `id` and `source`.
+    """The Documents at a path, those that can be used, and a Report of the others.
 
+    Each row has `text`, `image` or `images`, or `parts`, and perhaps `id` and `source`.
     Raises `BadInput` if there is nothing at `path`, if it is of an unknown kind, or if every row was rejected."""
     source = Source(str(path), image_root=None if image_root is None else str(image_root), **options)
     report = Report(source.title)
