@@ -22,7 +22,7 @@ from .masking import generator
 from .mixtures import open_pairs
 from .packing import Pack, encode, pack
 from .pairs import labels, only
-from .training import TrainConfig, fit, one_of, start_run
+from .training import TrainConfig, end_run, fit, one_of, start_run
 
 # %% auto #0
 __all__ = ['SMALL', 'QWEN_3B', 'candidates_mask', 'info_nce', 'plan_tasks', 'PairBatch', 'content_key', 'make_batch',
@@ -215,8 +215,7 @@ def finetune(cfg: FinetuneConfig, resume: bool = False, force: bool = False) -> 
         return [make_batch(backbone.encoder, [pairs[i] for i in chosen], cfg.negatives, cfg.pack_tokens)]
     log = fit(contrastive, batches, cfg, steps, {"nce": 1.0, "right": 0.0}, accelerator, "stage 2", resume)
     if accelerator.is_main_process: Embedder(backbone, cfg.pooling).save_pretrained(Path(cfg.out)/"model")
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
+    end_run(cfg, accelerator)
     return dict(steps=steps, pairs=len(pairs), rejected=len(report.rejected), tasks=len(set(names)), loss=log[-1]["loss"], tokens=sum(r["tokens"] for r in log))
 
 # %% ../nbs/03_contrastive.ipynb #fa4672b6

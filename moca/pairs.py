@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from .documents import MARKER, BadInput, Document, Pair, Report, _parts, prompt
 from .rows import Lazy, Selection, digest, open_rows
-from .sources import ROW, Source, _inside, look, renamed, row_id, sift, source_rows
+from .sources import ROW, Source, _inside, look, place, renamed, row_id, sift, source_rows
 
 # %% auto #0
 __all__ = ['PAIR_FORMATS', 'side_parts', 'chat_parts', 'native', 'by_order', 'listed', 'marked', 'mmeb', 'one_of_several', 'flag',
@@ -219,7 +219,8 @@ def detect(columns: list[str], name: str, format: str | None = None) -> str:
 class Pairs(Lazy):
     "The Pairs that rows hold. Raises `BadInput` for columns in no known layout."
     def __init__(self, rows: Lazy, source: Source, copy: int = 0):
-        self.rows, self.source, self.copy, self.rejected, self.ignored, self.flags = rows, source, copy, rows.rejected, rows.ignored, {}
+        self.rows, self.source, self.copy, self.flags = rows, source, copy, {}
+        self.rejected, self.ignored = ([], []) if copy else (rows.rejected, rows.ignored)
         columns = list(source.columns) + (["text"] if source.template else []) or columns_of(rows)
         self.format = detect(columns, source.title, source.format) if len(rows) else "native"
         uses = PAIR_FORMATS[self.format].uses
@@ -227,7 +228,7 @@ class Pairs(Lazy):
         self.corpus = Corpus(open_rows(source.corpus)) if source.corpus else None
 
     def __len__(self): return len(self.rows)
-    def where(self, i): return (f"{self.source.name}/" if self.source.name else "") + self.rows.where(i)
+    def where(self, i): return place(self.rows.where(i), self.source, self.copy)
 
     def note(self, what: str, i: int) -> None:
         "Remember a peculiarity of row `i`, however often it is read."

@@ -186,13 +186,14 @@ if hasattr(os, "register_at_fork"): # a worker must not inherit a lock that anot
 class ParquetRows(Lazy):
     "The rows of a .parquet file."
     def __init__(self, path: Path, name: str):
-        self.path, self.name = Path(path), name
+        self.path, self.name, stat = Path(path), name, os.stat(path)
+        self.key = str(path), stat.st_mtime_ns, stat.st_size # a file that was written anew is another one
         with self.reading():
             meta = self.metadata()
             self.ends = list(accumulate(meta.row_group(k).num_rows for k in range(meta.num_row_groups)))
 
     def reading(self): return reading(self.path.name, "Parquet")
-    def metadata(self): return _files(self.path, lambda: (pq.read_metadata(self.path), 1))
+    def metadata(self): return _files(self.key, lambda: (pq.read_metadata(self.path), 1))
     def __len__(self): return self.ends[-1] if self.ends else 0
     def where(self, i): return f"{self.name}:{i + 1}"
     def folder(self, i): return self.path.parent
@@ -204,7 +205,7 @@ class ParquetRows(Lazy):
             with self.reading(), pq.ParquetFile(self.path, metadata=self.metadata(), memory_map=True) as file:
                 table = file.read_row_group(k, use_threads=False)
             return table, table.nbytes
-        return _groups((self.path, k), load)
+        return _groups((self.key, k), load)
 
     def make(self, i) -> dict:
         k = bisect_right(self.ends, i)

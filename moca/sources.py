@@ -29,7 +29,7 @@ from .rows import Chain, Lazy, ParquetRows, Selection, digest, open_rows
 
 # %% auto #0
 __all__ = ['SAMPLING', 'ROW', 'CHUNK', 'HUB_CAP', 'PART_BYTES', 'GROUP_BYTES', 'Source', 'checked', 'source_of', 'renamed',
-           'row_id', 'Documents', 'digest64', 'asked', 'sift', 'again', 'look', 'hub_name', 'cache_folder',
+           'row_id', 'place', 'Documents', 'digest64', 'asked', 'sift', 'again', 'look', 'hub_name', 'cache_folder',
            'read_state', 'hub_stream', 'chosen_rows', 'draw_rows', 'tables', 'fill_cache', 'write_part', 'hub_rows',
            'source_rows', 'open_source', 'read_documents']
 
@@ -130,8 +130,11 @@ def renamed(row: dict, source: Source) -> dict:
     return out
 
 def row_id(row: dict, where: str, source: Source, copy: int = 0) -> str:
-    "The id of a row: its own, or its place; below the name of its source; `~1` for a second time in an epoch."
-    id = next((str(row[k]) for k in ("id", ROW) if row.get(k) is not None), where)
+    "The id of a row: its own, or its place."
+    return place(next((str(row[k]) for k in ("id", ROW) if row.get(k) is not None), where), source, copy)
+
+def place(id: str, source: Source, copy: int = 0) -> str:
+    "An id below the name of its source, with `~1` for a second time in an epoch."
     return (f"{source.name}/" if source.name else "") + id + (f"~{copy}" if copy else "")
 
 ROW = "_row" # the column in which the cache keeps where a row of the hub came from
@@ -140,10 +143,11 @@ ROW = "_row" # the column in which the cache keeps where a row of the hub came f
 class Documents(Lazy):
     "The Documents that rows hold: `text`, `image` or `images`, or `parts`, and perhaps `id` and `source`."
     def __init__(self, rows: Lazy, source: Source, copy: int = 0): # copy 1, 2 ...: the same rows again, under other ids
-        self.rows, self.source, self.copy, self.rejected, self.ignored = rows, source, copy, rows.rejected, rows.ignored
+        self.rows, self.source, self.copy = rows, source, copy
+        self.rejected, self.ignored = ([], []) if copy else (rows.rejected, rows.ignored)
 
     def __len__(self): return len(self.rows)
-    def where(self, i): return (f"{self.source.name}/" if self.source.name else "") + self.rows.where(i)
+    def where(self, i): return place(self.rows.where(i), self.source, self.copy)
 
     def make(self, i) -> Document:
         row, s = self.rows.make(i), self.source
