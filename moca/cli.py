@@ -290,7 +290,8 @@ def out_flags(p: Parser, what: str = "directory") -> None:
     p.add_argument("--resume", action="store_true", help="go on with the run that is in --out")
     p.add_argument("--force", action="store_true", help=f"delete what is in that {what} and start again")
 
-DATA = "file, folder or pattern (JSON lines, Parquet, Arrow, tar, PDF, texts, images), data set on the hub, or mixture (YAML, or one of moca's by name)"
+DATA = ("file, folder or pattern (JSON lines, Parquet, Arrow, tar, PDF, texts, images), data set on the hub (owner/name), "
+        "or mixture (YAML, or one of moca's by name)")
 
 def add_stage(sub, name: str, about: str) -> None:
     "`pretrain` or `finetune`."

@@ -189,7 +189,8 @@ def gather_rows(x: Tensor) -> Tensor:
 
 # %% ../nbs/03_contrastive.ipynb #fb3cd823
 def stage_pairs(cfg: FinetuneConfig) -> tuple[Sequence[Pair], Report]:
-    "The pairs to train on, the embedded corpus' or what `cfg.data` names, and a Report of those that cannot be used. Raises `BadInput` for a task that does not exist."
+    """The pairs to train on, the embedded corpus' or what `cfg.data` names, and a Report of those that cannot be used.
+    Raises `BadInput` for a task that does not exist."""
     if cfg.data is None:
         pairs = load_corpus().pairs("train", seed=cfg.seed)
         return only(pairs, "task", cfg.tasks), Report("the embedded corpus", len(pairs))

@@ -251,7 +251,7 @@ def average_patch(encoder, docs: list[Document], most: int = 300) -> Tensor:
 
 # %% ../nbs/02_joint_reconstruction.ipynb #0fa19a6a
 def stage_documents(cfg: PretrainConfig) -> tuple[Sequence[Document], Report]:
-    "The Documents to train on, the embedded corpus or what `cfg.data` names, none of them read yet; and a Report for those that cannot be used."
+    "The Documents to train on, the embedded corpus or what `cfg.data` names, none read yet; and a Report for those that cannot be used."
     if cfg.data is None: return load_corpus().documents("train"), Report("the embedded corpus")
     return open_documents(cfg.data, progress=True)
 
@@ -285,7 +285,8 @@ def pretrain(cfg: PretrainConfig, resume: bool = False, force: bool = False) -> 
     if "mae" not in cfg.objective:
         for p in [*recon.decoder.parameters(), *recon.to_pixels.parameters()]: p.requires_grad = False
     if cfg.freeze_vision: backbone.vision.requires_grad_(False)
-    docs, table, note = split_all(backbone.encoder, docs, accelerator.is_main_process, report, 4, Path(cfg.out)/"lengths.npz" if cfg.data else None)
+    docs, table, note = split_all(backbone.encoder, docs, accelerator.is_main_process, report, workers=4,
+                                  cache=Path(cfg.out)/"lengths.npz" if cfg.data else None)
     report.keep(Path(cfg.out)/"bad_samples.jsonl", cfg.max_bad, accelerator.is_main_process)
     lengths = table[docs.draw(cfg.seed, 0), 0].tolist()
     packs = plan(lengths, cfg.pack_tokens, cfg.seed)

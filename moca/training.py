@@ -41,7 +41,7 @@ class TrainConfig:
     "Options that both stages share."
     out: str = "runs/run" # output directory
     base: str | None = None # model to start from: directory, hub name, or none for the embedded moca-tiny-base
-    data: str | None = None # documents or pairs: file, folder, data set on the hub, or mixture (YAML, or one of moca's by name); none for the embedded corpus
+    data: str | None = None # documents or pairs: file, folder, hub data set or mixture (YAML or name); none for the embedded corpus
     max_bad: float = 0.01 # largest share of rows that cannot be used; above it the run stops
     seed: int = 0 # of masks, noise, order and negatives
     steps: int | None = None # optimizer steps; none: as many as `epochs` needs

@@ -23,7 +23,8 @@ def data(tmp_path):
     for k in range(40): (tmp_path/f"{k}.jpg").write_bytes(jpeg(k) if k != 7 else jpeg(k)[:900])
     rows = [{"id": str(k), "image": f"{k}.jpg", "text": f"picture number {k}, grey and full of noise"} for k in range(40)] + [{"text": ""}]
     (tmp_path/"pictures.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    (tmp_path/"texts.jsonl").write_text("\n".join(json.dumps({"text": f"text number {k} " + "and some words more " * 8}) for k in range(100)))
+    (tmp_path/"texts.jsonl").write_text("\n".join(json.dumps({"text": f"text number {k} " + "and some words more " * 8})
+                                                  for k in range(100)))
     (tmp_path/"mix.yaml").write_text("sources:\n  pictures: {data: pictures.jsonl}\n  texts: {data: texts.jsonl, cap: 80, weight: 0.5}\n")
     return tmp_path
 
@@ -60,7 +61,9 @@ def test_too_many_bad_rows_stop_the_run(data):
 
 def test_pairs_of_a_mixture(data):
     "Stage 2 reads foreign layouts, one task a source, and finds broken pictures before it starts."
-    (data/"mmeb.jsonl").write_text("\n".join(json.dumps(dict(qry="<|image_1|> Which number?", qry_image_path=f"{k}.jpg", pos_text=f"number {k}", neg_text=str([f"number {k + 1}"]))) for k in range(20)))
+    (data/"mmeb.jsonl").write_text("\n".join(json.dumps(dict(qry="<|image_1|> Which number?", qry_image_path=f"{k}.jpg",
+                                                             pos_text=f"number {k}", neg_text=str([f"number {k + 1}"])))
+                                             for k in range(20)))
     (data/"st.jsonl").write_text("\n".join(json.dumps(dict(anchor=f"number {k}", positive=f"the number {k}")) for k in range(20)))
     (data/"pairs.yaml").write_text("kind: pairs\nsources:\n  which: {data: mmeb.jsonl}\n  same: {data: st.jsonl}\n")
     summary = finetune(small(FinetuneConfig, PAIRS, data/"pairs.yaml", out=str(data/"cl"), steps=2, batch_size=8, max_bad=.05))
