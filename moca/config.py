@@ -22,7 +22,8 @@ class TrainConfig:
     "Options that both stages share."
     out: str = "runs/run" # output directory
     base: str | None = None # model to start from: directory, hub name, or none for the embedded moca-tiny-base
-    data: str | None = None # documents or pairs: .jsonl, .parquet or a folder; none for the embedded corpus
+    data: str | None = None # documents or pairs: file, folder, hub data set or mixture (YAML or name); none for the embedded corpus
+    max_bad: float = 0.01 # largest share of rows that cannot be used; above it the run stops
     seed: int = 0 # of masks, noise, order and negatives
     steps: int | None = None # optimizer steps; none: as many as `epochs` needs
     epochs: float = 1.0 # passes over the data, where steps is none
@@ -49,7 +50,7 @@ class TrainConfig:
         one_of("schedule", self.schedule, ("linear", "cosine", "constant"))
         one_of("precision", self.precision, ("fp32", "bf16", "bf16-pure"))
         one_of("checkpointing", self.checkpointing, ("none", "selective", "full", "auto"))
-        limits = dict(warmup=(0, 1), steps=(1, None), log_every=(1, None), save_every=(0, None), weight_decay=(0, None))
+        limits = dict(warmup=(0, 1), max_bad=(0, 1), steps=(1, None), log_every=(1, None), save_every=(0, None), weight_decay=(0, None))
         for name, (low, high) in limits.items(): within(name, getattr(self, name), low, high)
         if self.ema is not None and not 0 < self.ema < 1: raise BadInput(f"ema is {self.ema}: give a decay between 0 and 1, such as 0.999")
         if self.lr <= 0: raise BadInput(f"lr is {self.lr}: give a positive number")

@@ -6,6 +6,7 @@
 from __future__ import annotations
 import hashlib
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 import torch
@@ -15,10 +16,12 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_gather
 from .backbone import Backbone, embed, training_backbone
 from .corpus import load_corpus
-from .documents import BadInput, Document, Pair, read_pairs
+from .documents import BadInput, Document, Pair, Report
 from .embedder import Embedder
 from .masking import generator
+from .mixtures import open_pairs
 from .packing import Pack, encode, pack
+from .pairs import labels, only
 from .training import TrainConfig, end_run, fit, one_of, start_run
 
 # %% auto #0
@@ -185,26 +188,25 @@ def gather_rows(x: Tensor) -> Tensor:
     return torch.cat([y[:n] for y, n in zip(parts, sizes)])
 
 # %% ../nbs/03_contrastive.ipynb #fb3cd823
-def stage_pairs(cfg: FinetuneConfig) -> list[Pair]:
-    "The pairs to train on: the embedded corpus', or what `cfg.data` holds. Raises `BadInput` for a task that does not exist."
-    if cfg.data is None: pairs = load_corpus().pairs("train", seed=cfg.seed)
-    else:
-        pairs, report = read_pairs(cfg.data, verify=True)
-        report.show()
-    if cfg.tasks:
-        wanted, known = {t.strip() for t in cfg.tasks.split(",")}, {p.task for p in pairs}
-        if wanted - known: raise BadInput(f"option tasks: {', '.join(sorted(wanted - known))} not found; the pairs have {', '.join(sorted(known))}")
-        pairs = [p for p in pairs if p.task in wanted]
-    return pairs
+def stage_pairs(cfg: FinetuneConfig) -> tuple[Sequence[Pair], Report]:
+    """The pairs to train on, the embedded corpus' or what `cfg.data` names, and a Report of those that cannot be used.
+    Raises `BadInput` for a task that does not exist."""
+    if cfg.data is None:
+        pairs = load_corpus().pairs("train", seed=cfg.seed)
+        return only(pairs, "task", cfg.tasks), Report("the embedded corpus", len(pairs))
+    pairs, report = open_pairs(cfg.data, verify=True, workers=4, progress=True)
+    return only(pairs, "task", cfg.tasks), report
 
 def finetune(cfg: FinetuneConfig, resume: bool = False, force: bool = False) -> dict:
     "Run stage 2; writes `model/` (an Embedder), `config.yaml`, `log.jsonl` and `state/` into `cfg.out`, returns a summary. Raises `BadInput` for bad options or data, `Stopped` after a signal."
-    pairs = stage_pairs(cfg)
+    pairs, report = stage_pairs(cfg)
     accelerator = start_run(cfg, resume, force)
+    report.keep(Path(cfg.out)/"bad_samples.jsonl", cfg.max_bad, accelerator.is_main_process)
+    if cfg.data: accelerator.print(report.summary())
     backbone = training_backbone(cfg, accelerator, bidirectional=not cfg.causal)
     if cfg.freeze_vision: backbone.vision.requires_grad_(False)
     contrastive, plans = Contrastive(backbone, cfg), {}
-    names = [p.task for p in pairs]
+    names = labels(pairs, "task")
     n = len(plan_tasks(names, cfg.batch_size, cfg.seed, 0, cfg.homogeneous, cfg.task_cap))
     steps = cfg.steps or max(1, round(cfg.epochs * n))
     def batches(step: int, rank: int, processes: int) -> list[PairBatch]:
@@ -215,7 +217,7 @@ def finetune(cfg: FinetuneConfig, resume: bool = False, force: bool = False) -> 
     log = fit(contrastive, batches, cfg, steps, {"nce": 1.0, "right": 0.0}, accelerator, "stage 2", resume)
     if accelerator.is_main_process: Embedder(backbone, cfg.pooling).save_pretrained(Path(cfg.out)/"model")
     end_run(cfg, accelerator)
-    return dict(steps=steps, pairs=len(pairs), tasks=len(set(names)), loss=log[-1]["loss"], tokens=sum(r["tokens"] for r in log))
+    return dict(steps=steps, pairs=len(pairs), rejected=len(report.rejected), tasks=len(set(names)), loss=log[-1]["loss"], tokens=sum(r["tokens"] for r in log))
 
 # %% ../nbs/03_contrastive.ipynb #fa4672b6
 SMALL = dict(lr=5e-4, schedule="cosine", batch_size=48, negatives=1, max_length=256, clip=1.0, task_cap=1500, freeze_vision=True, pack_tokens=2048) # for moca-tiny-base on a CPU: the frozen tower doubles the steps of a minute

@@ -6,29 +6,35 @@
 from __future__ import annotations
 import dataclasses
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from .backbone import Backbone, load_backbone, save, training_backbone
 from .checkpoints import atomic
+from .config import TrainConfig, make_config, one_of, within
 from .corpus import load_corpus, picture_documents
 from .corruption import Corruption, corrupt
-from .documents import BadInput, Document, read_documents
+from .documents import BadInput, Document, Report
 from .heads import PixelDecoder, head_flops, masked_cross_entropy
 from .masking import NOISES, PATCH_MASKS, TEXT_MASKS
 from .memory import Work
-from .packing import encode, split_all
+from .mixtures import open_documents
+from .packing import encode_all, split_all
 from .planning import bin_costs, bins, cost, deal, describe, fill, plan
 from .rebuilding import Watch, average_patch, average_target, draw_run, masked_accuracy, patch_errors, read_looks, rebuild # noqa: F401
 from .rebuilding import show_looks, show_progress, show_rebuilt, show_words # noqa: F401
-from .training import TrainConfig, accumulate, end_run, fit, make_config, one_of, start_run, within
+from .rows import Lazy, Selection
+from .training import accumulate, end_run, fit, start_run
+
 
 # %% auto #0
 __all__ = ['OBJECTIVES', 'WEIGHTS', 'OFFICIAL_CODE', 'QWEN_3B', 'QWEN_7B', 'SMALL', 'PretrainConfig', 'Reconstruction',
-           'stage_documents', 'held_out', 'fitted', 'epoch_steps', 'pack_batches', 'stage_flops', 'pretrain',
+           'stage_documents', 'fitted', 'held_out', 'epoch_steps', 'pack_batches', 'stage_flops', 'pretrain',
            'save_stage', 'load_stage', 'explore_reconstruction']
 
 # %% ../nbs/02_joint_reconstruction.ipynb #9b009252
@@ -143,50 +149,52 @@ QWEN_3B = dict(base="Qwen/Qwen2.5-VL-3B-Instruct", precision="bf16", max_pixels=
 QWEN_7B = dict(QWEN_3B, base="Qwen/Qwen2.5-VL-7B-Instruct", text_ratio=0.6, patch_ratio=0.6)
 
 # %% ../nbs/02_joint_reconstruction.ipynb #0fa19a6a
-def stage_documents(cfg: PretrainConfig) -> list[Document]:
-    "The Documents to train on: the embedded corpus, or what `cfg.data` holds."
-    if cfg.data is None: return load_corpus().documents("train")
-    docs, report = read_documents(cfg.data, verify=True)
-    report.show()
-    return docs
+def stage_documents(cfg: PretrainConfig) -> tuple[Sequence[Document], Report]:
+    "The Documents to train on, the embedded corpus or what `cfg.data` names, none read yet; and a Report for those that cannot be used."
+    if cfg.data is None: return load_corpus().documents("train"), Report("the embedded corpus")
+    return open_documents(cfg.data, progress=True)
 
-def held_out(docs: list[Document], cfg: PretrainConfig, most: int = 32) -> tuple[list[Document], list[Document]]:
-    "Documents to look at on the way, with pictures where there are some, and the others to train on; at most one in fifty is kept apart."
-    if not cfg.watch: return [], docs
-    if cfg.data is None:
-        found = [d for d in picture_documents(load_corpus(), "validation") if d.text]
-        return found[::max(1, len(found) // most)][:most], docs
-    n = min(most, len(docs) // 50)
-    kept = sorted(sorted(range(min(len(docs), 40 * n)), key=lambda i: not (docs[i].images and docs[i].text))[:n])
-    return [docs[i] for i in kept], [d for i, d in enumerate(docs) if i not in set(kept)]
-
-def fitted(encoder, docs: list[Document], progress: bool = False) -> tuple[list[Document], list[tuple[int, int]], str]:
+def fitted(encoder, docs: Sequence[Document], progress: bool = False, report: Report | None = None, # gets what cannot be used
+           cache: Path | None = None # file for the lengths
+           ) -> tuple[Lazy, np.ndarray, str]:
     "`split_all`; raises `BadInput` where a picture is larger than `max_length`, or nothing is left."
-    found, table, note = split_all(encoder, docs, progress)
+    found, table, note = split_all(encoder, docs, progress, report, workers=4, cache=cache)
     if "larger than that are left out" in note: raise BadInput(f"{note}: raise max_length, or make pictures smaller with max_pixels")
-    if not found: raise BadInput("there is no Document to train on: all were rejected, or the corpus is empty (see the report above)")
+    if not len(found): raise BadInput("there is no Document to train on: all were rejected, or the corpus is empty")
     return found, table, note
 
+def held_out(docs: Lazy, table: np.ndarray, cfg: PretrainConfig, most: int = 32) -> tuple[list[Document], Lazy, np.ndarray]:
+    "Documents to look at on the way, with pictures where there are some; the others to train on, and their table. At most one in fifty is kept apart."
+    if not cfg.watch: return [], docs, table
+    if cfg.data is None:
+        found = [d for d in picture_documents(load_corpus(), "validation") if d.text]
+        return found[::max(1, len(found) // most)][:most], docs, table
+    n = min(most, len(docs) // 50)
+    kept = sorted(sorted(range(min(len(docs), 40 * n)), key=lambda i: table[i, 1] == 0)[:n]) # those with patches first
+    rest = np.setdiff1d(np.arange(len(docs)), kept)
+    return [docs[i] for i in kept], Selection(docs, rest), table[rest]
+
+
 # %% ../nbs/02_joint_reconstruction.ipynb #f2baf908
-def epoch_steps(docs: list[Document], table: list[tuple[int, int]], # tokens and patches of each Document
+def epoch_steps(docs: Lazy, table: np.ndarray, # [N, 2] tokens and patches of each Document
                 cfg: PretrainConfig, processes: int, unit: int, epoch: int
                 ) -> list[list[list[list[int]]]]: # steps[step][rank][micro]: Documents
     "An epoch's micro-batches. Raises `BadInput` where bins give less than one step."
-    each, lengths = cfg.packs_per_step // processes, [n for n, _ in table]
+    each, chosen = cfg.packs_per_step // processes, docs.draw(cfg.seed, epoch) # all of them, or what the weights of a mixture say
     if cfg.batching == "packs":
-        costs = [cost([n], patches) for n, patches in table]
-        return deal(plan(lengths, cfg.pack_tokens, cfg.seed, epoch), costs, processes, each, cfg.seed, epoch)
-    images = [patches // unit for _, patches in table]
-    costs = bin_costs([n - k for n, k in zip(lengths, images)], images, [len(d.images) for d in docs], cfg.max_length)
-    micro = bins(costs, cfg.pack_tokens, processes, cfg.seed, epoch)
+        packs = [chosen[p].tolist() for p in plan(table[chosen, 0], cfg.pack_tokens, cfg.seed, epoch)]
+        return deal(packs, [cost([n], patches) for n, patches in table.tolist()], processes, each, cfg.seed, epoch)
+    lengths, images = table[chosen, 0], table[chosen, 1] // unit
+    costs = bin_costs((lengths - images).tolist(), images.tolist(), [len(docs[i].images) for i in chosen], cfg.max_length)
+    micro = [chosen[some].tolist() for some in bins(costs, cfg.pack_tokens, processes, cfg.seed, epoch)]
     steps = [micro[k:k + cfg.packs_per_step] for k in range(0, len(micro) - cfg.packs_per_step + 1, cfg.packs_per_step)]
     if not steps:
         raise BadInput(f"{len(docs)} Documents make {len(micro)} full micro-batches in bins, fewer than packs_per_step="
                        f"{cfg.packs_per_step}: lower packs_per_step or pack_tokens")
     return [[step[rank::processes] for rank in range(processes)] for step in steps] # neighbours in a bin run side by side
 
-def pack_batches(encoder, docs: list[Document], table: list[tuple[int, int]], # tokens and patches of each Document
-                 cfg: PretrainConfig, processes: int):
+def pack_batches(encoder, docs: Lazy, table: np.ndarray, # [N, 2] tokens and patches of each Document
+                 cfg: PretrainConfig, processes: int, report: Report | None = None): # gets Documents that break late; None: they raise
     "`batches(step, rank, processes)` and the number of steps of the first epoch. Raises `BadInput` if steps can't be shared out evenly."
     if cfg.packs_per_step % processes:
         raise BadInput(f"option packs_per_step is {cfg.packs_per_step}, which {processes} processes cannot share: "
@@ -199,9 +207,10 @@ def pack_batches(encoder, docs: list[Document], table: list[tuple[int, int]], # 
             if epoch == len(counts): counts.append(len(steps_of(epoch)))
             if at < counts[epoch]: break
             at, epoch = at - counts[epoch], epoch + 1
-        encoded = ([encode(encoder, docs[i], words) for i in chosen] for chosen in steps_of(epoch)[at][rank])
+        encoded = (encode_all(encoder, docs, chosen, report, table[:, 0], words=words) for chosen in steps_of(epoch)[at][rank])
         return [corrupt(encoder, some, cfg, epoch, budget, step) for some in encoded]
     return batches, len(steps_of(0))
+
 
 # %% ../nbs/02_joint_reconstruction.ipynb #40efa109
 def stage_flops(recon: Reconstruction):
@@ -210,29 +219,33 @@ def stage_flops(recon: Reconstruction):
     return lambda micro: sum(work(c.pack) + head_flops(work, head, recon.decoder, c) for c in micro)
 
 def pretrain(cfg: PretrainConfig, resume: bool = False, force: bool = False) -> dict:
-    """Run stage 1; writes `model/`, `heads.safetensors`, `config.yaml`, `log.jsonl`, `looks/`, `figures/` and `state/` into `cfg.out`,
-    returns a summary. Raises `BadInput` for bad options or data, `Stopped` after a signal."""
-    docs = stage_documents(cfg)
+    """Run stage 1; writes `model/`, `heads.safetensors`, `config.yaml`, `log.jsonl`, `bad_samples.jsonl`, `looks/`, `figures/` and `state/`
+    into `cfg.out`, returns a summary. Raises `BadInput` for bad options or data, `Stopped` after a signal."""
+    docs, report = stage_documents(cfg)
     accelerator = start_run(cfg, resume, force)
+    main, out = accelerator.is_main_process, Path(cfg.out)
     backbone = training_backbone(cfg, accelerator, bidirectional=cfg.objective != "causal")
-    shown, docs = held_out(docs, cfg)
-    docs, table, note = fitted(backbone.encoder, docs, accelerator.is_main_process)
+    docs, table, note = fitted(backbone.encoder, docs, main, report, out/"lengths.npz" if cfg.data else None)
+    report.keep(out/"bad_samples.jsonl", cfg.max_bad, main)
+    if cfg.data: accelerator.print(report.summary())
+    shown, docs, table = held_out(docs, table, cfg)
     recon = Reconstruction(backbone, cfg)
-    if recon.decoder is not None and cfg.pixel_bias == "mean" and any(d.images for d in docs):
-        recon.decoder.to_pixels.bias.data.copy_(average_target(backbone.encoder, docs, cfg))
-    lengths = [n for n, _ in table]
+    if recon.decoder is not None and cfg.pixel_bias == "mean" and table[:, 1].any():
+        recon.decoder.to_pixels.bias.data.copy_(average_target(backbone.encoder, [docs[i] for i in np.flatnonzero(table[:, 1])[:300]], cfg))
+    lengths = table[docs.draw(cfg.seed, 0), 0]
     packs = plan(lengths, cfg.pack_tokens, cfg.seed) if cfg.batching == "packs" else []
     accelerator.print(f"{note}; {describe(packs, lengths, cfg.pack_tokens) if packs else 'batched in bins of cost'}")
-    batches, n = pack_batches(backbone.encoder, docs, table, cfg, accelerator.num_processes)
+    batches, n = pack_batches(backbone.encoder, docs, table, cfg, accelerator.num_processes, report)
     steps = cfg.steps or max(1, round(cfg.epochs * n))
-    hook = recon.register_forward_pre_hook(Watch(shown, cfg, steps, accelerator.is_main_process)) if shown else None
+    hook = recon.register_forward_pre_hook(Watch(shown, cfg, steps, main)) if shown else None
     log = fit(recon, batches, cfg, steps, dict(WEIGHTS, mae=cfg.mae_weight), accelerator, "stage 1", resume,
               functools.partial(accumulate, reduction=cfg.reduction), stage_flops(recon))
     if hook: hook.remove()
-    if accelerator.is_main_process: save_stage(recon, cfg.out); draw_run(cfg.out, log)
+    if main: save_stage(recon, out); draw_run(out, log)
     end_run(cfg, accelerator)
-    return dict(steps=steps, documents=len(docs), fill=fill(packs, lengths, cfg.pack_tokens) if packs else None, loss=log[-1]["loss"],
-                tokens=sum(r["tokens"] for r in log))
+    return dict(steps=steps, documents=len(docs), rejected=len(report.rejected), tokens=sum(r["tokens"] for r in log), loss=log[-1]["loss"],
+                fill=fill(packs, lengths, cfg.pack_tokens) if packs else None)
+
 
 # %% ../nbs/02_joint_reconstruction.ipynb #65d85949
 def save_stage(recon: Reconstruction, out) -> None:
