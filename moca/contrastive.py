@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 import matplotlib.pyplot as plt
-import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -87,7 +86,8 @@ def complete(pair: Pair) -> Pair:
 def make_batch(encoder, pairs: list[Pair], negatives: int = 2, budget: int = 8192, # tokens of a Pack
                keep: int = 256 * 2**20 # bytes of Packs kept for GradCache's second use of them
                ) -> PairBatch:
-    "Pairs as a batch, at most `negatives` hard negatives each; nothing is encoded yet. Raises `BadInput` for a pair without query or positive."
+    """Pairs as a batch, at most `negatives` hard negatives each; nothing is encoded yet.
+    Raises `BadInput` for a pair without query or positive."""
     rows, docs = {}, []
     def row(doc: Document) -> tuple[int, int]:
         key = content_key(doc)
@@ -99,7 +99,7 @@ def make_batch(encoder, pairs: list[Pair], negatives: int = 2, budget: int = 819
     chunks, long = Chunks(encoder, docs, budget, keep), lambda x, *shape: torch.tensor(x, dtype=torch.long).view(-1, *shape)
     at, tasks = lambda items: long([chunks.row[r] for r in items]), {x.task for x in pairs}
     return PairBatch(chunks, at([r for r, _ in q]), at([r for r, _ in p]), at([r for _, r, *_ in found]), long([i for i, *_ in found]),
-                     long([(b, id_key(x.positive), a) for x, (_, a), (_, b) in zip(pairs, q, p)], 3), long([k for *_, k, d in found for k in (k, d)], 2),
+                     long([(b, id_key(x.positive), a) for x, (_, a), (_, b) in zip(pairs, q, p)], 3), long([(c, d) for *_, c, d in found], 2),
                      tasks.pop() if len(tasks) == 1 else "", copies)
 
 # %% ../nbs/03_contrastive.ipynb #7fc344bd
@@ -141,22 +141,27 @@ class FinetuneConfig(TrainConfig):
         if self.pooling: one_of("pooling", self.pooling, ("mean", "last"))
         if self.batch_size < 2: raise BadInput(f"option batch_size is {self.batch_size}: contrastive learning needs 2 or more")
         if self.negatives < 0: raise BadInput(f"option negatives is {self.negatives}: give 0 or more")
-        if self.max_length > self.pack_tokens: raise BadInput(f"max_length ({self.max_length}) exceeds pack_tokens ({self.pack_tokens}): a Document must fit into a Pack")
+        if self.max_length > self.pack_tokens:
+            raise BadInput(f"max_length ({self.max_length}) exceeds pack_tokens ({self.pack_tokens}): a Document must fit into a Pack")
         if self.token_pooling < 1: raise BadInput(f"option token_pooling is {self.token_pooling}: give 1 (none) or more")
-        if not self.multi_vector and (self.projection or self.token_pooling > 1): raise BadInput("options projection and token_pooling are for multi_vector=true")
-        if self.multi_vector and self.same_side != "none": raise BadInput("option same_side: late interaction compares queries with Documents only; use none")
+        if not self.multi_vector and (self.projection or self.token_pooling > 1):
+            raise BadInput("options projection and token_pooling are for multi_vector=true")
+        if self.multi_vector and self.same_side != "none":
+            raise BadInput("option same_side: late interaction compares queries with Documents only; use none")
 
     @property
     def loss(self) -> LossConfig:
         "The options of the loss."
         dims = tuple((int(k), w) for k, w in numbers("dims", self.dims, ":", whole=True).items())
-        return LossConfig(self.temperature, self.candidates, self.mask_duplicates, self.symmetric, self.same_side, self.filter_above, self.filter_ratio, self.hardness, dims)
+        return LossConfig(self.temperature, self.candidates, self.mask_duplicates, self.symmetric, self.same_side, self.filter_above,
+                          self.filter_ratio, self.hardness, dims)
 
     @property
     def plan(self) -> dict:
         "The options of `plan_tasks`."
         one_of("leftover", self.leftover, ("keep", "drop")); one_of("task_sample", self.task_sample, ("random", "first"))
-        return dict(homogeneous=self.homogeneous, cap=self.task_cap, weights=numbers("task_weights", self.task_weights, "="), leftover=self.leftover, draw=self.task_sample)
+        return dict(homogeneous=self.homogeneous, cap=self.task_cap, weights=numbers("task_weights", self.task_weights, "="),
+                    leftover=self.leftover, draw=self.task_sample)
 
 def numbers(name: str, text: str | None, sign: str, whole: bool = False) -> dict[str, float]:
     "The numbers in `NAME=0.5,NAME=1`, or in `256:1,64`, 1 where none is given. Raises `BadInput`."
@@ -180,12 +185,14 @@ class Contrastive(nn.Module):
 
     def forward(self, pack) -> tuple[Tensor, Tensor]: # vectors [D, dim] or [T, dim], and the scale [1] = 1 / temperature
         "Vectors of a Pack's Documents, or of its tokens."
-        vectors = torch.cat(multi_vector(self.backbone, pack)).float() if self.multi_vector else embed(self.backbone, pack, self.cfg.pooling)
+        if self.multi_vector: vectors = torch.cat(multi_vector(self.backbone, pack)).float()
+        else: vectors = embed(self.backbone, pack, self.cfg.pooling)
         if self.log_scale is None: return vectors, vectors.new_full((1,), 1 / self.cfg.temperature)
         return vectors, self.log_scale.float().clamp(max=SHARPEST).exp()
 
     def loss(self, vectors: Vectors, scale: Tensor, b: PairBatch) -> dict[str, Tensor]:
-        "Sums over this process's queries, against the candidates of all processes: `nce`, and for the log `right`, `alone`, `filtered`, `copies`."
+        """Sums over this process's queries, against the candidates of all processes: `nce`, and for the log `right`, `alone`, `filtered`,
+        `copies`."""
         q, p, n = (vectors.take(rows) for rows in (b.queries, b.positives, b.negatives))
         p, n = (gather_vectors(pool_tokens(v, self.cfg.token_pooling)) for v in (p, n))
         queries = gather_vectors(q) if self.options.symmetric or self.options.same_side in ("queries", "both") else None
@@ -206,7 +213,8 @@ def stage_pairs(cfg: FinetuneConfig) -> Sequence[Pair]:
     for option, field in (("tasks", "task"), ("kinds", "kind")):
         if not (text := getattr(cfg, option)): continue
         wanted, known = {t.strip() for t in text.split(",")}, {getattr(p, field) for p in pairs}
-        if wanted - known: raise BadInput(f"option {option}: {', '.join(sorted(wanted - known))} not found; the pairs have {', '.join(sorted(known))}")
+        if wanted - known:
+            raise BadInput(f"option {option}: {', '.join(sorted(wanted - known))} not found; the pairs have {', '.join(sorted(known))}")
         pairs = [p for p in pairs if getattr(p, field) in wanted]
     return pairs
 
@@ -215,12 +223,15 @@ def contrastive_model(cfg: FinetuneConfig, accelerator) -> Contrastive:
     backbone = training_backbone(cfg, accelerator, bidirectional=not cfg.causal)
     if cfg.freeze_vision: backbone.vision.requires_grad_(False)
     if cfg.projection and backbone.projection is None: add_projection(backbone, cfg.projection, cfg.seed)
-    if cfg.projection and backbone.projection.out_features != cfg.projection: raise BadInput(f"option projection is {cfg.projection}, but the base has one to {backbone.projection.out_features}: leave the option out")
+    if cfg.projection and backbone.projection.out_features != cfg.projection:
+        raise BadInput(f"option projection is {cfg.projection}, but the base has one to {backbone.projection.out_features}: leave the "
+                       f"option out")
     return Contrastive(backbone, cfg).to(accelerator.device)
 
 # %% ../nbs/03_contrastive.ipynb #649b1536
 def finetune(cfg: FinetuneConfig, resume: bool = False, force: bool = False, accumulate=accumulate) -> dict:
-    "Run stage 2; writes `model/` (an Embedder), `config.yaml`, `log.jsonl` and `state/` into `cfg.out`, returns a summary. Raises `BadInput` for bad options or data, `Stopped` after a signal."
+    """Run stage 2; writes `model/` (an Embedder), `config.yaml`, `log.jsonl` and `state/` into `cfg.out`, returns a summary.
+    Raises `BadInput` for bad options or data, `Stopped` after a signal."""
     pairs = stage_pairs(cfg)
     names = [p.task for p in pairs]
     plan = TaskBatches(names, cfg.batch_size, cfg.seed, **cfg.plan)
@@ -228,30 +239,34 @@ def finetune(cfg: FinetuneConfig, resume: bool = False, force: bool = False, acc
     accelerator = start_run(cfg, resume, force)
     accelerator.print(describe_tasks(names, cfg.batch_size, **cfg.plan))
     model = contrastive_model(cfg, accelerator)
-    def batches(step: int, rank: int, processes: int) -> list[PairBatch]: # a process may have no pair of a small batch; it takes part all the same
-        chosen = [pairs[i] for i in plan[step][rank::processes]]
+    def batches(step: int, rank: int, processes: int) -> list[PairBatch]:
+        chosen = [pairs[i] for i in plan[step][rank::processes]] # none of a small batch, perhaps: the process takes part all the same
         return [make_batch(model.backbone.encoder, chosen, cfg.negatives, cfg.pack_tokens, cfg.keep_packs * 2**20)]
     log = fit(model, batches, cfg, steps, WEIGHTS, accelerator, "stage 2", resume, accumulate=accumulate)
     if accelerator.is_main_process: Embedder(model.backbone, cfg.pooling, cfg.multi_vector).save_pretrained(Path(cfg.out)/"model")
     mean = {k: sum(r.get(k, 0.0) for r in log) / len(log) for k in ("alone", "filtered", "copies")}
-    if mean["alone"]: accelerator.print(f"{mean['alone']:.1%} of the queries had no negative: every candidate was a copy of the positive or too similar, and nothing was learnt from them")
+    if mean["alone"]: accelerator.print(f"{mean['alone']:.1%} of the queries had no negative: every candidate was a copy of the "
+                                        f"positive or too similar, and nothing was learnt from them")
     if mean["copies"]: accelerator.print(f"{mean['copies']:.3f} hard negatives a query were equal to the positive and left out")
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return dict(steps=steps, pairs=len(pairs), tasks=len(set(names)), loss=log[-1]["loss"], tokens=sum(r["tokens"] for r in log), **mean)
 
 # %% ../nbs/03_contrastive.ipynb #fa4672b6
-SMALL = dict(lr=5e-4, schedule="cosine", batch_size=48, negatives=1, max_length=256, clip=1.0, task_cap=1500, freeze_vision=True, pack_tokens=4096) # for moca-tiny-base on a CPU: the frozen tower doubles the steps of a minute
+SMALL = dict(lr=5e-4, schedule="cosine", batch_size=48, negatives=1, max_length=256, clip=1.0, task_cap=1500, pack_tokens=4096,
+             freeze_vision=True) # for moca-tiny-base on a CPU: the frozen tower doubles the steps of a minute
 
 # %% ../nbs/03_contrastive.ipynb #efc115ad
 def picture_grid(encoded: Encoded, merge: int, picture: int = 0) -> tuple[int, int, int]:
     "First token, rows and columns of the image tokens of one picture, for families with one token for each `merge` x `merge` patches."
-    sizes = [(int(t) * int(h) // merge * (int(w) // merge), int(t) * int(h) // merge, int(w) // merge) for t, h, w in encoded.image_grid_thw]
-    if sum(n for n, _, _ in sizes) != len(encoded.image_tokens): raise BadInput("this family's image tokens are no grid: a heat map needs one token for each square of patches")
-    return sum(n for n, _, _ in sizes[:picture]), sizes[picture][1], sizes[picture][2]
+    shapes = [(t * h // merge, w // merge) for t, h, w in encoded.image_grid_thw.tolist()]
+    if sum(h * w for h, w in shapes) != len(encoded.image_tokens):
+        raise BadInput("this family's image tokens are no grid: a heat map needs one token for each square of patches")
+    return sum(h * w for h, w in shapes[:picture]), *shapes[picture]
 
 def show_interaction(e: Embedder, query: Document, page: Document, words: list[int] | None = None, most: int = 5) -> Figure:
-    "Where on a page each token of a query looks: similarity with the vectors of the first picture; the page itself on the left. Raises `BadInput` for a page without pictures."
+    """Where on a page each token of a query looks: similarity with the vectors of the first picture; the page itself on the left.
+    Raises `BadInput` for a page without pictures."""
     if not page.images: raise BadInput(f"document {page.id} has no picture: there is nothing to draw a heat map on")
     encoder = e.backbone.encoder
     encoded, (q, d) = encode(encoder, page), e.encode([query, page], multi_vector=True)
@@ -271,7 +286,7 @@ def show_interaction(e: Embedder, query: Document, page: Document, words: list[i
     return fig
 
 # %% ../nbs/03_contrastive.ipynb #9b0201e6
-QWEN_3B = dict(base="runs/cpt/model", precision="bf16", max_pixels=1024 * 28 * 28) # the rest are FinetuneConfig's defaults: batches of 2,048
+QWEN_3B = dict(base="runs/cpt/model", precision="bf16", max_pixels=1024 * 28 * 28) # the rest are FinetuneConfig's defaults
 
 OFFICIAL_CODE = dict(lr=2e-5, warmup=0.05, max_length=1280, candidates="own", mask_duplicates=False, homogeneous=False, task_sample="first",
                      kinds="long-document,multimodal") # what the authors' repository does where it and the paper differ

@@ -128,13 +128,17 @@ def schedule(n: int, model: nn.Module, device) -> list[int | None]: # None: the 
     most = max(process_sizes(n, device)) if isinstance(model, FSDPModule) else n
     return [None] * (max(1, most) - n) + list(range(n))
 
-def accumulate(model: nn.Module, # prepared by accelerate or sharded; model(pack) -> (vectors, scale), and it has `loss(vectors, scale, batch)` and `multi_vector`
+def accumulate(model: nn.Module, # model(pack) -> (vectors, scale); it has `multi_vector` and `loss(vectors, scale, batch)`
                micro: list, # one batch with `chunks`, `counts` and `to`: all that this process has in the step
                weights: dict[str, float], accelerator) -> dict[str, Tensor]:
-    "Forward and backward of one step: gradients of the global loss in the parameters, global means by name. Raises `MocaError` for more than one batch."
-    if len(micro) != 1: raise MocaError(f"GradCache takes all that a process has in a step as one batch, not as {len(micro)}: a contrastive loss is no sum over micro-batches")
+    """Forward and backward of one step: gradients of the global loss in the parameters, global means by name.
+    Raises `MocaError` for more than one batch."""
+    if len(micro) != 1:
+        raise MocaError(f"GradCache takes all that a process has in a step as one batch, not as {len(micro)}: a contrastive loss is "
+                        f"no sum over micro-batches")
     batch, inner, device = micro[0].to(accelerator.device), accelerator.unwrap_model(model), accelerator.device
-    order, sharded, step = schedule(len(batch.chunks), model, device), isinstance(model, FSDPModule), Passes(batch.chunks, inner.multi_vector)
+    order, sharded = schedule(len(batch.chunks), model, device), isinstance(model, FSDPModule)
+    step = Passes(batch.chunks, inner.multi_vector)
     for k, one in zip(order, ahead(lambda k: batch.chunks.pack(k, sharded), order)):
         last = len(step.states) == len(order) - 1
         step.states.append(random_state(device))
@@ -143,8 +147,8 @@ def accumulate(model: nn.Module, # prepared by accelerate or sharded; model(pack
         step.keep(k, one, values)
     vectors, leaf = step.leaf(), scale.detach().requires_grad_(scale.requires_grad)
     sums = inner.loss(vectors, leaf, batch)
-    counts = {k: float(v) for k, v in zip(sums, accelerator.reduce(torch.tensor([float(batch.counts[k]) for k in sums], device=device), "sum").tolist())}
-    total = sum(weights.get(k, 1.0) * v / max(counts[k], 1.0) for k, v in sums.items())
+    counts = accelerator.reduce(torch.tensor([float(batch.counts[k]) for k in sums], device=device), "sum").clamp(min=1)
+    total = sum(weights.get(k, 1.0) * v / n for (k, v), n in zip(sums.items(), counts))
     accelerator.backward(total * accelerator.num_processes) # DDP and FSDP2 take the mean over processes
     with contextlib.nullcontext() if len(order) == 1 or sharded else accelerator.no_sync(model):
         step.backward(len(order) - 1, values, scale, leaf.grad)
@@ -152,7 +156,7 @@ def accumulate(model: nn.Module, # prepared by accelerate or sharded; model(pack
         with contextlib.nullcontext() if i == len(order) - 2 or sharded else accelerator.no_sync(model):
             with accelerator.autocast(), replayed(step.states[i], device): values, scale = model(one)
             step.backward(i, values, scale, None)
-    return {k: accelerator.reduce(v.detach().float(), "sum") / max(counts[k], 1.0) for k, v in sums.items()}
+    return {k: accelerator.reduce(v.detach().float(), "sum") / n for (k, v), n in zip(sums.items(), counts)}
 
 # %% ../nbs/13_gradcache.ipynb #5e69e181
 class Passes:
@@ -177,4 +181,4 @@ class Passes:
         g = torch.zeros_like(values)
         g[:self.rows[i]] = self.whole.grad[start:start + self.rows[i]]
         if not scale.requires_grad: return torch.autograd.backward(values, g)
-        torch.autograd.backward((values, scale), (g, torch.zeros_like(scale) if scale_grad is None else scale_grad)) # DDP waits for every parameter it saw
+        torch.autograd.backward((values, scale), (g, torch.zeros_like(scale) if scale_grad is None else scale_grad)) # DDP waits for both

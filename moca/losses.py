@@ -7,7 +7,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -66,7 +66,8 @@ def packed(vectors) -> Vectors:
     "`Vectors` from a tensor `[n, dim]` or a list of `[tokens, dim]`."
     if isinstance(vectors, Vectors): return vectors
     if isinstance(vectors, Tensor): return Vectors(vectors.float())
-    if not vectors or any(not len(v) for v in vectors): raise BadInput("token vectors of no Document, or of one without tokens: give one tensor [tokens, dim] a Document")
+    if not vectors or any(not len(v) for v in vectors):
+        raise BadInput("token vectors of no Document, or of one without tokens: give one tensor [tokens, dim] a Document")
     return Vectors(torch.cat(list(vectors)).float(), [len(v) for v in vectors])
 
 @torch.no_grad()
@@ -98,12 +99,13 @@ def blocks(lengths: list[int] | int, # tokens of each Document, or the number of
 
 # %% ../nbs/13_losses.ipynb #155c4d35
 def pool_tokens(vectors: Vectors, factor: int, how: str = "neighbours") -> Vectors:
-    """About `1 / factor` of the token vectors of each Document: means of `factor` neighbours, or of clusters (`hierarchical`, Ward's method; needs scipy).
-    Unit rows. Raises `BadInput` for another `how` or a factor below 1."""
+    """About `1 / factor` of the token vectors of each Document: means of `factor` neighbours, or of clusters (`hierarchical`, Ward's
+    method; needs scipy). Unit rows. Raises `BadInput` for another `how` or a factor below 1."""
     if factor < 1: raise BadInput(f"token pooling by {factor}: give 1 (none) or more")
     if how not in ("neighbours", "hierarchical"): raise BadInput(f"token pooling {how!r} is unknown: use neighbours or hierarchical")
     if factor == 1 or vectors.lengths is None: return vectors
-    groups = [torch.arange(n) // factor for n in vectors.lengths] if how == "neighbours" else [_clusters(v, factor) for v in vectors.values.detach().split(vectors.lengths)]
+    each = vectors.values.detach().split(vectors.lengths)
+    groups = [torch.arange(len(v)) // factor if how == "neighbours" else _clusters(v, factor) for v in each]
     counts = [int(x.max()) + 1 for x in groups]
     offsets = [0, *itertools.accumulate(counts)]
     owner = torch.cat([torch.arange(0), *(x + k for x, k in zip(groups, offsets))]).to(vectors.values.device)
@@ -113,7 +115,8 @@ def pool_tokens(vectors: Vectors, factor: int, how: str = "neighbours") -> Vecto
 def _clusters(v: Tensor, factor: int) -> Tensor:
     "The cluster of each token, `[n]` from 0."
     try: from scipy.cluster.hierarchy import fcluster, linkage
-    except ImportError as e: raise BadInput("hierarchical token pooling needs the package scipy: pip install scipy, or use neighbours") from e
+    except ImportError as e:
+        raise BadInput("hierarchical token pooling needs the package scipy: pip install scipy, or use neighbours") from e
     n = len(v)
     if n <= 1: return torch.zeros(n, dtype=torch.long)
     found = torch.tensor(fcluster(linkage(v.cpu().numpy(), "ward"), max(1, n // factor), "maxclust"))
@@ -144,7 +147,8 @@ class Pairing:
         "All positives, then all hard negatives; `which` is `all` (paper, Eq. 3) or `own` (released code)."
         none, (p, h) = torch.full_like(self.negative_owners, -1), (self.keys, self.negative_keys)
         keys = torch.cat([p[:, [0, 1, 2, 0]], torch.stack([h[:, 0], h[:, 1], none, h[:, 0]], 1)])
-        return Side(keys if duplicates else keys[:, :0], torch.cat([torch.full_like(p[:, 0], -1), self.negative_owners if which == "own" else none]))
+        group = torch.cat([torch.full_like(p[:, 0], -1), self.negative_owners if which == "own" else none])
+        return Side(keys if duplicates else keys[:, :0], group)
 
     def partners(self, duplicates: bool = True) -> Side:
         "All queries or all positives, as candidates for one of their own side."
@@ -193,9 +197,10 @@ class Matrix:
         "Similarities as exponents."
         return s * scale + (s.detach() * self.hardness).masked_fill(own, 0) if self.hardness else s * scale
 
-# %% ../nbs/13_losses.ipynb #50916540
+# %% ../nbs/13_losses.ipynb #baff2d08
 class LogSums(torch.autograd.Function):
-    "Of each row: log of the sum of exponentials, the positive's logit; without gradient the most similar other candidate, and how many there are and were too similar."
+    """Of each row: log of the sum of exponentials, the positive's logit; without gradient the most similar other candidate, and how
+    many there are and were too similar."""
     @staticmethod
     def forward(ctx, q: Tensor, c: Tensor, scale: Tensor, m: Matrix):
         n = len(m.rows.group)
@@ -250,11 +255,14 @@ class LossConfig:
     def __post_init__(self):
         for name, allowed in dict(candidates=("all", "own"), same_side=("none", "queries", "documents", "both")).items():
             if (value := getattr(self, name)) not in allowed: raise BadInput(f"option {name} is {value!r}: use one of {', '.join(allowed)}")
-        if not (math.isfinite(self.temperature) and self.temperature > 0): raise BadInput(f"option temperature is {self.temperature}: give a positive number")
-        if self.filter_ratio is not None and not 0 < self.filter_ratio <= 1: raise BadInput(f"option filter_ratio is {self.filter_ratio}: give a share of the positive's similarity, above 0 and at most 1")
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise BadInput(f"option temperature is {self.temperature}: give a positive number")
+        if self.filter_ratio is not None and not 0 < self.filter_ratio <= 1:
+            raise BadInput(f"option filter_ratio is {self.filter_ratio}: give a share of the positive's similarity, above 0 and at most 1")
         if not (math.isfinite(self.hardness) and self.hardness >= 0): raise BadInput(f"option hardness is {self.hardness}: give 0 or more")
         for dim, weight in self.dims:
-            if dim < 1 or not weight > 0: raise BadInput(f"option dims has {dim} with weight {weight}: give 1 number or more, and a positive weight")
+            if dim < 1 or not weight > 0:
+                raise BadInput(f"option dims has {dim} with weight {weight}: give 1 number or more, and a positive weight")
 
 # %% ../nbs/13_losses.ipynb #8a5f859b
 def limits(q: Vectors, p: Vectors, # the queries and their positives, row by row
@@ -299,7 +307,8 @@ def contrast(q: Vectors, p: Vectors, n: Vectors, who: Pairing, cfg: LossConfig, 
     """Sums over the own queries: `nce`, the loss, with Matryoshka's shorter vectors if there are some; `right`, positives ranked first;
     `alone`, queries without any negative; `filtered`, candidates that were too similar. Raises `BadInput` for dims that are too large."""
     if scale is None: scale = q.values.new_full((1,), 1 / cfg.temperature)
-    if q.lengths is not None and cfg.same_side != "none": raise BadInput("option same_side: late interaction compares queries with Documents only; use none")
+    if q.lengths is not None and cfg.same_side != "none":
+        raise BadInput("option same_side: late interaction compares queries with Documents only; use none")
     width = q.values.shape[1]
     if wrong := [d for d, _ in cfg.dims if d > width]: raise BadInput(f"option dims: {wrong[0]} numbers of vectors that have {width}")
     queries = q if queries is None else queries

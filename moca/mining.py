@@ -22,7 +22,7 @@ from .embedder import Embedder
 from .losses import maxsim
 
 # %% auto #0
-__all__ = ['search', 'approximate', 'MiningReport', 'Rule', 'mine', 'picture_bytes', 'pair_row', 'write_pairs']
+__all__ = ['search', 'approximate', 'MiningReport', 'Rule', 'mine', 'picture_bytes', 'pair_row', 'pair_schema', 'write_pairs']
 
 # %% ../nbs/15_mining.ipynb #efff1bcb
 def search(queries, documents, # tensors [n, dim] of unit rows, or lists of [tokens, dim]
@@ -30,7 +30,8 @@ def search(queries, documents, # tensors [n, dim] of unit rows, or lists of [tok
            ) -> tuple[Tensor, Tensor]: # scores and numbers of the best Documents, [Q, k], the best first
     "Exact search by cosine similarity, or by MaxSim for token vectors. Raises `BadInput` for vectors with NaN."
     for name, x in (("queries", queries), ("documents", documents)):
-        if bad := [i for i, v in enumerate(x) if not torch.isfinite(v).all()]: raise BadInput(f"{len(bad)} of the {name} have vectors with NaN, the first is number {bad[0]}: the model is broken")
+        if bad := [i for i, v in enumerate(x) if not torch.isfinite(v).all()]:
+            raise BadInput(f"{len(bad)} of the {name} have vectors with NaN, the first is number {bad[0]}: the model is broken")
     single, best, at = isinstance(queries, Tensor), None, None
     for start in range(0, len(documents), block):
         some = documents[start:start + block]
@@ -44,7 +45,8 @@ def search(queries, documents, # tensors [n, dim] of unit rows, or lists of [tok
 def approximate(queries: Tensor, documents: Tensor, k: int, links: int = 32) -> tuple[Tensor, Tensor]:
     "The same from a graph of neighbours (HNSW): fast, not exact. Raises `BadInput` without faiss."
     try: import faiss
-    except ImportError as e: raise BadInput("approximate search needs the package faiss: pip install faiss-cpu, or raise approximate_above") from e
+    except ImportError as e:
+        raise BadInput("approximate search needs the package faiss: pip install faiss-cpu, or raise approximate_above") from e
     index = faiss.IndexHNSWFlat(documents.shape[1], links, faiss.METRIC_INNER_PRODUCT)
     index.hnsw.efSearch = max(64, 2 * k)
     index.add(documents.numpy())
@@ -68,7 +70,8 @@ class MiningReport:
         mean = lambda x: sum(x) / len(x) if x else float("nan")
         wanted = max(self.found, default=0)
         few = sum(n for k, n in self.found.items() if k < wanted)
-        lines = [f"{self.pairs:,} pairs against {self.documents:,} Documents: {sum(k * n for k, n in self.found.items()):,} negatives" + (f"; {few:,} pairs have fewer than {wanted}" if few else ""),
+        short = f"; {few:,} pairs have fewer than {wanted}" if few else ""
+        lines = [f"{self.pairs:,} pairs against {self.documents:,} Documents: {len(self.negative):,} negatives{short}",
                  "passed over: " + (", ".join(f"{n:,} {why}" for why, n in self.passed.most_common()) or "none"),
                  f"mean similarity: {mean(self.positive):.3f} with the positive, {mean(self.negative):.3f} with a mined negative"]
         return "\n".join(lines + self.examples)
@@ -83,9 +86,12 @@ class Rule:
     depth: int = 100 # candidates looked at for a query
 
     def __post_init__(self):
-        if self.negatives < 1 or self.skip < 0: raise BadInput(f"negatives is {self.negatives} and skip {self.skip}: give 1 or more, and 0 or more")
-        if self.depth < self.negatives + self.skip: raise BadInput(f"depth is {self.depth}: look at {self.negatives + self.skip} candidates or more")
-        if self.ratio is not None and not 0 < self.ratio <= 1: raise BadInput(f"ratio is {self.ratio}: give a share of the positive's similarity, above 0 and at most 1")
+        if self.negatives < 1 or self.skip < 0:
+            raise BadInput(f"negatives is {self.negatives} and skip {self.skip}: give 1 or more, and 0 or more")
+        if self.depth < self.negatives + self.skip:
+            raise BadInput(f"depth is {self.depth}: look at {self.negatives + self.skip} candidates or more")
+        if self.ratio is not None and not 0 < self.ratio <= 1:
+            raise BadInput(f"ratio is {self.ratio}: give a share of the positive's similarity, above 0 and at most 1")
 
     def limit(self, positive: float) -> float:
         "The highest similarity that a negative may have."
@@ -116,19 +122,19 @@ def mine(e: Embedder, pairs: Sequence[Pair],
     for i, p in enumerate(pairs): groups[p.task].append((i, complete(p)))
     for group in tqdm(groups.values(), desc="mine", unit="task", disable=not progress):
         own = corpus if corpus is not None else [d for _, p in group for d in (p.positive, *p.negatives)]
-        found = _mine([p for _, p in group], {content_key(d): d for d in own}, lambda docs: e.encode(docs, pack_tokens, progress), rule, keep, approximate_above, report)
-        for (i, _), p in zip(group, found): out[i] = p
+        docs, embed = {content_key(d): d for d in own}, lambda docs: e.encode(docs, pack_tokens, progress)
+        find = approximate if len(docs) > approximate_above and not e.multi_vector else search
+        for (i, _), p in zip(group, _mine([p for _, p in group], docs, embed, find, rule, keep, report)): out[i] = p
     shown = [p for p in out if p.negatives][::max(1, len(out) // max(1, examples))][:examples]
     report.examples = [f"  {_short(p.query)} -> {_short(p.positive)}; not {', '.join(map(_short, p.negatives))}" for p in shown]
     return out, report
 
-def _mine(pairs: list[Pair], docs: dict[int, Document], encode, rule: Rule, keep: bool, approximate_above: int, report: MiningReport) -> list[Pair]:
+def _mine(pairs: list[Pair], docs: dict[int, Document], encode, find, rule: Rule, keep: bool, report: MiningReport) -> list[Pair]:
     "The same for one task; `docs` are the candidates by content."
     asked, answers, searched = {content_key(p.query): p.query for p in pairs}, defaultdict(set), len(docs)
     for p in pairs: answers[content_key(p.query)] |= {content_key(p.positive), content_key(p.query)}
-    docs = docs | {k: p.positive for p in pairs if (k := content_key(p.positive)) not in docs} # behind the candidates, for their similarity alone
+    docs = docs | {k: p.positive for p in pairs if (k := content_key(p.positive)) not in docs} # behind the candidates: not searched
     q, d, keys = encode(list(asked.values())), encode(list(docs.values())), list(docs)
-    find = approximate if searched > approximate_above and isinstance(q, Tensor) else search
     scores, at = find(q, d[:searched], rule.depth)
     ask, place, out = {k: i for i, k in enumerate(asked)}, {k: i for i, k in enumerate(keys)}, []
     report.documents += searched
@@ -159,7 +165,8 @@ def picture_bytes(ref: ImageRef) -> bytes:
 
 def _beside(ref: ImageRef, folder: Path, root: Path) -> str:
     "The path of a picture as a row names it; written into `folder` unless it lies below `root` already."
-    if isinstance(ref.source, Path) and ref.source.resolve().is_relative_to(root.resolve()): return ref.source.resolve().relative_to(root.resolve()).as_posix()
+    if isinstance(ref.source, Path) and (here := ref.source.resolve()).is_relative_to(root.resolve()):
+        return here.relative_to(root.resolve()).as_posix()
     file = folder/f"{number(ref.key):014x}"
     if not file.exists():
         with atomic(file) as part: part.write_bytes(picture_bytes(ref))
@@ -168,7 +175,14 @@ def _beside(ref: ImageRef, folder: Path, root: Path) -> str:
 def pair_row(pair: Pair, image) -> dict:
     "A Pair as a row of a file; `image` says what stands for a picture. The instruction is part of the query."
     side = lambda d: dict(parts=[dict(text=p, image=None) if isinstance(p, str) else dict(text=None, image=image(p)) for p in d.parts])
-    return dict(id=pair.id, task=pair.task, kind=pair.kind, source=pair.query.source, query=side(pair.query), positive=side(pair.positive), negatives=[side(n) for n in pair.negatives])
+    return dict(id=pair.id, task=pair.task, kind=pair.kind, source=pair.query.source, query=side(pair.query), positive=side(pair.positive),
+                negatives=[side(n) for n in pair.negatives])
+
+def pair_schema() -> pa.Schema:
+    "The columns of a Parquet file of pairs, pictures inside."
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    side = pa.struct([("parts", pa.list_(pa.struct([("text", pa.string()), ("image", image)])))])
+    return pa.schema([*((k, pa.string()) for k in ("id", "task", "kind", "source")), ("query", side), ("positive", side), ("negatives", pa.list_(side))])
 
 def write_pairs(pairs: Sequence[Pair], path: str | Path) -> None:
     "Write Pairs as .jsonl or .parquet, atomically, so that `read_pairs` reads them back. Raises `BadInput` for another suffix."
@@ -177,12 +191,11 @@ def write_pairs(pairs: Sequence[Pair], path: str | Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as part:
         if path.suffix == ".parquet":
-            side = pa.struct([("parts", pa.list_(pa.struct([("text", pa.string()), ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))])))])
-            schema = pa.schema([(k, pa.string()) for k in ("id", "task", "kind", "source")] + [("query", side), ("positive", side), ("negatives", pa.list_(side))])
-            with pq.ParquetWriter(part, schema) as out:
+            inside = lambda ref: dict(bytes=picture_bytes(ref), path=ref.name)
+            with pq.ParquetWriter(part, pair_schema()) as out:
                 for k in range(0, len(pairs), 256):
-                    rows = [pair_row(pairs[i], lambda ref: dict(bytes=picture_bytes(ref), path=ref.name)) for i in range(k, min(k + 256, len(pairs)))]
-                    out.write_table(pa.Table.from_pylist(rows, schema))
+                    rows = [pair_row(pairs[i], inside) for i in range(k, min(k + 256, len(pairs)))]
+                    out.write_table(pa.Table.from_pylist(rows, pair_schema()))
         else:
             folder = path.with_name(f"{path.stem}_images")
             plain = lambda side: dict(parts=[{k: v for k, v in p.items() if v is not None} for p in side["parts"]])

@@ -5,7 +5,7 @@
 # %% ../nbs/13_tasks.ipynb #937b3e60
 from __future__ import annotations
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 import torch
 from .documents import BadInput
@@ -27,7 +27,9 @@ def quotas(sizes: dict[str, int], # pairs of each task
     if cap is not None and cap < 1: raise BadInput(f"option task_cap is {cap}: give 1 or more, or none")
     for t, w in (weights or {}).items():
         if t not in sizes: raise BadInput(f"option task_weights: there is no task {t!r}; the pairs have {', '.join(sizes)}")
-        if not 0 <= w <= 1: raise BadInput(f"option task_weights: {t} has {w}; give a share of its pairs between 0 and 1, for no pair is shown twice an epoch")
+        if not 0 <= w <= 1:
+            raise BadInput(f"option task_weights: {t} has {w}; give a share of its pairs between 0 and 1, for no pair is shown twice "
+                           f"an epoch")
     return {t: min(n if cap is None else cap, math.ceil(n * (weights or {}).get(t, 1.0))) for t, n in sizes.items()}
 
 # %% ../nbs/13_tasks.ipynb #7a401e05
@@ -40,8 +42,8 @@ def plan_tasks(tasks: Sequence[str], # task of each pair
                leftover: str = "keep", # a task's last pairs: a smaller batch, or `drop`: not in this epoch
                draw: str = "random" # which pairs under a cap: anew each epoch, or always the `first` (released code)
                ) -> list[list[int]]:
-    """Batches of pair numbers, each pair at most once. A single leftover joins the batch before it; a task of one pair is left out, for it has nothing to be
-    compared with. Raises `BadInput`."""
+    """Batches of pair numbers, each pair at most once. A single leftover joins the batch before it; a task of one pair is left out, for
+    it has nothing to be compared with. Raises `BadInput`."""
     if batch_size < 2: raise BadInput(f"option batch_size is {batch_size}: contrastive learning needs 2 or more")
     for name, value, allowed in (("leftover", leftover, ("keep", "drop")), ("task_sample", draw, ("random", "first"))):
         if value not in allowed: raise BadInput(f"option {name} is {value!r}: use one of {', '.join(allowed)}")
@@ -98,12 +100,17 @@ def describe_tasks(tasks: Sequence[str], batch_size: int, cap: int | None = None
     "A line a task: its pairs, how many an epoch shows, in how many batches; and what is smaller than a batch or left out."
     sizes = {t: len(g) for t, g in by_task(tasks).items()}
     shown, lines = quotas(sizes, cap, weights), []
-    if not homogeneous: return f"{sum(shown.values()):,} of {len(tasks):,} pairs an epoch, tasks mixed, in {len(cut(list(range(sum(shown.values()))), batch_size, leftover)):,} batches"
+    if not homogeneous:
+        made = cut(list(range(sum(shown.values()))), batch_size, leftover)
+        return f"{sum(map(len, made)):,} of {len(tasks):,} pairs an epoch, tasks mixed, in {_many(len(made))}"
     for t, n in sizes.items():
         made = cut(list(range(shown[t])), batch_size, leftover)
         rest, notes = shown[t] - sum(map(len, made)), []
         if made and len(made) == 1 and len(made[0]) < batch_size: notes.append(f"smaller than a batch of {batch_size:,}")
         elif made and len(made[-1]) != batch_size: notes.append(f"the last of {len(made[-1]):,}")
-        if rest: notes.append(f"{rest:,} left out: " + ("one pair has nothing to be compared with" if rest == 1 == shown[t] else "no whole batch"))
-        lines.append(f"{t or 'no task'}: {shown[t]:,} of {n:,} pairs an epoch in {len(made):,} batches" + (f" ({'; '.join(notes)})" if notes else ""))
+        if rest: notes.append(f"{rest:,} left out: " + ("a single pair has no rival" if rest == 1 == shown[t] else "no whole batch"))
+        said = f" ({'; '.join(notes)})" if notes else ""
+        lines.append(f"{t or 'no task'}: {shown[t]:,} of {n:,} pairs an epoch in {_many(len(made))}{said}")
     return "\n".join(lines)
+
+def _many(n: int) -> str: return f"{n:,} batch{'es' * (n != 1)}"
