@@ -19,9 +19,10 @@ from .documents import BadInput, Document, Pair, read_pairs
 from .embedder import Embedder
 from .gradcache import Chunks, accumulate, gather_rows, gather_vectors, process_rank, process_sizes
 from .losses import LossConfig, Pairing, Vectors, contrast, pool_tokens
+from .memory import Work
 from .packing import Encoded, encode
 from .tasks import TaskBatches, describe_tasks
-from .training import TrainConfig, fit, one_of, start_run
+from .training import TrainConfig, end_run, fit, one_of, start_run
 
 # %% auto #0
 __all__ = ['SHARPEST', 'WEIGHTS', 'SMALL', 'QWEN_3B', 'OFFICIAL_CODE', 'PairBatch', 'number', 'content_key', 'id_key', 'complete',
@@ -221,7 +222,6 @@ def stage_pairs(cfg: FinetuneConfig) -> Sequence[Pair]:
 def contrastive_model(cfg: FinetuneConfig, accelerator) -> Contrastive:
     "The model that a run starts with. Raises `BadInput` for a projection other than the one the base has."
     backbone = training_backbone(cfg, accelerator, bidirectional=not cfg.causal)
-    if cfg.freeze_vision: backbone.vision.requires_grad_(False)
     if cfg.projection and backbone.projection is None: add_projection(backbone, cfg.projection, cfg.seed)
     if cfg.projection and backbone.projection.out_features != cfg.projection:
         raise BadInput(f"option projection is {cfg.projection}, but the base has one to {backbone.projection.out_features}: leave the "
@@ -239,17 +239,18 @@ def finetune(cfg: FinetuneConfig, resume: bool = False, force: bool = False, acc
     accelerator = start_run(cfg, resume, force)
     accelerator.print(describe_tasks(names, cfg.batch_size, **cfg.plan))
     model = contrastive_model(cfg, accelerator)
+    work = Work(model.backbone)
     def batches(step: int, rank: int, processes: int) -> list[PairBatch]:
         chosen = [pairs[i] for i in plan[step][rank::processes]] # none of a small batch, perhaps: the process takes part all the same
         return [make_batch(model.backbone.encoder, chosen, cfg.negatives, cfg.pack_tokens, cfg.keep_packs * 2**20)]
-    log = fit(model, batches, cfg, steps, WEIGHTS, accelerator, "stage 2", resume, accumulate=accumulate)
+    flops = lambda micro: sum(b.chunks.flops(work) for b in micro)
+    log = fit(model, batches, cfg, steps, WEIGHTS, accelerator, "stage 2", resume, accumulate, flops)
     if accelerator.is_main_process: Embedder(model.backbone, cfg.pooling, cfg.multi_vector).save_pretrained(Path(cfg.out)/"model")
-    mean = {k: sum(r.get(k, 0.0) for r in log) / len(log) for k in ("alone", "filtered", "copies")}
+    mean = {k: sum(r.get(k) or 0.0 for r in log) / len(log) for k in ("alone", "filtered", "copies")}
     if mean["alone"]: accelerator.print(f"{mean['alone']:.1%} of the queries had no negative: every candidate was a copy of the "
                                         f"positive or too similar, and nothing was learnt from them")
     if mean["copies"]: accelerator.print(f"{mean['copies']:.3f} hard negatives a query were equal to the positive and left out")
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
+    end_run(cfg, accelerator)
     return dict(steps=steps, pairs=len(pairs), tasks=len(set(names)), loss=log[-1]["loss"], tokens=sum(r["tokens"] for r in log), **mean)
 
 # %% ../nbs/03_contrastive.ipynb #fa4672b6

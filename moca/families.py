@@ -328,7 +328,9 @@ TINY = { # family: (special tokens, config keywords from their ids, settings of 
     "paligemma": (("<image>",), lambda t: dict(text_config=dict(_text, model_type="gemma", head_dim=16), vision_config=_siglip, projection_dim=64, hidden_size=64), dict(size={"height": 56, "width": 56})),
     "internvl": (("<IMG_CONTEXT>", "<img>", "</img>"), lambda t: dict(text_config=dict(_text, model_type="qwen2"), vision_config=_tile, image_seq_length=4), dict(size={"height": 56, "width": 56}, crop_to_patches=True, min_patches=1, max_patches=4)),
 }
-TINY["smolvlm"] = TINY["idefics3"]
+# some releases (5.20) merge SmolVLM's pictures in runs of patch_size tokens: a tile needs a multiple of that many
+TINY["smolvlm"] = (TINY["idefics3"][0], lambda t: dict(TINY["idefics3"][1](t), vision_config=dict(_tile, image_size=64, patch_size=8)),
+                   dict(size={"longest_edge": 128}, max_image_size={"longest_edge": 64}))
 
 # %% ../nbs/11_families.ipynb #f27da52d
 def tiny_tokenizer(family: str):

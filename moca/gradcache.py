@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 import torch
 import torch.distributed as dist
 from PIL import Image
@@ -30,7 +31,7 @@ class Chunks:
         lengths = [length(encoder, d) for d in docs]
         order = plan(lengths, budget, shuffle=False, window=max(1, len(docs)))
         flat = [i for chunk in order for i in chunk]
-        self.encoder, self.budget, self.room, self.kept, self.device = encoder, budget, keep, {}, torch.device("cpu")
+        self.encoder, self.budget, self.room, self.kept, self.seen, self.device = encoder, budget, keep, {}, {}, torch.device("cpu")
         self.docs, self.lengths = [docs[i] for i in flat], [lengths[i] for i in flat] # in the order of their vectors
         self.row = {i: r for r, i in enumerate(flat)} # where the vector of a given Document stands
         ends = [0]
@@ -47,11 +48,16 @@ class Chunks:
             some = [] if k is None else [encode(self.encoder, d) for d in self.docs[slice(*self.parts[k])]]
             if not some or picture and not any(len(e.pixel_values) for e in some): some.append(encode(self.encoder, filler(picture)))
             made = pack(some)
+            if k is not None: self.seen[k] = replace(made, pixel_values=made.pixel_values.new_empty(len(made.pixel_values), 0))
             size = sum(x.nbytes for x in vars(made).values() if isinstance(x, Tensor))
             if size > self.room: return made.to(self.device)
             self.room -= size
             self.kept[k, picture] = made
         return self.kept[k, picture].to(self.device)
+
+    def flops(self, work: Callable) -> float:
+        "Useful FLOPs of the Packs that were made, by a `moca.memory.Work`; the second forward pass is not counted as useful."
+        return sum(map(work, self.seen.values()))
 
     def documents(self, k: int | None) -> int:
         "Documents of a Pack, the filler left out."

@@ -20,16 +20,17 @@ from .checkpoints import atomic
 from .corpus import load_corpus
 from .documents import BadInput, Document, document, read_documents
 from .masking import corrupt_patches, corrupt_tokens, generator, mask_patches, mask_tokens
+from .memory import Work
 from .packing import Encoded, Pack, encode, maskable, pack, split_all
 from .planning import cost, deal, describe, fill, plan
 from .probe import ATTENTION, layer_kinds
-from .training import TrainConfig, fit, one_of, start_run
+from .training import TrainConfig, end_run, fit, one_of, start_run
 
 # %% auto #0
 __all__ = ['OBJECTIVES', 'SMALL', 'QWEN_3B', 'PretrainConfig', 'Corruption', 'one_frame', 'patch_targets', 'read_positions',
            'corrupt', 'Reconstruction', 'unpatchify', 'rebuild', 'words', 'show_rebuilt', 'masked_accuracy',
-           'patch_errors', 'average_patch', 'stage_documents', 'pack_batches', 'pretrain', 'save_stage', 'load_stage',
-           'explore_reconstruction']
+           'patch_errors', 'average_patch', 'stage_documents', 'pack_batches', 'pretrain', 'stage_flops', 'save_stage',
+           'load_stage', 'explore_reconstruction']
 
 # %% ../nbs/02_joint_reconstruction.ipynb #9b009252
 OBJECTIVES = ("mlm+mae", "mlm", "mae", "causal")
@@ -147,14 +148,14 @@ class Reconstruction(nn.Module):
     def predict(self, c: Corruption) -> tuple[Tensor, Tensor]:
         "Vocabulary scores `[M, vocabulary]` at masked tokens and pixels `[K, unit * 3 * p * p]` at masked image tokens."
         hidden, given = self.encode(c)
-        pixels = self.to_pixels(self.decode(hidden, c.pack, given)[c.masked_images]) if len(c.masked_images) else c.patch_targets
+        pixels = self.to_pixels(self.decode(hidden, c.pack, given)[c.masked_images]) if len(c.masked_images) or (self.backbone.shared and self.to_pixels.weight.requires_grad) else c.patch_targets
         return self.backbone.model.lm_head(hidden[c.read_at]), pixels
 
     def forward(self, c: Corruption) -> dict[str, Tensor]:
         "`mlm`: summed cross-entropy; `mae`: summed squared error; both fp32."
         scores, pixels = self.predict(c)
         return {"mlm": F.cross_entropy(scores.float(), c.token_targets, reduction="sum"),
-                "mae": (pixels.float() - c.patch_targets).pow(2).sum() if len(c.masked_images) else scores.new_zeros((), dtype=torch.float32)}
+                "mae": (pixels.float() - c.patch_targets).pow(2).sum() if len(c.masked_images) else pixels.float().sum()}
 
 # %% ../nbs/02_joint_reconstruction.ipynb #7fd95951
 def unpatchify(encoder, rows: Tensor, # [P, 3 * frames * p * p], or of one frame [P, 3 * p * p]
@@ -289,11 +290,18 @@ def pretrain(cfg: PretrainConfig, resume: bool = False, force: bool = False) -> 
     accelerator.print(f"{note}; {describe(packs, lengths, cfg.pack_tokens)}")
     batches, n = pack_batches(backbone.encoder, docs, table, cfg, accelerator.num_processes)
     steps = cfg.steps or max(1, round(cfg.epochs * n))
-    log = fit(recon, batches, cfg, steps, {"mlm": 1.0, "mae": cfg.mae_weight}, accelerator, "stage 1", resume)
+    log = fit(recon, batches, cfg, steps, {"mlm": 1.0, "mae": cfg.mae_weight}, accelerator, "stage 1", resume, flops=stage_flops(recon))
     if accelerator.is_main_process: save_stage(recon, cfg.out)
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
+    end_run(cfg, accelerator)
     return dict(steps=steps, documents=len(docs), fill=fill(packs, lengths, cfg.pack_tokens), loss=log[-1]["loss"], tokens=sum(r["tokens"] for r in log))
+
+def stage_flops(recon: Reconstruction):
+    "`flops(micro)`: useful FLOPs of some corrupted Packs."
+    work, head = Work(recon.backbone), recon.backbone.model.lm_head
+    def flops(micro: list[Corruption]) -> float:
+        drawn = lambda c: [recon.decoder] if len(c.masked_images) else []
+        return sum(work(c.pack, [(head, len(c.read_at)), (recon.to_pixels, len(c.masked_images))], drawn(c)) for c in micro)
+    return flops
 
 def save_stage(recon: Reconstruction, out) -> None:
     "Write the model directory and, apart from it, the heads that later stages drop."

@@ -10,8 +10,10 @@ import difflib
 import json
 import math
 import signal
+import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +21,20 @@ import matplotlib.pyplot as plt
 import torch
 import yaml
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, set_seed
-from torch import nn
+from accelerate.state import AcceleratorState
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, set_seed
+from torch import Tensor, nn
 from tqdm.auto import tqdm
-from .checkpoints import atomic, claim, load_state, need_space, save_state
+from .checkpoints import atomic, claim, free_on_error, full_disk, hold, let_go, load_state, named_tensors, need_space, save_state
 from .documents import BadInput, MocaError
+from .memory import matmul_peak, peak_memory
+from .weights import Average, MasterAdamW, clip, compiled, shard, sharding
 
 # %% auto #0
-__all__ = ['TrainConfig', 'one_of', 'typed', 'make_config', 'save_config', 'lr_at', 'global_counts', 'accumulate', 'train_step',
-           'Stopped', 'StopSignal', 'fit', 'Ahead', 'any_process', 'read_log', 'write_log', 'start_run', 'show_log']
+__all__ = ['FREE', 'TrainConfig', 'one_of', 'within', 'typed', 'make_config', 'save_config', 'lr_at', 'summed', 'global_counts',
+           'accumulate', 'Run', 'Stopped', 'Diverged', 'StopSignal', 'Ahead', 'Meter', 'read_log', 'write_log',
+           'extend_log', 'fit', 'find_tracker', 'start_run', 'claim_run', 'end_run', 'show_log']
 
 # %% ../nbs/13_training.ipynb #e94e6760
 @dataclass
@@ -44,28 +51,38 @@ class TrainConfig:
     warmup: float = 0.1 # share of the steps
     weight_decay: float = 0.0
     clip: float = 5.0 # largest gradient norm
-    precision: str = "fp32" # fp32 or bf16 (autocast)
+    ema: float | None = None # decay of an average of the weights, which is then saved as the model, such as 0.999
+    precision: str = "fp32" # fp32, bf16 (autocast) or bf16-pure (bf16 weights, fp32 copies in the optimizer)
     max_length: int = 2048 # tokens of a Document
     max_pixels: int | None = None # of an image; none: the model's own limit
     freeze_vision: bool = False # leave the vision tower as it is
     attention: str | None = None # kernel: eager, sdpa, varlen, flex or flash; none: chosen for device and precision
     lora: int | None = None # train adapters of this rank on the language model instead of all its weights
-    checkpointing: bool = False # recompute activations: less memory, about a third more time
+    checkpointing: str = "auto" # recompute activations: none, selective, full, or auto: the least that fits into memory
+    compile: bool = False # torch.compile, block by block
+    tracker: str | None = "auto" # tensorboard, wandb, trackio ...; none; auto: tensorboard where it is installed
     log_every: int = 10 # steps
     save_every: int = 500 # steps between saved states; 0: only at the end or on a signal
 
     def __post_init__(self):
         for f in dataclasses.fields(self): setattr(self, f.name, typed(f, getattr(self, f.name)))
         one_of("schedule", self.schedule, ("linear", "cosine", "constant"))
-        one_of("precision", self.precision, ("fp32", "bf16"))
-        if not 0 <= self.warmup <= 1: raise BadInput(f"warmup is {self.warmup}: give a share of the steps between 0 and 1")
-        if self.steps is not None and self.steps < 1: raise BadInput(f"steps is {self.steps}: give 1 or more")
+        one_of("precision", self.precision, ("fp32", "bf16", "bf16-pure"))
+        one_of("checkpointing", self.checkpointing, ("none", "selective", "full", "auto"))
+        for name, low, high in (("warmup", 0, 1), ("ema", 0, 1), ("steps", 1, None), ("log_every", 1, None), ("save_every", 0, None), ("weight_decay", 0, None)):
+            within(name, getattr(self, name), low, high)
         if self.lr <= 0: raise BadInput(f"lr is {self.lr}: give a positive number")
+        if self.clip <= 0: raise BadInput(f"clip is {self.clip}: give a positive number, a large one for no clipping")
 
 # %% ../nbs/13_training.ipynb #dc356412
 def one_of(name: str, value: str, allowed: tuple) -> None:
     "Raise `BadInput` unless an option has one of the allowed values."
     if value not in allowed: raise BadInput(f"option {name} is {value!r}: use one of {', '.join(allowed)}")
+
+def within(name: str, value: float | None, low: float, high: float | None) -> None:
+    "Raise `BadInput` unless an option lies between two values; `None` is no value and no limit."
+    if value is None or (value >= low and (high is None or value <= high)): return
+    raise BadInput(f"{name} is {value}: give {low} or more" if high is None else f"{name} is {value}: give a number between {low} and {high}")
 
 def typed(field: dataclasses.Field, value):
     "An option's value in the field's type. Raises `BadInput`."
@@ -111,36 +128,89 @@ def lr_at(step: int, total: int, cfg: TrainConfig) -> float:
     return cfg.lr * {"linear": 1 - share, "cosine": (1 + math.cos(math.pi * share)) / 2, "constant": 1.0}[cfg.schedule]
 
 # %% ../nbs/13_training.ipynb #59fb1d33
+def summed(values: list[float], accelerator: Accelerator) -> list[float]:
+    "Sums of some numbers over all processes."
+    if accelerator.num_processes == 1: return [float(v) for v in values]
+    return accelerator.reduce(torch.tensor(values, dtype=torch.float64, device=accelerator.device), "sum").tolist()
+
 def global_counts(micro: list, accelerator: Accelerator) -> dict[str, float]:
     "Sum of the micro-batches' `counts` over this step and all processes."
     names = sorted({k for b in micro for k in b.counts})
-    total = torch.tensor([float(sum(b.counts.get(k, 0) for b in micro)) for k in names], device=accelerator.device)
-    return dict(zip(names, accelerator.reduce(total, "sum").tolist()))
+    return dict(zip(names, summed([sum(b.counts.get(k, 0) for b in micro) for k in names], accelerator)))
 
-def accumulate(model: nn.Module, micro: list, weights: dict[str, float], accelerator: Accelerator) -> dict[str, torch.Tensor]:
-    "Forward and backward over micro-batches: gradients of the global loss in the parameters; means over global counts by name."
-    counts, sums = global_counts(micro, accelerator), {}
+def accumulate(model: nn.Module, # model(batch) -> loss sums by name, each with a count of the same name
+               micro: list, # this process's micro-batches
+               weights: dict[str, float], # of the losses; 0: a metric
+               accelerator: Accelerator,
+               reduction: str = "global" # global: sums over global counts; micro: the average of the micro-batches' means
+               ) -> dict[str, Tensor]:
+    "Forward and backward over a step's micro-batches: leaves gradients in the parameters, returns the means over all processes."
+    one_of("reduction", reduction, ("global", "micro"))
+    counts, means, each = global_counts(micro, accelerator), {}, accelerator.num_processes * len(micro)
     for i, batch in enumerate(micro):
-        last = i == len(micro) - 1
-        with contextlib.nullcontext() if last else accelerator.no_sync(model):
+        share = counts if reduction == "global" else {k: n * each for k, n in batch.counts.items()}
+        with model.no_sync() if i + 1 < len(micro) and hasattr(model, "no_sync") else contextlib.nullcontext(): # copies are averaged once, shards at once
             with accelerator.autocast(): found = model(batch.to(accelerator.device))
-            loss = sum(weights.get(k, 1.0) * v / max(counts[k], 1.0) for k, v in found.items() if k in counts)
-            accelerator.backward(loss * accelerator.num_processes)
-        for k, v in found.items(): sums[k] = sums.get(k, 0.0) + v.detach().float()
-    return {k: accelerator.reduce(v, "sum") / max(counts.get(k, 1.0), 1.0) for k, v in sums.items()}
+            found = {k: v.float() / max(share[k], 1.0) for k, v in found.items()}
+            accelerator.backward(accelerator.num_processes * sum(weights.get(k, 1.0) * v for k, v in found.items()))
+        for k, v in found.items(): means[k] = means.get(k, 0.0) + v.detach()
+    return dict(zip(means, accelerator.reduce(torch.stack(list(means.values())), "sum")))
 
-def train_step(model: nn.Module, micro: list, weights: dict[str, float], optimizer, accelerator: Accelerator, clip: float, accumulate=accumulate) -> dict[str, float]:
-    "One optimizer step over micro-batches; `model(batch)` returns loss sums by name. Returns the means over global counts, the total and the gradient norm."
-    means = {k: float(v) for k, v in accumulate(model, micro, weights, accelerator).items()}
-    norm = accelerator.clip_grad_norm_(model.parameters(), clip)
-    optimizer.step(); optimizer.zero_grad()
-    total = sum(weights.get(k, 1.0) * v for k, v in means.items())
-    if not math.isfinite(total): raise MocaError(f"the loss is {total} ({means}): lower lr, or look at this step's data")
-    return dict(loss=total, norm=float(norm), **means)
+# %% ../nbs/13_training.ipynb #0c5d1e06
+class Run:
+    "What a run trains: the model as its processes share it, the optimizer, the average of the weights, and the count of steps that were skipped."
+    def __init__(self, model: nn.Module, cfg: TrainConfig, accelerator: Accelerator):
+        self.cfg, self.accelerator, self.plugin, self.skipped, self.in_a_row = cfg, accelerator, sharding(accelerator), 0, 0
+        self.model = self.wrapped = model.to(accelerator.device).train()
+        if self.plugin: self.gather = shard(model, self.plugin, cfg.precision == "bf16")
+        elif accelerator.num_processes > 1: self.wrapped = accelerator.prepare_model(model) # DistributedDataParallel
+        named = {k: p for k, p in model.named_parameters() if p.requires_grad}
+        if not named: raise BadInput("there is nothing to train: every weight is frozen")
+        self.optimizer = MasterAdamW(named, lr=cfg.lr, betas=(.9, .999), weight_decay=cfg.weight_decay)
+        self.average = Average(self.optimizer, cfg.ema) if cfg.ema else None
+
+    def update(self, means: dict[str, Tensor], weights: dict[str, float], lr: float) -> dict:
+        "Take a step with the gradients that are there; the loss, its parts and the norm, or why the step was skipped. Numbers that are not finite become None."
+        for group in self.optimizer.param_groups: group["lr"] = lr
+        norm, values = clip(self.optimizer.take(), self.cfg.clip), torch.stack(list(means.values())).tolist()
+        row = dict(loss=sum(weights.get(k, 1.0) * v for k, v in zip(means, values)), norm=norm, **dict(zip(means, values)))
+        wrong = [f"{k} {v}" for k, v in row.items() if not math.isfinite(v)]
+        self.in_a_row = self.in_a_row + 1 if wrong else 0
+        self.skipped += bool(wrong)
+        if not wrong:
+            self.optimizer.step()
+            if self.average: self.average.update()
+        self.optimizer.zero_grad()
+        return {k: v if math.isfinite(v) else None for k, v in row.items()} | dict(skipped=", ".join(wrong) or None)
+
+    def tensors(self) -> dict[str, Tensor]:
+        "All that is saved, by name; weights as the optimizer has them, in fp32."
+        parts = dict(model=named_tensors(self.model) | self.optimizer.masters, optimizer=self.optimizer.tensors(), average=self.average.tensors if self.average else {})
+        return {f"{part}.{k}": v for part, found in parts.items() for k, v in found.items()}
+
+    def save(self, path: Path, step: int) -> None:
+        "Write the state; every process calls it."
+        save_state(path, self.tensors(), step, self.accelerator.is_main_process, skipped=self.skipped, in_a_row=self.in_a_row)
+
+    def load(self, path: Path) -> int:
+        "Read the state back; the number of steps done."
+        meta = load_state(path, self.tensors())
+        self.optimizer.round()
+        self.skipped, self.in_a_row = meta["skipped"], meta["in_a_row"]
+        return meta["step"]
+
+    def finish(self) -> None:
+        "Leave the trained weights, or their average, in the model: in one piece on the main process."
+        if self.average: self.average.export()
+        if self.plugin: self.gather(self.accelerator.is_main_process)
+        elif self.wrapped is not self.model: self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
 
 # %% ../nbs/13_training.ipynb #bde5d20b
 class Stopped(KeyboardInterrupt):
     "A run that was asked to stop and has saved its state."
+
+class Diverged(MocaError):
+    "A run whose last three steps had a loss or gradient that is not finite."
 
 class StopSignal:
     "`with StopSignal() as stop:` the first Ctrl-C or SIGTERM sets `stop.asked`; a second Ctrl-C interrupts at once."
@@ -157,38 +227,6 @@ class StopSignal:
 
     def __exit__(self, *error):
         for s, handler in self.before.items(): signal.signal(s, handler)
-
-# %% ../nbs/13_training.ipynb #11f4e702
-def fit(model: nn.Module, # model(batch) -> loss sums by name
-        batches: Callable[[int, int, int], list], # (step, rank, processes) -> this process's micro-batches, each with `counts` and `to`
-        cfg: TrainConfig, total: int, # steps
-        weights: dict[str, float], # of the losses
-        accelerator: Accelerator, name: str = "train", resume: bool = False,
-        accumulate: Callable = accumulate # forward and backward of a step; stage 2 gives its own
-        ) -> list[dict]:
-    "Train; returns the log. State goes to `cfg.out/state`, one line a logged step to `cfg.out/log.jsonl`. Raises `Stopped` after a signal, with the state saved."
-    out, trained = Path(cfg.out), [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=cfg.lr, betas=(.9, .999), weight_decay=cfg.weight_decay)
-    if accelerator.is_main_process: need_space(out, 2 * sum(p.numel() * p.element_size() * (3 if p.requires_grad else 1) for p in model.parameters()))
-    start = load_state(out/"state", model, optimizer) if resume and ((out/"state").exists() or (out/"state.old").exists()) else 0
-    log = read_log(out/"log.jsonl", start)
-    wrapped, optimizer = accelerator.prepare(model, optimizer)
-    wrapped.train()
-    save = lambda step: save_state(out/"state", accelerator.unwrap_model(wrapped), optimizer.optimizer, step) if accelerator.is_main_process else None
-    bar = tqdm(range(start, total), initial=start, total=total, desc=name, unit="step", disable=not accelerator.is_main_process)
-    with StopSignal() as stop, Ahead(batches, start, total, accelerator) as ahead:
-        for step in bar:
-            for group in optimizer.param_groups: group["lr"] = lr_at(step, total, cfg)
-            began, micro = time.perf_counter(), ahead(step)
-            found = train_step(wrapped, micro, weights, optimizer, accelerator, cfg.clip, accumulate)
-            log.append(dict(step=step + 1, lr=lr_at(step, total, cfg), seconds=round(time.perf_counter() - began, 4), tokens=sum(getattr(b, "tokens", 0) for b in micro), **found))
-            if step % cfg.log_every == 0 or step + 1 == total: bar.set_postfix({k: f"{v:.3f}" for k, v in found.items() if k != "norm"}, refresh=False)
-            asked = any_process(stop.asked, accelerator)
-            if asked or step + 1 == total or (cfg.save_every and (step + 1) % cfg.save_every == 0):
-                save(step + 1)
-                if accelerator.is_main_process: write_log(out/"log.jsonl", log)
-            if asked: raise Stopped(f"stopped after step {step + 1} of {total}; the state is saved in {out}: go on with --resume")
-    return log
 
 # %% ../nbs/13_training.ipynb #a8e3a785
 class Ahead:
@@ -221,10 +259,43 @@ class Ahead:
         if step + 1 < self.total: self.start(step + 1)
         return box["value"]
 
-def any_process(flag: bool, accelerator: Accelerator) -> bool:
-    "Is the flag set on any process?"
-    return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), "sum") > 0)
+# %% ../nbs/13_training.ipynb #0c5d1e10
+class Meter:
+    "`with Meter(...) as meter: meter(row, flops)`: a progress bar on the main process, numbers for the tracker, and a line at the end."
+    def __init__(self, name: str, start: int, total: int, cfg: TrainConfig, accelerator: Accelerator, measured: bool):
+        self.name, self.cfg, self.accelerator, self.rows, self.recent = name, cfg, accelerator, [], deque(maxlen=20)
+        self.bar = tqdm(initial=start, total=total, desc=name, unit="step", disable=not accelerator.is_main_process)
+        dtype = torch.float32 if cfg.precision == "fp32" else torch.bfloat16
+        self.peak = accelerator.num_processes * matmul_peak(accelerator.device, dtype) if measured and accelerator.is_main_process else None
 
+    def __enter__(self): return self
+
+    def __call__(self, row: dict, flops: float) -> None:
+        "After a step: its row of the log and the useful FLOPs of all processes."
+        self.rows.append((row["seconds"], row["tokens"], flops, row["fill"], bool(row["skipped"]))); self.recent.append(self.rows[-1])
+        self.bar.update()
+        if row["step"] % self.cfg.log_every and row["step"] != self.bar.total: return
+        found = {k: v for k, v in row.items() if k not in ("step", "lr", "seconds", "tokens", "fill", "norm", "skipped") and v is not None} | self.rates(self.recent)
+        self.bar.set_postfix({k: f"{v:.3f}" if v < 10 else f"{v:,.0f}" for k, v in found.items()}, refresh=False)
+        self.accelerator.log(found | {k: row[k] for k in ("lr", "norm") if row[k] is not None}, step=row["step"])
+
+    def rates(self, rows) -> dict[str, float]:
+        "Tokens a second, fill and MFU over some steps."
+        seconds, tokens, flops, fills, _ = map(list, zip(*rows))
+        out, fills = {"tok/s": sum(tokens) / max(sum(seconds), 1e-9)}, [f for f in fills if f is not None]
+        if fills: out["fill"] = sum(fills) / len(fills)
+        if self.peak: out["mfu"] = sum(flops) / max(sum(seconds), 1e-9) / self.peak
+        return out
+
+    def __exit__(self, kind, *error):
+        self.bar.close()
+        if not self.rows or not self.accelerator.is_main_process: return
+        rates, skipped = self.rates(self.rows), sum(r[4] for r in self.rows)
+        line = [f"{len(self.rows)} steps in {sum(r[0] for r in self.rows):.0f} s", f"{rates['tok/s']:,.0f} tokens/s", *(f"{k} {rates[k]:.0%}" for k in ("fill", "mfu") if k in rates),
+                f"peak {peak_memory(self.accelerator.device) / 2**30:.1f} GiB", *([f"{skipped} skipped"] if skipped else [])]
+        tqdm.write(f"{self.name}: {', '.join(line)}", file=sys.stderr)
+
+# %% ../nbs/13_training.ipynb #0c5d1e11
 def read_log(path: Path, upto: int) -> list[dict]:
     "The logged steps up to `upto`."
     if not path.exists(): return []
@@ -234,31 +305,104 @@ def write_log(path: Path, log: list[dict]) -> None:
     "One JSON object a line, atomically."
     with atomic(path) as part: part.write_text("".join(json.dumps(row) + "\n" for row in log), "utf-8")
 
+def extend_log(path: Path, rows: list[dict]) -> None:
+    "Add rows to a log. Raises `MocaError` when the disk is full."
+    try:
+        with path.open("a", encoding="utf-8") as f: f.write("".join(json.dumps(row) + "\n" for row in rows))
+    except OSError as e:
+        if full_disk(e): raise MocaError(f"the disk is full at {path.parent}: free some space and go on with --resume from the last saved state") from e
+        raise
+
+# %% ../nbs/13_training.ipynb #11f4e702
+def fit(model: nn.Module, # model(batch) -> loss sums by name
+        batches: Callable[[int, int, int], list], # (step, rank, processes) -> this process's micro-batches: `counts`, `tokens`, `capacity`, `to`
+        cfg: TrainConfig, total: int, # steps
+        weights: dict[str, float], # of the losses
+        accelerator: Accelerator, name: str = "train", resume: bool = False,
+        accumulate: Callable = accumulate, # forward and backward of a step
+        flops: Callable[[list], float] | None = None # useful FLOPs of a process's micro-batches, for MFU
+        ) -> list[dict]:
+    "Train; returns the log. State goes to `cfg.out/state`, a line a step to `cfg.out/log.jsonl`. Raises `Stopped` after a signal, with the state saved, and `Diverged` after three skipped steps in a row, with the last good state untouched."
+    out, main, run = Path(cfg.out), accelerator.is_main_process, Run(model, cfg, accelerator)
+    if main: need_space(out, 2 * sum(v.numel() * v.element_size() for v in run.tensors().values()))
+    start = run.load(out/"state") if resume and ((out/"state").exists() or (out/"state.old").exists()) else 0
+    log = read_log(out/"log.jsonl", start)
+    if main: write_log(out/"log.jsonl", log)
+    written = len(log)
+    with (free_on_error(out), StopSignal() as stop, Ahead(batches, start, total, accelerator) as ahead, compiled(model, cfg.compile),
+          Meter(name, start, total, cfg, accelerator, flops is not None) as meter):
+        for step in range(start, total):
+            began, micro, lr = time.perf_counter(), ahead(step), lr_at(step, total, cfg)
+            found = run.update(accumulate(run.wrapped, micro, weights, accelerator), weights, lr)
+            here = [stop.asked, sum(b.tokens for b in micro), sum(getattr(b, "capacity", 0) for b in micro), flops(micro) if flops else 0]
+            asked, tokens, capacity, work = summed(here, accelerator)
+            log.append(dict(step=step + 1, lr=lr, seconds=round(time.perf_counter() - began, 4), tokens=int(tokens), fill=round(tokens / capacity, 4) if capacity else None, **found))
+            meter(log[-1], work)
+            save = asked or step + 1 == total or (cfg.save_every and (step + 1) % cfg.save_every == 0)
+            if main and (save or run.in_a_row == 3 or (step + 1) % cfg.log_every == 0): extend_log(out/"log.jsonl", log[written:]); written = len(log)
+            if run.in_a_row == 3: raise Diverged(f"steps {step - 1} to {step + 1} were skipped ({found['skipped']}): lower lr, or look at their data; the last good state is kept in {out}")
+            if save: run.save(out/"state", step + 1)
+            if asked: raise Stopped(f"stopped after step {step + 1} of {total}; the state is saved in {out}: go on with --resume")
+    run.finish()
+    return log
+
+# %% ../nbs/13_training.ipynb #0c5d1e13
+def find_tracker(name: str | None) -> str | None:
+    "A tracker's name as accelerate knows it; `auto` is tensorboard where it is installed. Raises `BadInput` for one that is unknown or not installed."
+    here, known = [str(t) for t in get_available_trackers()], sorted(map(str, LOGGER_TYPE_TO_CLASS))
+    if name in (None, *here): return name
+    if name == "auto": return "tensorboard" if "tensorboard" in here else None
+    one_of("tracker", name, ("auto", "none", *known))
+    raise BadInput(f"option tracker is {name!r}, whose package is not installed: pip install {name}, or use another of none, {', '.join(known)}")
+
 # %% ../nbs/13_training.ipynb #0847844d
+FREE = ("out", "log_every", "save_every", "tracker", "checkpointing", "compile") # options that may change on --resume
+
 def start_run(cfg: TrainConfig, resume: bool = False, force: bool = False) -> Accelerator:
-    "Claim the output directory, save the config (a resumed run must have the same), seed, and make the Accelerator."
-    accelerator = Accelerator(mixed_precision="bf16" if cfg.precision == "bf16" else "no", kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
-    if accelerator.is_main_process:
-        out = claim(cfg.out, resume, force)
-        if resume and (out/"config.yaml").exists():
-            before, now = yaml.safe_load((out/"config.yaml").read_text("utf-8")), dataclasses.asdict(cfg)
-            changed = [k for k in now if k not in ("out", "log_every", "save_every") and before.get(k) != now[k]]
-            if changed: raise BadInput(f"{out} was started with other options ({', '.join(f'{k}={before.get(k)}' for k in changed)}): resume with the same, or start again with --force")
-        save_config(cfg, out/"config.yaml")
+    "Claim and lock the output directory, save the config (a resumed run must have the same), seed, and make the Accelerator."
+    tracker = find_tracker(cfg.tracker)
+    AcceleratorState._reset_state() # an earlier run in this process may have had another precision
+    accelerator = Accelerator(mixed_precision="bf16" if cfg.precision == "bf16" else "no", kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+                              log_with=tracker, project_config=ProjectConfiguration(cfg.out, logging_dir=cfg.out))
+    if accelerator.is_main_process: claim_run(cfg, resume, force)
     accelerator.wait_for_everyone()
     set_seed(cfg.seed)
+    if tracker: accelerator.init_trackers("tensorboard" if tracker == "tensorboard" else "moca", None if tracker == "tensorboard" else dataclasses.asdict(cfg))
     return accelerator
+
+def claim_run(cfg: TrainConfig, resume: bool, force: bool) -> None:
+    "Make a run directory this process's own. Raises `BadInput` if it is in use, not empty, or of a run with other options."
+    out = Path(cfg.out)
+    if out.is_dir(): hold(out) # before anything in it is touched
+    try:
+        hold(claim(out, resume, force))
+        if resume and (out/"config.yaml").exists():
+            before, now = yaml.safe_load((out/"config.yaml").read_text("utf-8")), dataclasses.asdict(cfg)
+            changed = [k for k in now if k not in FREE and before.get(k) != now[k]]
+            if changed: raise BadInput(f"{out} was started with other options ({', '.join(f'{k}={before.get(k)}' for k in changed)}): resume with the same, or start again with --force")
+        save_config(cfg, out/"config.yaml")
+    except BaseException:
+        let_go(out)
+        raise
+
+def end_run(cfg: TrainConfig, accelerator: Accelerator) -> None:
+    "After the model is saved: close trackers, unlock the directory."
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    let_go(cfg.out)
 
 # %% ../nbs/13_training.ipynb #b8545c0b
 def show_log(log: list[dict], names: list[str], smooth: int = 10, ax=None):
-    "Loss curves: raw values faint, running mean over `smooth` steps on top."
+    "Loss curves: raw values faint, running mean over `smooth` steps on top; a tick below where a step was skipped."
     ax = ax or plt.subplots(figsize=(6, 2.6), layout="constrained")[1]
     for name in names:
-        points = [(r["step"], r[name]) for r in log if name in r]
+        points = [(r["step"], r[name]) for r in log if r.get(name) is not None]
         if not points: continue
         x, y = zip(*points)
         mean = [sum(y[max(0, i - smooth + 1):i + 1]) / len(y[max(0, i - smooth + 1):i + 1]) for i in range(len(y))]
         line, = ax.plot(x, mean, label=name)
         ax.plot(x, y, alpha=.25, lw=.8, color=line.get_color())
+    for r in log:
+        if r.get("skipped"): ax.axvline(r["step"], ymax=.06, color="crimson", lw=2)
     ax.set_xlabel("step"); ax.set_ylabel("loss"); ax.legend()
     return ax
