@@ -25,11 +25,13 @@ from .tasks import TaskBatches, describe_tasks
 from .training import TrainConfig, end_run, fit, one_of, start_run
 
 # %% auto #0
-__all__ = ['SHARPEST', 'WEIGHTS', 'SMALL', 'QWEN_3B', 'OFFICIAL_CODE', 'PairBatch', 'number', 'content_key', 'id_key', 'complete',
+__all__ = ['WEIGHTS', 'SHARPEST', 'SMALL', 'QWEN_3B', 'OFFICIAL_CODE', 'PairBatch', 'number', 'content_key', 'id_key', 'complete',
            'make_batch', 'FinetuneConfig', 'numbers', 'Contrastive', 'stage_pairs', 'contrastive_model', 'finetune',
            'picture_grid', 'show_interaction']
 
 # %% ../nbs/03_contrastive.ipynb #5a6a4959
+WEIGHTS = dict(nce=1.0, right=0.0, alone=0.0, filtered=0.0, copies=0.0, temperature=0.0) # only the first is trained, the others are logged
+
 @dataclass
 class PairBatch:
     "What one process has of a global batch: Documents in Packs, and who is what among them."
@@ -46,7 +48,7 @@ class PairBatch:
     @property
     def counts(self) -> dict[str, int]:
         "All that the loss returns is divided by the number of queries."
-        return dict.fromkeys(("nce", "right", "alone", "filtered", "copies"), len(self.queries))
+        return dict.fromkeys(WEIGHTS, len(self.queries))
 
     @property
     def tokens(self) -> int:
@@ -193,16 +195,15 @@ class Contrastive(nn.Module):
 
     def loss(self, vectors: Vectors, scale: Tensor, b: PairBatch) -> dict[str, Tensor]:
         """Sums over this process's queries, against the candidates of all processes: `nce`, and for the log `right`, `alone`, `filtered`,
-        `copies`."""
+        `copies`, and a learnt `temperature`."""
         q, p, n = (vectors.take(rows) for rows in (b.queries, b.positives, b.negatives))
         p, n = (gather_vectors(pool_tokens(v, self.cfg.token_pooling)) for v in (p, n))
         queries = gather_vectors(q) if self.options.symmetric or self.options.same_side in ("queries", "both") else None
         first = sum(process_sizes(len(q), q.values.device)[:process_rank()])
         who = Pairing(gather_rows(b.keys), gather_rows(b.negative_keys), gather_rows(b.owners + first), first)
         found = contrast(q, p, n, who, self.options, scale, queries)
-        return found | dict(copies=found["nce"].new_tensor(float(b.copies)))
-
-WEIGHTS = dict(nce=1.0, right=0.0, alone=0.0, filtered=0.0, copies=0.0) # only the first is trained
+        found["copies"] = found["nce"].new_tensor(float(b.copies))
+        return found | ({} if self.log_scale is None else dict(temperature=len(q) / scale.detach().sum()))
 
 # %% ../nbs/03_contrastive.ipynb #fb3cd823
 def stage_pairs(cfg: FinetuneConfig) -> Sequence[Pair]:

@@ -268,7 +268,7 @@ class LossConfig:
 def limits(q: Vectors, p: Vectors, # the queries and their positives, row by row
            cfg: LossConfig, tile: int = 32) -> Tensor | None: # [n]
     "The similarity above which a candidate is taken for an unlabelled answer; None without a filter."
-    if cfg.filter_above is None and cfg.filter_ratio is None: return None
+    if cfg.filter_above is None and cfg.filter_ratio is None or not len(q): return None
     with torch.no_grad(), torch.autocast(q.values.device.type, enabled=False):
         if q.lengths is None: s = (q.values * p.values).sum(1)
         else: s = torch.cat([interaction(q.part(k, k + tile), p.part(k, k + tile)).diagonal() for k in range(0, len(q), tile)])
