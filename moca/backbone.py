@@ -141,10 +141,9 @@ class Backbone(nn.Module):
 
     def glance(self, x: Tensor) -> Tensor:
         "The embeddings of a Pack without pictures, as they are. Where other processes may be training the vision tower at this moment, a small picture passes it with weight zero: they wait for its part of the gradient, or of the shards."
-        weight = next(self.vision.parameters())
-        if not self.shared or not (any(p.requires_grad for p in self.vision.parameters()) or hasattr(weight, "full_tensor")): return x
+        if not self.shared or not (any(p.requires_grad for p in self.vision.parameters()) or any(hasattr(m, "unshard") for m in self.vision.modules())): return x
         rows, *where = (o.to(x.device) for o in small_picture(self.encoder.family))
-        images, deep = self.encoder.family.features(self.model, rows.to(weight.dtype), *where)
+        images, deep = self.encoder.family.features(self.model, rows.to(next(self.vision.parameters()).dtype), *where)
         return x + sum((o * 0).sum() for o in (images, *(deep or ()))).to(x.dtype)
 
     def forward(self, pack: Pack, pixel_values: Tensor | None = None, input_ids: Tensor | None = None, record: Record | None = None) -> Tensor:

@@ -4,12 +4,12 @@
 
 # %% ../nbs/13_memory.ipynb #3e7d0a04
 from __future__ import annotations
-import os
 import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
+import psutil
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -197,8 +197,7 @@ def checkpoint_activations(model: nn.Module, how: str = "full") -> None:
 def device_memory(device) -> float:
     "Bytes that a training run can have: the whole of a GPU, what is free of the machine's."
     if torch.device(device).type == "cuda": return float(torch.cuda.mem_get_info(device)[1])
-    try: return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (AttributeError, ValueError, OSError): return float("inf")
+    return float(psutil.virtual_memory().available)
 
 def peak_memory(device) -> float:
     "The most bytes that were in use so far: of a GPU, or of this process."

@@ -33,8 +33,8 @@ from .weights import Average, MasterAdamW, clip, compiled, shard, sharding
 
 # %% auto #0
 __all__ = ['FREE', 'TrainConfig', 'one_of', 'within', 'typed', 'make_config', 'save_config', 'lr_at', 'summed', 'global_counts',
-           'accumulate', 'Run', 'Stopped', 'Diverged', 'StopSignal', 'Ahead', 'Meter', 'read_log', 'write_log',
-           'extend_log', 'fit', 'find_tracker', 'start_run', 'claim_run', 'end_run', 'show_log']
+           'weighted', 'accumulate', 'Run', 'Stopped', 'Diverged', 'StopSignal', 'Ahead', 'Meter', 'read_log',
+           'write_log', 'extend_log', 'fit', 'find_tracker', 'start_run', 'claim_run', 'end_run', 'show_log']
 
 # %% ../nbs/13_training.ipynb #e94e6760
 @dataclass
@@ -138,6 +138,10 @@ def global_counts(micro: list, accelerator: Accelerator) -> dict[str, float]:
     names = sorted({k for b in micro for k in b.counts})
     return dict(zip(names, summed([sum(b.counts.get(k, 0) for b in micro) for k in names], accelerator)))
 
+def weighted(found: dict[str, Tensor | float], weights: dict[str, float]) -> Tensor | float:
+    "The loss: a sum of its parts with their weights, 1 where none is given. A metric (weight 0) has no say, not even as NaN."
+    return sum(weights.get(k, 1.0) * v for k, v in found.items() if weights.get(k, 1.0))
+
 def accumulate(model: nn.Module, # model(batch) -> loss sums by name, each with a count of the same name
                micro: list, # this process's micro-batches
                weights: dict[str, float], # of the losses; 0: a metric
@@ -152,7 +156,7 @@ def accumulate(model: nn.Module, # model(batch) -> loss sums by name, each with 
         with model.no_sync() if i + 1 < len(micro) and hasattr(model, "no_sync") else contextlib.nullcontext(): # copies are averaged once, shards at once
             with accelerator.autocast(): found = model(batch.to(accelerator.device))
             found = {k: v.float() / max(share[k], 1.0) for k, v in found.items()}
-            accelerator.backward(accelerator.num_processes * sum(weights.get(k, 1.0) * v for k, v in found.items()))
+            accelerator.backward(accelerator.num_processes * weighted(found, weights))
         for k, v in found.items(): means[k] = means.get(k, 0.0) + v.detach()
     return dict(zip(means, accelerator.reduce(torch.stack(list(means.values())), "sum")))
 
@@ -173,8 +177,9 @@ class Run:
         "Take a step with the gradients that are there; the loss, its parts and the norm, or why the step was skipped. Numbers that are not finite become None."
         for group in self.optimizer.param_groups: group["lr"] = lr
         norm, values = clip(self.optimizer.take(), self.cfg.clip), torch.stack(list(means.values())).tolist()
-        row = dict(loss=sum(weights.get(k, 1.0) * v for k, v in zip(means, values)), norm=norm, **dict(zip(means, values)))
-        wrong = [f"{k} {v}" for k, v in row.items() if not math.isfinite(v)]
+        found = dict(zip(means, values))
+        row = dict(loss=weighted(found, weights), norm=norm, **found)
+        wrong = [f"{k} {row[k]}" for k in ("loss", "norm") if not math.isfinite(row[k])]
         self.in_a_row = self.in_a_row + 1 if wrong else 0
         self.skipped += bool(wrong)
         if not wrong:

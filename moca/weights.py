@@ -15,12 +15,11 @@ from accelerate.utils import FullyShardedDataParallelPlugin
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from .checkpoints import whole
 from .documents import BadInput
 from .kernels import IMPLEMENTATIONS
 
 # %% auto #0
-__all__ = ['MasterAdamW', 'clip', 'Average', 'blocks', 'compiled', 'graphs', 'sharding', 'shard', 'gather']
+__all__ = ['MasterAdamW', 'gradient_norm', 'clip', 'Average', 'blocks', 'compiled', 'graphs', 'sharding', 'shard', 'gather']
 
 # %% ../nbs/13_weights.ipynb #b1c07a17
 class MasterAdamW(torch.optim.AdamW):
@@ -61,9 +60,17 @@ class MasterAdamW(torch.optim.AdamW):
         return out
 
 # %% ../nbs/13_weights.ipynb #b1c07a21
+def gradient_norm(gradients: list[Tensor]) -> float:
+    "Joint norm of some gradients; shards count as the whole they belong to."
+    local = [g.to_local() if hasattr(g, "to_local") else g for g in gradients]
+    wide = torch.float64 if local[0].device.type == "cpu" else torch.float32 # a CPU adds up one by one, a GPU in a tree
+    square = torch.stack([torch.linalg.vector_norm(x, dtype=wide) for x in local]).square().sum()
+    if hasattr(gradients[0], "to_local"): torch.distributed.all_reduce(square, group=gradients[0].device_mesh.get_group())
+    return float(square.sqrt())
+
 def clip(gradients: list[Tensor], most: float) -> float:
-    "Scale gradients down to a joint norm of at most `most`, in place; returns the norm they had. Shards count as the whole they belong to."
-    norm = float(whole(torch.nn.utils.get_total_norm(gradients)))
+    "Scale gradients down to a joint norm of at most `most`, in place; returns the norm they had."
+    norm = gradient_norm(gradients)
     if most < norm < float("inf"):
         for g in gradients: g.mul_(most / norm)
     return norm

@@ -62,6 +62,10 @@ def take(out, resume=None):
         texts = accumulate(run.wrapped, share(parts(run.model.backbone.encoder, cfg, 0)[:2] * 2, rank, n), WEIGHTS, accelerator)
         mae = [g for k, g in zip(run.optimizer.named, run.optimizer.take()) if k.startswith(("decoder", "to_pixels")) or "visual" in k]
         found |= dict(text_mae=float(texts["mae"]), text_gradient=max(float(whole(g).abs().max()) for g in mae))
+        frozen = fresh()
+        frozen.backbone.vision.requires_grad_(False) # nothing to learn there, but shards to be gathered
+        run = Run(frozen, cfg, accelerator)
+        found |= dict(frozen=[run.update(accumulate(run.wrapped, micro, WEIGHTS, accelerator), WEIGHTS, 1e-3)[k] for k in ("loss", "norm")])
         if accelerator.is_main_process: out.mkdir(parents=True, exist_ok=True); save_file({k: v.contiguous() for k, v in gradients.items()}, out/"gradients.safetensors")
     accelerator, recon = start_run(cfg, resume=resume is not None), fresh()
     encoder = recon.backbone.encoder
@@ -99,6 +103,7 @@ def test_two_processes_are_one(how, one, tmp_path):
     scale = max(float(g.abs().max()) for g in expected.values())
     assert expected.keys() == found.keys() and scale > 0
     for k, g in expected.items(): assert float((found[k] - g).abs().max()) <= 1e-6 * scale, k
+    assert b["frozen"] == pytest.approx(a["frozen"], rel=1e-6)
     for k, v in a["means"].items(): assert b["means"][k] == pytest.approx(v, rel=1e-6)
     for x in (a, b): assert "nan" in x["skipped"] and x["unchanged"] and x["text_mae"] == 0 and x["text_gradient"] == 0
     close = lambda x, y: [r["loss"] for r in x["log"]] == pytest.approx([r["loss"] for r in y["log"]], rel=1e-5)
