@@ -44,7 +44,7 @@ class Chunks:
              picture: bool = False # a Pack without pictures gets a filler with one, behind its Documents
              ) -> Pack:
         "One Pack, on the device. Raises `BadImage` for a picture that can't be read."
-        if (k, picture) not in self.kept:
+        if k not in self.kept:
             some = [] if k is None else [encode(self.encoder, d) for d in self.docs[slice(*self.parts[k])]]
             if not some or picture and not any(len(e.pixel_values) for e in some): some.append(encode(self.encoder, filler(picture)))
             made = pack(some)
@@ -52,8 +52,8 @@ class Chunks:
             size = sum(x.nbytes for x in vars(made).values() if isinstance(x, Tensor))
             if size > self.room: return made.to(self.device)
             self.room -= size
-            self.kept[k, picture] = made
-        return self.kept[k, picture].to(self.device)
+            self.kept[k] = made
+        return self.kept[k].to(self.device)
 
     def flops(self, work: Callable) -> float:
         "Useful FLOPs of the Packs that were made, by a `moca.memory.Work`; the second forward pass is not counted as useful."
@@ -144,13 +144,13 @@ def accumulate(model: nn.Module, # model(pack) -> (vectors, scale); it has `mult
                         f"no sum over micro-batches")
     batch, inner, device = micro[0].to(accelerator.device), accelerator.unwrap_model(model), accelerator.device
     order, sharded = schedule(len(batch.chunks), model, device), isinstance(model, FSDPModule)
-    step = Passes(batch.chunks, inner.multi_vector)
-    for k, one in zip(order, ahead(lambda k: batch.chunks.pack(k, sharded), order)):
-        last = len(step.states) == len(order) - 1
+    step, make = Passes(batch.chunks, inner.multi_vector), lambda k: batch.chunks.pack(k, sharded)
+    for i, one in enumerate(ahead(make, order)):
+        last = i == len(order) - 1
         step.states.append(random_state(device))
         alone = contextlib.nullcontext() if not last or len(order) == 1 or sharded else accelerator.no_sync(model)
         with torch.set_grad_enabled(last), alone, accelerator.autocast(): values, scale = (model if last or sharded else inner)(one)
-        step.keep(k, one, values)
+        step.keep(order[i], one, values)
     vectors, leaf = step.leaf(), scale.detach().requires_grad_(scale.requires_grad)
     sums = inner.loss(vectors, leaf, batch)
     counts = accelerator.reduce(torch.tensor([float(batch.counts[k]) for k in sums], device=device), "sum").clamp(min=1)
@@ -158,7 +158,7 @@ def accumulate(model: nn.Module, # model(pack) -> (vectors, scale); it has `mult
     accelerator.backward(total * accelerator.num_processes) # DDP and FSDP2 take the mean over processes
     with contextlib.nullcontext() if len(order) == 1 or sharded else accelerator.no_sync(model):
         step.backward(len(order) - 1, values, scale, leaf.grad)
-    for i, one in enumerate(ahead(lambda k: batch.chunks.pack(k, sharded), order[:-1])):
+    for i, one in enumerate(ahead(make, order[:-1])):
         with contextlib.nullcontext() if i == len(order) - 2 or sharded else accelerator.no_sync(model):
             with accelerator.autocast(), replayed(step.states[i], device): values, scale = model(one)
             step.backward(i, values, scale, None)
