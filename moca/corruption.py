@@ -26,10 +26,11 @@ def patch_targets(pixel_values: Tensor, # [P, 3 * frames * p * p] clean rows
                   ) -> Tensor: # [K, unit * 3 * p * p], or [K, unit * 3 * frames * p * p] with all frames
     "Pixels of the hidden patch groups (paper 2.2)."
     unit = len(pixel_values) // len(masked) if len(masked) else 1
+    if not masked.any(): return pixel_values.new_zeros(0, unit * pixel_values.shape[1] // (1 if all_frames else frames))
     rows = one_frame(pixel_values[masked.repeat_interleave(unit)], frames)
     if normalise: rows = (rows - rows.mean(-1, keepdim=True)) / (rows.var(-1, keepdim=True) + 1e-6).sqrt()
     if all_frames: rows = rows.view(len(rows), 3, 1, -1).expand(-1, -1, frames, -1).flatten(1)
-    return rows.reshape(int(masked.sum()), -1) if len(rows) else rows.new_zeros(0, unit * rows.shape[1])
+    return rows.reshape(int(masked.sum()), -1)
 
 # %% ../nbs/13_corruption.ipynb #84172f7e
 def read_positions(masked: Tensor, # [T] bool: token is a target
