@@ -253,8 +253,7 @@ def hub_stream(source: Source, revision: str | None):
         reason = next((o for o in str(e).splitlines() if o.strip()), type(e).__name__)
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on") else ""
         raise BadInput(f"the data set {name} cannot be opened on the hub{offline}: {reason[:300]}; check its name, split and config and "
-                       f"the network, "
-                       "or give the path of a local copy") from e
+                       "the network; if a file was meant, check its path") from e
 
 def chosen_rows(stream, source: Source) -> np.ndarray | None:
     """The rows that random sampling takes, in order; None: all, until the cap is reached. Raises `BadInput` where the number of rows is
