@@ -28,8 +28,8 @@ from .reconstruction import Corruption, PretrainConfig, Reconstruction, corrupt
 # %% auto #0
 __all__ = ['ARMS', 'TOLERANCES', 'Stage1Setting', 'bench_documents', 'padded', 'moved', 'ChunkedLoss', 'Padded', 'Stage1Arm',
            'Packed', 'per_document', 'PaddedArm', 'BinnedArm', 'HfTrainer', 'TrainerArm', 'make_arm', 'compare',
-           'gate_arms', 'linear_weights', 'windows', 'useful_flops', 'counted_flops', 'bench_stage1', 'report', 'slope',
-           'cost_laws', 'stage1_text', 'show_ratios']
+           'gate_arms', 'linear_weights', 'windows', 'useful_flops', 'counted_flops', 'bench', 'report', 'settings',
+           'slope', 'cost_laws', 'as_text', 'show_ratios']
 
 # %% ../nbs/16_bench_stage1.ipynb #255c381f
 @dataclass
@@ -38,7 +38,7 @@ class Stage1Setting:
     shape: str = "toy" # of moca.bench.SHAPES, weights random
     mix: str = "documents" # a made-up mix (moca.bench.mixed_documents), or `corpus`: documents of the embedded corpus
     scale: int = 4 # divides the lengths of the made-up mix
-    tokens: int = 6144 # real tokens of a round
+    tokens: int = 4096 # real tokens of a round
     budget: int = 1024 # real tokens of a micro-batch
     seed: int = 0
     vocabulary: int | None = None # None: the shape's
@@ -359,11 +359,12 @@ def counted_flops(arm: Packed) -> float:
     arm.clear()
     return counter.get_total_flops()
 
-# %% ../nbs/16_bench_stage1.ipynb #746bd52d
-def bench_stage1(setting: Stage1Setting | None = None, # None: the toy on the CPU
+# %% ../nbs/16_bench_stage1.ipynb #bfcf38e4
+def bench(setting: Stage1Setting | None = None, # None: the toy on the CPU
                  arms: tuple[str, ...] = tuple(ARMS), repeats: int = 5,
                  apart: bool | None = None, # each arm in a process of its own; None: on the CPU
                  laws: bool = True, # also the three cost laws
+                 sizes: tuple[int, ...] | None = None, # of the matrices whose product is the ceiling; None: as `gemm_peak`
                  progress: bool = True) -> dict:
     "Gate, then time stage 1's arms in turns. Raises `MocaError` where an arm computes something else."
     setting = setting or Stage1Setting()
@@ -377,9 +378,9 @@ def bench_stage1(setting: Stage1Setting | None = None, # None: the toy on the CP
             made[n] = Remote("moca.bench_stage1", "make_arm", dataclasses.asdict(setting), n) if apart else make_arm(setting, n)
         differences = gate_arms(made, TOLERANCES[setting.dtype])
         told = {n: a.ask("about") for n, a in made.items()}
-        counted, ceiling = made["moca"].ask("count"), max(gemm_peak(setting.device, dtype).values())
+        counted, ceiling = made["moca"].ask("count"), max(gemm_peak(setting.device, dtype, sizes).values())
         seconds = in_turns(made, repeats, progress)
-        ceiling = max(ceiling, *gemm_peak(setting.device, dtype).values())
+        ceiling = max(ceiling, *gemm_peak(setting.device, dtype, sizes).values())
         memory = {n: a.ask("memory") for n, a in made.items()}
     finally:
         for a in made.values(): a.close()
@@ -398,6 +399,13 @@ def report(told: dict, seconds: dict, memory: dict, ceiling: float) -> dict:
     ratios = {n: spread([a / b for a, b in zip(s, seconds["moca"])]) for n, s in seconds.items() if n != "moca"}
     return dict(arms=arms, ratio={f"vs_{n}": r["median"] for n, r in ratios.items()}, ratio_quartiles={f"vs_{n}": r["quartiles"] for n, r in ratios.items()},
                 fill=moca["fill"], mfu=arms["moca"]["mfu"], work={k: moca[k] for k in ("documents", "tokens", "image_tokens", "mlm", "mae", "parameters")})
+
+# %% ../nbs/16_bench_stage1.ipynb #0f264d95
+def settings(device: str = "cpu", budgets: list[int] = (), **given) -> list[Stage1Setting]:
+    "What `moca bench stage1` runs, one setting a budget: the toy on a CPU; on a GPU the 3B shape in bf16 with Packs of 12,800 and 32,768 and eight of them a round."
+    cuda = device == "cuda"
+    usual = dict(shape="3b", scale=1, dtype="bfloat16") if cuda else {}
+    return [Stage1Setting(**{**usual, **dict(device=device, budget=b, tokens=8 * b if cuda else Stage1Setting.tokens), **given}) for b in budgets or ((12800, 32768) if cuda else (Stage1Setting.budget,))]
 
 # %% ../nbs/16_bench_stage1.ipynb #7901c226
 def slope(x: list[float], y: list[float]) -> float:
@@ -422,8 +430,8 @@ def cost_laws(setting: Stage1Setting, factors: tuple[float, ...] = (.5, 1, 2, 4)
     return dict(budget=dict(slope=slope(tokens, each), tokens=tokens, seconds=each), recompiles=recompiles,
                 vocabulary=dict(shape=shape, words=vocabularies, ratio=statistics.median(b / a for a, b in zip(seconds[few], seconds[many])), flops=flops[1] / flops[0]))
 
-# %% ../nbs/16_bench_stage1.ipynb #26dfa7f8
-def stage1_text(found: dict) -> str:
+# %% ../nbs/16_bench_stage1.ipynb #ca44d3fb
+def as_text(found: dict) -> str:
     "The table of a bench of stage 1."
     m, s, w = found["machine"], found["setting"], found["work"]
     lines = [f"{m['device']}; Python {m['python']}, torch {m['torch']}, transformers {m['transformers']}",
