@@ -293,7 +293,7 @@ class Timed:
     def ready(self) -> None:
         "Everything is loaded: what is used from here on counts."
         reset_peak(self.device)
-        self.before, self.most = now(self.device), None
+        self.before, self.most, self.used = now(self.device), None, []
 
     def ask(self, method: str):
         "Call a method by its name, as one asks an arm in another process."
@@ -304,10 +304,11 @@ class Timed:
         cuda = torch.device(self.device).type == "cuda"
         self.clear(); reset_peak(self.device)
         if cuda: begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2)); torch.cuda.synchronize(); begin.record()
-        began = time.perf_counter()
+        began, busy = time.perf_counter(), time.process_time()
         for b in self.batches: self.step(b)
         if cuda: end.record(); torch.cuda.synchronize()
         took = begin.elapsed_time(end) / 1000 if cuda else time.perf_counter() - began
+        self.used.append(time.process_time() - busy)
         used = peak(self.device)
         if used is not None: self.most = max(self.most or 0, used - self.before)
         return took
@@ -315,6 +316,10 @@ class Timed:
     def memory(self) -> int | None:
         "The most of all rounds, in bytes: activations, logits, gradients."
         return self.most
+
+    def processor(self) -> list[float]:
+        "Processor seconds of each round, all threads: neighbours of the process stretch its time, but hardly this."
+        return self.used
 
     def close(self) -> None: "Nothing to end: the arm lives in this process."
 
@@ -326,6 +331,7 @@ def serve(pipe, module: str, maker: str, setting: dict, name: str) -> None:
         arm = getattr(importlib.import_module(module), maker)(setting, name)
         pipe.send((None, None))
         while (method := pipe.recv()) is not None: pipe.send((getattr(arm, method)(), None))
+    except EOFError: pass # nobody asks any more
     except Exception as e: pipe.send((None, f"{type(e).__name__}: {e}"))
 
 class Remote:
@@ -352,7 +358,7 @@ class Remote:
 
     def close(self):
         "End the process."
-        self.pipe.close(); self.process.terminate(); self.process.join()
+        self.pipe.close(); self.process.join(5); self.process.terminate(); self.process.join()
 
 # %% ../nbs/16_bench.ipynb #1516466c
 def gemm_peak(device: str = "cpu", dtype: torch.dtype = torch.float32, sizes: tuple[int, ...] | None = None, # of square matrices

@@ -378,26 +378,27 @@ def bench(setting: Stage1Setting | None = None, # None: the toy on the CPU
             made[n] = Remote("moca.bench_stage1", "make_arm", dataclasses.asdict(setting), n) if apart else make_arm(setting, n)
         differences = gate_arms(made, TOLERANCES[setting.dtype])
         told = {n: a.ask("about") for n, a in made.items()}
-        counted, ceiling = made["moca"].ask("count"), max(gemm_peak(setting.device, dtype, sizes).values())
+        counted, peaks = made["moca"].ask("count"), gemm_peak(setting.device, dtype, sizes)
         seconds = in_turns(made, repeats, progress)
-        ceiling = max(ceiling, *gemm_peak(setting.device, dtype, sizes).values())
-        memory = {n: a.ask("memory") for n, a in made.items()}
+        ceiling = max(*peaks.values(), *gemm_peak(setting.device, dtype, (max(peaks, key=peaks.get),)).values()) # before and after
+        memory, busy = ({n: a.ask(what) for n, a in made.items()} for what in ("memory", "processor"))
     finally:
         for a in made.values(): a.close()
     found = dict(bench="stage1", machine=machine(setting.device), setting=dataclasses.asdict(setting), equal=True, tolerances=TOLERANCES[setting.dtype], differences=differences,
-                 flops=dict(useful=told["moca"]["flops"], counted=counted, off=told["moca"]["flops"] / counted - 1), gemm_peak=ceiling, **report(told, seconds, memory, ceiling))
+                 flops=dict(useful=told["moca"]["flops"], counted=counted, off=told["moca"]["flops"] / counted - 1), gemm_peak=ceiling, **report(told, seconds, memory, busy, ceiling))
     return dict(found, laws=cost_laws(setting, progress=progress)) if laws else found
 
-def report(told: dict, seconds: dict, memory: dict, ceiling: float) -> dict:
+def report(told: dict, seconds: dict, memory: dict, busy: dict, ceiling: float) -> dict:
     "The figures of each arm, the ratios of the others to moca, and what a round holds."
     moca, arms = told["moca"], {}
     for n, s in seconds.items():
         t = spread(s)
         speed, use = ([k / x for x in (t["median"], *reversed(t["quartiles"]))] for k in (moca["tokens"], moca["flops"] / ceiling))
-        arms[n] = dict(real_tok_s=speed[0], real_tok_s_quartiles=speed[1:], seconds=t["median"], mfu=use[0], mfu_quartiles=use[1:], peak_mib=memory[n] and memory[n] / 2**20,
+        arms[n] = dict(real_tok_s=speed[0], real_tok_s_quartiles=speed[1:], seconds=t["median"], mfu=use[0], mfu_quartiles=use[1:], peak_mib=memory[n] and memory[n] / 2**20, processor_seconds=statistics.median(busy[n][-len(s):]),
                        micro_batches=told[n]["micro_batches"], real=moca["tokens"] / told[n]["computed"])
     ratios = {n: spread([a / b for a, b in zip(s, seconds["moca"])]) for n, s in seconds.items() if n != "moca"}
-    return dict(arms=arms, ratio={f"vs_{n}": r["median"] for n, r in ratios.items()}, ratio_quartiles={f"vs_{n}": r["quartiles"] for n, r in ratios.items()},
+    processor = {f"vs_{n}": statistics.median(a / b for a, b in zip(busy[n][-len(s):], busy["moca"][-len(s):])) for n, s in seconds.items() if n != "moca"}
+    return dict(arms=arms, ratio_processor=processor, ratio={f"vs_{n}": r["median"] for n, r in ratios.items()}, ratio_quartiles={f"vs_{n}": r["quartiles"] for n, r in ratios.items()},
                 fill=moca["fill"], mfu=arms["moca"]["mfu"], work={k: moca[k] for k in ("documents", "tokens", "image_tokens", "mlm", "mae", "parameters")})
 
 # %% ../nbs/16_bench_stage1.ipynb #0f264d95
@@ -437,10 +438,10 @@ def as_text(found: dict) -> str:
     lines = [f"{m['device']}; Python {m['python']}, torch {m['torch']}, transformers {m['transformers']}",
              f"shape {s['shape']} ({w['parameters'] / 1e6:.1f} M weights, {s['dtype']}), {w['documents']} documents of the mix {s['mix']}" + (f" / {s['scale']}" if s["mix"] == "documents" else "")
              + f", {w['tokens']} real tokens ({w['image_tokens'] / w['tokens']:.0%} of images), budget {s['budget']}, fill {found['fill']:.1%}",
-             f"{'arm':6s}{'batches':>8s}{'real':>8s}{'tokens/s':>10s}  quartiles        MFU   peak MiB  moca is"]
+             f"{'arm':6s}{'batches':>8s}{'real':>8s}{'tokens/s':>10s}  quartiles        MFU   peak MiB  moca is (quartiles)    by processor time"]
     for n, a in found["arms"].items():
         q = f"{a['real_tok_s_quartiles'][0]:.0f} to {a['real_tok_s_quartiles'][1]:.0f}"
-        than = "" if n == "moca" else "{:.2f} x ({:.2f} to {:.2f})".format(found["ratio"][f"vs_{n}"], *found["ratio_quartiles"][f"vs_{n}"])
+        than = "" if n == "moca" else "{:.2f} x ({:.2f} to {:.2f}){:9.2f} x".format(found["ratio"][f"vs_{n}"], *found["ratio_quartiles"][f"vs_{n}"], found["ratio_processor"][f"vs_{n}"])
         lines.append(f"{n:6s}{a['micro_batches']:8d}{a['real']:8.1%}{a['real_tok_s']:10.0f}  {q:16s}{a['mfu']:5.1%}{a['peak_mib'] or math.nan:10.0f}  {than}")
     off = {k: max(d[k] for d in found["differences"].values()) for k in ("document", "gradient")}
     lines += [f"equal before timing: losses of each document within {off['document']:.0e}, gradients within {off['gradient']:.0e}",
