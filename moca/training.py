@@ -26,8 +26,8 @@ from .checkpoints import atomic, claim, load_state, need_space, save_state
 from .documents import BadInput, MocaError
 
 # %% auto #0
-__all__ = ['TrainConfig', 'one_of', 'typed', 'make_config', 'save_config', 'lr_at', 'global_counts', 'train_step', 'Stopped',
-           'StopSignal', 'fit', 'Ahead', 'any_process', 'read_log', 'write_log', 'start_run', 'show_log']
+__all__ = ['TrainConfig', 'one_of', 'typed', 'make_config', 'save_config', 'lr_at', 'global_counts', 'accumulate', 'train_step',
+           'Stopped', 'StopSignal', 'fit', 'Ahead', 'any_process', 'read_log', 'write_log', 'start_run', 'show_log']
 
 # %% ../nbs/13_training.ipynb #e94e6760
 @dataclass
@@ -117,8 +117,8 @@ def global_counts(micro: list, accelerator: Accelerator) -> dict[str, float]:
     total = torch.tensor([float(sum(b.counts.get(k, 0) for b in micro)) for k in names], device=accelerator.device)
     return dict(zip(names, accelerator.reduce(total, "sum").tolist()))
 
-def train_step(model: nn.Module, micro: list, weights: dict[str, float], optimizer, accelerator: Accelerator, clip: float) -> dict[str, float]:
-    "One optimizer step over micro-batches; `model(batch)` returns loss sums by name. Returns the means over global counts, the total and the gradient norm."
+def accumulate(model: nn.Module, micro: list, weights: dict[str, float], accelerator: Accelerator) -> dict[str, torch.Tensor]:
+    "Forward and backward over micro-batches: gradients of the global loss in the parameters; means over global counts by name."
     counts, sums = global_counts(micro, accelerator), {}
     for i, batch in enumerate(micro):
         last = i == len(micro) - 1
@@ -127,10 +127,14 @@ def train_step(model: nn.Module, micro: list, weights: dict[str, float], optimiz
             loss = sum(weights.get(k, 1.0) * v / max(counts[k], 1.0) for k, v in found.items() if k in counts)
             accelerator.backward(loss * accelerator.num_processes)
         for k, v in found.items(): sums[k] = sums.get(k, 0.0) + v.detach().float()
+    return {k: accelerator.reduce(v, "sum") / max(counts.get(k, 1.0), 1.0) for k, v in sums.items()}
+
+def train_step(model: nn.Module, micro: list, weights: dict[str, float], optimizer, accelerator: Accelerator, clip: float, accumulate=accumulate) -> dict[str, float]:
+    "One optimizer step over micro-batches; `model(batch)` returns loss sums by name. Returns the means over global counts, the total and the gradient norm."
+    means = {k: float(v) for k, v in accumulate(model, micro, weights, accelerator).items()}
     norm = accelerator.clip_grad_norm_(model.parameters(), clip)
     optimizer.step(); optimizer.zero_grad()
-    means = {k: float(accelerator.reduce(v, "sum")) / max(counts.get(k, 1.0), 1.0) for k, v in sums.items()}
-    total = sum(weights.get(k, 1.0) * v for k, v in means.items() if k in counts)
+    total = sum(weights.get(k, 1.0) * v for k, v in means.items())
     if not math.isfinite(total): raise MocaError(f"the loss is {total} ({means}): lower lr, or look at this step's data")
     return dict(loss=total, norm=float(norm), **means)
 
@@ -159,7 +163,9 @@ def fit(model: nn.Module, # model(batch) -> loss sums by name
         batches: Callable[[int, int, int], list], # (step, rank, processes) -> this process's micro-batches, each with `counts` and `to`
         cfg: TrainConfig, total: int, # steps
         weights: dict[str, float], # of the losses
-        accelerator: Accelerator, name: str = "train", resume: bool = False) -> list[dict]:
+        accelerator: Accelerator, name: str = "train", resume: bool = False,
+        accumulate: Callable = accumulate # forward and backward of a step; stage 2 gives its own
+        ) -> list[dict]:
     "Train; returns the log. State goes to `cfg.out/state`, one line a logged step to `cfg.out/log.jsonl`. Raises `Stopped` after a signal, with the state saved."
     out, trained = Path(cfg.out), [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=cfg.lr, betas=(.9, .999), weight_decay=cfg.weight_decay)
@@ -174,7 +180,7 @@ def fit(model: nn.Module, # model(batch) -> loss sums by name
         for step in bar:
             for group in optimizer.param_groups: group["lr"] = lr_at(step, total, cfg)
             began, micro = time.perf_counter(), ahead(step)
-            found = train_step(wrapped, micro, weights, optimizer, accelerator, cfg.clip)
+            found = train_step(wrapped, micro, weights, optimizer, accelerator, cfg.clip, accumulate)
             log.append(dict(step=step + 1, lr=lr_at(step, total, cfg), seconds=round(time.perf_counter() - began, 4), tokens=sum(getattr(b, "tokens", 0) for b in micro), **found))
             if step % cfg.log_every == 0 or step + 1 == total: bar.set_postfix({k: f"{v:.3f}" for k, v in found.items() if k != "norm"}, refresh=False)
             asked = any_process(stop.asked, accelerator)
