@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+import matplotlib.pyplot as plt
 import torch
 import transformers
 from torch import Tensor
@@ -32,7 +33,7 @@ from .planning import fill, plan
 __all__ = ['SHAPES', 'Arm', 'random_batches', 'padded_batch', 'stock_attention', 'pack_arms', 'loss_of', 'work', 'gate', 'clock',
            'machine', 'summary', 'bench_pack', 'shaped_backbone', 'random_pack', 'mixed_lengths', 'bench_kernels',
            'mixed_documents', 'made_up', 'resident', 'reset_peak', 'peak', 'now', 'Timed', 'serve', 'Remote',
-           'gemm_peak', 'spread', 'in_turns', 'bench_text']
+           'gemm_peak', 'spread', 'in_turns', 'arm_names', 'show_ratios', 'bench_text']
 
 # %% ../nbs/16_bench.ipynb #34cd96eb
 @dataclass
@@ -164,11 +165,13 @@ def bench_pack(model=None, device: str = "cpu", documents: int = 256, budget: in
 # %% ../nbs/16_bench.ipynb #bd355341
 def _text(hidden, inner, layers, heads, vocabulary):
     "The text config of a Qwen2.5-VL with two key-value heads."
-    return dict(hidden_size=hidden, intermediate_size=inner, num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=2, vocab_size=vocabulary)
+    return dict(hidden_size=hidden, intermediate_size=inner, num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=2,
+                vocab_size=vocabulary)
 
 def _tower(hidden, inner, layers, full):
     "The vision config: windows of 8 x 8 patches, whole pictures in the layers `full`."
-    return dict(hidden_size=hidden, intermediate_size=inner, depth=layers, num_heads=max(4, hidden // 80), fullatt_block_indexes=full, window_size=112)
+    return dict(hidden_size=hidden, intermediate_size=inner, depth=layers, num_heads=max(4, hidden // 80), fullatt_block_indexes=full,
+                window_size=112)
 
 SHAPES = { # language model and vision tower in the shapes of real models, weights random
     "tiny": (_text(64, 128, 2, 4, 1024), _tower(64, 128, 2, [1])),
@@ -181,7 +184,8 @@ SHAPES = { # language model and vision tower in the shapes of real models, weigh
 def shaped_backbone(shape: str, device: str = "cpu", dtype: torch.dtype = torch.float32, checkpointing: bool = False,
                     vocabulary: int | None = None, # words; None: the shape's own
                     seed: int = 0) -> Backbone:
-    "A bidirectional Backbone with random weights in the shape of a real model, and the embedded model's tokenizer. Raises `BadInput` for an unknown shape."
+    """A bidirectional Backbone with random weights in the shape of a real model, and the embedded model's tokenizer. Raises `BadInput` for
+    an unknown shape."""
     if shape not in SHAPES: raise BadInput(f"shape {shape!r} is unknown: use one of {', '.join(SHAPES)}")
     encoder, (text, tower) = Encoder.from_pretrained(), SHAPES[shape]
     head = text["hidden_size"] // text["num_attention_heads"]
@@ -189,10 +193,12 @@ def shaped_backbone(shape: str, device: str = "cpu", dtype: torch.dtype = torch.
     text = dict(text, max_position_embeddings=32768, rope_parameters=dict(rope_type="default", rope_theta=1e6, mrope_section=sections),
                 vocab_size=max(vocabulary or text["vocab_size"], 8256))
     config = Qwen2_5_VLConfig(text_config=text, vision_config=dict(tower, out_hidden_size=text["hidden_size"]), tie_word_embeddings=True,
-                              **{n: getattr(encoder.family.config, n) for n in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")})
+                              **{n: getattr(encoder.family.config, n) for n in ("image_token_id", "video_token_id", "vision_start_token_id",
+                                                                                "vision_end_token_id")})
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(seed)
-        return load_backbone(config, bidirectional=True, device=device, dtype=dtype, encoder=encoder, check=False, checkpointing=checkpointing)
+        return load_backbone(config, bidirectional=True, device=device, dtype=dtype, encoder=encoder, check=False,
+                             checkpointing=checkpointing)
 
 # %% ../nbs/16_bench.ipynb #c1bd0000
 def random_pack(lengths: list[int], axes: int = 3, seed: int = 0) -> Pack:
@@ -200,7 +206,9 @@ def random_pack(lengths: list[int], axes: int = 3, seed: int = 0) -> Pack:
     g, borders = generator(seed, 0, "bench", "tokens"), torch.tensor([0] + lengths).cumsum(0)
     none = torch.zeros(0, dtype=torch.long)
     places = torch.cat([torch.arange(n) for n in lengths]).expand(axes, -1)
-    return Pack(torch.randint(300, 1000, (sum(lengths),), generator=g), places, borders.int(), torch.zeros(0, 1176), torch.zeros(0, 3, dtype=torch.long), torch.zeros(0, 2, dtype=torch.long), none, none, lengths, [str(i) for i in range(len(lengths))])
+    return Pack(torch.randint(300, 1000, (sum(lengths),), generator=g), places, borders.int(), torch.zeros(0, 1176),
+                torch.zeros(0, 3, dtype=torch.long), torch.zeros(0, 2, dtype=torch.long), none, none, lengths,
+                [str(i) for i in range(len(lengths))])
 
 def mixed_lengths(budget: int, seed: int = 0) -> list[int]:
     "Lengths that fill a budget: a log-normal mix of captions, pages and articles, between 16 and 2048 tokens."
@@ -288,7 +296,8 @@ def now(device) -> int | None:
 
 # %% ../nbs/16_bench.ipynb #4e667b6c
 class Timed:
-    "Something that runs rounds of work: `step(batch)` for each of `batches`, after `clear()`. Its time, and its peak memory beyond what it began with."
+    """Something that runs rounds of work: `step(batch)` for each of `batches`, after `clear()`. Its time, and its peak memory beyond what
+    it began with."""
     device, batches = "cpu", ()
     def ready(self) -> None:
         "Everything is loaded: what is used from here on counts."
@@ -347,7 +356,8 @@ class Remote:
     def answer(self):
         "What the process says."
         try: found, error = self.pipe.recv()
-        except EOFError: raise MocaError(f"the process of arm {self.name} died with exit code {self.process.exitcode}: was there enough memory?") from None
+        except EOFError:
+            raise MocaError(f"the process of arm {self.name} died with exit code {self.process.exitcode}: was there enough memory?") from None
         if error: raise MocaError(f"arm {self.name}: {error}")
         return found
 
@@ -363,7 +373,8 @@ class Remote:
 # %% ../nbs/16_bench.ipynb #1516466c
 def gemm_peak(device: str = "cpu", dtype: torch.dtype = torch.float32, sizes: tuple[int, ...] | None = None, # of square matrices
               repeats: int = 10) -> dict[int, float]:
-    "FLOP/s of a matrix multiplication of random numbers, by size: the median of `repeats` after a warm-up. Its largest is the ceiling that utilisation is measured against."
+    """FLOP/s of a matrix multiplication of random numbers, by size: the median of `repeats` after a warm-up. Its largest is the ceiling
+    that utilisation is measured against."""
     found, cuda = {}, torch.device(device).type == "cuda"
     for n in sizes or ((4096, 8192) if cuda else (1024, 2048, 3072)):
         a, b, seconds = torch.randn(n, n, device=device, dtype=dtype), torch.randn(n, n, device=device, dtype=dtype), []
@@ -388,6 +399,28 @@ def in_turns(arms: dict, repeats: int, progress: bool = True) -> dict[str, list[
             took = arm.ask("round")
             if k: seconds[name].append(took)
     return seconds
+
+# %% ../nbs/16_bench.ipynb #cbe80852
+def arm_names(wanted, known, repeats: int = 1) -> list[str]:
+    "The arms to run, moca first. Raises `BadInput` for an unknown one, for a choice without moca, and for no repeats."
+    for n in wanted:
+        if n not in known: raise BadInput(f"there is no arm {n!r}: use {', '.join(known)}")
+    if "moca" not in wanted: raise BadInput("the arm moca is what the others are compared with: leave it in")
+    if repeats < 1: raise BadInput(f"{repeats} repeats: give 1 or more")
+    return ["moca", *(n for n in wanted if n != "moca")]
+
+def show_ratios(found: dict, targets: dict[str, float] | None = None, ax=None, label: str = "times the arm's real tokens a second"):
+    "The ratios of a bench of a stage as bars, quartiles as whiskers, targets as lines."
+    ax = ax or plt.subplots(figsize=(6, .5 * len(found["ratio"]) + .9), layout="constrained")[1]
+    names = list(found["ratio"])
+    for y, n in enumerate(names):
+        r, (low, high) = found["ratio"][n], found["ratio_quartiles"][n]
+        ax.barh(y, r, color="#2f6db3", height=.6, xerr=[[max(0, r - low)], [max(0, high - r)]], ecolor="#888")
+        ax.text(.05, y, f"{r:.2f} x", color="white", va="center")
+        if targets and n in targets: ax.plot([targets[n]] * 2, [y - .4, y + .4], color="#f08c2e", lw=2)
+    ax.axvline(1, color="black", lw=.8); ax.invert_yaxis()
+    ax.set_yticks(range(len(names)), [n.removeprefix("vs_") for n in names]); ax.set_xlabel(label)
+    return ax
 
 # %% ../nbs/16_bench.ipynb #07c6e080
 def bench_text(found: dict) -> str:

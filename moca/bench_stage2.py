@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from .backbone import load_backbone
-from .bench import Remote, Timed, in_turns, machine, padded_batch, shaped_backbone, spread
+from .bench import SHAPES, Remote, Timed, arm_names, in_turns, machine, padded_batch, shaped_backbone, spread
 from .bench_stage1 import gate_arms, slope
 from .contrastive import WEIGHTS, Contrastive, FinetuneConfig, content_key, make_batch
 from .corpus import load_corpus
@@ -44,19 +44,26 @@ class Stage2Setting:
     threads: int = 2
 
     def __post_init__(self):
-        if self.pairs < 2 or min(self.negatives, self.threads) < 1: raise BadInput("a bench of stage 2 takes 2 pairs or more, each with 1 hard negative or more, and 1 thread or more")
-        if self.max_length > self.budget: raise BadInput(f"the budget of {self.budget} tokens is less than the longest document ({self.max_length}): raise --budgets")
+        if self.shape and self.shape not in SHAPES:
+            raise BadInput(f"shape {self.shape!r} is unknown: use one of {', '.join(SHAPES)}, or none for the embedded model")
+        if self.pairs < 2 or min(self.negatives, self.threads) < 1:
+            raise BadInput("a bench of stage 2 takes 2 pairs or more, each with 1 hard negative or more, and 1 thread or more")
+        if self.max_length > self.budget:
+            raise BadInput(f"the budget of {self.budget} tokens is less than the longest document ({self.max_length}): raise --budgets")
 
     def config(self, candidates: str = "all") -> FinetuneConfig:
         "The paper's loss, without the mask for duplicates, which the other arms do not know; the batch has none."
-        return FinetuneConfig(negatives=self.negatives, candidates=candidates, mask_duplicates=False, pack_tokens=self.budget, max_length=self.max_length, seed=self.seed)
+        return FinetuneConfig(negatives=self.negatives, candidates=candidates, mask_duplicates=False, pack_tokens=self.budget,
+                              max_length=self.max_length, seed=self.seed)
 
 def settings(device: str = "cpu", budgets: list[int] = (), **given) -> list[Stage2Setting]:
-    "What `moca bench stage2` runs, one setting a budget: the embedded model on a CPU; on a GPU the 3B shape in bf16 with 512 pairs. Raises `BadInput` for options of stage 1."
+    """What `moca bench stage2` runs, one setting a budget: the embedded model on a CPU; on a GPU the 3B shape in bf16 with 512 pairs.
+    Raises `BadInput` for options of stage 1."""
     for name in ("mix", "tokens"):
         if name in given: raise BadInput(f"bench stage2 works on pairs of the embedded corpus: leave out --{name}")
     usual = dict(shape="3b", dtype="bfloat16", pairs=512) if device == "cuda" else {}
-    return [Stage2Setting(**{**usual, **dict(device=device, budget=b), **given}) for b in budgets or ((12800,) if device == "cuda" else (Stage2Setting.budget,))]
+    return [Stage2Setting(**{**usual, **dict(device=device, budget=b), **given}) for b in budgets or ((12800,
+        ) if device == "cuda" else (Stage2Setting.budget,))]
 
 @functools.cache
 def corpus_pairs(seed: int) -> list[Pair]:
@@ -72,7 +79,8 @@ def bench_pairs(setting: Stage2Setting) -> list[Pair]:
         if len(keys) < 2 + setting.negatives or keys & seen: continue
         found.append(p); seen |= keys
         if len(found) == setting.pairs: return found
-    raise BadInput(f"the embedded corpus has {len(found)} pairs with {setting.negatives} hard negatives and no document twice, not {setting.pairs}: give fewer")
+    raise BadInput(f"the embedded corpus has {len(found)} pairs with {setting.negatives} hard negatives and no document twice, not "
+                   f"{setting.pairs}: give fewer")
 
 # %% ../nbs/16_bench_stage2.ipynb #0f5bb7b8
 class Stage2Arm(Timed):
@@ -81,11 +89,13 @@ class Stage2Arm(Timed):
     def __init__(self, setting: Stage2Setting):
         self.setting, self.device, dtype = setting, setting.device, getattr(torch, setting.dtype)
         if setting.shape: backbone = shaped_backbone(setting.shape, setting.device, dtype, self.checkpointing, seed=setting.seed)
-        else: backbone = load_backbone(bidirectional=True, device=setting.device, dtype=dtype, checkpointing=self.checkpointing, check=False)
+        else: backbone = load_backbone(bidirectional=True, device=setting.device, dtype=dtype, checkpointing=self.checkpointing,
+                                       check=False)
         if self.stock: backbone.text.config._attn_implementation = backbone.vision.config._attn_implementation = "sdpa"
         backbone.encoder.max_length = setting.max_length
         self.pairs, self.backbone = bench_pairs(setting), backbone.train()
-        self.columns = [[p.query for p in self.pairs], [p.positive for p in self.pairs], *([p.negatives[k] for p in self.pairs] for k in range(setting.negatives))]
+        self.columns = [[p.query for p in self.pairs], [p.positive for p in self.pairs],
+                        *([p.negatives[k] for p in self.pairs] for k in range(setting.negatives))]
         self.batches = [self.prepare()]
         self.ready()
 
@@ -94,7 +104,8 @@ class Stage2Arm(Timed):
     def about(self) -> dict:
         "What the batch holds."
         lengths = [len(encode(self.backbone.encoder, d)) for column in self.columns for d in column]
-        return dict(documents=len(lengths), tokens=sum(lengths), longest=max(lengths), median=statistics.median(lengths), computed=self.computed,
+        return dict(documents=len(lengths), tokens=sum(lengths), longest=max(lengths), median=statistics.median(lengths),
+                    computed=self.computed,
                     images=sum(len(d.images) for column in self.columns for d in column))
 
     def check(self) -> dict:
@@ -144,7 +155,8 @@ class Direct(Cached):
 
 # %% ../nbs/16_bench_stage2.ipynb #271ee02e
 class Stock(nn.Module):
-    "The Hugging Face model as a sentence encoder on padded features: mean of the real tokens' last states in fp32, unit length. It takes and gives what sentence-transformers' losses expect."
+    """The Hugging Face model as a sentence encoder on padded features: mean of the real tokens' last states in fp32, unit length. It takes
+    and gives what sentence-transformers' losses expect."""
     def __init__(self, backbone):
         super().__init__()
         self.backbone = backbone
@@ -176,7 +188,8 @@ class SentenceTransformers(PaddedPairs):
         from sentence_transformers.base.losses.gradcache import _minibatch_ranges
         from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
         self.model, budget = Stock(self.backbone), self.setting.budget
-        self.loss = CachedMultipleNegativesRankingLoss(self.model, scale=1 / self.setting.config().temperature, mini_batch_num_tokens=budget)
+        self.loss = CachedMultipleNegativesRankingLoss(self.model, scale=1 / self.setting.config().temperature,
+                                                       mini_batch_num_tokens=budget)
         columns = [self.features(c) for c in self.columns]
         sizes = [(c["attention_mask"].sum(1).tolist(), _minibatch_ranges(c, 0, budget)) for c in columns]
         self.computed = sum((b - a) * max(lengths[a:b]) for lengths, ranges in sizes for a, b in ranges)
@@ -199,7 +212,8 @@ class Authors(PaddedPairs):
     def step(self, both):
         q, d = (self.model(f)["sentence_embedding"] for f in both)
         n = len(q)
-        scores = torch.cat([q @ d[:n].T, torch.einsum("bd,kbd->bk", q, d[n:].view(-1, n, d.shape[1]))], 1) / self.setting.config().temperature
+        scores = torch.cat([q @ d[:n].T, torch.einsum("bd,kbd->bk", q, d[n:].view(-1, n, d.shape[1]))],
+                           1) / self.setting.config().temperature
         loss = F.cross_entropy(scores, torch.arange(n, device=q.device))
         loss.backward()
         return loss.detach()
@@ -214,15 +228,18 @@ def make_arm(setting: Stage2Setting | dict, name: str) -> Stage2Arm:
     try: return kinds[name](setting)
     except ModuleNotFoundError as e:
         if e.name != "sentence_transformers": raise
-        raise BadInput("the arm st-cached needs the package sentence-transformers: pip install 'moca[st]', or leave it out with --arms") from None
+        raise BadInput("the arm st-cached needs sentence-transformers: pip install 'moca[st]', or leave it out with --arms") from None
 
 # %% ../nbs/16_bench_stage2.ipynb #f9f42253
-TOLERANCES = dict(float32=dict(loss=1e-5, document=1e-4, gradient=1e-4), bfloat16=dict(loss=2e-2, document=2e-1, gradient=5e-2)) # document: the worst number of all vectors
+TOLERANCES = dict(float32=dict(loss=1e-5, document=1e-4, gradient=1e-4),
+                  bfloat16=dict(loss=2e-2, document=2e-1, gradient=5e-2)) # document: the worst number of all vectors
 
 def gate(arms: dict, setting: Stage2Setting) -> dict[str, dict[str, float]]:
-    "M against moca with own hard negatives, the others against moca as it is timed. Raises `MocaError` above a tolerance: then nothing is timed."
+    """M against moca with own hard negatives, the others against moca as it is timed. Raises `MocaError` above a tolerance: then nothing is
+    timed."""
     found = gate_arms({n: a for n, a in arms.items() if n != "M"}, TOLERANCES[setting.dtype], distance)
-    return found | (gate_arms({"own": make_arm(setting, "own"), "M": arms["M"]}, TOLERANCES[setting.dtype], distance) if "M" in arms else {})
+    return found | (gate_arms({"own": make_arm(setting, "own"), "M": arms["M"]}, TOLERANCES[setting.dtype],
+                              distance) if "M" in arms else {})
 
 def distance(a: tuple, b: tuple) -> float:
     "Largest difference of two unit vectors' numbers, in units of their mean size."
@@ -251,20 +268,21 @@ def bench(setting: Stage2Setting | None = None, # None: the embedded model on th
           progress: bool = True) -> dict:
     "Gate, then time stage 2's arms in turns. Raises `MocaError` where an arm computes something else."
     setting = setting or Stage2Setting()
-    if "moca" not in arms: raise BadInput("the arm moca is what the others are compared with: leave it in")
-    names = ["moca", *(n for n in arms if n != "moca")]
+    names = arm_names(arms, ARMS, repeats)
     torch.set_num_threads(setting.threads)
     made = {}
     try:
         for n in tqdm(names, desc="build", unit="arm", disable=not progress):
-            made[n] = Remote("moca.bench_stage2", "make_arm", dataclasses.asdict(setting), n) if (setting.device == "cpu" if apart is None else apart) else make_arm(setting, n)
+            made[n] = Remote("moca.bench_stage2", "make_arm", dataclasses.asdict(setting),
+                             n) if (setting.device == "cpu" if apart is None else apart) else make_arm(setting, n)
         differences = gate(made, setting)
         told = {n: a.ask("about") for n, a in made.items()}
         seconds = in_turns(made, repeats, progress)
         memory, busy = ({n: a.ask(what) for n, a in made.items()} for what in ("memory", "processor"))
     finally:
         for a in made.values(): a.close()
-    return dict(bench="stage2", machine=machine(setting.device), setting=dataclasses.asdict(setting), equal=True, tolerances=TOLERANCES[setting.dtype], differences=differences,
+    return dict(bench="stage2", machine=machine(setting.device), setting=dataclasses.asdict(setting), equal=True,
+                tolerances=TOLERANCES[setting.dtype], differences=differences,
                 saved_bytes_exponent=saved_exponent(), **report(setting, told, seconds, memory, busy))
 
 def report(setting: Stage2Setting, told: dict, seconds: dict, memory: dict, busy: dict) -> dict:
@@ -272,26 +290,35 @@ def report(setting: Stage2Setting, told: dict, seconds: dict, memory: dict, busy
     arms, real, name = {}, told["moca"]["tokens"], dict(direct="gradcache_vs_direct", M="vs_M")
     for n, s in seconds.items():
         t = spread(s)
-        arms[n] = dict(pairs_s=setting.pairs / t["median"], pairs_s_quartiles=[setting.pairs / x for x in reversed(t["quartiles"])], seconds=t["median"],
-                       peak_mib=memory[n] and memory[n] / 2**20, processor_seconds=statistics.median(busy[n][-len(s):]), real=real / told[n]["computed"])
+        arms[n] = dict(pairs_s=setting.pairs / t["median"], pairs_s_quartiles=[setting.pairs / x for x in reversed(t["quartiles"])],
+                       seconds=t["median"],
+                       peak_mib=memory[n] and memory[n] / 2**20, processor_seconds=statistics.median(busy[n][-len(s):]),
+                       real=real / told[n]["computed"])
     def ratio(of): # round by round
         pairs = {n: zip(of[n][-len(seconds[n]):], of["moca"][-len(seconds[n]):]) for n in of if n != "moca"}
-        return {name.get(n, "vs_" + n.replace("-", "_")): spread([b / a if n == "direct" else a / b for a, b in both]) for n, both in pairs.items()}
+        return {name.get(n, "vs_" + n.replace("-", "_")): spread([b / a if n == "direct" else a / b for a, b in both]) for n,
+                both in pairs.items()}
     wall = ratio(seconds)
     return dict(arms=arms, ratio={k: r["median"] for k, r in wall.items()}, ratio_quartiles={k: r["quartiles"] for k, r in wall.items()},
-                ratio_processor={k: r["median"] for k, r in ratio(busy).items()}, work={k: told["moca"][k] for k in ("documents", "tokens", "images", "median", "longest")})
+                ratio_processor={k: r["median"] for k, r in ratio(busy).items()},
+                work={k: told["moca"][k] for k in ("documents", "tokens", "images", "median", "longest")})
 
 def as_text(found: dict) -> str:
     "The table of a bench of stage 2."
     m, s, w = found["machine"], found["setting"], found["work"]
     lines = [f"{m['device']}; Python {m['python']}, torch {m['torch']}, transformers {m['transformers']}",
-             f"{s['shape'] or 'moca-tiny-base'} ({s['dtype']}), {s['pairs']} pairs, {w['documents']} documents of {w['median']:.0f} tokens (median; longest {w['longest']}), {w['tokens']} tokens, {w['images']} images, budget {s['budget']}",
+             f"{s['shape'] or 'moca-tiny-base'} ({s['dtype']}), {s['pairs']} pairs, {w['documents']} documents of {w['median']:.0f} tokens "
+             f"(median; longest {w['longest']}), {w['tokens']} tokens, {w['images']} images, budget {s['budget']}",
              f"{'arm':10s}{'real':>8s}{'pairs/s':>9s}  quartiles       peak MiB"]
     for n, a in found["arms"].items():
         q = f"{a['pairs_s_quartiles'][0]:.1f} to {a['pairs_s_quartiles'][1]:.1f}"
         lines.append(f"{n:10s}{a['real']:8.1%}{a['pairs_s']:9.1f}  {q:14s}{a['peak_mib'] or math.nan:10.0f}")
-    words = dict(gradcache_vs_direct="GradCache takes {} x the time of the direct step", vs_st_cached="moca is {} x as fast as sentence-transformers' cached loss", vs_M="moca is {} x as fast as the authors' way")
+    words = dict(gradcache_vs_direct="GradCache takes {} x the time of the direct step",
+                 vs_st_cached="moca is {} x as fast as sentence-transformers' cached loss", vs_M="moca is {} x as fast as the authors' way")
     for k, r in found["ratio"].items():
-        lines.append(words[k].format(f"{r:.2f}") + " ({:.2f} to {:.2f}; by processor time {:.2f})".format(*found["ratio_quartiles"][k], found["ratio_processor"][k]))
-    off = {k: max(d[k] for d in found["differences"].values()) for k in ("loss", "gradient")} if found["differences"] else dict(loss=0, gradient=0)
-    return "\n".join(lines + [f"equal before timing: losses within {off['loss']:.0e}, gradients within {off['gradient']:.0e}; bytes saved by the loss grow like the batch to the power {found['saved_bytes_exponent']:.3f}"])
+        lines.append(words[k].format(f"{r:.2f}") + " ({:.2f} to {:.2f}; by processor time {:.2f})".format(*found["ratio_quartiles"][k],
+                                                                                                          found["ratio_processor"][k]))
+    off = {k: max(d[k] for d in found["differences"].values()) for k in ("loss", "gradient")} if found["differences"] else dict(loss=0,
+                                                                                                                                gradient=0)
+    return "\n".join(lines + [f"equal before timing: losses within {off['loss']:.0e}, gradients within {off['gradient']:.0e}; bytes saved "
+                              f"by the loss grow like the batch to the power {found['saved_bytes_exponent']:.3f}"])

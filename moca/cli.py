@@ -258,9 +258,9 @@ def bench_parts(args: argparse.Namespace) -> tuple[list[dict], Callable]:
 def bench_stages(args: argparse.Namespace) -> tuple[list[dict], Callable]:
     "`stage1` and `stage2`: one result a budget; what is not given is the bench's own choice for the device."
     stage = importlib.import_module(f"moca.bench_{args.what}")
-    given = dict(shape=args.shape, mix=args.mix, tokens=args.tokens, dtype=args.dtype and dict(fp32="float32", bf16="bfloat16")[args.dtype])
+    given = dict(shape=args.shape, mix=args.mix, tokens=args.tokens, pairs=args.pairs, dtype=args.dtype and dict(fp32="float32", bf16="bfloat16")[args.dtype])
     more = dict(arms=tuple(names_of(args.arms))) if args.arms else {}
-    settings = stage.settings(args.device, [whole("budgets", b) for b in names_of(args.budgets or "")], **{k: v for k, v in given.items() if v})
+    settings = stage.settings(args.device, [whole("budgets", b) for b in names_of(args.budgets or "")], **{k: v for k, v in given.items() if v is not None})
     return [stage.bench(s, repeats=args.repeats, **more) for s in settings], stage.as_text
 
 def whole(name: str, text: str) -> int:
@@ -381,6 +381,7 @@ def add_users(sub) -> None:
     b.add_argument("--shape", help="stages and kernels: random weights in this shape: tiny, toy, base, 0.5b, 3b (default: by device)")
     b.add_argument("--mix", choices=["documents", "corpus"], help="stages: a made-up mix, or the embedded corpus (default: by stage)")
     b.add_argument("--tokens", type=int, metavar="N", help="stages: real tokens of a round (default: by device)")
+    b.add_argument("--pairs", type=int, metavar="N", help="stage2: pairs of the batch (default: by device)")
     b.add_argument("--arms", metavar="A,B", help="stages: only these arms, moca among them (default: all)")
     b.add_argument("--budgets", metavar="N,N", help="tokens of a Pack (default: 4096; stages: by device)")
     b.add_argument("--attention", metavar="A,B", help="kernels: only these (default: all that run here)")

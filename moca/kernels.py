@@ -54,7 +54,8 @@ class Borders:
                  device="cpu"):
         if not lengths: raise BadInput("a Pack needs at least one Document: its list of lengths is empty")
         for d, n in enumerate(lengths):
-            if not isinstance(n, int) or n < 1: raise BadInput(f"Document {d} of the Pack has length {n!r}: give a whole number from 1 upwards")
+            if not isinstance(n, int) or n < 1:
+                raise BadInput(f"Document {d} of the Pack has length {n!r}: give a whole number from 1 upwards")
         self.lengths, self.total, self.longest, self.device = list(lengths), sum(lengths), max(lengths), torch.device(device)
         self._cu, self._block_masks = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32), {}
         self.cu_seqlens = self._cu.to(device, non_blocking=True)
@@ -77,10 +78,12 @@ class Borders:
         members, starts = {}, self._cu.tolist()
         for start, n in sorted(zip(starts, self.lengths), key=lambda o: o[1]): members.setdefault(n, []).append(start)
         order = torch.cat([torch.arange(s, s + n) for n, found in members.items() for s in found])
-        return Groups(*(o.to(self.device, non_blocking=True) for o in (order, order.argsort())), [(len(found), n) for n, found in members.items()], self.lengths == sorted(self.lengths))
+        return Groups(*(o.to(self.device, non_blocking=True) for o in (order, order.argsort())),
+                      [(len(found), n) for n, found in members.items()], self.lengths == sorted(self.lengths))
 
     def block_mask(self, causal: bool, window: int | None) -> BlockMask:
-        "The mask of `flex`: which blocks of 128 x 128 are empty, full, or in between. On CUDA it is made by a compiled function that never forms [T, T]."
+        """The mask of `flex`: which blocks of 128 x 128 are empty, full, or in between. On CUDA it is made by a compiled function that
+        never forms [T, T]."""
         if (causal, window) not in self._block_masks:
             limits = torch.tensor([self.total if n < 0 else n for n in reach(causal, window)]).to(self.device, non_blocking=True)
             ids = self.ids
@@ -281,9 +284,11 @@ for name, registered in IMPLEMENTATIONS.items(): AttentionInterface.register(reg
 TOWER = "moca_tower_flash" # the name for the config of a vision tower that attends inside windows
 
 def tower_attention(module, query: Tensor, key: Tensor, value: Tensor, attention_mask=None, # [1, heads, P, d]; no mask is used
-                    scaling: float | None = None, dropout: float = 0.0, cu_seq_lens_q: Tensor | None = None, **kwargs) -> tuple[Tensor, None]: # [1, P, heads, d]
+                    scaling: float | None = None, dropout: float = 0.0, cu_seq_lens_q: Tensor | None = None, **kwargs) -> tuple[Tensor,
+                        None]: # [1, P, heads, d]
     "All windows of a tower's layer in one call of `varlen` where it runs, else of `sdpa`."
-    if cu_seq_lens_q is None or dropout: raise MocaError(f"{TOWER} attention is for vision towers that give the borders of their windows and have no dropout")
+    if cu_seq_lens_q is None or dropout:
+        raise MocaError(f"{TOWER} attention is for vision towers that give the borders of their windows and have no dropout")
     borders = getattr(cu_seq_lens_q, "moca_borders", None)
     if borders is None: borders = cu_seq_lens_q.moca_borders = Borders.of(cu_seq_lens_q)
     device, scale = query.device.type, query.shape[-1]**-.5 if scaling is None else scaling

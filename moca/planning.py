@@ -148,7 +148,8 @@ def bins(costs: list[int], # of each sample, from `bin_costs`
          seed: int = 0, epoch: int = 0,
          drop_last: bool = True # as the authors' code; False: the rest of a bin makes smaller micro-batches
          ) -> list[list[int]]:
-    "Micro-batches of the authors' code (its Dataset): samples of one cost bin, shuffled inside it, and the groups of `ranks` micro-batches shuffled."
+    """Micro-batches of the authors' code (its Dataset): samples of one cost bin, shuffled inside it, and the groups of `ranks`
+    micro-batches shuffled."""
     if min(budget, ranks) < 1: raise MocaError(f"budget and ranks are {budget} and {ranks}: give 1 or more")
     members, rng, groups = defaultdict(list), keyed(seed, epoch, "bins"), []
     for i, c in enumerate(costs): members[EDGES[bisect_left(EDGES, c)]].append(i)
