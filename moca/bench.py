@@ -312,6 +312,7 @@ class Timed:
         "Run all batches once; seconds."
         cuda = torch.device(self.device).type == "cuda"
         self.clear(); reset_peak(self.device)
+        start = now(self.device) if cuda else self.before # on a GPU other arms live in the same memory
         if cuda: begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2)); torch.cuda.synchronize(); begin.record()
         began, busy = time.perf_counter(), time.process_time()
         for b in self.batches: self.step(b)
@@ -319,7 +320,8 @@ class Timed:
         took = begin.elapsed_time(end) / 1000 if cuda else time.perf_counter() - began
         self.used.append(time.process_time() - busy)
         used = peak(self.device)
-        if used is not None: self.most = max(self.most or 0, used - self.before)
+        if used is not None: self.most = max(self.most or 0, used - start)
+        self.clear()
         return took
 
     def memory(self) -> int | None:

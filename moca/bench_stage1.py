@@ -394,13 +394,13 @@ def counted_flops(arm: Packed) -> float:
     arm.clear()
     return counter.get_total_flops()
 
-# %% ../nbs/16_bench_stage1.ipynb #bfcf38e4
+# %% ../nbs/16_bench_stage1.ipynb #fd3653db
 def bench(setting: Stage1Setting | None = None, # None: the toy on the CPU
-                 arms: tuple[str, ...] = tuple(ARMS), repeats: int = 5,
-                 apart: bool | None = None, # each arm in a process of its own; None: on the CPU
-                 laws: bool = True, # also the three cost laws
-                 sizes: tuple[int, ...] | None = None, # of the matrices whose product is the ceiling; None: as `gemm_peak`
-                 progress: bool = True) -> dict:
+          arms: tuple[str, ...] = tuple(ARMS), repeats: int = 5,
+          apart: bool | None = None, # each arm in a process of its own; None: on the CPU
+          laws: bool = True, # also the three cost laws
+          sizes: tuple[int, ...] | None = None, # of the matrices whose product is the ceiling; None: as `gemm_peak`
+          progress: bool = True) -> dict:
     "Gate, then time stage 1's arms in turns. Raises `MocaError` where an arm computes something else."
     setting = setting or Stage1Setting()
     names = arm_names(arms, ARMS, repeats)
@@ -434,8 +434,8 @@ def report(told: dict, seconds: dict, memory: dict, busy: dict, ceiling: float) 
                        peak_mib=memory[n] and memory[n] / 2**20, processor_seconds=statistics.median(busy[n][-len(s):]),
                        micro_batches=told[n]["micro_batches"], real=moca["tokens"] / told[n]["computed"])
     ratios = {n: spread([a / b for a, b in zip(s, seconds["moca"])]) for n, s in seconds.items() if n != "moca"}
-    processor = {f"vs_{n}": statistics.median(a / b for a, b in zip(busy[n][-len(s):], busy["moca"][-len(s):])) for n,
-                 s in seconds.items() if n != "moca"}
+    last = {n: b[-len(seconds[n]):] for n, b in busy.items()} # without the warm-up
+    processor = {f"vs_{n}": statistics.median(a / b for a, b in zip(x, last["moca"])) for n, x in last.items() if n != "moca"}
     return dict(arms=arms, ratio_processor=processor, ratio={f"vs_{n}": r["median"] for n, r in ratios.items()},
                 ratio_quartiles={f"vs_{n}": r["quartiles"] for n, r in ratios.items()},
                 fill=moca["fill"], mfu=arms["moca"]["mfu"],
@@ -448,8 +448,8 @@ def settings(device: str = "cpu", budgets: list[int] = (), **given) -> list[Stag
     if "pairs" in given: raise BadInput("bench stage1 works on documents: leave out --pairs")
     cuda = device == "cuda"
     usual = dict(shape="3b", scale=1, dtype="bfloat16") if cuda else {}
-    return [Stage1Setting(**{**usual, **dict(device=device, budget=b, tokens=8 * b if cuda else Stage1Setting.tokens),
-                             **given}) for b in budgets or ((12800, 32768) if cuda else (Stage1Setting.budget,))]
+    make = lambda b: Stage1Setting(**{**usual, **dict(device=device, budget=b, tokens=8 * b if cuda else Stage1Setting.tokens), **given})
+    return [make(b) for b in budgets or ((12800, 32768) if cuda else (Stage1Setting.budget,))]
 
 # %% ../nbs/16_bench_stage1.ipynb #7901c226
 def slope(x: list[float], y: list[float]) -> float:
@@ -457,8 +457,8 @@ def slope(x: list[float], y: list[float]) -> float:
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])
 
 def cost_laws(setting: Stage1Setting, factors: tuple[float, ...] = (.5, 1, 2, 4), # of the budget
-              vocabularies: tuple[int, int] = (8256, 151936), shape: str | None = None,
-              # of the vocabulary's law; None: `base` on a CPU, where `toy` has hardly a body
+              vocabularies: tuple[int, int] = (8256, 151936),
+              shape: str | None = None, # of the vocabulary's law; None: `base` on a CPU, where `toy` has hardly a body
               repeats: int = 3, progress: bool = True) -> dict:
     """How the time of moca's arm follows the budget of a Pack and the size of the vocabulary, and how often something was compiled after
     step 20."""
