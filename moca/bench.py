@@ -190,7 +190,7 @@ def shaped_backbone(shape: str, device: str = "cpu", dtype: torch.dtype = torch.
     encoder, (text, tower) = Encoder.from_pretrained(), SHAPES[shape]
     head = text["hidden_size"] // text["num_attention_heads"]
     sections = [head // 8, 3 * head // 16, head // 2 - head // 8 - 3 * head // 16]
-    text = dict(text, max_position_embeddings=32768, rope_parameters=dict(rope_type="default", rope_theta=1e6, mrope_section=sections),
+    text = dict(text, bos_token_id=None, eos_token_id=None, max_position_embeddings=32768, rope_parameters=dict(rope_type="default", rope_theta=1e6, mrope_section=sections),
                 vocab_size=max(vocabulary or text["vocab_size"], 8256))
     config = Qwen2_5_VLConfig(text_config=text, vision_config=dict(tower, out_hidden_size=text["hidden_size"]), tie_word_embeddings=True,
                               **{n: getattr(encoder.family.config, n) for n in ("image_token_id", "video_token_id", "vision_start_token_id",
