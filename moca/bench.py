@@ -300,9 +300,8 @@ class Timed:
     it began with."""
     device, batches = "cpu", ()
     def ready(self) -> None:
-        "Everything is loaded: what is used from here on counts."
-        reset_peak(self.device)
-        self.before, self.most, self.used = now(self.device), None, []
+        "Everything is loaded; nothing has been measured."
+        self.most, self.used = None, []
 
     def ask(self, method: str):
         "Call a method by its name, as one asks an arm in another process."
@@ -312,7 +311,7 @@ class Timed:
         "Run all batches once; seconds."
         cuda = torch.device(self.device).type == "cuda"
         self.clear(); reset_peak(self.device)
-        start = now(self.device) if cuda else self.before # on a GPU other arms live in the same memory
+        start = now(self.device) # other arms may live in the same memory
         if cuda: begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2)); torch.cuda.synchronize(); begin.record()
         began, busy = time.perf_counter(), time.process_time()
         for b in self.batches: self.step(b)
