@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConfig
 from .documents import BadInput, Document
 from .families import families_here, family_named, model_path, tiny_model
-from .kernels import IMPLEMENTATIONS, Borders, Record, available, choose, find_kernel, why_not
+from .kernels import IMPLEMENTATIONS, TOWER, Borders, Record, available, choose, find_kernel, why_not
 from .memory import checkpoint_activations, choose_checkpointing, device_memory, small_picture
 from .packing import Encoder, Pack, encode, pack
 from .probe import ProbeReport, probe, prove
@@ -66,6 +66,7 @@ class Backbone(nn.Module):
         if encoder.mask_token_id >= model.get_input_embeddings().num_embeddings:
             model.resize_token_embeddings(len(encoder.tokenizer), pad_to_multiple_of=64)
         encoder.family.prepare(model)
+        if encoder.family.axes == 3: self.vision.config._attn_implementation = TOWER # Qwen's towers: all windows of a layer at once
         self.use_kernel(attention or choose(self.device, self.dtype, self.softcap))
 
     @property

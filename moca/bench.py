@@ -4,12 +4,18 @@
 
 # %% ../nbs/16_bench.ipynb #393f0557
 from __future__ import annotations
+import contextlib
+import ctypes
+import importlib
+import multiprocessing
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+import matplotlib.pyplot as plt
 import torch
 import transformers
 from torch import Tensor
@@ -24,8 +30,10 @@ from .packing import Encoded, Encoder, Pack, encode, pack
 from .planning import fill, plan
 
 # %% auto #0
-__all__ = ['SHAPES', 'Arm', 'random_batches', 'padded_batch', 'pack_arms', 'loss_of', 'work', 'gate', 'clock', 'machine',
-           'summary', 'bench_pack', 'shaped_backbone', 'random_pack', 'mixed_lengths', 'bench_kernels', 'bench_text']
+__all__ = ['SHAPES', 'Arm', 'random_batches', 'padded_batch', 'stock_attention', 'pack_arms', 'loss_of', 'work', 'gate', 'clock',
+           'machine', 'summary', 'bench_pack', 'shaped_backbone', 'random_pack', 'mixed_lengths', 'bench_kernels',
+           'mixed_documents', 'made_up', 'resident', 'reset_peak', 'peak', 'now', 'Timed', 'serve', 'Remote',
+           'gemm_peak', 'spread', 'in_turns', 'arm_names', 'show_ratios', 'bench_text']
 
 # %% ../nbs/16_bench.ipynb #34cd96eb
 @dataclass
@@ -61,6 +69,15 @@ def padded_batch(backbone: Backbone, encoded: list[Encoded], chosen: list[int]) 
                 inputs=dict(input_ids=ids, attention_mask=mask, use_cache=False, **backbone.encoder.family.stock(cat("pixel_values").to(backbone.dtype), grids, cat("image_sizes"), ids)))
 
 # %% ../nbs/16_bench.ipynb #3e936e02
+@contextlib.contextmanager
+def stock_attention(backbone: Backbone):
+    "transformers' own SDPA in language model and vision tower, for as long as it lasts."
+    text, tower = backbone.text.config, backbone.vision.config
+    before = text._attn_implementation, tower._attn_implementation
+    text._attn_implementation = tower._attn_implementation = "sdpa"
+    try: yield
+    finally: text._attn_implementation, tower._attn_implementation = before
+
 def pack_arms(backbone: Backbone, encoded: list[Encoded], budget: int, seed: int = 0) -> list[Arm]:
     "The three arms over some encoded Documents."
     lengths = [len(e) for e in encoded]
@@ -68,10 +85,7 @@ def pack_arms(backbone: Backbone, encoded: list[Encoded], budget: int, seed: int
     def packed(one):
         return dict(zip(one[0], backbone(one[1]).split(one[1].lengths)))
     def padded(one):
-        kernel = backbone.text.config._attn_implementation
-        backbone.set_attention("sdpa")
-        try: h = backbone.model.model(**one["inputs"]).last_hidden_state
-        finally: backbone.set_attention(kernel)
+        with stock_attention(backbone): h = backbone.model.model(**one["inputs"]).last_hidden_state
         return {i: h[k, :n] for k, (i, n) in enumerate(zip(one["chosen"], one["lengths"]))}
     arms = [Arm("packed", packs, packed, sum(len(p) for _, p in packs))]
     for name in ("padded", "grouped"):
@@ -149,30 +163,52 @@ def bench_pack(model=None, device: str = "cpu", documents: int = 256, budget: in
                 fill=fill(plan(lengths, budget, seed), lengths, budget), differences=differences, rows=summary(arms, sum(lengths)))
 
 # %% ../nbs/16_bench.ipynb #bd355341
-SHAPES = { # language models in real shapes, weights random
-    "tiny": dict(hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, vocab_size=1024),
-    "0.5b": dict(hidden_size=896, intermediate_size=4864, num_hidden_layers=24, num_attention_heads=14, num_key_value_heads=2, vocab_size=151936),
-    "3b": dict(hidden_size=2048, intermediate_size=11008, num_hidden_layers=36, num_attention_heads=16, num_key_value_heads=2, vocab_size=151936),
+def _text(hidden, inner, layers, heads, vocabulary):
+    "The text config of a Qwen2.5-VL with two key-value heads."
+    return dict(hidden_size=hidden, intermediate_size=inner, num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=2,
+                vocab_size=vocabulary)
+
+def _tower(hidden, inner, layers, full):
+    "The vision config: windows of 8 x 8 patches, whole pictures in the layers `full`."
+    return dict(hidden_size=hidden, intermediate_size=inner, depth=layers, num_heads=max(4, hidden // 80), fullatt_block_indexes=full,
+                window_size=112)
+
+SHAPES = { # language model and vision tower in the shapes of real models, weights random
+    "tiny": (_text(64, 128, 2, 4, 1024), _tower(64, 128, 2, [1])),
+    "toy": (_text(128, 352, 4, 4, 32768), _tower(96, 256, 4, [3])), # four layers of 128 under a vocabulary of a usual size
+    "base": (_text(256, 704, 4, 4, 8256), _tower(192, 512, 6, [2, 5])), # the embedded model
+    "0.5b": (_text(896, 4864, 24, 14, 151936), _tower(64, 128, 2, [1])), # no model of this size has a tower of its own
+    "3b": (_text(2048, 11008, 36, 16, 151936), _tower(1280, 3420, 32, [7, 15, 23, 31])), # Qwen2.5-VL-3B
 }
 
-def shaped_backbone(shape: str, device: str = "cpu", dtype: torch.dtype = torch.float32, checkpointing: bool = False) -> Backbone:
-    "A bidirectional Backbone with random weights in the shape of a real model, and the embedded model's tokenizer. Raises `BadInput` for an unknown shape."
+def shaped_backbone(shape: str, device: str = "cpu", dtype: torch.dtype = torch.float32, checkpointing: bool = False,
+                    vocabulary: int | None = None, # words; None: the shape's own
+                    seed: int = 0) -> Backbone:
+    """A bidirectional Backbone with random weights in the shape of a real model, and the embedded model's tokenizer. Raises `BadInput` for
+    an unknown shape."""
     if shape not in SHAPES: raise BadInput(f"shape {shape!r} is unknown: use one of {', '.join(SHAPES)}")
-    encoder, text = Encoder.from_pretrained(), SHAPES[shape]
+    encoder, (text, tower) = Encoder.from_pretrained(), SHAPES[shape]
     head = text["hidden_size"] // text["num_attention_heads"]
     sections = [head // 8, 3 * head // 16, head // 2 - head // 8 - 3 * head // 16]
-    config = Qwen2_5_VLConfig(text_config=dict(text, max_position_embeddings=32768, rope_parameters=dict(rope_type="default", rope_theta=1e6, mrope_section=sections), vocab_size=max(text["vocab_size"], 8256)),
-                              vision_config=dict(depth=2, hidden_size=64, intermediate_size=128, num_heads=4, out_hidden_size=text["hidden_size"], fullatt_block_indexes=[1], window_size=56),
-                              **{n: getattr(encoder.family.config, n) for n in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")})
-    with torch.device(device): torch.manual_seed(0)
-    return load_backbone(config, bidirectional=True, device=device, dtype=dtype, encoder=encoder, check=False, checkpointing="full" if checkpointing else "none")
+    text = dict(text, bos_token_id=None, eos_token_id=None, max_position_embeddings=32768, rope_parameters=dict(rope_type="default", rope_theta=1e6, mrope_section=sections),
+                vocab_size=max(vocabulary or text["vocab_size"], 8256))
+    config = Qwen2_5_VLConfig(text_config=text, vision_config=dict(tower, out_hidden_size=text["hidden_size"]), tie_word_embeddings=True,
+                              **{n: getattr(encoder.family.config, n) for n in ("image_token_id", "video_token_id", "vision_start_token_id",
+                                                                                "vision_end_token_id")})
+    with torch.random.fork_rng(devices=[]), torch.device(device):
+        torch.manual_seed(seed)
+        return load_backbone(config, bidirectional=True, device=device, dtype=dtype, encoder=encoder, check=False,
+                             checkpointing="full" if checkpointing else "none")
 
+# %% ../nbs/16_bench.ipynb #c1bd0000
 def random_pack(lengths: list[int], axes: int = 3, seed: int = 0) -> Pack:
     "A Pack of text Documents with random tokens."
     g, borders = generator(seed, 0, "bench", "tokens"), torch.tensor([0] + lengths).cumsum(0)
     none = torch.zeros(0, dtype=torch.long)
     places = torch.cat([torch.arange(n) for n in lengths]).expand(axes, -1)
-    return Pack(torch.randint(300, 1000, (sum(lengths),), generator=g), places, borders.int(), torch.zeros(0, 1176), torch.zeros(0, 3, dtype=torch.long), torch.zeros(0, 2, dtype=torch.long), none, none, lengths, [str(i) for i in range(len(lengths))])
+    return Pack(torch.randint(300, 1000, (sum(lengths),), generator=g), places, borders.int(), torch.zeros(0, 1176),
+                torch.zeros(0, 3, dtype=torch.long), torch.zeros(0, 2, dtype=torch.long), none, none, lengths,
+                [str(i) for i in range(len(lengths))])
 
 def mixed_lengths(budget: int, seed: int = 0) -> list[int]:
     "Lengths that fill a budget: a log-normal mix of captions, pages and articles, between 16 and 2048 tokens."
@@ -204,6 +240,188 @@ def bench_kernels(shape: str = "tiny", budgets: tuple[int, ...] = (4096,), devic
             row = next(r for r in rows if r["budget"] == budget and r["arm"] == arm.name)
             row.update(milliseconds=statistics.median(arm.seconds) * 1000, memory=arm.memory)
     return dict(bench="kernels", machine=machine(device), shape=shape, dtype=str(dtype), checkpointing=checkpointing, parameters=sum(p.numel() for p in backbone.parameters()), rows=rows)
+
+# %% ../nbs/16_bench.ipynb #29915765
+def mixed_documents(tokens: int, scale: int = 1, seed: int = 0) -> list[tuple[int, list[int]]]:
+    "Text tokens and the tokens of each image, document by document, until there are about `tokens`."
+    g, out, total = generator(seed, 0, "bench", "mix"), [], 0
+    between = lambda a, b: int(torch.randint(a, b + 1, (1,), generator=g))
+    while total < tokens:
+        kind = between(0, 9)
+        if kind < 3: text, images = max(32, min(1280, int(torch.empty(1).log_normal_(6.3, .8, generator=g)))), []
+        elif kind < 6: text, images = between(20, 160), [(256, 256, 300, 352, 400, 576)[between(0, 5)]]
+        elif kind < 8: text, images = between(60, 400), [between(700, 1024)]
+        else: text, images = between(30, 250), [between(256, 512) for _ in range(between(1, 2))]
+        if text + sum(images) > 1280: continue
+        out.append((max(4, text // scale), [max(1, n // scale) for n in images])); total += out[-1][0] + sum(out[-1][1])
+    return out
+
+def made_up(encoder: Encoder, text: int, images: list[int], name: str, seed: int = 0) -> Encoded:
+    "An encoded Document of Qwen's families with random words and pixels: its images first, each as square as its number of tokens allows."
+    g, family = generator(seed, 0, name, "made up"), encoder.family
+    ids, places, grids, at = [], [], [], []
+    for n in images:
+        rows = max(1, round(n**.5)); columns = max(1, round(n / rows))
+        at.append(torch.arange(rows * columns) + len(ids) + 1)
+        ids += [family.config.vision_start_token_id] + [family.image_id] * (rows * columns) + [family.config.vision_end_token_id]
+        places += [1, (rows, columns), 1]; grids.append((1, rows * family.merge, columns * family.merge))
+    ids += torch.randint(300, 8000, (text,), generator=g).tolist() + [family.end]
+    patches = sum(t * h * w for t, h, w in grids)
+    table = lambda x, n: torch.tensor(x, dtype=torch.long).view(-1, n)
+    ids, at = torch.tensor(ids), torch.cat(at) if at else torch.zeros(0, dtype=torch.long)
+    return Encoded(name, ids, family.positions(places + [text + 1]), torch.randn(patches, encoder.patch_dim, generator=g), table(grids, 3),
+                   table([(h * family.patch, w * family.patch) for _, h, w in grids], 2), at, at)
+
+# %% ../nbs/16_bench.ipynb #63fc5e09
+def resident(what: str = "VmRSS") -> int | None:
+    "This process's memory in bytes: now (`VmRSS`), or the most since `reset_peak` (`VmHWM`). None where the system does not tell."
+    try: lines = open("/proc/self/status").read().splitlines()
+    except OSError: return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(what)), None)
+
+def reset_peak(device) -> None:
+    "Begin to measure the peak anew, with freed memory given back first."
+    if torch.device(device).type == "cuda": torch.cuda.reset_peak_memory_stats(); return
+    if not sys.platform.startswith("linux"): return
+    getattr(ctypes.CDLL(None), "malloc_trim", int)(0) # musl has none
+    with open("/proc/self/clear_refs", "w") as f: f.write("5")
+
+def peak(device) -> int | None:
+    "The most memory since `reset_peak`, in bytes: allocated on the GPU, or resident in this process."
+    return torch.cuda.max_memory_allocated() if torch.device(device).type == "cuda" else resident("VmHWM")
+
+def now(device) -> int | None:
+    "Memory in use, in bytes."
+    return torch.cuda.memory_allocated() if torch.device(device).type == "cuda" else resident()
+
+# %% ../nbs/16_bench.ipynb #4e667b6c
+class Timed:
+    """Something that runs rounds of work: `step(batch)` for each of `batches`, after `clear()`. Its time, and its peak memory beyond what
+    it began with."""
+    device, batches = "cpu", ()
+    def ready(self) -> None:
+        "Everything is loaded; nothing has been measured."
+        self.most, self.used = None, []
+
+    def ask(self, method: str):
+        "Call a method by its name, as one asks an arm in another process."
+        return getattr(self, method)()
+
+    def round(self) -> float:
+        "Run all batches once; seconds."
+        cuda = torch.device(self.device).type == "cuda"
+        self.clear(); reset_peak(self.device)
+        start = now(self.device) # other arms may live in the same memory
+        if cuda: begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2)); torch.cuda.synchronize(); begin.record()
+        began, busy = time.perf_counter(), time.process_time()
+        for b in self.batches: self.step(b)
+        if cuda: end.record(); torch.cuda.synchronize()
+        took = begin.elapsed_time(end) / 1000 if cuda else time.perf_counter() - began
+        self.used.append(time.process_time() - busy)
+        used = peak(self.device)
+        if used is not None: self.most = max(self.most or 0, used - start)
+        self.clear()
+        return took
+
+    def memory(self) -> int | None:
+        "The most of all rounds, in bytes: activations, logits, gradients."
+        return self.most
+
+    def processor(self) -> list[float]:
+        "Processor seconds of each round, all threads: neighbours of the process stretch its time, but hardly this."
+        return self.used
+
+    def close(self) -> None: "Nothing to end: the arm lives in this process."
+
+# %% ../nbs/16_bench.ipynb #ec087d92
+def serve(pipe, module: str, maker: str, setting: dict, name: str) -> None:
+    "The other process: build an arm, then call what it is asked for."
+    torch.set_num_threads(setting["threads"])
+    try:
+        arm = getattr(importlib.import_module(module), maker)(setting, name)
+        pipe.send((None, None))
+        while (method := pipe.recv()) is not None: pipe.send((getattr(arm, method)(), None))
+    except EOFError: pass # nobody asks any more
+    except Exception as e: pipe.send((None, f"{type(e).__name__}: {e}"))
+
+class Remote:
+    "An arm in a process of its own, built there; `ask` calls its methods. Raises `MocaError` with what went wrong there."
+    def __init__(self, module: str, maker: str, # the function `maker(setting, name)` of a module builds the arm
+                 setting: dict, name: str):
+        context = multiprocessing.get_context("spawn")
+        self.name, (self.pipe, theirs) = name, context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs, module, maker, setting, name), daemon=True)
+        self.process.start(); theirs.close()
+        self.answer()
+
+    def answer(self):
+        "What the process says."
+        try: found, error = self.pipe.recv()
+        except EOFError:
+            raise MocaError(f"the process of arm {self.name} died with exit code {self.process.exitcode}: was there enough memory?") from None
+        if error: raise MocaError(f"arm {self.name}: {error}")
+        return found
+
+    def ask(self, method: str):
+        "Call a method there."
+        self.pipe.send(method)
+        return self.answer()
+
+    def close(self):
+        "End the process."
+        self.pipe.close(); self.process.join(5); self.process.terminate(); self.process.join()
+
+# %% ../nbs/16_bench.ipynb #1516466c
+def gemm_peak(device: str = "cpu", dtype: torch.dtype = torch.float32, sizes: tuple[int, ...] | None = None, # of square matrices
+              repeats: int = 10) -> dict[int, float]:
+    """FLOP/s of a matrix multiplication of random numbers, by size: the median of `repeats` after a warm-up. Its largest is the ceiling
+    that utilisation is measured against."""
+    found, cuda = {}, torch.device(device).type == "cuda"
+    for n in sizes or ((4096, 8192) if cuda else (1024, 2048, 3072)):
+        a, b, seconds = torch.randn(n, n, device=device, dtype=dtype), torch.randn(n, n, device=device, dtype=dtype), []
+        for _ in range(repeats + 1):
+            if cuda: torch.cuda.synchronize()
+            began = time.perf_counter(); a @ b
+            if cuda: torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - began)
+        found[n] = 2 * n**3 / statistics.median(seconds[1:])
+    return found
+
+def spread(values: list[float]) -> dict[str, float]:
+    "Median and quartiles."
+    q = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
+    return dict(median=q[1], quartiles=[q[0], q[2]])
+
+def in_turns(arms: dict, repeats: int, progress: bool = True) -> dict[str, list[float]]:
+    "Seconds of each arm, round by round, A B C A B C; the first round is a warm-up and left out."
+    seconds = {name: [] for name in arms}
+    for k in tqdm(range(repeats + 1), desc="bench", unit="round", disable=not progress):
+        for name, arm in arms.items():
+            took = arm.ask("round")
+            if k: seconds[name].append(took)
+    return seconds
+
+# %% ../nbs/16_bench.ipynb #cbe80852
+def arm_names(wanted, known, repeats: int = 1) -> list[str]:
+    "The arms to run, moca first. Raises `BadInput` for an unknown one, for a choice without moca, and for no repeats."
+    for n in wanted:
+        if n not in known: raise BadInput(f"there is no arm {n!r}: use {', '.join(known)}")
+    if "moca" not in wanted: raise BadInput("the arm moca is what the others are compared with: leave it in")
+    if repeats < 1: raise BadInput(f"{repeats} repeats: give 1 or more")
+    return ["moca", *(n for n in wanted if n != "moca")]
+
+def show_ratios(found: dict, targets: dict[str, float] | None = None, ax=None, label: str = "times the arm's real tokens a second"):
+    "The ratios of a bench of a stage as bars, quartiles as whiskers, targets as lines."
+    ax = ax or plt.subplots(figsize=(6, .5 * len(found["ratio"]) + .9), layout="constrained")[1]
+    names = list(found["ratio"])
+    for y, n in enumerate(names):
+        r, (low, high) = found["ratio"][n], found["ratio_quartiles"][n]
+        ax.barh(y, r, color="#2f6db3", height=.6, xerr=[[max(0, r - low)], [max(0, high - r)]], ecolor="#888")
+        ax.text(.05, y, f"{r:.2f} x", color="white", va="center")
+        if targets and n in targets: ax.plot([targets[n]] * 2, [y - .4, y + .4], color="#f08c2e", lw=2)
+    ax.axvline(1, color="black", lw=.8); ax.invert_yaxis()
+    ax.set_yticks(range(len(names)), [n.removeprefix("vs_") for n in names]); ax.set_xlabel(label)
+    return ax
 
 # %% ../nbs/16_bench.ipynb #07c6e080
 def bench_text(found: dict) -> str:

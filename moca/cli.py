@@ -20,9 +20,10 @@ from pathlib import Path
 # %% auto #0
 __all__ = ['STAGES', 'PRESETS', 'DATA', 'QUIET', 'Usage', 'nearest', 'Parser', 'fields_in', 'stage_options', 'options_help',
            'overrides', 'stage_config', 'run_stage', 'no_words', 'run_quickstart', 'model_path', 'free', 'chosen_tasks',
-           'run_evaluate', 'best_device', 'embedder', 'write_vectors', 'run_embed', 'run_probe', 'run_bench', 'whole',
-           'names_of', 'probe_row', 'probe_table', 'run_mine', 'add', 'out_flags', 'add_stage', 'add_quickstart',
-           'add_mine', 'add_users', 'parser', 'quiet', 'quiet_transformers', 'say', 'dispatch', 'main']
+           'run_evaluate', 'best_device', 'embedder', 'write_vectors', 'run_embed', 'run_probe', 'run_bench',
+           'bench_parts', 'bench_stages', 'whole', 'names_of', 'probe_row', 'probe_table', 'run_mine', 'add',
+           'out_flags', 'add_stage', 'add_quickstart', 'add_mine', 'add_users', 'parser', 'quiet', 'quiet_transformers',
+           'say', 'dispatch', 'main']
 
 # %% ../nbs/17_cli.ipynb #2b5dbfd3
 class Usage(Exception):
@@ -240,16 +241,29 @@ def run_bench(args: argparse.Namespace, words: list[str]) -> None:
     "`moca bench`: measured ratios, after an equality check."
     no_words(words, args)
     free(args.json, args.force, (".json",))
+    quiet_transformers()
+    args.device = args.device or best_device()
+    found, text = (bench_stages if args.what.startswith("stage") else bench_parts)(args)
+    print("\n\n".join(map(text, found)))
+    if args.json: Path(args.json).write_text(json.dumps(found[0] if len(found) == 1 and args.what.startswith("stage") else found, indent=1) + "\n", "utf-8")
+
+def bench_parts(args: argparse.Namespace) -> tuple[list[dict], Callable]:
+    "`pack` and `kernels`: the figures, and what makes a table of them."
     import torch
     from moca.bench import bench_kernels, bench_pack, bench_text
-    quiet_transformers()
-    device = args.device or best_device()
-    dtype = dict(fp32=torch.float32, bf16=torch.bfloat16)[args.dtype or ("bf16" if device == "cuda" else "fp32")]
-    budgets = [whole("budgets", b) for b in names_of(args.budgets)]
-    if args.what == "pack": found = [bench_pack(model_path(args.model), device, args.documents, b, args.repeats, dtype=dtype) for b in budgets]
-    else: found = [bench_kernels(args.shape, tuple(budgets), device, dtype, names_of(args.attention) if args.attention else None, args.repeats, args.checkpointing)]
-    print("\n\n".join(map(bench_text, found)))
-    if args.json: Path(args.json).write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    dtype = dict(fp32=torch.float32, bf16=torch.bfloat16)[args.dtype or ("bf16" if args.device == "cuda" else "fp32")]
+    budgets = [whole("budgets", b) for b in names_of(args.budgets or "4096")]
+    if args.what == "pack": return [bench_pack(model_path(args.model), args.device, args.documents, b, args.repeats, dtype=dtype) for b in budgets], bench_text
+    kernels = names_of(args.attention) if args.attention else None
+    return [bench_kernels(args.shape or "tiny", tuple(budgets), args.device, dtype, kernels, args.repeats, args.checkpointing)], bench_text
+
+def bench_stages(args: argparse.Namespace) -> tuple[list[dict], Callable]:
+    "`stage1` and `stage2`: one result a budget; what is not given is the bench's own choice for the device."
+    stage = importlib.import_module(f"moca.bench_{args.what}")
+    given = dict(shape=args.shape, mix=args.mix, tokens=args.tokens, pairs=args.pairs, dtype=args.dtype and dict(fp32="float32", bf16="bfloat16")[args.dtype])
+    more = dict(arms=tuple(names_of(args.arms))) if args.arms else {}
+    settings = stage.settings(args.device, [whole("budgets", b) for b in names_of(args.budgets or "")], **{k: v for k, v in given.items() if v is not None})
+    return [stage.bench(s, repeats=args.repeats, **more) for s in settings], stage.as_text
 
 def whole(name: str, text: str) -> int:
     "A positive whole number. Raises `BadInput`."
@@ -365,12 +379,16 @@ def add_users(sub) -> None:
     m = add(sub, "embed", run_embed, "write one vector for each Document of a file or folder")
     p = add(sub, "probe", run_probe, "ask a model which tokens see which, and print the answer")
     model = "directory of a saved model, a hub name, or base for the embedded causal model"
-    b = add(sub, "bench", run_bench, "measure ratios on this machine: Packs against padded batches, kernels against kernels")
-    b.add_argument("what", choices=["pack", "kernels"], help="what to compare")
+    b = add(sub, "bench", run_bench, "measure ratios on this machine: whole stages against other ways to do them, Packs against padded batches, kernels")
+    b.add_argument("what", choices=["stage1", "stage2", "pack", "kernels"], help="what to compare")
     b.add_argument("--model", default="base", metavar="PATH", help="pack: " + model + " (default: base)")
     b.add_argument("--documents", type=int, default=256, metavar="N", help="pack: Documents of the embedded corpus (default: %(default)s)")
-    b.add_argument("--shape", default="tiny", help="kernels: random weights in this shape: tiny, 0.5b, 3b (default: %(default)s)")
-    b.add_argument("--budgets", default="4096", metavar="N,N", help="tokens of a Pack (default: %(default)s)")
+    b.add_argument("--shape", help="stages and kernels: random weights in this shape: tiny, toy, base, 0.5b, 3b (default: by device)")
+    b.add_argument("--mix", choices=["documents", "corpus"], help="stages: a made-up mix, or the embedded corpus (default: by stage)")
+    b.add_argument("--tokens", type=int, metavar="N", help="stages: real tokens of a round (default: by device)")
+    b.add_argument("--pairs", type=int, metavar="N", help="stage2: pairs of the batch (default: by device)")
+    b.add_argument("--arms", metavar="A,B", help="stages: only these arms, moca among them (default: all)")
+    b.add_argument("--budgets", metavar="N,N", help="tokens of a Pack (default: 4096; stages: by device)")
     b.add_argument("--attention", metavar="A,B", help="kernels: only these (default: all that run here)")
     b.add_argument("--checkpointing", action="store_true", help="kernels: recompute activations")
     b.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")

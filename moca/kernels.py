@@ -21,9 +21,9 @@ from .documents import BadInput, MocaError
 from .masking import attention_mask, document_ids
 
 # %% auto #0
-__all__ = ['KERNELS', 'IMPLEMENTATIONS', 'reach', 'window_mask', 'Groups', 'Borders', 'kernel', 'find_kernel', 'pack_mask',
-           'attention_weights', 'eager', 'sdpa', 'library', 'call_varlen', 'call_flash', 'varlen', 'flex', 'flash',
-           'why_not', 'available', 'choose', 'Record', 'hf_attention']
+__all__ = ['KERNELS', 'IMPLEMENTATIONS', 'TOWER', 'reach', 'window_mask', 'Groups', 'Borders', 'kernel', 'find_kernel',
+           'pack_mask', 'attention_weights', 'eager', 'sdpa', 'library', 'call_varlen', 'call_flash', 'varlen', 'flex',
+           'flash', 'why_not', 'available', 'choose', 'Record', 'hf_attention', 'tower_attention']
 
 # %% ../nbs/11_kernels.ipynb #48f86dd4
 def reach(causal: bool, window: int | None) -> tuple[int, int]:
@@ -46,6 +46,7 @@ class Groups:
     order: Tensor # [T] token positions, group after group
     inverse: Tensor # [T] its inverse
     shapes: list[tuple[int, int]] # (documents, length) of each group
+    sorted: bool = False # they already lie in this order
 
 class Borders:
     "Where each Document of a Pack starts and ends: `lengths`, `total`, `longest`, `cu_seqlens` [D+1] int32 on `device`."
@@ -53,7 +54,8 @@ class Borders:
                  device="cpu"):
         if not lengths: raise BadInput("a Pack needs at least one Document: its list of lengths is empty")
         for d, n in enumerate(lengths):
-            if not isinstance(n, int) or n < 1: raise BadInput(f"Document {d} of the Pack has length {n!r}: give a whole number from 1 upwards")
+            if not isinstance(n, int) or n < 1:
+                raise BadInput(f"Document {d} of the Pack has length {n!r}: give a whole number from 1 upwards")
         self.lengths, self.total, self.longest, self.device = list(lengths), sum(lengths), max(lengths), torch.device(device)
         self._cu, self._block_masks = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32), {}
         self.cu_seqlens = self._cu.to(device, non_blocking=True)
@@ -76,10 +78,12 @@ class Borders:
         members, starts = {}, self._cu.tolist()
         for start, n in sorted(zip(starts, self.lengths), key=lambda o: o[1]): members.setdefault(n, []).append(start)
         order = torch.cat([torch.arange(s, s + n) for n, found in members.items() for s in found])
-        return Groups(*(o.to(self.device, non_blocking=True) for o in (order, order.argsort())), [(len(found), n) for n, found in members.items()])
+        return Groups(*(o.to(self.device, non_blocking=True) for o in (order, order.argsort())),
+                      [(len(found), n) for n, found in members.items()], self.lengths == sorted(self.lengths))
 
     def block_mask(self, causal: bool, window: int | None) -> BlockMask:
-        "The mask of `flex`: which blocks of 128 x 128 are empty, full, or in between. On CUDA it is made by a compiled function that never forms [T, T]."
+        """The mask of `flex`: which blocks of 128 x 128 are empty, full, or in between. On CUDA it is made by a compiled function that
+        never forms [T, T]."""
         if (causal, window) not in self._block_masks:
             limits = torch.tensor([self.total if n < 0 else n for n in reach(causal, window)]).to(self.device, non_blocking=True)
             ids = self.ids
@@ -142,14 +146,16 @@ def eager(q, k, v, borders, causal, window, scale, softcap):
 @kernel
 def sdpa(q, k, v, borders, causal, window, scale, softcap):
     "Documents of equal length as one batch of `scaled_dot_product_attention`."
-    groups, left, out, at = borders.groups, reach(causal, window)[0], [], 0
-    q, k, v = (x.index_select(1, groups.order) for x in (q, *_expand(q, k, v)))
-    for n, length in groups.shapes:
-        part = [x[:, at:at + n * length].unflatten(1, (n, length)).transpose(0, 1) for x in (q, k, v)]
+    groups, left, out = borders.groups, reach(causal, window)[0], []
+    if not groups.sorted: q, k, v = (x.index_select(1, groups.order) for x in (q, k, v))
+    k, v = _expand(q, k, v)
+    for (n, length), *parts in zip(groups.shapes, *(x.split([n * length for n, length in groups.shapes], 1) for x in (q, k, v))):
+        parts = [x.unflatten(1, (n, length)).transpose(0, 1) for x in parts]
         mask = window_mask(length, causal, window, q.device) if window is not None and left < length - 1 else None
-        o = F.scaled_dot_product_attention(*part, attn_mask=mask, scale=scale, is_causal=causal and length > 1 and mask is None)
-        out.append(o.transpose(0, 1).flatten(1, 2)); at += n * length
-    return torch.cat(out, 1).index_select(1, groups.inverse).transpose(0, 1)
+        o = F.scaled_dot_product_attention(*parts, attn_mask=mask, scale=scale, is_causal=causal and length > 1 and mask is None)
+        out.append(o.transpose(0, 1).flatten(1, 2))
+    out = torch.cat(out, 1)
+    return (out if groups.sorted else out.index_select(1, groups.inverse)).transpose(0, 1)
 
 # %% ../nbs/11_kernels.ipynb #8b97ce1f
 _LIBRARY = dict(varlen=("torch.nn.attention.varlen", "varlen_attn"), flash=("flash_attn", "flash_attn_varlen_func"))
@@ -273,3 +279,21 @@ def hf_attention(name: str) -> Callable:
 
 IMPLEMENTATIONS = {name: "moca_fa" if name == "flash" else f"moca_{name}" for name in KERNELS} # kernel -> the name for `set_attn_implementation`
 for name, registered in IMPLEMENTATIONS.items(): AttentionInterface.register(registered, hf_attention(name))
+
+# %% ../nbs/11_kernels.ipynb #299591b5
+TOWER = "moca_tower_flash" # the name for the config of a vision tower that attends inside windows
+
+def tower_attention(module, query: Tensor, key: Tensor, value: Tensor, attention_mask=None, # [1, heads, P, d]; no mask is used
+                    scaling: float | None = None, dropout: float = 0.0, cu_seq_lens_q: Tensor | None = None, **kwargs) -> tuple[Tensor,
+                        None]: # [1, P, heads, d]
+    "All windows of a tower's layer in one call of `varlen` where it runs, else of `sdpa`."
+    if cu_seq_lens_q is None or dropout:
+        raise MocaError(f"{TOWER} attention is for vision towers that give the borders of their windows and have no dropout")
+    borders = getattr(cu_seq_lens_q, "moca_borders", None)
+    if borders is None: borders = cu_seq_lens_q.moca_borders = Borders.of(cu_seq_lens_q)
+    device, scale = query.device.type, query.shape[-1]**-.5 if scaling is None else scaling
+    q, k, v = (x[0].to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x[0] for x in (query, key, value))
+    run = find_kernel("sdpa" if why_not("varlen", q.device, q.dtype) else "varlen")
+    return run(q, k, v, borders, False, None, scale)[None], None
+
+AttentionInterface.register(TOWER, tower_attention)
