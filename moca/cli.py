@@ -293,7 +293,8 @@ def run_mine(args: argparse.Namespace, words: list[str]) -> None:
         pairs, report = read_pairs(args.data, verify=True)
         report.show()
     if args.limit: pairs = pairs[:args.limit]
-    corpus = read_documents(args.corpus, verify=True)[0] if args.corpus else None
+    corpus, rows = read_documents(args.corpus, verify=True) if args.corpus else (None, None)
+    if rows: rows.show()
     mined, found = mine(embedder(args), pairs, corpus, rule, args.keep)
     write_pairs(mined, args.out)
     print(found.text())
