@@ -140,8 +140,10 @@ class Backbone(nn.Module):
         return x, {} if deep is None else dict(visual_pos_masks=torch.zeros_like(ids, dtype=torch.bool).index_fill(0, at, True)[None], deepstack_visual_embeds=deep)
 
     def glance(self, x: Tensor) -> Tensor:
-        "The embeddings of a Pack without pictures, as they are. Where other processes may be training the vision tower at this moment, a small picture passes it with weight zero: they wait for its part of the gradient, or of the shards."
-        if not self.shared or not (any(p.requires_grad for p in self.vision.parameters()) or any(hasattr(m, "unshard") for m in self.vision.modules())): return x
+        """The embeddings of a Pack without pictures, as they are. Where other processes may be at work in the vision tower at this moment,
+        a small picture passes it with weight zero: they wait for this one's part of the gradient, or of the shards."""
+        awaited = any(p.requires_grad for p in self.vision.parameters()) or any(hasattr(m, "unshard") for m in self.vision.modules())
+        if not (self.shared and awaited): return x
         rows, *where = (o.to(x.device) for o in small_picture(self.encoder.family))
         images, deep = self.encoder.family.features(self.model, rows.to(next(self.vision.parameters()).dtype), *where)
         return x + sum((o * 0).sum() for o in (images, *(deep or ()))).to(x.dtype)
@@ -242,7 +244,8 @@ def training_backbone(cfg, # a TrainConfig
                       accelerator, bidirectional: bool) -> Backbone:
     "The Backbone that a training run starts with, on its device, proved with the kernel and the precision it will train with."
     stored, seen = (torch.bfloat16 if cfg.precision in which else torch.float32 for which in (("bf16-pure",), ("bf16", "bf16-pure")))
-    backbone = load_backbone(cfg.base, bidirectional, stored, accelerator.device, check=False, max_length=cfg.max_length, max_pixels=cfg.max_pixels, lora=cfg.lora)
+    backbone = load_backbone(cfg.base, bidirectional, stored, accelerator.device, check=False, lora=cfg.lora,
+                             max_length=cfg.max_length, max_pixels=cfg.max_pixels)
     backbone.use_kernel(cfg.attention or choose(accelerator.device, seen, backbone.softcap), seen)
     with accelerator.autocast(): report = prove(backbone, tolerance=None if seen == torch.float32 else 2e-2)
     accelerator.print(report)
@@ -254,8 +257,9 @@ def recomputation(backbone: Backbone, cfg, accelerator) -> str:
     "The option `checkpointing`; for `auto`, what the memory estimate says of a Pack whose tokens are half text, half pictures."
     if cfg.checkpointing != "auto": return cfg.checkpointing
     tokens, shards = getattr(cfg, "pack_tokens", cfg.max_length), accelerator.num_processes if sharding(accelerator) else 1
-    how, line = choose_checkpointing(backbone, tokens, device_memory(accelerator.device), patches=tokens // 2 * backbone.encoder.unit, precision=cfg.precision,
-                                     rows=int(tokens * getattr(cfg, "text_ratio", 0)), shards=shards, average=cfg.ema is not None)
+    patches, rows = tokens // 2 * backbone.encoder.unit, int(tokens * getattr(cfg, "text_ratio", 0))
+    how, line = choose_checkpointing(backbone, tokens, device_memory(accelerator.device), patches=patches, rows=rows,
+                                     precision=cfg.precision, shards=shards, average=cfg.ema is not None)
     if accelerator.is_main_process: tqdm.write(line, file=sys.stderr)
     return how
 

@@ -29,7 +29,8 @@ __all__ = ['LOCK', 'FORMAT', 'atomic', 'full_disk', 'remove', 'sync', 'sync_name
 # %% ../nbs/14_checkpoints.ipynb #b2d133b0
 @contextlib.contextmanager
 def atomic(path):
-    "`with atomic(path) as part:` write file or directory `part`; it becomes `path` at the end, or nothing changes. Raises `MocaError` when the disk is full."
+    """`with atomic(path) as part:` write file or directory `part`; it becomes `path` at the end, or nothing changes.
+    Raises `MocaError` when the disk is full."""
     path = Path(path)
     part, old = path.with_name(path.name + ".part"), path.with_name(path.name + ".old")
     try:
@@ -44,12 +45,15 @@ def atomic(path):
     except BaseException as e:
         remove(part)
         if old.exists() and not path.exists(): old.rename(path)
-        if full_disk(e): raise MocaError(f"the disk is full at {path.parent}: nothing was overwritten; free some space and go on with --resume") from e
+        if full_disk(e):
+            raise MocaError(f"the disk is full at {path.parent}: nothing was overwritten; free some space and go on with --resume") from e
         raise
 
+# %% ../nbs/14_checkpoints.ipynb #b2d133b1
 def full_disk(e: BaseException) -> bool:
     "Does this exception mean that there is no space left (or that a quota is reached)?"
-    return (isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT)) or (isinstance(e, SafetensorError) and "No space left" in str(e))
+    if isinstance(e, OSError): return e.errno in (errno.ENOSPC, errno.EDQUOT)
+    return isinstance(e, SafetensorError) and "No space left" in str(e)
 
 def remove(path: Path) -> None:
     "Delete a file or a directory, if it is there."
@@ -113,10 +117,14 @@ def claim(out, # output directory of a run
         if resume and force: raise BadInput("--resume and --force exclude each other: the one keeps what is there, the other deletes it")
         if out.is_dir() and any(p.name != LOCK for p in out.iterdir()):
             if force:
-                if not (out/"config.yaml").exists(): raise BadInput(f"{out} holds no config.yaml, so it is no output of moca, and --force will not delete it: choose another directory")
+                if not (out/"config.yaml").exists():
+                    raise BadInput(f"{out} holds no config.yaml, so it is no output of moca, and --force will not delete it: "
+                                   f"choose another directory")
                 for p in out.iterdir():
                     if p.name != LOCK: remove(p)
-            elif not resume: raise BadInput(f"{out} is not empty: use --resume to go on, --force to delete its contents and start again, or another directory")
+            elif not resume:
+                raise BadInput(f"{out} is not empty: use --resume to go on, --force to delete its contents and start again, "
+                               f"or another directory")
         elif resume: raise BadInput(f"{out} holds no run to resume: leave out --resume to start one")
         out.mkdir(parents=True, exist_ok=True)
         probe = out/".moca-write-test"
@@ -128,7 +136,9 @@ def claim(out, # output directory of a run
 def need_space(path, n_bytes: int) -> None:
     "Raise `MocaError` unless the disk of `path` has room for so many bytes."
     free = shutil.disk_usage(path).free
-    if free < n_bytes: raise MocaError(f"{path} has {free / 2**20:.0f} MB free and this run needs about {n_bytes / 2**20:.0f} MB: free some space, or choose another --out")
+    if free < n_bytes:
+        raise MocaError(f"{path} has {free / 2**20:.0f} MB free and this run needs about {n_bytes / 2**20:.0f} MB: "
+                        f"free some space, or choose another --out")
 
 # %% ../nbs/14_checkpoints.ipynb #0e9b12cb
 FORMAT = 2 # of a saved state
@@ -164,7 +174,8 @@ def save_state(path, tensors: dict[str, Tensor], # every process gives its own s
                step: int, # steps done
                main: bool = True, # this process writes
                **more) -> None: # numbers to keep with it
-    "Write the state of a run, atomically, as `tensors.safetensors` and `state.json` in directory `path`. Raises `MocaError` where a tensor is no longer finite or the disk is full; the state that was there stays."
+    """Write the state of a run, atomically, as `tensors.safetensors` and `state.json` in directory `path`. Raises `MocaError` where a
+    tensor is no longer finite or the disk is full; the state that was there stays."""
     found = {}
     for k, v in tensors.items():
         v = whole(v.detach())
@@ -176,17 +187,20 @@ def save_state(path, tensors: dict[str, Tensor], # every process gives its own s
     with atomic(path) as part:
         part.mkdir()
         save_file(found, part/"tensors.safetensors")
-        (part/"state.json").write_text(json.dumps(dict(format=FORMAT, step=step, versions=versions, digest=digest(part/"tensors.safetensors"), **more)))
+        about = dict(format=FORMAT, step=step, versions=versions, digest=digest(part/"tensors.safetensors"), **more)
+        (part/"state.json").write_text(json.dumps(about))
 
 def load_state(path, tensors: dict[str, Tensor]) -> dict:
-    "Read a state back into tensors, in place; returns what `state.json` says. Raises `BadInput` when it is incomplete, damaged or of another model."
+    "Read a state back into tensors, in place; returns `state.json`. Raises `BadInput` when it is damaged or of another model."
     path, again = Path(path), "start again with --force"
     with contextlib.suppress(OSError): # a crash between two renames
         if not path.exists(): path.with_name(path.name + ".old").rename(path)
     file = path/"tensors.safetensors"
     try: meta, is_whole = json.loads((path/"state.json").read_text()), digest(file)
     except (OSError, ValueError) as e: raise BadInput(f"{path} holds no complete state: {again} ({str(e).splitlines()[0]})") from e
-    if meta.get("format") != FORMAT: raise BadInput(f"{path} is a state of format {meta.get('format')}, this version reads {FORMAT}: resume it with moca {meta.get('versions', {}).get('moca', '0.1')}, or {again}")
+    if meta.get("format") != FORMAT:
+        raise BadInput(f"{path} is a state of format {meta.get('format')}, and this moca reads {FORMAT}: "
+                       f"use the version that wrote it, or {again}")
     if meta["digest"] != is_whole: raise BadInput(f"{file} is damaged: its digest is not the one that was saved; {again}")
     with safe_open(file, "pt") as f:
         found = {k: f.get_slice(k).get_shape() for k in f.keys()}

@@ -18,8 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['STAGES', 'PRESETS', 'QUIET', 'Usage', 'nearest', 'Parser', 'fields_in', 'stage_options', 'options_help', 'overrides',
-           'stage_config', 'run_stage', 'no_words', 'run_quickstart', 'model_path', 'free', 'chosen_tasks',
+__all__ = ['STAGES', 'PRESETS', 'DATA', 'QUIET', 'Usage', 'nearest', 'Parser', 'fields_in', 'stage_options', 'options_help',
+           'overrides', 'stage_config', 'run_stage', 'no_words', 'run_quickstart', 'model_path', 'free', 'chosen_tasks',
            'run_evaluate', 'best_device', 'embedder', 'write_vectors', 'run_embed', 'run_probe', 'run_bench', 'whole',
            'names_of', 'probe_row', 'probe_table', 'run_mine', 'add', 'out_flags', 'add_stage', 'add_quickstart',
            'add_mine', 'add_users', 'parser', 'quiet', 'quiet_transformers', 'say', 'dispatch', 'main']
@@ -209,8 +209,8 @@ def run_embed(args: argparse.Namespace, words: list[str]) -> None:
     "`moca embed`: one vector a Document; rows that can't be used are named."
     no_words(words, args)
     free(args.out, args.force, (".parquet", ".safetensors"))
-    from moca.documents import read_documents
-    docs, report = read_documents(args.data, verify=True)
+    from moca.mixtures import load_documents
+    docs, report = load_documents(args.data, verify=True, progress=True)
     report.show(summary=False)
     vectors = embedder(args).encode(docs, progress=True, multi_vector=False)
     write_vectors(Path(args.out), [d.id for d in docs], vectors)
@@ -312,13 +312,16 @@ def out_flags(p: Parser, what: str = "directory") -> None:
     p.add_argument("--resume", action="store_true", help="go on with the run that is in --out")
     p.add_argument("--force", action="store_true", help=f"delete what is in that {what} and start again")
 
+DATA = ("file, folder or pattern (JSON lines, Parquet, Arrow, tar, PDF, texts, images), data set on the hub (owner/name), "
+        "or mixture (YAML, or one of moca's by name)")
+
 def add_stage(sub, name: str, about: str) -> None:
     "`pretrain` or `finetune`."
-    usage = (f"moca {name} --config PRESET_OR_YAML [--data PATH] [--out DIR] [--base PATH] [--seed N]\n"
+    usage = (f"moca {name} --config PRESET_OR_YAML [--data DATA] [--out DIR] [--base PATH] [--seed N]\n"
              "                     [--resume | --force] [name=value ...]")
     p = add(sub, name, run_stage, about, usage=usage, epilog=options_help(name))
     p.add_argument("--config", metavar="PRESET_OR_YAML", help=f"{', '.join(PRESETS)}, or a YAML file of options")
-    p.add_argument("--data", metavar="PATH", help=".jsonl, .parquet or folder; default: the embedded corpus")
+    p.add_argument("--data", metavar="DATA", help=f"{DATA}; default: the embedded corpus")
     p.add_argument("--out", metavar="DIR", help="output directory")
     p.add_argument("--base", metavar="PATH",
                    help="model to start from: directory or hub name; default: the preset's, else the embedded causal model")
@@ -385,7 +388,7 @@ def add_users(sub) -> None:
     e.add_argument("--mmeb", metavar="PATH", help="MMEB instead: a folder with local copies of its files")
     e.add_argument("--vidore", metavar="DIR", help="ViDoRe instead: a folder of data sets in BEIR layout")
     e.add_argument("--out", metavar="FILE.json", help="also write the scores")
-    m.add_argument("--data", required=True, metavar="PATH", help=".jsonl, .parquet, or a folder of images and texts")
+    m.add_argument("--data", required=True, metavar="PATH", help=DATA)
     m.add_argument("--out", required=True, metavar="FILE", help="*.parquet (id, vector) or *.safetensors (vectors; ids in the metadata)")
     for x in (e, m):
         x.add_argument("--pooling", choices=["mean", "last"], help="default: what the model was saved with")

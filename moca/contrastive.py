@@ -14,15 +14,18 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from .backbone import Backbone, add_projection, embed, multi_vector, training_backbone
+from .config import TrainConfig, one_of
 from .corpus import load_corpus
-from .documents import BadInput, Document, Pair, read_pairs
+from .documents import BadInput, Document, Pair, Report
 from .embedder import Embedder
 from .gradcache import Chunks, accumulate, gather_rows, gather_vectors, process_rank, process_sizes
 from .losses import LossConfig, Pairing, Vectors, contrast, pool_tokens
 from .memory import Work
+from .mixtures import open_pairs
 from .packing import Encoded, encode
+from .pairs import labels, only
 from .tasks import TaskBatches, describe_tasks
-from .training import TrainConfig, end_run, fit, one_of, start_run
+from .training import end_run, fit, start_run
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'SHARPEST', 'SMALL', 'QWEN_3B', 'OFFICIAL_CODE', 'PairBatch', 'number', 'content_key', 'id_key', 'complete',
@@ -206,19 +209,14 @@ class Contrastive(nn.Module):
         return found | ({} if self.log_scale is None else dict(temperature=len(q) / scale.detach().sum()))
 
 # %% ../nbs/03_contrastive.ipynb #fb3cd823
-def stage_pairs(cfg: FinetuneConfig) -> Sequence[Pair]:
-    "The pairs to train on: the embedded corpus', or what `cfg.data` holds. Raises `BadInput` for a task or a kind that does not exist."
-    if cfg.data is None: pairs = load_corpus().pairs("train", seed=cfg.seed)
-    else:
-        pairs, report = read_pairs(cfg.data, verify=True)
-        report.show()
-    for option, field in (("tasks", "task"), ("kinds", "kind")):
-        if not (text := getattr(cfg, option)): continue
-        wanted, known = {t.strip() for t in text.split(",")}, {getattr(p, field) for p in pairs}
-        if wanted - known:
-            raise BadInput(f"option {option}: {', '.join(sorted(wanted - known))} not found; the pairs have {', '.join(sorted(known))}")
-        pairs = [p for p in pairs if getattr(p, field) in wanted]
-    return pairs
+def stage_pairs(cfg: FinetuneConfig) -> tuple[Sequence[Pair], Report]:
+    """The pairs to train on, the embedded corpus' or what `cfg.data` names, and a Report of those that cannot be used.
+    Raises `BadInput` for a task or a kind that does not exist."""
+    if cfg.data is None:
+        pairs = load_corpus().pairs("train", seed=cfg.seed)
+        report = Report("the embedded corpus", len(pairs))
+    else: pairs, report = open_pairs(cfg.data, verify=True, workers=4, progress=True)
+    return only(only(pairs, "task", cfg.tasks), "kind", cfg.kinds), report
 
 def contrastive_model(cfg: FinetuneConfig, accelerator) -> Contrastive:
     "The model that a run starts with. Raises `BadInput` for a projection other than the one the base has."
@@ -231,13 +229,15 @@ def contrastive_model(cfg: FinetuneConfig, accelerator) -> Contrastive:
 
 # %% ../nbs/03_contrastive.ipynb #649b1536
 def finetune(cfg: FinetuneConfig, resume: bool = False, force: bool = False, accumulate=accumulate) -> dict:
-    """Run stage 2; writes `model/` (an Embedder), `config.yaml`, `log.jsonl` and `state/` into `cfg.out`, returns a summary.
-    Raises `BadInput` for bad options or data, `Stopped` after a signal."""
-    pairs = stage_pairs(cfg)
-    names = [p.task for p in pairs]
+    """Run stage 2; writes `model/` (an Embedder), `config.yaml`, `log.jsonl`, `bad_samples.jsonl` and `state/` into `cfg.out`, returns
+    a summary. Raises `BadInput` for bad options or data, `Stopped` after a signal."""
+    pairs, report = stage_pairs(cfg)
+    names = labels(pairs, "task")
     plan = TaskBatches(names, cfg.batch_size, cfg.seed, **cfg.plan)
     steps = cfg.steps or plan.steps(cfg.epochs)
     accelerator = start_run(cfg, resume, force)
+    report.keep(Path(cfg.out)/"bad_samples.jsonl", cfg.max_bad, accelerator.is_main_process)
+    if cfg.data: accelerator.print(report.summary())
     accelerator.print(describe_tasks(names, cfg.batch_size, **cfg.plan))
     model = contrastive_model(cfg, accelerator)
     work = Work(model.backbone)
@@ -252,7 +252,8 @@ def finetune(cfg: FinetuneConfig, resume: bool = False, force: bool = False, acc
                                         f"positive or too similar, and nothing was learnt from them")
     if mean["copies"]: accelerator.print(f"{mean['copies']:.3f} hard negatives a query were equal to the positive and left out")
     end_run(cfg, accelerator)
-    return dict(steps=steps, pairs=len(pairs), tasks=len(set(names)), loss=log[-1]["loss"], tokens=sum(r["tokens"] for r in log), **mean)
+    return dict(steps=steps, pairs=len(pairs), rejected=len(report.rejected), tasks=len(set(names)), loss=log[-1]["loss"],
+                tokens=sum(r["tokens"] for r in log), **mean)
 
 # %% ../nbs/03_contrastive.ipynb #fa4672b6
 SMALL = dict(lr=5e-4, schedule="cosine", batch_size=48, negatives=1, max_length=256, clip=1.0, task_cap=1500, pack_tokens=4096,

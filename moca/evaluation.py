@@ -20,7 +20,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
-from .documents import SUFFIXES, BadInput, Document, ImageRef, MocaError, Task
+from .documents import BadInput, Document, ImageRef, MocaError, Task
+from .rows import SUFFIXES
 
 # %% auto #0
 __all__ = ['TIE', 'SHADES', 'FAMILIES', 'COLOUR_CYCLE', 'MMEB', 'discounts', 'measure', 'precision_at_1', 'recall_at_k',

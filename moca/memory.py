@@ -20,7 +20,7 @@ from .packing import Pack
 
 # %% auto #0
 __all__ = ['pairs', 'vision_pairs', 'linear_weights', 'small_picture', 'vision_work', 'Work', 'useful_flops', 'matmul_peak',
-           'saved_bytes', 'block_elements', 'Memory', 'estimate_memory', 'vision_blocks', 'keep_products',
+           'saved_bytes', 'block_elements', 'Memory', 'vision_blocks', 'estimate_memory', 'keep_products',
            'checkpoint_activations', 'device_memory', 'peak_memory', 'choose_checkpointing']
 
 # %% ../nbs/13_memory.ipynb #3e7d0a08
@@ -39,7 +39,7 @@ def vision_pairs(config, grid: list[int], windowed: bool) -> int:
 
 # %% ../nbs/13_memory.ipynb #3e7d0a12
 def linear_weights(module: nn.Module, every: int = 2) -> float:
-    "FLOPs a row of all linear layers of a module in forward and backward: 2 a weight, `every` times, and once more where the weight is trained."
+    "FLOPs a row of all linear layers of a module, forward and backward: 2 a weight, `every` times, once more where it is trained."
     return sum(2.0 * m.weight.numel() * (every + m.weight.requires_grad) for m in module.modules() if isinstance(m, nn.Linear))
 
 def small_picture(family) -> tuple[Tensor, Tensor, Tensor]:
@@ -52,12 +52,13 @@ def vision_work(backbone) -> float:
     found, trained = [0.0], any(p.requires_grad for p in backbone.vision.parameters())
     def count(module, args, out):
         rows = out.numel() / module.weight.shape[0] # output positions
-        found[0] += 2.0 * rows * module.weight.numel() * (1 + (trained and isinstance(module, nn.Linear)) + module.weight.requires_grad) # nobody wants the gradient of pixels
+        times = 1 + (trained and isinstance(module, nn.Linear)) + module.weight.requires_grad # nobody wants the gradient of pixels
+        found[0] += 2.0 * rows * module.weight.numel() * times
     modules = [m for m in backbone.model.modules() if isinstance(m, (nn.Linear, nn.Conv2d, nn.Conv3d))]
     hooks = [m.register_forward_hook(count) for m in modules]
-    rows, grids, sizes = small_picture(backbone.encoder.family)
+    rows, *where = (x.to(backbone.device) for x in small_picture(backbone.encoder.family))
     try:
-        with torch.no_grad(): backbone.encoder.family.features(backbone.model, rows.to(backbone.device, next(backbone.vision.parameters()).dtype), grids.to(backbone.device), sizes.to(backbone.device))
+        with torch.no_grad(): backbone.encoder.family.features(backbone.model, rows.to(next(backbone.vision.parameters()).dtype), *where)
     finally:
         for h in hooks: h.remove()
     return found[0] / len(rows)
@@ -87,10 +88,12 @@ class Work:
                  ) -> float:
         "Useful FLOPs of forward and backward of a Pack."
         total = self.token * len(p) + sum(self.attention(p.lengths, k) for k in self.kinds)
-        total += sum(linear_weights(d) * len(p) + self.attention(p.lengths) for d in decoders) + sum(linear_weights(h) * n for h, n in heads)
+        total += sum(linear_weights(d) * len(p) + self.attention(p.lengths) for d in decoders)
+        total += sum(linear_weights(h) * n for h, n in heads)
         if not len(p.pixel_values): return total
-        seen = [(vision_pairs(self.vision, g, False), vision_pairs(self.vision, g, True) if self.windows else 0) for g in p.image_grid_thw.tolist()]
-        return total + self.patch * len(p.pixel_values) + 4.0 * self.vision_width * self.vision_times * sum(self.full * f + self.windows * w for f, w in seen)
+        kinds = [(windowed, n) for windowed, n in ((False, self.full), (True, self.windows)) if n]
+        seen = sum(n * vision_pairs(self.vision, g, windowed) for g in p.image_grid_thw.tolist() for windowed, n in kinds)
+        return total + self.patch * len(p.pixel_values) + 4.0 * self.vision_width * self.vision_times * seen
 
 def useful_flops(backbone, packs: list[Pack], rows: int = 0 # positions whose vocabulary scores are needed
                  ) -> float:
@@ -149,6 +152,12 @@ class Memory:
     def __str__(self):
         return ", ".join(f"{k} {v / 2**30:.1f}" for k, v in vars(self).items()) + f": {self.total / 2**30:.1f} GiB"
 
+def vision_blocks(backbone) -> list[nn.Module]:
+    "The blocks of the vision tower."
+    from transformers.modeling_layers import GradientCheckpointingLayer
+    return [m for m in backbone.vision.modules() if isinstance(m, GradientCheckpointingLayer)]
+
+# %% ../nbs/13_memory.ipynb #3e7d0a37
 def estimate_memory(backbone, tokens: int, # of one forward pass
                     patches: int = 0, # rows of pixels in it
                     precision: str = "fp32", checkpointing: str = "none",
@@ -162,20 +171,17 @@ def estimate_memory(backbone, tokens: int, # of one forward pass
     cast = 2 * every if precision == "bf16" else 0 # autocast keeps a bf16 image of the weights
     held = trained * (8 + 4 * average + (4 if precision == "bf16-pure" else 0))
     which, kept, largest = {"none": 0, "selective": 1, "full": 2}[checkpointing], 0.0, 0.0
-    towers = ((backbone.text.layers, tokens, True), (vision_blocks(backbone), patches, any(p.requires_grad for p in backbone.vision.parameters())))
-    for layers, n, learns in towers:
-        for block in layers if learns else ():
+    learns = any(p.requires_grad for p in backbone.vision.parameters())
+    towers = ((backbone.text.layers, tokens), (vision_blocks(backbone) if learns else (), patches))
+    for layers, n in towers:
+        for block in layers:
             elements = block_elements(block)
-            kept += n * (elements[which] * (narrow if which < 2 else stream) + (4 * wide * elements[2] if which == 0 else 0)) # norms work in fp32
-            if which: largest = max(largest, n * (elements[0] * narrow + 4 * wide * elements[2])) # one block at a time is recomputed
+            everything = n * (elements[0] * narrow + 4 * wide * elements[2]) # norms work in fp32
+            kept += (everything, n * elements[1] * narrow, n * elements[2] * stream)[which]
+            if which: largest = max(largest, everything) # one block at a time is recomputed
     kept += rows * backbone.model.lm_head.weight.shape[0] * (wide + narrow)
-    active = max(kept + largest, trained * 2 / shards if precision == "bf16-pure" else 0) # when a step is taken, gradients are in fp32 and activations are gone
-    return Memory((every * stored + cast) / shards, trained * stored / shards, held / shards, active)
-
-def vision_blocks(backbone) -> list[nn.Module]:
-    "The blocks of the vision tower."
-    from transformers.modeling_layers import GradientCheckpointingLayer
-    return [m for m in backbone.vision.modules() if isinstance(m, GradientCheckpointingLayer)]
+    step = trained * 2 / shards if precision == "bf16-pure" else 0 # then gradients are in fp32, and activations are gone
+    return Memory((every * stored + cast) / shards, trained * stored / shards, held / shards, max(kept + largest, step))
 
 # %% ../nbs/13_memory.ipynb #3e7d0a28
 def keep_products(context, op, *args, **kwargs):

@@ -6,7 +6,6 @@
 from __future__ import annotations
 import contextlib
 import dataclasses
-import difflib
 import json
 import math
 import signal
@@ -15,7 +14,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
@@ -27,105 +25,15 @@ from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from .checkpoints import atomic, claim, free_on_error, full_disk, hold, let_go, load_state, named_tensors, need_space, save_state
+from .config import TrainConfig, lr_at, make_config, one_of, save_config # noqa: F401
 from .documents import BadInput, MocaError
 from .memory import matmul_peak, peak_memory
 from .weights import Average, MasterAdamW, clip, compiled, shard, sharding
 
 # %% auto #0
-__all__ = ['FREE', 'TrainConfig', 'one_of', 'within', 'typed', 'make_config', 'save_config', 'lr_at', 'summed', 'global_counts',
-           'weighted', 'accumulate', 'Run', 'Stopped', 'Diverged', 'StopSignal', 'Ahead', 'Meter', 'read_log',
-           'write_log', 'extend_log', 'fit', 'find_tracker', 'start_run', 'claim_run', 'end_run', 'show_log']
-
-# %% ../nbs/13_training.ipynb #e94e6760
-@dataclass
-class TrainConfig:
-    "Options that both stages share."
-    out: str = "runs/run" # output directory
-    base: str | None = None # model to start from: directory, hub name, or none for the embedded moca-tiny-base
-    data: str | None = None # documents or pairs: .jsonl, .parquet or a folder; none for the embedded corpus
-    seed: int = 0 # of masks, noise, order and negatives
-    steps: int | None = None # optimizer steps; none: as many as `epochs` needs
-    epochs: float = 1.0 # passes over the data, where steps is none
-    lr: float = 2e-6 # peak learning rate
-    schedule: str = "linear" # after warm-up: linear, cosine or constant
-    warmup: float = 0.1 # share of the steps
-    weight_decay: float = 0.0
-    clip: float = 5.0 # largest gradient norm
-    ema: float | None = None # decay of an average of the weights, which is then saved as the model, such as 0.999
-    precision: str = "fp32" # fp32, bf16 (autocast) or bf16-pure (bf16 weights, fp32 copies in the optimizer)
-    max_length: int = 2048 # tokens of a Document
-    max_pixels: int | None = None # of an image; none: the model's own limit
-    freeze_vision: bool = False # leave the vision tower as it is
-    attention: str | None = None # kernel: eager, sdpa, varlen, flex or flash; none: chosen for device and precision
-    lora: int | None = None # train adapters of this rank on the language model instead of all its weights
-    checkpointing: str = "auto" # recompute activations: none, selective, full, or auto: the least that fits into memory
-    compile: bool = False # torch.compile, block by block
-    tracker: str | None = "auto" # tensorboard, wandb, trackio ...; none; auto: tensorboard where it is installed
-    log_every: int = 10 # steps
-    save_every: int = 500 # steps between saved states; 0: only at the end or on a signal
-
-    def __post_init__(self):
-        for f in dataclasses.fields(self): setattr(self, f.name, typed(f, getattr(self, f.name)))
-        one_of("schedule", self.schedule, ("linear", "cosine", "constant"))
-        one_of("precision", self.precision, ("fp32", "bf16", "bf16-pure"))
-        one_of("checkpointing", self.checkpointing, ("none", "selective", "full", "auto"))
-        for name, low, high in (("warmup", 0, 1), ("ema", 0, 1), ("steps", 1, None), ("log_every", 1, None), ("save_every", 0, None), ("weight_decay", 0, None)):
-            within(name, getattr(self, name), low, high)
-        if self.lr <= 0: raise BadInput(f"lr is {self.lr}: give a positive number")
-        if self.clip <= 0: raise BadInput(f"clip is {self.clip}: give a positive number, a large one for no clipping")
-
-# %% ../nbs/13_training.ipynb #dc356412
-def one_of(name: str, value: str, allowed: tuple) -> None:
-    "Raise `BadInput` unless an option has one of the allowed values."
-    if value not in allowed: raise BadInput(f"option {name} is {value!r}: use one of {', '.join(allowed)}")
-
-def within(name: str, value: float | None, low: float, high: float | None) -> None:
-    "Raise `BadInput` unless an option lies between two values; `None` is no value and no limit."
-    if value is None or (value >= low and (high is None or value <= high)): return
-    raise BadInput(f"{name} is {value}: give {low} or more" if high is None else f"{name} is {value}: give a number between {low} and {high}")
-
-def typed(field: dataclasses.Field, value):
-    "An option's value in the field's type. Raises `BadInput`."
-    kinds = str(field.type).replace(" ", "").split("|")
-    if value is None or value == "none":
-        if "None" in kinds: return None
-    for kind in kinds:
-        if kind == "bool" and isinstance(value, bool): return value
-        if kind == "int" and isinstance(value, (int, float)) and not isinstance(value, bool) and value == int(value): return int(value)
-        if kind == "float" and not isinstance(value, bool):
-            try: return float(value) # YAML reads 1e-5 as a string
-            except (TypeError, ValueError): pass
-        if kind == "str" and isinstance(value, str): return value
-    raise BadInput(f"option {field.name} is {value!r}: it takes {field.type}")
-
-def make_config(kind: type, *sources: dict | str | Path | None) -> TrainConfig:
-    "A config of class `kind` from dicts and YAML files, later ones win. Raises `BadInput` for an unknown option, with the nearest known one."
-    known, values = {f.name for f in dataclasses.fields(kind)}, {}
-    for source in sources:
-        if source is None: continue
-        if not isinstance(source, dict):
-            try: source = yaml.safe_load(Path(source).read_text("utf-8")) or {}
-            except OSError as e: raise BadInput(f"can't read the config file {source}: {e.strerror}") from e
-            except yaml.YAMLError as e: raise BadInput(f"the config file {source} is not YAML: {str(e).splitlines()[0]}") from e
-            if not isinstance(source, dict): raise BadInput("a config file holds `name: value` lines")
-        for name, value in source.items():
-            if name not in known:
-                near = difflib.get_close_matches(str(name), known, 1)
-                raise BadInput(f"unknown option {name!r}" + (f": did you mean {near[0]!r}?" if near else f": the options are {', '.join(sorted(known))}"))
-            values[name] = value
-    return kind(**values)
-
-def save_config(cfg, path) -> None:
-    "Write a config as YAML."
-    with atomic(path) as part: part.write_text(yaml.safe_dump(dataclasses.asdict(cfg), sort_keys=False), "utf-8")
-
-# %% ../nbs/13_training.ipynb #a6fa56b0
-def lr_at(step: int, total: int, cfg: TrainConfig) -> float:
-    "Learning rate of a step (from 0): linear warm-up, then linear or cosine decay to 0, or constant."
-    warm = round(cfg.warmup * total)
-    if step < warm: return cfg.lr * (step + 1) / warm
-    share = (step - warm) / max(1, total - warm)
-    return cfg.lr * {"linear": 1 - share, "cosine": (1 + math.cos(math.pi * share)) / 2, "constant": 1.0}[cfg.schedule]
+__all__ = ['FREE', 'summed', 'global_counts', 'weighted', 'accumulate', 'Run', 'Stopped', 'Diverged', 'StopSignal', 'Ahead',
+           'Meter', 'read_log', 'write_log', 'extend_log', 'fit', 'find_tracker', 'start_run', 'claim_run', 'end_run',
+           'show_log']
 
 # %% ../nbs/13_training.ipynb #59fb1d33
 def summed(values: list[float], accelerator: Accelerator) -> list[float]:
@@ -138,6 +46,7 @@ def global_counts(micro: list, accelerator: Accelerator) -> dict[str, float]:
     names = sorted({k for b in micro for k in b.counts})
     return dict(zip(names, summed([sum(b.counts.get(k, 0) for b in micro) for k in names], accelerator)))
 
+# %% ../nbs/13_training.ipynb #59fb1d34
 def weighted(found: dict[str, Tensor | float], weights: dict[str, float]) -> Tensor | float:
     "The loss: a sum of its parts with their weights, 1 where none is given. A metric (weight 0) has no say, not even as NaN."
     return sum(weights.get(k, 1.0) * v for k, v in found.items() if weights.get(k, 1.0))
@@ -153,7 +62,8 @@ def accumulate(model: nn.Module, # model(batch) -> loss sums by name, each with 
     counts, means, each = global_counts(micro, accelerator), {}, accelerator.num_processes * len(micro)
     for i, batch in enumerate(micro):
         share = counts if reduction == "global" else {k: n * each for k, n in batch.counts.items()}
-        with model.no_sync() if i + 1 < len(micro) and hasattr(model, "no_sync") else contextlib.nullcontext(): # copies are averaged once, shards at once
+        wait = i + 1 < len(micro) and hasattr(model, "no_sync") # copies average gradients once a step, shards at once
+        with model.no_sync() if wait else contextlib.nullcontext():
             with accelerator.autocast(): found = model(batch.to(accelerator.device))
             found = {k: v.float() / max(share[k], 1.0) for k, v in found.items()}
             accelerator.backward(accelerator.num_processes * weighted(found, weights))
@@ -162,7 +72,7 @@ def accumulate(model: nn.Module, # model(batch) -> loss sums by name, each with 
 
 # %% ../nbs/13_training.ipynb #0c5d1e06
 class Run:
-    "What a run trains: the model as its processes share it, the optimizer, the average of the weights, and the count of steps that were skipped."
+    "What a run trains: the model as its processes share it, the optimizer, the average of the weights, the count of skipped steps."
     def __init__(self, model: nn.Module, cfg: TrainConfig, accelerator: Accelerator):
         self.cfg, self.accelerator, self.plugin, self.skipped, self.in_a_row = cfg, accelerator, sharding(accelerator), 0, 0
         self.model = self.wrapped = model.to(accelerator.device).train()
@@ -174,7 +84,7 @@ class Run:
         self.average = Average(self.optimizer, cfg.ema) if cfg.ema else None
 
     def update(self, means: dict[str, Tensor], weights: dict[str, float], lr: float) -> dict:
-        "Take a step with the gradients that are there; the loss, its parts and the norm, or why the step was skipped. Numbers that are not finite become None."
+        "Take a step with the gradients that are there, or say why it is skipped: a row for the log. What is not finite becomes None."
         for group in self.optimizer.param_groups: group["lr"] = lr
         norm, values = clip(self.optimizer.take(), self.cfg.clip), torch.stack(list(means.values())).tolist()
         found = dict(zip(means, values))
@@ -190,7 +100,8 @@ class Run:
 
     def tensors(self) -> dict[str, Tensor]:
         "All that is saved, by name; weights as the optimizer has them, in fp32."
-        parts = dict(model=named_tensors(self.model) | self.optimizer.masters, optimizer=self.optimizer.tensors(), average=self.average.tensors if self.average else {})
+        parts = dict(model=named_tensors(self.model) | self.optimizer.masters, optimizer=self.optimizer.tensors())
+        if self.average: parts["average"] = self.average.tensors
         return {f"{part}.{k}": v for part, found in parts.items() for k, v in found.items()}
 
     def save(self, path: Path, step: int) -> None:
@@ -280,7 +191,8 @@ class Meter:
         self.rows.append((row["seconds"], row["tokens"], flops, row["fill"], bool(row["skipped"]))); self.recent.append(self.rows[-1])
         self.bar.update()
         if row["step"] % self.cfg.log_every and row["step"] != self.bar.total: return
-        found = {k: v for k, v in row.items() if k not in ("step", "lr", "seconds", "tokens", "fill", "norm", "skipped") and v is not None} | self.rates(self.recent)
+        own = ("step", "lr", "seconds", "tokens", "fill", "norm", "skipped")
+        found = {k: v for k, v in row.items() if k not in own and v is not None} | self.rates(self.recent)
         self.bar.set_postfix({k: f"{v:.3f}" if v < 10 else f"{v:,.0f}" for k, v in found.items()}, refresh=False)
         self.accelerator.log(found | {k: row[k] for k in ("lr", "norm") if row[k] is not None}, step=row["step"])
 
@@ -296,7 +208,8 @@ class Meter:
         self.bar.close()
         if not self.rows or not self.accelerator.is_main_process: return
         rates, skipped = self.rates(self.rows), sum(r[4] for r in self.rows)
-        line = [f"{len(self.rows)} steps in {sum(r[0] for r in self.rows):.0f} s", f"{rates['tok/s']:,.0f} tokens/s", *(f"{k} {rates[k]:.0%}" for k in ("fill", "mfu") if k in rates),
+        line = [f"{len(self.rows)} steps in {sum(r[0] for r in self.rows):.0f} s", f"{rates['tok/s']:,.0f} tokens/s",
+                *(f"{k} {rates[k]:.0%}" for k in ("fill", "mfu") if k in rates),
                 f"peak {peak_memory(self.accelerator.device) / 2**30:.1f} GiB", *([f"{skipped} skipped"] if skipped else [])]
         tqdm.write(f"{self.name}: {', '.join(line)}", file=sys.stderr)
 
@@ -315,19 +228,20 @@ def extend_log(path: Path, rows: list[dict]) -> None:
     try:
         with path.open("a", encoding="utf-8") as f: f.write("".join(json.dumps(row) + "\n" for row in rows))
     except OSError as e:
-        if full_disk(e): raise MocaError(f"the disk is full at {path.parent}: free some space and go on with --resume from the last saved state") from e
+        if full_disk(e): raise MocaError(f"the disk is full at {path.parent}: free some space and go on with --resume") from e
         raise
 
 # %% ../nbs/13_training.ipynb #11f4e702
 def fit(model: nn.Module, # model(batch) -> loss sums by name
-        batches: Callable[[int, int, int], list], # (step, rank, processes) -> this process's micro-batches: `counts`, `tokens`, `capacity`, `to`
+        batches: Callable[[int, int, int], list], # (step, rank, processes) -> micro-batches: `counts`, `tokens`, `capacity`, `to`
         cfg: TrainConfig, total: int, # steps
         weights: dict[str, float], # of the losses
         accelerator: Accelerator, name: str = "train", resume: bool = False,
         accumulate: Callable = accumulate, # forward and backward of a step
         flops: Callable[[list], float] | None = None # useful FLOPs of a process's micro-batches, for MFU
         ) -> list[dict]:
-    "Train; returns the log. State goes to `cfg.out/state`, a line a step to `cfg.out/log.jsonl`. Raises `Stopped` after a signal, with the state saved, and `Diverged` after three skipped steps in a row, with the last good state untouched."
+    """Train; returns the log. State goes to `cfg.out/state`, a line a step to `cfg.out/log.jsonl`. Raises `Stopped` after a signal,
+    with the state saved, and `Diverged` after three skipped steps in a row, with the last good state untouched."""
     out, main, run = Path(cfg.out), accelerator.is_main_process, Run(model, cfg, accelerator)
     if main: need_space(out, 2 * sum(v.numel() * v.element_size() for v in run.tensors().values()))
     start = run.load(out/"state") if resume and ((out/"state").exists() or (out/"state.old").exists()) else 0
@@ -341,11 +255,14 @@ def fit(model: nn.Module, # model(batch) -> loss sums by name
             found = run.update(accumulate(run.wrapped, micro, weights, accelerator), weights, lr)
             here = [stop.asked, sum(b.tokens for b in micro), sum(getattr(b, "capacity", 0) for b in micro), flops(micro) if flops else 0]
             asked, tokens, capacity, work = summed(here, accelerator)
-            log.append(dict(step=step + 1, lr=lr, seconds=round(time.perf_counter() - began, 4), tokens=int(tokens), fill=round(tokens / capacity, 4) if capacity else None, **found))
+            seconds, fill = round(time.perf_counter() - began, 4), round(tokens / capacity, 4) if capacity else None
+            log.append(dict(step=step + 1, lr=lr, seconds=seconds, tokens=int(tokens), fill=fill, **found))
             meter(log[-1], work)
-            save = asked or step + 1 == total or (cfg.save_every and (step + 1) % cfg.save_every == 0)
-            if main and (save or run.in_a_row == 3 or (step + 1) % cfg.log_every == 0): extend_log(out/"log.jsonl", log[written:]); written = len(log)
-            if run.in_a_row == 3: raise Diverged(f"steps {step - 1} to {step + 1} were skipped ({found['skipped']}): lower lr, or look at their data; the last good state is kept in {out}")
+            save, hopeless = asked or step + 1 == total or (cfg.save_every and (step + 1) % cfg.save_every == 0), run.in_a_row == 3
+            if main and (save or hopeless or (step + 1) % cfg.log_every == 0):
+                extend_log(out/"log.jsonl", log[written:]); written = len(log)
+            if hopeless: raise Diverged(f"steps {step - 1} to {step + 1} were skipped ({found['skipped']}): lower lr, or look at "
+                                        f"their data; the last good state is kept in {out}")
             if save: run.save(out/"state", step + 1)
             if asked: raise Stopped(f"stopped after step {step + 1} of {total}; the state is saved in {out}: go on with --resume")
     run.finish()
@@ -353,12 +270,12 @@ def fit(model: nn.Module, # model(batch) -> loss sums by name
 
 # %% ../nbs/13_training.ipynb #0c5d1e13
 def find_tracker(name: str | None) -> str | None:
-    "A tracker's name as accelerate knows it; `auto` is tensorboard where it is installed. Raises `BadInput` for one that is unknown or not installed."
+    "A tracker as accelerate names it; `auto` is tensorboard where it is installed. Raises `BadInput` for an unknown or missing one."
     here, known = [str(t) for t in get_available_trackers()], sorted(map(str, LOGGER_TYPE_TO_CLASS))
     if name in (None, *here): return name
     if name == "auto": return "tensorboard" if "tensorboard" in here else None
     one_of("tracker", name, ("auto", "none", *known))
-    raise BadInput(f"option tracker is {name!r}, whose package is not installed: pip install {name}, or use another of none, {', '.join(known)}")
+    raise BadInput(f"option tracker is {name!r}, which is not installed: pip install {name}, or use one of none, {', '.join(known)}")
 
 # %% ../nbs/13_training.ipynb #0847844d
 FREE = ("out", "log_every", "save_every", "tracker", "checkpointing", "compile") # options that may change on --resume
@@ -367,14 +284,17 @@ def start_run(cfg: TrainConfig, resume: bool = False, force: bool = False) -> Ac
     "Claim and lock the output directory, save the config (a resumed run must have the same), seed, and make the Accelerator."
     tracker = find_tracker(cfg.tracker)
     AcceleratorState._reset_state() # an earlier run in this process may have had another precision
-    accelerator = Accelerator(mixed_precision="bf16" if cfg.precision == "bf16" else "no", kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    copies = DistributedDataParallelKwargs(find_unused_parameters=True)
+    accelerator = Accelerator(mixed_precision="bf16" if cfg.precision == "bf16" else "no", kwargs_handlers=[copies],
                               log_with=tracker, project_config=ProjectConfiguration(cfg.out, logging_dir=cfg.out))
     if accelerator.is_main_process: claim_run(cfg, resume, force)
     accelerator.wait_for_everyone()
     set_seed(cfg.seed)
-    if tracker: accelerator.init_trackers("tensorboard" if tracker == "tensorboard" else "moca", None if tracker == "tensorboard" else dataclasses.asdict(cfg))
+    if tracker == "tensorboard": accelerator.init_trackers("tensorboard") # a folder beside config.yaml
+    elif tracker: accelerator.init_trackers("moca", dataclasses.asdict(cfg))
     return accelerator
 
+# %% ../nbs/13_training.ipynb #0847844e
 def claim_run(cfg: TrainConfig, resume: bool, force: bool) -> None:
     "Make a run directory this process's own. Raises `BadInput` if it is in use, not empty, or of a run with other options."
     out = Path(cfg.out)
@@ -384,7 +304,8 @@ def claim_run(cfg: TrainConfig, resume: bool, force: bool) -> None:
         if resume and (out/"config.yaml").exists():
             before, now = yaml.safe_load((out/"config.yaml").read_text("utf-8")), dataclasses.asdict(cfg)
             changed = [k for k in now if k not in FREE and before.get(k) != now[k]]
-            if changed: raise BadInput(f"{out} was started with other options ({', '.join(f'{k}={before.get(k)}' for k in changed)}): resume with the same, or start again with --force")
+            if changed: raise BadInput(f"{out} was started with other options ({', '.join(f'{k}={before.get(k)}' for k in changed)}): "
+                                       f"resume with the same, or start again with --force")
         save_config(cfg, out/"config.yaml")
     except BaseException:
         let_go(out)
