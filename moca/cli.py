@@ -283,17 +283,17 @@ def run_mine(args: argparse.Namespace, words: list[str]) -> None:
     "`moca mine`: pairs with the hard negatives that a model finds, and what it passed over."
     no_words(words, args)
     free(args.out, args.force, (".jsonl", ".parquet"))
-    from moca.documents import read_documents, read_pairs
+    from moca.mixtures import load_documents, open_pairs
     from moca.mining import Rule, mine, write_pairs
     rule = Rule(args.negatives, args.ratio or None, args.margin, args.skip, args.depth)
     if args.data is None:
         from moca.corpus import load_corpus
         pairs = load_corpus().pairs("train", seed=args.seed)
     else:
-        pairs, report = read_pairs(args.data, verify=True)
+        pairs, report = open_pairs(args.data, verify=True, progress=True)
         report.show()
-    if args.limit: pairs = pairs[:args.limit]
-    corpus, rows = read_documents(args.corpus, verify=True) if args.corpus else (None, None)
+    if args.limit: pairs = [pairs[i] for i in range(min(args.limit, len(pairs)))]
+    corpus, rows = load_documents(args.corpus, verify=True, progress=True) if args.corpus else (None, None)
     if rows: rows.show()
     mined, found = mine(embedder(args), pairs, corpus, rule, args.keep)
     write_pairs(mined, args.out)
