@@ -51,7 +51,8 @@ class Parser(argparse.ArgumentParser):
 
 # %% ../nbs/17_cli.ipynb #97a83290
 STAGES = {"pretrain": ("moca.reconstruction", "PretrainConfig"), "finetune": ("moca.contrastive", "FinetuneConfig")}
-PRESETS = {"small": "SMALL", "qwen2.5-vl-3b": "QWEN_3B"} # names on the command line: names in the stage's module
+PRESETS = { # names on the command line: names in the stage's module
+    "small": "SMALL", "qwen2.5-vl-3b": "QWEN_3B", "qwen2.5-vl-7b": "QWEN_7B", "official-code": "OFFICIAL_CODE"}
 
 def fields_in(module: str, name: str) -> dict[str, tuple[str, str, str]]:
     "The fields `{name: (type, default, comment)}` that a dataclass's source declares itself, without importing it."
@@ -63,7 +64,7 @@ def fields_in(module: str, name: str) -> dict[str, tuple[str, str, str]]:
 
 def stage_options(command: str) -> dict[str, tuple[str, str, str]]:
     "All options of a stage: the shared ones, then its own; an own default keeps the shared comment."
-    found = fields_in("moca.training", "TrainConfig")
+    found = fields_in("moca.config", "TrainConfig")
     for name, (kind, default, comment) in fields_in(*STAGES[command]).items():
         found[name] = (kind, default, comment or found.get(name, ("", "", ""))[2])
     return found
@@ -114,7 +115,8 @@ def run_stage(args: argparse.Namespace, words: list[str]) -> None:
     quiet_transformers()
     found = getattr(importlib.import_module(STAGES[args.command][0]), args.command)(cfg, resume=args.resume, force=args.force)
     if os.environ.get("RANK", "0") != "0": return # one of several processes is enough
-    print(f"{found['steps']} steps, last loss {found['loss']:.3f}; the model is in {Path(cfg.out)/'model'}")
+    loss = "none: that step was skipped" if found["loss"] is None else f"{found['loss']:.3f}"
+    print(f"{found['steps']} steps, last loss {loss}; the model is in {Path(cfg.out)/'model'}")
 
 # %% ../nbs/17_cli.ipynb #77a3a774
 def no_words(words: list[str], args: argparse.Namespace) -> None:
@@ -283,17 +285,17 @@ def run_mine(args: argparse.Namespace, words: list[str]) -> None:
     "`moca mine`: pairs with the hard negatives that a model finds, and what it passed over."
     no_words(words, args)
     free(args.out, args.force, (".jsonl", ".parquet"))
-    from moca.mixtures import load_documents, open_pairs
     from moca.mining import Rule, mine, write_pairs
+    from moca.mixtures import load_documents, open_pairs
     rule = Rule(args.negatives, args.ratio or None, args.margin, args.skip, args.depth)
     if args.data is None:
         from moca.corpus import load_corpus
         pairs = load_corpus().pairs("train", seed=args.seed)
     else:
-        pairs, report = open_pairs(args.data, verify=True, progress=True)
+        pairs, report = open_pairs(args.data, verify=True, workers=4, progress=True)
         report.show()
     if args.limit: pairs = [pairs[i] for i in range(min(args.limit, len(pairs)))]
-    corpus, rows = load_documents(args.corpus, verify=True, progress=True) if args.corpus else (None, None)
+    corpus, rows = load_documents(args.corpus, verify=True, workers=4, progress=True) if args.corpus else (None, None)
     if rows: rows.show()
     mined, found = mine(embedder(args), pairs, corpus, rule, args.keep)
     write_pairs(mined, args.out)

@@ -28,9 +28,9 @@ from .tasks import TaskBatches, describe_tasks
 from .training import end_run, fit, start_run
 
 # %% auto #0
-__all__ = ['WEIGHTS', 'SHARPEST', 'SMALL', 'QWEN_3B', 'OFFICIAL_CODE', 'PairBatch', 'number', 'content_key', 'id_key', 'complete',
-           'make_batch', 'FinetuneConfig', 'numbers', 'Contrastive', 'stage_pairs', 'contrastive_model', 'finetune',
-           'picture_grid', 'show_interaction']
+__all__ = ['WEIGHTS', 'SHARPEST', 'SMALL', 'QWEN_3B', 'QWEN_7B', 'OFFICIAL_CODE', 'PairBatch', 'number', 'content_key', 'id_key',
+           'complete', 'make_batch', 'FinetuneConfig', 'numbers', 'Contrastive', 'stage_pairs', 'contrastive_model',
+           'finetune', 'picture_grid', 'show_interaction']
 
 # %% ../nbs/03_contrastive.ipynb #5a6a4959
 WEIGHTS = dict(nce=1.0, right=0.0, alone=0.0, filtered=0.0, copies=0.0, temperature=0.0) # only the first is trained, the others are logged
@@ -290,6 +290,7 @@ def show_interaction(e: Embedder, query: Document, page: Document, words: list[i
 
 # %% ../nbs/03_contrastive.ipynb #9b0201e6
 QWEN_3B = dict(base="runs/cpt/model", precision="bf16", max_pixels=1024 * 28 * 28) # the rest are FinetuneConfig's defaults
+QWEN_7B = QWEN_3B # the base decides the size
 
 OFFICIAL_CODE = dict(lr=2e-5, warmup=0.05, max_length=1280, candidates="own", mask_duplicates=False, homogeneous=False, task_sample="first",
                      kinds="long-document,multimodal") # what the authors' repository does where it and the paper differ
