@@ -65,7 +65,7 @@ def fields_in(module: str, name: str) -> dict[str, tuple[str, str, str]]:
 
 def stage_options(command: str) -> dict[str, tuple[str, str, str]]:
     "All options of a stage: the shared ones, then its own; an own default keeps the shared comment."
-    found = fields_in("moca.training", "TrainConfig")
+    found = fields_in("moca.config", "TrainConfig")
     for name, (kind, default, comment) in fields_in(*STAGES[command]).items():
         found[name] = (kind, default, comment or found.get(name, ("", "", ""))[2])
     return found
@@ -308,8 +308,9 @@ def run_mine(args: argparse.Namespace, words: list[str]) -> None:
     else:
         pairs, report = open_pairs(args.data, verify=True, workers=4, progress=True)
         report.show()
-    if args.limit: pairs = pairs[:args.limit]
-    corpus = load_documents(args.corpus, verify=True, workers=4, progress=True)[0] if args.corpus else None
+    if args.limit: pairs = [pairs[i] for i in range(min(args.limit, len(pairs)))]
+    corpus, rows = load_documents(args.corpus, verify=True, workers=4, progress=True) if args.corpus else (None, None)
+    if rows: rows.show()
     mined, found = mine(embedder(args), pairs, corpus, rule, args.keep)
     write_pairs(mined, args.out)
     print(found.text())

@@ -29,8 +29,10 @@ def search(queries, documents, # tensors [n, dim] of unit rows, or lists of [tok
            k: int, block: int = 8192, # Documents compared at a time
            ) -> tuple[Tensor, Tensor]: # scores and numbers of the best Documents, [Q, k], the best first
     "Exact search by cosine similarity, or by MaxSim for token vectors. Raises `BadInput` for vectors with NaN."
+    if not len(documents): raise BadInput("there are no Documents to search: give a corpus, or leave it out to search the pairs' own")
     for name, x in (("queries", queries), ("documents", documents)):
-        if bad := [i for i, v in enumerate(x) if not torch.isfinite(v).all()]:
+        fine = torch.isfinite(x).all(1) if isinstance(x, Tensor) else torch.tensor([bool(torch.isfinite(v).all()) for v in x])
+        if bad := (~fine).nonzero()[:, 0].tolist():
             raise BadInput(f"{len(bad)} of the {name} have vectors with NaN, the first is number {bad[0]}: the model is broken")
     single, best, at = isinstance(queries, Tensor), None, None
     for start in range(0, len(documents), block):
