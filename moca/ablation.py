@@ -31,40 +31,46 @@ from .reconstruction import PretrainConfig, pretrain
 from .training import Stopped, make_config
 
 # %% auto #0
-__all__ = ['MULTIMODAL', 'TEXT', 'LONG', 'AXES', 'FULL', 'CAUSAL', 'NAKED', 'BOTH', 'ALL', 'COMPARE', 'GRIDS', 'CURVES', 'points',
-           'Grid', 'Cell', 'digest', 'label', 'arms', 'arm_of', 'make_cell', 'cells', 'load_grid', 'configs',
-           'show_grid', 'timed', 'price', 'probe_prices', 'steps_of', 'estimate', 'open_grid', 'run_cell', 'ablate',
-           'collect']
+__all__ = ['MULTIMODAL', 'TEXT', 'LONG', 'AXES', 'FULL', 'CAUSAL', 'NAKED', 'BOTH', 'ALL', 'COMPARE', 'POINTS', 'WITHOUT',
+           'GRIDS', 'CURVES', 'points', 'Grid', 'Cell', 'digest', 'label', 'arms', 'arm_of', 'make_cell', 'cells',
+           'load_grid', 'configs', 'show_grid', 'timed', 'price', 'probe_prices', 'steps_of', 'estimate', 'open_grid',
+           'run_cell', 'ablate', 'collect']
 
-# %% ../nbs/16_ablation.ipynb #932a8b06
-MULTIMODAL = "caption_to_picture,picture_to_caption,emoji_other_style,picture_category,scene_question,scene_grounding" # pairs of the corpus by kind
+# %% ../nbs/16_ablation.ipynb #d68f05ba
+MULTIMODAL = "caption_to_picture,picture_to_caption,emoji_other_style,picture_category,scene_question,scene_grounding"
 TEXT, LONG = "word_to_gloss,label_translation", "title_to_page,page_to_article,article_half"
 AXES = dict(
     attention=dict(bidirectional=dict(stage2=dict(causal=False)), causal=dict(stage2=dict(causal=True))),
     cpt={"MLM+MAE": dict(stage1=dict(objective="mlm+mae")), "none": dict(stage1=None), "MLM": dict(stage1=dict(objective="mlm")),
          "MAE": dict(stage1=dict(objective="mae")), "next token": dict(stage1=dict(objective="causal"))},
-    data={"all pairs": {}, "multimodal pairs": dict(stage2=dict(tasks=MULTIMODAL)), "no text pairs": dict(stage2=dict(tasks=f"{MULTIMODAL},{LONG}")),
+    data={"all pairs": {}, "multimodal pairs": dict(stage2=dict(tasks=MULTIMODAL)),
+          "no text pairs": dict(stage2=dict(tasks=f"{MULTIMODAL},{LONG}")),
           "no long documents": dict(stage2=dict(tasks=f"{MULTIMODAL},{TEXT}")), "mixed batches": dict(stage2=dict(homogeneous=False))},
     pooling=dict(default={}, mean=dict(stage2=dict(pooling="mean")), last=dict(stage2=dict(pooling="last"))))
 FULL, CAUSAL, NAKED = ({"attention": a, "cpt": c} for a, c in (("bidirectional", "MLM+MAE"), ("causal", "none"), ("bidirectional", "none")))
 BOTH, ALL = ["causal", "bidirectional"], ["none", "MLM", "MAE", "MLM+MAE"]
-COMPARE = [[FULL, CAUSAL], [CAUSAL, NAKED], [FULL, NAKED], [FULL, {"attention": "causal", "cpt": "MLM+MAE"}], [{"attention": "causal", "cpt": "MLM+MAE"}, CAUSAL],
-           [{"cpt": "MLM"}, NAKED], [{"cpt": "MAE"}, NAKED], *([FULL, {"data": d}] for d in ("no text pairs", "no long documents", "mixed batches"))]
+COMPARE = [[FULL, CAUSAL], [CAUSAL, NAKED], [FULL, NAKED], [FULL, {"attention": "causal", "cpt": "MLM+MAE"}],
+           [{"attention": "causal", "cpt": "MLM+MAE"}, CAUSAL],
+           [{"cpt": "MLM"}, NAKED], [{"cpt": "MAE"}, NAKED], *([FULL, {"data": d}]
+                                                               for d in ("no text pairs", "no long documents", "mixed batches"))]
 
 def points(axis: str, *values: float) -> dict:
     "An axis of one stage-1 option: as it is, then with these values."
     return {axis: {"default": {}, **{f"{v:g}": dict(stage1={axis: v}) for v in values}}}
 
-_small = dict(tasks="moca-bench", split="test", limit=250, seeds=[0, 1, 2], base=None, stage1=dict(SMALL1, steps=60), stage2=dict(SMALL2, steps=90), axes=AXES, compare=COMPARE)
-GRIDS = dict(
-    tiny=dict(_small, cells=[dict(attention=BOTH, cpt=ALL)]),
-    **{"tiny-data": dict(_small, cells=[dict(data=["all pairs", "no text pairs", "no long documents", "mixed batches"]), dict(cpt=["none", "MLM", "MAE"]), dict(attention=BOTH, cpt="none", data="multimodal pairs"), dict(CAUSAL)]),
-       "tiny-curves": dict(_small, axes=AXES | points("steps", 15, 30, 120) | points("text_ratio", .2, .6) | points("patch_ratio", .25, .75) | points("mae_weight", .1, 1),
-                           cells=[dict(cpt="none"), *(dict(zip([a], [list(v)])) for a, v in (points("steps", 15, 30, 120) | points("text_ratio", .2, .6) | points("patch_ratio", .25, .75) | points("mae_weight", .1, 1)).items())])},
-    paper=dict(_small, tasks="mmeb,vidore-v2", limit=None, base=QWEN1["base"], stage1={k: v for k, v in QWEN1.items() if k != "base"}, stage2={k: v for k, v in QWEN2.items() if k != "base"},
-               cells=[dict(attention=BOTH, cpt=ALL)]))
+POINTS = points("steps", 15, 30, 120) | points("text_ratio", .2, .6) | points("patch_ratio", .25, .75) | points("mae_weight", .1, 1)
+WITHOUT = ["all pairs", "no text pairs", "no long documents", "mixed batches"]
+_small = dict(tasks="moca-bench", split="test", limit=250, seeds=[0, 1, 2], base=None, stage1=dict(SMALL1, steps=60),
+              stage2=dict(SMALL2, steps=90), axes=AXES, compare=COMPARE)
+_stage1, _stage2 = ({k: v for k, v in options.items() if k != "base"} for options in (QWEN1, QWEN2))
+GRIDS = {
+    "tiny": dict(_small, cells=[dict(attention=BOTH, cpt=ALL)]),
+    "tiny-data": dict(_small, cells=[dict(data=WITHOUT), dict(cpt=["none", "MLM", "MAE"]), dict(attention=BOTH, cpt="none", data="multimodal pairs"), CAUSAL]),
+    "tiny-curves": dict(_small, axes=AXES | POINTS, cells=[dict(cpt="none"), *({axis: list(values)} for axis, values in POINTS.items())]),
+    "paper": dict(_small, tasks="mmeb,vidore-v2", limit=None, base=QWEN1["base"], stage1=dict(_stage1, steps=3311), stage2=dict(_stage2, steps=977),
+                  cells=[dict(attention=BOTH, cpt=ALL)])} # steps of the paper: figure 3, and about 2 million pairs in batches of 2,048
 
-# %% ../nbs/16_ablation.ipynb #6b821fa5
+# %% ../nbs/16_ablation.ipynb #3f4620ed
 @dataclass(frozen=True)
 class Grid:
     "What is to be compared, on what, under which budgets."
@@ -105,14 +111,16 @@ def digest(x) -> str:
 
 def label(arm: Sequence) -> str:
     "An arm in words: its values that are not the first of their axis, attention and cpt always."
-    return ", ".join(v if a in ("attention", "cpt", "data") else f"{a} {v}" for a, v, first in arm if a in ("attention", "cpt") or not first)
+    return ", ".join(v if a in ("attention", "cpt", "data") else f"{a} {v}" for a, v, first in arm if a in ("attention", "cpt")
+                     or not first)
 
-# %% ../nbs/16_ablation.ipynb #43f12a73
+# %% ../nbs/16_ablation.ipynb #4b00694e
 def arms(grid: Grid) -> list[tuple]:
-    "The arms of a grid in order, each once: ((axis, value, is it the first of its axis?), ...). Raises `BadInput` for an unknown axis or value."
+    "The arms of a grid, each once: ((axis, value, is it the first of its axis?), ...). Raises `BadInput` for an unknown axis or value."
     out = []
     for chosen in grid.cells:
-        if unknown := [a for a in chosen if a not in grid.axes]: raise BadInput(f"a cell names the axis {unknown[0]!r}: there are {', '.join(grid.axes)}")
+        if unknown := [a for a in chosen
+                       if a not in grid.axes]: raise BadInput(f"a cell names the axis {unknown[0]!r}: there are {', '.join(grid.axes)}")
         lists = [v if isinstance(v, list) else [v] for v in (chosen.get(a, next(iter(values))) for a, values in grid.axes.items())]
         out += itertools.product(*lists)
     return [arm_of(grid, dict(zip(grid.axes, values))) for values in dict.fromkeys(out)]
@@ -120,7 +128,8 @@ def arms(grid: Grid) -> list[tuple]:
 def arm_of(grid: Grid, chosen: dict) -> tuple:
     "One arm from some of its values. Raises `BadInput` for a value that its axis does not have."
     for a, v in chosen.items():
-        if v not in grid.axes.get(a, {}): raise BadInput(f"axis {a!r} has no value {v!r}: it has {', '.join(map(str, grid.axes.get(a, {})))}")
+        if v not in grid.axes.get(a, {}):
+            raise BadInput(f"axis {a!r} has no value {v!r}: it has {', '.join(map(str, grid.axes.get(a, {})))}")
     first = {a: next(iter(v)) for a, v in grid.axes.items()}
     return tuple((a, chosen.get(a, first[a]), chosen.get(a, first[a]) == first[a]) for a in grid.axes)
 
@@ -138,7 +147,8 @@ def cells(grid: Grid) -> list[Cell]:
     "All cells, one seed after another, so that a run that is stopped has whole seeds."
     return [make_cell(grid, arm, seed) for seed in grid.seeds for arm in arms(grid)]
 
-def load_grid(source: str | Path | dict, changes: dict[str, str] | None = None) -> Grid: # changes: name -> text, as the command line has them; stage1.NAME and stage2.NAME go into the stages
+def load_grid(source: str | Path | dict, changes: dict[str, str]
+              | None = None) -> Grid: # changes: name -> text, as the command line has them; stage1.NAME and stage2.NAME go into the stages
     "A preset, a YAML file or a dict as a Grid, checked cell by cell. Raises `BadInput`."
     if isinstance(source, dict): found = dict(source)
     elif source in GRIDS: found = dict(GRIDS[source], name=source)
@@ -150,15 +160,18 @@ def load_grid(source: str | Path | dict, changes: dict[str, str] | None = None) 
         found.setdefault("name", Path(source).stem)
     for name, text in (changes or {}).items(): _change(found, name, yaml.safe_load(str(text)))
     known = {f.name for f in dataclasses.fields(Grid)}
-    if unknown := [k for k in found if k not in known]: raise BadInput(f"a grid has no {unknown[0]!r}: it has {', '.join(sorted(known - {'overrides'}))}")
-    if missing := [k for k in ("name", "tasks", "cells", "axes", "seeds") if not found.get(k)]: raise BadInput(f"the grid lacks {missing[0]}")
+    if unknown := [k for k in found
+                   if k not in known]: raise BadInput(f"a grid has no {unknown[0]!r}: it has {', '.join(sorted(known - {'overrides'}))}")
+    if missing := [k for k in ("name", "tasks", "cells", "axes", "seeds")
+                   if not found.get(k)]: raise BadInput(f"the grid lacks {missing[0]}")
     grid = Grid(**found, overrides=dict(changes or {}))
     for c in cells(grid): configs(grid, c, Path("."))
     return grid
 
 def _change(found: dict, name: str, value) -> None:
     "Apply one `name=value`."
-    if name == "seeds": value = [int(s) for s in str(value).replace("[", "").replace("]", "").split(",")] if not isinstance(value, list) else value
+    if name == "seeds": value = [int(s) for s in str(value).replace("[", "").replace("]", "").split(",")] if not isinstance(value,
+        list) else value
     stage, dot, option = name.partition(".")
     if dot and stage in ("stage1", "stage2"): found[stage] = found.get(stage, {}) | {option: value}
     elif name in ("seeds", "split", "limit", "tasks", "base", "name"): found[name] = value
@@ -171,19 +184,21 @@ def configs(grid: Grid, cell: Cell, out: Path) -> tuple[PretrainConfig | None, F
     base = grid.base if one is None else str((where/"model").resolve())
     return one, make_config(FinetuneConfig, cell.stage2, dict(seed=cell.seed, base=base, out=str(out/"stage2"/cell.key)))
 
-# %% ../nbs/16_ablation.ipynb #bf40aa08
+# %% ../nbs/16_ablation.ipynb #a6962e72
 def show_grid(grid: Grid) -> str:
     "What a grid will train and how equal its budgets are, in words."
     todo, names = cells(grid), [label(a) for a in arms(grid)]
     shared = {c.stage1_key for c in todo if c.stage1 is not None}
-    spend = lambda stage, keys: sorted({tuple((k, o[k]) for k in keys if k in o) for c in todo if (o := getattr(c, stage)) is not None}, key=str)
+    spend = lambda stage, keys: sorted({tuple((k, o[k]) for k in keys if k in o) for c in todo if (o := getattr(c, stage)) is not None},
+                                       key=str)
     words = lambda found: " or ".join(", ".join(f"{k} {v}" for k, v in o) or "one pass over the data" for o in found)
     one, two = spend("stage1", ("steps", "pack_tokens", "packs_per_step")), spend("stage2", ("steps", "batch_size"))
     equal = "equal budgets" if len(one) <= 1 and len(two) == 1 else "BUDGETS DIFFER between cells"
-    return "\n".join([f"grid {grid.name!r}: {len(names)} arms x {len(grid.seeds)} seeds = {len(todo)} cells on {grid.tasks} ({grid.split})", *(f"  {n}" for n in names),
+    return "\n".join([f"grid {grid.name!r}: {len(names)} arms x {len(grid.seeds)} seeds = {len(todo)} cells on {grid.tasks} ({grid.split})",
+                      *(f"  {n}" for n in names),
                       f"{len(shared)} runs of stage 1 ({words(one)}), {len(todo)} of stage 2 ({words(two)}): {equal}"])
 
-# %% ../nbs/16_ablation.ipynb #bdfaefc9
+# %% ../nbs/16_ablation.ipynb #cec8d297
 def timed(work) -> float:
     "Seconds of a call."
     began = time.perf_counter(); work()
@@ -203,7 +218,8 @@ def probe_prices(grid: Grid, tasks: list[Task], out: Path) -> dict:
     some, scratch = cells(grid), out/"probe"
     c = next((c for c in some if c.stage1 is not None), some[0])
     one, two = configs(grid, c, out)
-    found = dict(stage1=list(price(pretrain, one, scratch)) if one else [0.0, 0.0], stage2=list(price(finetune, dataclasses.replace(two, base=grid.base), scratch)))
+    found = dict(stage1=list(price(pretrain, one, scratch)) if one else [0.0, 0.0],
+                 stage2=list(price(finetune, dataclasses.replace(two, base=grid.base), scratch)))
     docs = list({d.parts: d for t in tasks for d in (*t.queries, *t.candidates)}.values())
     model, few = Embedder.from_pretrained(grid.base, device=device()), docs[:: max(1, len(docs) // 64)]
     found["score"] = timed(lambda: model.encode(few)) * len(docs) / len(few) * 1.15 # ranking and intervals: about 15 % on top
@@ -226,7 +242,7 @@ def estimate(grid: Grid, prices: dict, out: Path) -> tuple[float, int, int]:
         seconds += prices["stage2"][1] + steps_of(two) * prices["stage2"][0] + prices["score"]
     return seconds, len(first), len(todo)
 
-# %% ../nbs/16_ablation.ipynb #a283fc0b
+# %% ../nbs/16_ablation.ipynb #45063399
 def open_grid(out: str | Path, grid: Grid, force: bool) -> Path:
     "Claim or reopen the directory of an ablation. Raises `BadInput` if it holds something else, or scores on other tasks."
     out, what = Path(out), dict(tasks=grid.tasks, split=grid.split, limit=grid.limit)
@@ -259,13 +275,15 @@ def run_cell(grid: Grid, cell: Cell, tasks: list[Task], out: Path) -> dict:
     seconds["score"] = time.perf_counter() - began
     remove(where/"vectors")
     scores = {r.score.task: [round(v, 6) for v in r.score.per_query.tolist()] for r in rows}
-    with atomic(path) as part: part.write_text(json.dumps(dict(label=label(cell.arm), seed=cell.seed, stage1=cell.stage1, stage2=cell.stage2, seconds=seconds, scores=scores)), "utf-8")
+    with atomic(path) as part: part.write_text(json.dumps(dict(label=label(cell.arm), seed=cell.seed, stage1=cell.stage1,
+                                                               stage2=cell.stage2, seconds=seconds, scores=scores)), "utf-8")
     return json.loads(path.read_text("utf-8"))
 
 def ablate(grid: Grid, out: str | Path, force: bool = False, dry: bool = False, data=None, download: bool = False) -> dict | None:
-    "Run what is not finished, then write `results.json`, `report.md` and figures. Says first how long it will take; `dry` stops there. Raises `BadInput`, `Stopped`."
+    "Say how long it will take (`dry` stops there), run what is not finished, write results, report and figures. Raises `BadInput`, `Stopped`."
     tasks = find_tasks(grid.tasks.split(","), data, grid.split, download, grid.limit)
-    if any(not isinstance(t, Task) for t in tasks): raise BadInput("ablate scores on moca-bench, and on MMEB and ViDoRe from files: give --data")
+    if any(not isinstance(t, Task)
+           for t in tasks): raise BadInput("ablate scores on moca-bench, and on MMEB and ViDoRe from files: give --data")
     out, prices = open_grid(out, grid, force), None
     if any(not (out/"cells"/f"{c.key}.json").exists() for c in cells(grid)):
         prices = _prices(grid, tasks, out)
@@ -293,7 +311,7 @@ def _prices(grid: Grid, tasks: list[Task], out: Path) -> dict:
         with atomic(path) as part: part.write_text(json.dumps(found), "utf-8")
     return json.loads(path.read_text("utf-8"))
 
-# %% ../nbs/16_ablation.ipynb #f72aa303
+# %% ../nbs/16_ablation.ipynb #b9f7a1bc
 CURVES = ("steps", "text_ratio", "patch_ratio", "mae_weight", "lr") # options of stage 1 that make a curve (paper, figures 3 and 4)
 
 def collect(grid: Grid, records: list[dict], tasks: list[Task]) -> dict:
@@ -302,11 +320,14 @@ def collect(grid: Grid, records: list[dict], tasks: list[Task]) -> dict:
     named = [[label(arm_of(grid, x)) for x in pair] for pair in grid.compare]
     scores = {name: {} for name in order}
     for r in records: scores[r["label"]][r["seed"]] = {t: torch.tensor(v, dtype=torch.float64) for t, v in r["scores"].items()}
-    found = summarise(scores, [(a, b) for a, b in named if a in order and b in order], {t.name: dict(family=t.family, metric=t.metric, queries=len(t.queries), chance=chance(t)) for t in tasks})
+    found = summarise(scores, [(a, b) for a, b in named if a in order and b in order],
+                      {t.name: dict(family=t.family, metric=t.metric, queries=len(t.queries), chance=chance(t)) for t in tasks})
     for name, arm in order.items():
         cell = make_cell(grid, arm, grid.seeds[0])
         one, two = configs(grid, cell, Path("."))
         where = dict((a, v) for a, v, _ in arm)
-        found["arms"][name] |= dict(axes=where, options=None if one is None else {k: getattr(one, k) for k in CURVES}, stage2_steps=two.steps, batch_size=two.batch_size)
+        found["arms"][name] |= dict(axes=where, options=None if one is None else {k: getattr(one, k) for k in CURVES},
+                                    stage2_steps=two.steps, batch_size=two.batch_size)
     spent = {k: sum(r["seconds"].get(k, 0.0) for r in records) for k in ("stage1", "stage2", "score")}
-    return dict(format=1, grid=grid.name, overrides=grid.overrides, tasks_named=grid.tasks, split=grid.split, limit=grid.limit, seeds=grid.seeds, seconds=spent, **found, **surroundings())
+    return dict(format=1, grid=grid.name, overrides=grid.overrides, tasks_named=grid.tasks, split=grid.split, limit=grid.limit,
+                seeds=grid.seeds, seconds=spent, **found, **surroundings())

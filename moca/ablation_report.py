@@ -21,8 +21,9 @@ __all__ = ['STUDENT', 'TABLE3', 't_interval', 'query_test', 'compare', 'summaris
            'find_arm', 'ablation_table', 'comparison_table', 'clear', 'read_order', 'arms_figure', 'comparison_figure',
            'curves', 'curves_figure', 'about', 'report_text', 'write_ablation', 'read_ablation']
 
-# %% ../nbs/16_ablation_report.ipynb #7e84960d
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131) # 97.5 % of Student's t, 1 to 15 degrees of freedom
+# %% ../nbs/16_ablation_report.ipynb #c813338e
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145,
+           2.131) # 97.5 % of Student's t, 1 to 15 degrees of freedom
 
 def t_interval(values: Sequence[float]) -> tuple[float, float, float]:
     "(mean, low, high) of a few numbers, 95 %; NaN limits for a single one."
@@ -46,18 +47,21 @@ def query_test(differences: list[Tensor], # of each task: [queries]
 
 def compare(a: dict, b: dict) -> dict: # {seed: {task: [queries]}}, the same seeds, tasks and queries
     "The difference a - b with both intervals. Raises `MocaError` if the two did not answer the same."
-    if a.keys() != b.keys() or any(a[s].keys() != b[s].keys() or any(len(a[s][t]) != len(b[s][t]) for t in a[s]) for s in a): raise MocaError("two arms can be compared only on the same seeds, tasks and queries")
+    if a.keys() != b.keys() or any(a[s].keys() != b[s].keys() or any(len(a[s][t]) != len(b[s][t]) for t in a[s])
+                                   for s in a): raise MocaError("two arms can be compared only on the same seeds, tasks and queries")
     tasks = list(next(iter(a.values())))
     by_seed = {s: statistics.fmean(float((a[s][t] - b[s][t]).mean()) for t in tasks) for s in a}
     mean, low, high = t_interval(list(by_seed.values()))
     q_low, q_high, p = query_test([torch.stack([a[s][t] - b[s][t] for s in a]).mean(0) for t in tasks])
-    return dict(mean=mean, by_seed=by_seed, seed_low=low, seed_high=high, query_low=q_low, query_high=q_high, p=p, by_task={t: statistics.fmean(float((a[s][t] - b[s][t]).mean()) for s in a) for t in tasks})
+    return dict(mean=mean, by_seed=by_seed, seed_low=low, seed_high=high, query_low=q_low, query_high=q_high, p=p,
+                by_task={t: statistics.fmean(float((a[s][t] - b[s][t]).mean()) for s in a) for t in tasks})
 
-# %% ../nbs/16_ablation_report.ipynb #a9dd5134
+# %% ../nbs/16_ablation_report.ipynb #21cb8564
 def summarise(scores: dict[str, dict], # {arm: {seed: {task: [queries]}}}
               compared: Sequence[tuple[str, str]], tasks: dict[str, dict]) -> dict:
     "Arms with their means, and comparisons."
-    arms = {name: dict(scores={str(s): {t: float(v.mean()) for t, v in by_task.items()} for s, by_task in by_seed.items()}) for name, by_seed in scores.items()}
+    arms = {name: dict(scores={str(s): {t: float(v.mean()) for t, v in by_task.items()} for s, by_task in by_seed.items()}) for name,
+            by_seed in scores.items()}
     found = []
     for a, b in compared:
         if scores[a] and scores[b]: found.append(dict(a=a, b=b, **compare(scores[a], scores[b])))
@@ -71,7 +75,7 @@ def families_of(results: dict) -> dict[str, list[str]]:
     "Tasks by family, in the order of chapter 4."
     return {f: found for f in FAMILIES if (found := [t for t, about in results["tasks"].items() if about["family"] == f])}
 
-# %% ../nbs/16_ablation_report.ipynb #c9ddbbbb
+# %% ../nbs/16_ablation_report.ipynb #240e027f
 def _cell(values: list[float]) -> str:
     "Mean in percent, with half the 95 % interval over seeds where there are several."
     mean, low, high = t_interval(values)
@@ -83,9 +87,11 @@ def arms_table(results: dict) -> Table:
     rows = [["chance", *(f"{100 * statistics.fmean(results['tasks'][t]['chance'] for t in g):.1f}" for g in groups.values())]]
     for arm in results["arms"]: rows.append([arm, *(_cell(arm_means(results, arm, g)) for g in groups.values())])
     best = {(max(range(1, len(rows)), key=lambda i: float(rows[i][j].split()[0])), j) for j in range(1, len(groups) + 1)}
-    return Table([f"{len(results['seeds'])} seed{'s' * (len(results['seeds']) > 1)}", *(f"{n} ({len(g)})" for n, g in groups.items())], rows, frozenset(best))
+    return Table([f"{len(results['seeds'])} seed{'s' * (len(results['seeds']) > 1)}", *(f"{n} ({len(g)})" for n, g in groups.items())],
+                 rows, frozenset(best))
 
-TABLE3 = (("MLM+MAE, all pairs", {}), ("without MLM", dict(cpt="MAE")), ("without MAE", dict(cpt="MLM")), ("without stage 1", dict(cpt="none")), ("without text-only pairs", dict(data="no text pairs")),
+TABLE3 = (("MLM+MAE, all pairs", {}), ("without MLM", dict(cpt="MAE")), ("without MAE", dict(cpt="MLM")),
+          ("without stage 1", dict(cpt="none")), ("without text-only pairs", dict(data="no text pairs")),
           ("without long document pairs", dict(data="no long documents")), ("without task-aware batches", dict(data="mixed batches")))
 
 def find_arm(results: dict, **wanted) -> str | None:
@@ -97,9 +103,10 @@ def find_arm(results: dict, **wanted) -> str | None:
     return None
 
 def ablation_table(results: dict) -> Table:
-    "The shape of the paper's table 3: what is lost without each part, on multimodal tasks, page retrieval and text; rows that the grid does not have are left out."
+    "The shape of the paper's table 3: what is lost without each part, by kind of task; rows that the grid does not have are left out."
     families = families_of(results)
-    groups = {"multimodal": [t for f in ("classification", "vqa", "retrieval", "grounding") for t in families.get(f, [])], "pages": families.get("visual-document", []), "text": families.get("text", [])}
+    groups = {"multimodal": [t for f in ("classification", "vqa", "retrieval", "grounding") for t in families.get(f, [])],
+              "pages": families.get("visual-document", []), "text": families.get("text", [])}
     groups = {n: g for n, g in groups.items() if g} | {"all tasks": list(results["tasks"])}
     full, rows = find_arm(results), []
     if full is None: raise MocaError("the grid has no bidirectional arm with MLM+MAE: the paper's table 3 starts from it")
@@ -110,11 +117,13 @@ def ablation_table(results: dict) -> Table:
         rows.append([title, *map(_cell, values.values()), "" if arm == full else _cell(minus)])
     return Table(["bidirectional", *groups, "difference"], rows)
 
-# %% ../nbs/16_ablation_report.ipynb #5546e751
+# %% ../nbs/16_ablation_report.ipynb #2aa94a5a
 def comparison_table(results: dict) -> Table:
     "Each difference in points, its interval over seeds, its interval over queries, and p of the paired randomisation test."
     points = lambda x: "–" if math.isnan(x) else f"{100 * x:+.2f}"
-    rows = [[f"{c['a']} − {c['b']}", points(c["mean"]), f"[{points(c['seed_low'])}, {points(c['seed_high'])}]", f"[{points(c['query_low'])}, {points(c['query_high'])}]", f"{c['p']:.4f}", clear(c)] for c in results["comparisons"]]
+    rows = [[f"{c['a']} − {c['b']}", points(c["mean"]), f"[{points(c['seed_low'])}, {points(c['seed_high'])}]",
+             f"[{points(c['query_low'])}, {points(c['query_high'])}]", "< 0.001" if c["p"] < .001 else f"{c['p']:.3f}", clear(c)]
+             for c in results["comparisons"]]
     return Table(["difference of means over all tasks", "points", "95 % over seeds", "95 % over queries", "p (queries)", ""], rows)
 
 def clear(c: dict) -> str:
@@ -128,13 +137,16 @@ def read_order(results: dict) -> str:
     asked = [("bidirectional, MLM+MAE", "causal, none"), ("causal, none", "bidirectional, none")]
     found = [next((c for c in results["comparisons"] if (c["a"], c["b"]) == pair), None) for pair in asked]
     if None in found: return "This grid does not hold the three arms of the paper's order."
-    said = [f"“{c['a']}” is {dict(higher='clearly higher than', lower='clearly lower than').get(clear(c), 'not clearly different from')} “{c['b']}” ({100 * c['mean']:+.1f} points)" for c in found]
+    how = dict(higher="clearly higher than", lower="clearly lower than")
+    said = [f"“{c['a']}” is {how.get(clear(c), 'not clearly different from')} “{c['b']}” ({100 * c['mean']:+.1f} points)" for c in found]
     words = [clear(c) for c in found]
-    verdict = "The order of the paper holds" if words == ["higher", "higher"] else "The order of the paper does not hold" if "lower" in words else "Whether the order of the paper holds is undecided"
+    verdict = "Whether the order of the paper holds is undecided"
+    if words == ["higher", "higher"]: verdict = "The order of the paper holds"
+    if "lower" in words: verdict = "The order of the paper does not hold"
     few = f" With {len(results['seeds'])} seed{'s' * (len(results['seeds']) > 1)}, " if len(results["seeds"]) < 3 else " "
     return f"{verdict} at this scale:{few}{' and '.join(said)}."
 
-# %% ../nbs/16_ablation_report.ipynb #537a69c2
+# %% ../nbs/16_ablation_report.ipynb #1c114331
 def arms_figure(results: dict) -> Figure:
     "A row an arm: the mean over all tasks, a dot a seed, a bar for the 95 % interval over seeds; grey: chance."
     tasks = list(results["tasks"])
@@ -144,11 +156,13 @@ def arms_figure(results: dict) -> Figure:
         values, colour = arm_means(results, arm, tasks), "#d9822b" if arm.startswith("causal") else "#2a78c8"
         mean, low, high = t_interval(values)
         if not math.isnan(low): ax.plot([100 * low, 100 * high], [y, y], color=colour, lw=2, alpha=.5)
-        ax.plot([100 * v for v in values], [y] * len(values), "o", ms=4, color=colour, alpha=.6); ax.plot(100 * mean, y, "|", ms=14, mew=2, color=colour)
+        ax.plot([100 * v for v in values], [y] * len(values), "o", ms=4, color=colour, alpha=.6); ax.plot(100 * mean, y, "|", ms=14, mew=2,
+            color=colour)
     floor = 100 * statistics.fmean(t["chance"] for t in results["tasks"].values())
     ax.axvline(floor, color="#bbb", lw=3); ax.text(floor, -.75, " chance", fontsize=8, color="#777", va="bottom")
     ax.set_yticks(range(len(results["arms"])), results["arms"]); ax.set_ylim(len(results["arms"]) - .5, -.8)
-    ax.set_xlabel(f"mean of {len(tasks)} tasks, % (bars: 95 % over {len(results['seeds'])} seeds)"); ax.spines[["top", "right"]].set_visible(False)
+    ax.set_xlabel(f"mean of {len(tasks)} tasks, % (bars: 95 % over {len(results['seeds'])} seeds)"); ax.spines[["top",
+        "right"]].set_visible(False)
     return fig
 
 def comparison_figure(results: dict) -> Figure:
@@ -158,20 +172,27 @@ def comparison_figure(results: dict) -> Figure:
     for y, c in enumerate(results["comparisons"]):
         for dy, kind, colour in ((-.13, "seed", "#7a4fb0"), (.13, "query", "#1a9850")):
             low, high = 100 * c[f"{kind}_low"], 100 * c[f"{kind}_high"]
-            if not math.isnan(low): ax.plot([low, high], [y + dy, y + dy], color=colour, lw=2, label=f"95 % over {dict(seed='seeds', query='queries')[kind]}" if not y else None)
-        ax.plot([100 * v for v in c["by_seed"].values()], [y - .13] * len(c["by_seed"]), ".", ms=4, color="#7a4fb0"); ax.plot(100 * c["mean"], y, "D", ms=5, color="k")
+            if not math.isnan(low): ax.plot([low, high], [y + dy, y + dy], color=colour, lw=2,
+                                            label=f"95 % over {dict(seed='seeds', query='queries')[kind]}" if not y else None)
+        ax.plot([100 * v for v in c["by_seed"].values()], [y - .13] * len(c["by_seed"]), ".", ms=4,
+                color="#7a4fb0"); ax.plot(100 * c["mean"], y, "D", ms=5, color="k")
     ax.axvline(0, color="#999", lw=1)
-    ax.set_yticks(range(len(results["comparisons"])), [f"{c['a']}\n− {c['b']}" for c in results["comparisons"]], fontsize=7); ax.invert_yaxis()
-    ax.set_xlabel("difference of means over all tasks, points"); ax.legend(frameon=False, fontsize=8); ax.spines[["top", "right"]].set_visible(False)
+    ax.set_yticks(range(len(results["comparisons"])), [f"{c['a']}\n− {c['b']}" for c in results["comparisons"]],
+                  fontsize=7); ax.invert_yaxis()
+    ax.set_xlabel("difference of means over all tasks, points")
+    ax.legend(frameon=False, fontsize=8); ax.spines[["top", "right"]].set_visible(False)
     return fig
 
 def curves(results: dict) -> dict[str, list[tuple[float, str]]]:
-    "Options of stage 1 that have three or more values in otherwise equal full arms: {option: [(value, arm), ...]}, as the paper's figures 3 (steps) and 4."
+    "Options of stage 1 with three or more values in otherwise equal full arms, {option: [(value, arm), ...]}: the paper's figures 3 and 4."
     full, out = find_arm(results), {}
     if full is None: return {}
     base = results["arms"][full]["options"]
+    where = {k: v for k, v in results["arms"][full]["axes"].items() if k in ("attention", "cpt", "data", "pooling")}
     for option in base:
-        same = lambda arm: arm["options"] and all(arm["options"][k] == v for k, v in base.items() if k != option) and all(arm["axes"].get(k) == v for k, v in results["arms"][full]["axes"].items() if k in ("attention", "cpt", "data", "pooling"))
+        def same(arm: dict) -> bool: # the full arm but for this option
+            if not arm["options"] or any(arm["axes"].get(k) != v for k, v in where.items()): return False
+            return all(arm["options"][k] == v for k, v in base.items() if k != option)
         found = sorted((arm["options"][option], name) for name, arm in results["arms"].items() if same(arm))
         if len({x for x, _ in found}) >= 3: out[option] = found
     return out
@@ -183,14 +204,15 @@ def curves_figure(results: dict) -> Figure:
     tasks, none = list(results["tasks"]), find_arm(results, cpt="none")
     for ax, (option, places) in zip(fig.subplots(1, len(found), squeeze=False, sharey=True)[0], found.items()):
         stats = [t_interval(arm_means(results, arm, tasks)) for _, arm in places]
-        error = [[0 if math.isnan(low) else 100 * (m - low) for m, low, _ in stats], [0 if math.isnan(high) else 100 * (high - m) for m, _, high in stats]]
+        error = [[0 if math.isnan(low) else 100 * (m - low) for m, low, _ in stats],
+                 [0 if math.isnan(high) else 100 * (high - m) for m, _, high in stats]]
         ax.errorbar([x for x, _ in places], [100 * m for m, _, _ in stats], yerr=error, fmt="o-", ms=4, lw=1.2, color="#2a78c8")
         if none: ax.axhline(100 * statistics.fmean(arm_means(results, none, tasks)), color="#999", ls="--", lw=1)
         ax.set_xlabel(f"stage 1: {option}"); ax.spines[["top", "right"]].set_visible(False)
     fig.axes[0].set_ylabel(f"mean of {len(tasks)} tasks, %")
     return fig
 
-# %% ../nbs/16_ablation_report.ipynb #0d058e2a
+# %% ../nbs/16_ablation_report.ipynb #e0958ee2
 def about(results: dict) -> str:
     "What was run, in one paragraph; says so if it was a miniature of its grid."
     changed = ", ".join(f"{k}={v}" for k, v in results["overrides"].items())
@@ -199,25 +221,30 @@ def about(results: dict) -> str:
     steps = f"{one} steps of stage 1 (where there is one), {some['stage2_steps']} of stage 2 with {some['batch_size']} pairs"
     cut = f", at most {results['limit']} queries a task" if results["limit"] else ""
     machine = f"{results['machine']['cpus']} CPU cores" + (f", {results['machine']['gpu']}" if results["machine"]["gpu"] else "")
-    first = f"MINIATURE of grid {results['grid']!r} ({changed}): it shows that the bench works, its numbers say little. " if changed else f"Grid {results['grid']!r}. "
-    return f"{first}Seeds {', '.join(map(str, results['seeds']))}; {steps}; {results['tasks_named']}, {results['split']} split{cut}; {machine}; torch {results['versions']['torch']}; {sum(results['seconds'].values()) / 60:.0f} minutes."
+    first = f"Grid {results['grid']!r}. "
+    if changed: first = f"MINIATURE of grid {results['grid']!r} ({changed}): it shows that the bench works, its numbers say little. "
+    where = f"{results['tasks_named']}, {results['split']} split{cut}; {machine}; torch {results['versions']['torch']}"
+    return f"{first}Seeds {', '.join(map(str, results['seeds']))}; {steps}; {where}; {sum(results['seconds'].values()) / 60:.0f} minutes."
 
 def report_text(results: dict) -> str:
     "The report as Markdown."
     parts = [f"# Ablation: {results['grid']}", about(results), read_order(results), "## Arms (table 1)", str(arms_table(results))]
     if find_arm(results) is not None: parts += ["## Without each part (table 3)", str(ablation_table(results))]
-    parts += ["## Differences", str(comparison_table(results)), "A difference is called higher or lower only if both intervals exclude zero. Seeds are paired (same masks, order and negatives), queries are paired (same questions)."]
+    parts += ["## Differences", str(comparison_table(results)),
+              "A difference is called higher or lower only if both intervals exclude zero. Paired: by seed (same masks, order, negatives) and by query."]
     return "\n\n".join(parts) + "\n"
 
 def write_ablation(out: str | Path, results: dict) -> None:
     "`results.json`, `report.md` and the figures."
     out = Path(out)
-    finite = lambda x: None if isinstance(x, float) and math.isnan(x) else {k: finite(v) for k, v in x.items()} if isinstance(x, dict) else [finite(v) for v in x] if isinstance(x, list) else round(x, 6) if isinstance(x, float) else x
+    finite = lambda x: None if isinstance(x, float) and math.isnan(x) else {k: finite(v) for k, v in x.items()} if isinstance(x,
+        dict) else [finite(v) for v in x] if isinstance(x, list) else round(x, 6) if isinstance(x, float) else x
     with atomic(out/"results.json") as part: part.write_text(json.dumps(finite(results), indent=1, allow_nan=False) + "\n", "utf-8")
     with atomic(out/"report.md") as part: part.write_text(report_text(results), "utf-8")
     (out/"figures").mkdir(exist_ok=True)
     for name, draw in (("arms", arms_figure), ("differences", comparison_figure), ("curves", curves_figure)):
-        try: draw(results).savefig(out/"figures"/f"{name}.png", dpi=110, facecolor="white", bbox_inches="tight", metadata={"Software": None})
+        try: draw(results).savefig(out/"figures"/f"{name}.png", dpi=110, facecolor="white", bbox_inches="tight",
+                                   metadata={"Software": None})
         except MocaError: pass # a grid without curves
 
 def read_ablation(path: str | Path) -> dict:
@@ -226,5 +253,6 @@ def read_ablation(path: str | Path) -> dict:
         found = json.loads(Path(path).read_text("utf-8"))
         for c in found["comparisons"]: c |= {k: math.nan for k in ("seed_low", "seed_high", "query_low", "query_high") if c[k] is None}
         if found["format"] != 1 or not found["arms"]: raise ValueError("another format")
-    except (OSError, ValueError, KeyError, TypeError) as e: raise BadInput(f"{path} is no result of `moca ablate` ({type(e).__name__}: {e})") from e
+    except (OSError, ValueError, KeyError,
+            TypeError) as e: raise BadInput(f"{path} is no result of `moca ablate` ({type(e).__name__}: {e})") from e
     return found

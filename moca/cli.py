@@ -175,7 +175,7 @@ def run_golden(args: argparse.Namespace) -> int:
     print(golden_text(rows))
     return int(not all(r.ok for r in rows))
 
-# %% ../nbs/17_cli.ipynb #50c6a21c
+# %% ../nbs/17_cli.ipynb #9ab4232d
 def run_ablate(args: argparse.Namespace, words: list[str]) -> None:
     "`moca ablate`: a grid of models under equal budgets, and its tables."
     from moca.ablation import ablate, load_grid, show_grid
@@ -368,22 +368,25 @@ def parser() -> Parser:
     add_evaluate(sub)
     return p
 
-# %% ../nbs/17_cli.ipynb #4e221e6e
+# %% ../nbs/17_cli.ipynb #0464cd3f
 def add_evaluate(sub) -> None:
     "`evaluate` and `ablate`."
     e = add(sub, "evaluate", run_evaluate, "score a model on tasks, beside chance, a baseline without learning, and a ceiling")
     e.add_argument("model", metavar="MODEL", help="directory of a saved model, a hub name, or base for the embedded causal model")
-    e.add_argument("--tasks", default="moca-bench", metavar="A,B", help="moca-bench, mmeb, vidore-v1, vidore-v2, vidore-v3, one of their tasks, or a task of mteb (default: %(default)s)")
+    e.add_argument("--tasks", default="moca-bench", metavar="A,B",
+                   help="moca-bench, mmeb, vidore-v1, vidore-v2, vidore-v3, one of their tasks, or a task of mteb (default: %(default)s)")
     e.add_argument("--data", metavar="DIR", help="local copies of MMEB or ViDoRe; of several, a folder each (DIR/mmeb, DIR/vidore-v2 ...)")
     e.add_argument("--download", action="store_true", help="fetch from the Hugging Face hub what --data does not have")
     e.add_argument("--split", default="test", choices=["test", "validation"], help="of moca-bench (default: %(default)s)")
     e.add_argument("--limit", type=int, metavar="N", help="ask only so many queries a task: a trial, not a result")
-    e.add_argument("--out", metavar="DIR", help="results, vectors, table and figures; a finished task is not run again (default: runs/evaluate/MODEL)")
+    e.add_argument("--out", metavar="DIR",
+                   help="results, vectors, table and figures; a finished task is not run again (default: runs/evaluate/MODEL)")
     e.add_argument("--pooling", choices=["mean", "last"], help="default: what the model was saved with")
     e.add_argument("--force", action="store_true", help="replace the results in --out")
     e.add_argument("--golden", action="store_true", help="instead: the four similarities that MoCa-3B's authors publish")
     e.add_argument("--image", metavar="FILE", help="golden: the authors' figures/example.jpg")
-    e.add_argument("--processor", metavar="PATH", help="golden: where the tokenizer and image processor are (default: the model's own, else Qwen2.5-VL-3B's)")
+    e.add_argument("--processor", metavar="PATH",
+                   help="golden: where the tokenizer and image processor are (default: the model's own, else Qwen2.5-VL-3B's)")
     a = add(sub, "ablate", run_ablate, "train and score a grid of models under equal budgets, and write its tables and figures",
             epilog="options of the grid are written name=value: seeds=0,1,2 split=validation limit=50")
     a.add_argument("config", metavar="CONFIG", help="tiny, tiny-data, tiny-curves, paper, or a YAML file")

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 from .documents import BadInput, Document, MocaError, Task

@@ -17,7 +17,7 @@ from .packing import Encoded, Encoder, encode, pack
 __all__ = ['MODEL', 'PROCESSOR', 'GOLDEN', 'TOLERANCE', 'golden_pairs', 'without_end', 'raw_vectors', 'example_image',
            'golden_backbone', 'GoldenRow', 'golden', 'golden_text']
 
-# %% ../nbs/16_golden.ipynb #46bce620
+# %% ../nbs/16_golden.ipynb #856fd3c4
 MODEL, PROCESSOR = "moca-embed/MoCa-Qwen25VL-3B", "Qwen/Qwen2.5-VL-3B-Instruct" # the released repository has no processor of its own
 GOLDEN = (0.4824, 0.3613, 0.3945, 0.3184) # bf16, from the model card
 TOLERANCE = 0.004 # one step of bf16 near 0.5
@@ -41,12 +41,14 @@ def raw_vectors(backbone: Backbone, documents: list[Document]) -> Tensor:
     out = []
     for d in documents:
         e = encode(backbone.encoder, d)
-        if e.dropped: raise BadInput(f"document {d.id!r} has {e.dropped} tokens more than the limit of {backbone.encoder.max_length}: use a smaller picture")
+        if e.dropped:
+            raise BadInput(f"document {d.id!r} has {e.dropped} tokens more than the limit of {backbone.encoder.max_length}: use a "
+                           "smaller picture")
         one = pack([without_end(e)]).to(backbone.device)
         out.append(F.normalize(pool(backbone(one), one.cu_seqlens, "mean"), dim=-1)[0].cpu())
     return torch.stack(out)
 
-# %% ../nbs/16_golden.ipynb #d34fe84b
+# %% ../nbs/16_golden.ipynb #c1ff96e7
 def example_image(model: str, image: str | Path | None) -> ImageRef:
     "The picture of the check: the given file, or the one in the model's directory. Raises `BadInput`."
     places = [Path(image)] if image else [Path(model)/"figures"/"example.jpg", Path(model)/"example.jpg"]
@@ -56,7 +58,7 @@ def example_image(model: str, image: str | Path | None) -> ImageRef:
     raise BadInput("the golden check needs the authors' picture: give --image FILE (figures/example.jpg of github.com/haon-chen/MoCa)")
 
 def golden_backbone(model: str = MODEL, processor: str | None = None, device: str = "cpu", dtype: torch.dtype = torch.bfloat16) -> Backbone:
-    "The released model as it was trained: bidirectional, default size limits. Raises `BadInput` for missing weights, `ProbeError` if a mask is left."
+    "The released model as it was trained: bidirectional, default size limits. Raises `BadInput` for missing weights, `ProbeError`."
     own = (Path(model)/"tokenizer.json").exists()
     encoder = Encoder.from_pretrained(processor or (model if own else PROCESSOR), max_length=32768)
     return load_backbone(model, bidirectional=True, dtype=dtype, device=device, encoder=encoder)
@@ -73,7 +75,8 @@ class GoldenRow:
         "Within the tolerance?"
         return abs(self.value - self.expected) <= TOLERANCE
 
-def golden(model: str = MODEL, image: str | Path | None = None, processor: str | None = None, device: str = "cpu", dtype: torch.dtype = torch.bfloat16,
+def golden(model: str = MODEL, image: str | Path | None = None, processor: str | None = None, device: str = "cpu",
+           dtype: torch.dtype = torch.bfloat16,
            expected: tuple[float, ...] = GOLDEN) -> list[GoldenRow]:
     "Compute the four similarities beside the expected ones. Raises `BadInput`."
     picture = example_image(model, image)

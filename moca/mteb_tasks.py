@@ -19,7 +19,7 @@ from .mteb_model import MARK, need_mteb
 # %% auto #0
 __all__ = ['MMEB_CITATION', 'mteb_data', 'side_code', 'fair_score', 'task_class', 'as_mteb', 'bench_tasks', 'mmeb_tasks']
 
-# %% ../nbs/15_mteb_tasks.ipynb #b2cd0bc8
+# %% ../nbs/15_mteb_tasks.ipynb #5dafa7a9
 def _picture(ref: ImageRef) -> dict:
     "A picture as datasets stores one: a file by its path, everything else as PNG."
     if isinstance(ref.source, Path): return dict(path=str(ref.source), bytes=None)
@@ -29,12 +29,14 @@ def _picture(ref: ImageRef) -> dict:
 def _table(documents: Sequence[Document], letter: str):
     "Documents as a Dataset with `id`, and `text` and `image` where some Document has them."
     from datasets import Dataset, Features, Image, Value
-    if many := [d.id for d in documents if len(d.images) > 1]: raise BadInput(f"document {many[0]} has several pictures: a row of mteb has one")
+    if many := [d.id for d in documents
+                if len(d.images) > 1]: raise BadInput(f"document {many[0]} has several pictures: a row of mteb has one")
     first = lambda d: bool(d.parts) and isinstance(d.parts[0], ImageRef)
     text = lambda d: "".join(p if isinstance(p, str) else "" if first(d) else MARK for p in d.parts)
     columns, features = dict(id=[f"{letter}{i}" for i in range(len(documents))]), dict(id=Value("string"))
     if any(text(d) for d in documents): columns["text"] = [text(d) for d in documents]; features["text"] = Value("string")
-    if any(d.images for d in documents): columns["image"] = [_picture(d.images[0]) if d.images else None for d in documents]; features["image"] = Image()
+    if any(d.images for d in documents): columns["image"] = [_picture(d.images[0]) if d.images else None
+                                                             for d in documents]; features["image"] = Image()
     return Dataset.from_dict(columns, features=Features(features))
 
 def mteb_data(task: Task) -> dict:
@@ -47,7 +49,7 @@ def side_code(documents: Sequence[Document]) -> str:
     "mteb's letters for what a side holds: t, i or it."
     return ("i" if any(d.images for d in documents) else "") + ("t" if any(d.text for d in documents) else "")
 
-# %% ../nbs/15_mteb_tasks.ipynb #59dc0045
+# %% ../nbs/15_mteb_tasks.ipynb #a573beb7
 @lru_cache(maxsize=1)
 def _base():
     "The class that all tasks of this module share; made when mteb is needed first."
@@ -81,30 +83,37 @@ def fair_score(task: Task, results: dict[str, dict[str, float]]) -> float:
         total += float(measure(row, torch.tensor([[gains.get(j, 0.0) for j in chosen]]), task.metric))
     return total / len(task.queries)
 
-def task_class(name: str, source: Callable[[], Task], category: str, metric: str, about: str, path: str, reference: str, split: str, ranked: bool, revision: str, **more):
+def task_class(name: str, source: Callable[[], Task], category: str, metric: str, about: str, path: str, reference: str, split: str,
+               ranked: bool, revision: str, **more):
     "An AbsTaskRetrieval class with its TaskMetadata; `source` is called when data are needed."
     base = _base()
     from mteb.abstasks.task_metadata import TaskMetadata
     kind = "Retrieval" if category == "t2t" else "Any2AnyReranking" if ranked else "Any2AnyRetrieval"
     modalities = [m for m in ("text", "image") if m[0] in category]
-    known = dict(name=name, description=about, reference=reference, dataset=dict(path=path, revision=revision), type=kind, category=category, modalities=modalities, eval_splits=[split], eval_langs=["eng-Latn"],
-                 main_score="fair_" + metric.replace("@", "_at_"), date=None, domains=None, task_subtypes=None, license=None, annotations_creators=None, dialect=None, sample_creation=None, bibtex_citation=None, prompt=None)
+    known = dict(name=name, description=about, reference=reference, dataset=dict(path=path, revision=revision), type=kind,
+                 category=category, modalities=modalities, eval_splits=[split], eval_langs=["eng-Latn"],
+                 main_score="fair_" + metric.replace("@", "_at_"), date=None, domains=None, task_subtypes=None, license=None,
+                 annotations_creators=None, dialect=None, sample_creation=None, bibtex_citation=None, prompt=None)
     return type(name, (base,), dict(metadata=TaskMetadata(**known | more), source=staticmethod(source), __doc__=about))
 
-# %% ../nbs/15_mteb_tasks.ipynb #e098d485
+# %% ../nbs/15_mteb_tasks.ipynb #68a04792
 def as_mteb(task: Task, split: str = "test", revision: str = "1"):
     "A Task as a task of mteb, with the Task's own metric as main score."
     name = "MocaBench" + "".join(w[:1].upper() + w[1:] for w in re.split(r"\W+|_", task.name))
-    made = task_class(name, lambda: task, f"{side_code(task.queries)}2{side_code(task.candidates)}", task.metric, task.note or task.name, "moca/moca-bench",
-                      "https://github.com/moca-authors/moca", split, task.choices is not None, revision, domains=["Constructed"], sample_creation="created", annotations_creators="derived", dialect=[], license="not specified", task_subtypes=[], date=("2025-01-01", "2025-12-31"), bibtex_citation="")
+    made = task_class(name, lambda: task, f"{side_code(task.queries)}2{side_code(task.candidates)}", task.metric, task.note or task.name,
+                      "moca/moca-bench",
+                      "https://github.com/moca-authors/moca", split, task.choices is not None, revision, domains=["Constructed"],
+                      sample_creation="created", annotations_creators="derived", dialect=[], license="not specified", task_subtypes=[],
+                      date=("2025-01-01", "2025-12-31"), bibtex_citation="")
     return made()
 
 def bench_tasks(split: str = "test") -> list:
     "moca-bench as tasks of mteb."
     return [as_mteb(t, split) for t in moca_bench(split)]
 
-# %% ../nbs/15_mteb_tasks.ipynb #a7046beb
-_PICTURES = {"t2it": "VisDial VisualNews_t2i MSCOCO_t2i WebQA Wiki-SS-NQ EDIS", "it2it": "CIRR NIGHTS FashionIQ OVEN MSCOCO RefCOCO RefCOCO-Matching Visual7W-Pointing"} # the others: it2t
+# %% ../nbs/15_mteb_tasks.ipynb #2b3bc621
+_PICTURES = {"t2it": "VisDial VisualNews_t2i MSCOCO_t2i WebQA Wiki-SS-NQ EDIS",
+             "it2it": "CIRR NIGHTS FashionIQ OVEN MSCOCO RefCOCO RefCOCO-Matching Visual7W-Pointing"} # the others: it2t
 _CATEGORY = {n: c for c, names in _PICTURES.items() for n in names.split()}
 MMEB_CITATION = """@article{jiang2024vlm2vec,
   title = {VLM2Vec: Training Vision-Language Models for Massive Multimodal Embedding Tasks},
@@ -113,7 +122,8 @@ MMEB_CITATION = """@article{jiang2024vlm2vec,
   year = {2024}
 }"""
 
-def mmeb_tasks(data: str | Path | None = None, # a local copy of TIGER-Lab/MMEB-eval; None: fetched from the hub into `cache` when a task runs
+def mmeb_tasks(data: str | Path
+               | None = None, # a local copy of TIGER-Lab/MMEB-eval; None: fetched from the hub into `cache` when a task runs
                names: Sequence[str] | None = None, cache: str | Path = "data/mmeb") -> list:
     "MMEB's tasks (or some of them) as tasks of mteb."
     known = {n.rstrip("*"): (family, not n.endswith("*")) for family, all_ in MMEB.items() for n in all_.split()}
@@ -122,6 +132,8 @@ def mmeb_tasks(data: str | Path | None = None, # a local copy of TIGER-Lab/MMEB-
         read = lambda: read_mmeb(data if data is not None else fetch_mmeb(cache, [name]), names=[name])[0]
         family, ind = known[name]
         about = f"{name} of MMEB: {family}, {'in' if ind else 'out of'} distribution; each query against its own candidates."
-        return task_class("MMEB" + "".join(re.split(r"\W+", name)), read, _CATEGORY.get(name, "it2t"), "precision@1", about, "TIGER-Lab/MMEB-eval", "https://arxiv.org/abs/2410.05160", "test", True, "main",
-                          bibtex_citation=MMEB_CITATION, annotations_creators="derived", sample_creation="found", dialect=[], task_subtypes=[], license="not specified", domains=["Web"], date=("2024-01-01", "2024-12-31"))()
+        return task_class("MMEB" + "".join(re.split(r"\W+", name)), read, _CATEGORY.get(name, "it2t"), "precision@1", about,
+                          "TIGER-Lab/MMEB-eval", "https://arxiv.org/abs/2410.05160", "test", True, "main",
+                          bibtex_citation=MMEB_CITATION, annotations_creators="derived", sample_creation="found", dialect=[],
+                          task_subtypes=[], license="not specified", domains=["Web"], date=("2024-01-01", "2024-12-31"))()
     return [make(n) for n in names or known]
