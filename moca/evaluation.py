@@ -17,9 +17,9 @@ from tqdm.auto import tqdm
 from .documents import BadInput, Document, MocaError, Task
 
 # %% auto #0
-__all__ = ['TIE', 'FAMILIES', 'COLOUR_CYCLE', 'discounts', 'measure', 'precision_at_1', 'recall_at_k', 'ndcg_at_k', 'chance',
-           'bootstrap', 'Score', 'paired_difference', 'embed', 'score_blocks', 'score_task', 'evaluate', 'Table',
-           'score_table', 'score_plot', 'similarity', 'retrieval_grid']
+__all__ = ['TIE', 'FAMILIES', 'COLOUR_CYCLE', 'discounts', 'measure', 'precision_at_1', 'recall_at_k', 'ndcg_at_k', 'gains_of',
+           'check_task', 'chance', 'bootstrap', 'Score', 'paired_difference', 'embed', 'score_blocks', 'score_task',
+           'evaluate', 'Table', 'score_table', 'score_plot', 'similarity', 'retrieval_grid']
 
 # %% ../nbs/04_eval.ipynb #b6382aea
 def discounts(metric: str) -> Tensor: # "precision@1", "recall@K" or "ndcg@K", K any positive number
@@ -74,12 +74,12 @@ def ndcg_at_k(scores: Tensor, relevant: Tensor, k: int = 5) -> Tensor:
     return measure(scores, relevant, f"ndcg@{k}")
 
 # %% ../nbs/04_eval.ipynb #96fd748e
-def _gains(task: Task, i: int) -> dict[int, float]:
+def gains_of(task: Task, i: int) -> dict[int, float]:
     "Right candidates of query i with their gains: 1 from a set; a dict holds grades."
     right = task.relevant[i]
     return {j: float(g) for j, g in right.items()} if isinstance(right, dict) else dict.fromkeys(right, 1.0)
 
-def _check_task(task: Task):
+def check_task(task: Task):
     "Raise `BadInput` for a task that cannot be scored, with the query at fault."
     n, everything = len(task.queries), range(len(task.candidates))
     lists = (task.relevant, *([task.choices] if task.choices is not None else []))
@@ -89,15 +89,15 @@ def _check_task(task: Task):
     for i, q in enumerate(task.queries):
         allowed = everything if task.choices is None else set(task.choices[i])
         if not all(j in everything for j in allowed): raise BadInput(f"task {task.name!r}: a choice of query {q.id!r} is no candidate")
-        if not sum(_gains(task, i).values()) or not all(j in allowed for j in task.relevant[i]):
+        if not sum(gains_of(task, i).values()) or not all(j in allowed for j in task.relevant[i]):
             raise BadInput(f"task {task.name!r}: query {q.id!r} needs a right candidate, and all its right candidates among its choices")
 
 def chance(task: Task) -> float:
     "The exact expected value of the task's metric under a random order of the candidates, averaged over the queries. Raises `BadInput`."
-    _check_task(task)
+    check_task(task)
     discount, values = discounts(task.metric), []
     for i in range(len(task.queries)):
-        n, gains = len(task.choices[i] if task.choices else task.candidates), sorted(_gains(task, i).values(), reverse=True)
+        n, gains = len(task.choices[i] if task.choices else task.candidates), sorted(gains_of(task, i).values(), reverse=True)
         if not task.metric.startswith("ndcg"): gains = [1.0] * len(gains)
         best = sum(g * d for g, d in zip(gains, discount.tolist()))
         values.append(sum(gains) * discount[:n].sum().item() / n / best)
@@ -192,7 +192,7 @@ def score_blocks(queries: Tensor, candidates: Tensor, # [Q, D] and [N, D] fp32
                  task: Task, block: int = 1 << 22) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Yield (first query, scores [n, W] fp32, gains [n, W]), about `block` numbers at a time. W: the number of candidates, or the
     longest list of choices, whose column j then is `choices[i][j]`, padded with -inf. Raises `BadInput` for a task that cannot be scored."""
-    _check_task(task)
+    check_task(task)
     width = max(map(len, task.choices)) if task.choices else len(candidates)
     step = max(1, block // max(1, width * (candidates.shape[1] if task.choices else 1)))
     for start in range(0, len(queries), step):
@@ -205,7 +205,7 @@ def score_blocks(queries: Tensor, candidates: Tensor, # [Q, D] and [N, D] fp32
         gains = torch.zeros_like(scores)
         for i in range(len(q)):
             place = {j: c for c, j in enumerate(task.choices[start + i])} if task.choices else None
-            for j, gain in _gains(task, start + i).items():
+            for j, gain in gains_of(task, start + i).items():
                 gains[i, place[j] if place else j] = gain
         yield start, scores, gains
 

@@ -104,7 +104,7 @@ def model_meta(e: Embedder, name: str, digest: str, multi_vector: bool = False, 
                  model_type=["late-interaction" if multi_vector else "dense"], citation=CITATION)
     return ModelMeta(**known | more)
 
-# %% ../nbs/15_mteb.ipynb #959e9021
+# %% ../nbs/15_mteb.ipynb #38c9ea42
 class MtebModel:
     "A moca model as mteb's encoder: `mteb.evaluate(MtebModel(path), tasks)`."
     def __init__(self, model_name: str | Path, revision: str | None = None, *, device: str
@@ -115,7 +115,8 @@ class MtebModel:
         digest = model_digest(e, "multi-vector" if multi_vector else "")
         if revision not in (None, digest):
             raise BadInput(f"{model_name} is version {digest[:8]}, asked for was {revision[:8]}: its weights or settings have changed")
-        self._fill(e, str(model_name), digest, e.encode, multi_vector, prompts)
+        public = dict(public_training_data=CODE) if model_name == "base" else {} # the embedded model was trained on the embedded corpus
+        self._fill(e, str(model_name), digest, e.encode, multi_vector, prompts, **public)
 
     def _fill(self, e, name, digest, encode, multi_vector, prompts, **meta):
         self.embedder, self.vectors, self.multi_vector = e, encode, multi_vector
