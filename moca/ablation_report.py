@@ -212,7 +212,7 @@ def curves_figure(results: dict) -> Figure:
     fig.axes[0].set_ylabel(f"mean of {len(tasks)} tasks, %")
     return fig
 
-# %% ../nbs/16_ablation_report.ipynb #e0958ee2
+# %% ../nbs/16_ablation_report.ipynb #64f03072
 def about(results: dict) -> str:
     "What was run, in one paragraph; says so if it was a miniature of its grid."
     changed = ", ".join(f"{k}={v}" for k, v in results["overrides"].items())
@@ -253,6 +253,6 @@ def read_ablation(path: str | Path) -> dict:
         found = json.loads(Path(path).read_text("utf-8"))
         for c in found["comparisons"]: c |= {k: math.nan for k in ("seed_low", "seed_high", "query_low", "query_high") if c[k] is None}
         if found["format"] != 1 or not found["arms"]: raise ValueError("another format")
-    except (OSError, ValueError, KeyError,
-            TypeError) as e: raise BadInput(f"{path} is no result of `moca ablate` ({type(e).__name__}: {e})") from e
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise BadInput(f"{path} is no result of `moca ablate` ({type(e).__name__}: {e})") from e
     return found

@@ -100,12 +100,12 @@ def _mteb_tasks(name: str, download: bool) -> list:
     try: return [mteb.get_task(name)]
     except (KeyError, ValueError) as e: raise BadInput(unknown) from e
 
-# %% ../nbs/15_harness.ipynb #8ddd39f4
+# %% ../nbs/15_harness.ipynb #e0902ce3
 def task_digest(task: Task) -> str:
     "16 hex digits of a task's data: texts, names or content keys of pictures, right answers, choices, metric."
     h = blake2b(task.metric.encode(), digest_size=8)
-    for d in (*task.queries, *task.candidates): h.update("\x1f".join(p if isinstance(p, str) else p.name for p in d.parts).encode()
-                                                         + b"\x1e")
+    for d in (*task.queries, *task.candidates):
+        h.update("\x1f".join(p if isinstance(p, str) else p.name for p in d.parts).encode() + b"\x1e")
     for r in (*task.relevant, *(task.choices or ())): h.update(str(sorted(r.items()) if isinstance(r, dict) else sorted(r)).encode())
     return h.hexdigest()
 
@@ -119,13 +119,13 @@ def open_run(out: str | Path, name: str, digest: str, pooling: str, dimension: i
     if out.exists() and not out.is_dir(): raise BadInput(f"{out} is a file: give a directory")
     if out.is_dir() and any(out.iterdir()):
         try: old = json.loads((out/"run.json").read_text("utf-8"))["digest"]
-        except (OSError, ValueError, KeyError,
-                TypeError): raise BadInput(f"{out} is not empty and holds no evaluation run: choose another directory") from None
+        except (OSError, ValueError, KeyError, TypeError):
+            raise BadInput(f"{out} is not empty and holds no evaluation run: choose another directory") from None
         if old != digest and not force:
             raise BadInput(f"{out} holds results of another version of the model ({old[:8]}, this one is {digest[:8]}): choose another "
                            "--out, or --force to replace them")
         if force:
-            for part in ("results", "queries", "figures", "table.md"): remove(out/part)
+            for part in ("results", "queries", "mteb", "figures", "table.md"): remove(out/part)
     with atomic(out/"run.json") as part: part.write_text(json.dumps(fresh, indent=1) + "\n", "utf-8")
     return out
 
