@@ -56,12 +56,12 @@ def compare(a: dict, b: dict) -> dict: # {seed: {task: [queries]}}, the same see
     return dict(mean=mean, by_seed=by_seed, seed_low=low, seed_high=high, query_low=q_low, query_high=q_high, p=p,
                 by_task={t: statistics.fmean(float((a[s][t] - b[s][t]).mean()) for s in a) for t in tasks})
 
-# %% ../nbs/16_ablation_report.ipynb #21cb8564
+# %% ../nbs/16_ablation_report.ipynb #e1233e71
 def summarise(scores: dict[str, dict], # {arm: {seed: {task: [queries]}}}
               compared: Sequence[tuple[str, str]], tasks: dict[str, dict]) -> dict:
     "Arms with their means, and comparisons."
-    arms = {name: dict(scores={str(s): {t: float(v.mean()) for t, v in by_task.items()} for s, by_task in by_seed.items()}) for name,
-            by_seed in scores.items()}
+    means = lambda by_seed: {str(s): {t: float(v.mean()) for t, v in by_task.items()} for s, by_task in by_seed.items()}
+    arms = {name: dict(scores=means(by_seed)) for name, by_seed in scores.items()}
     found = []
     for a, b in compared:
         if scores[a] and scores[b]: found.append(dict(a=a, b=b, **compare(scores[a], scores[b])))
@@ -75,11 +75,11 @@ def families_of(results: dict) -> dict[str, list[str]]:
     "Tasks by family, in the order of chapter 4."
     return {f: found for f in FAMILIES if (found := [t for t, about in results["tasks"].items() if about["family"] == f])}
 
-# %% ../nbs/16_ablation_report.ipynb #240e027f
-def _cell(values: list[float]) -> str:
+# %% ../nbs/16_ablation_report.ipynb #628e382c
+def _cell(values: list[float], sign: str = "") -> str: # sign: "+" for differences
     "Mean in percent, with half the 95 % interval over seeds where there are several."
     mean, low, high = t_interval(values)
-    return f"{100 * mean:.1f}" + ("" if math.isnan(low) else f" ± {50 * (high - low):.1f}")
+    return f"{100 * mean:{sign}.1f}" + ("" if math.isnan(low) else f" ± {50 * (high - low):.1f}")
 
 def arms_table(results: dict) -> Table:
     "The shape of the paper's table 1: a row an arm, a column a family, and the mean over all tasks. ±: half the 95 % interval over seeds."
@@ -114,10 +114,10 @@ def ablation_table(results: dict) -> Table:
         if (arm := find_arm(results, **wanted)) is None: continue
         values = {n: arm_means(results, arm, g) for n, g in groups.items()}
         minus = [a - b for a, b in zip(values["all tasks"], arm_means(results, full, groups["all tasks"]))]
-        rows.append([title, *map(_cell, values.values()), "" if arm == full else _cell(minus)])
+        rows.append([title, *map(_cell, values.values()), "" if arm == full else _cell(minus, "+")])
     return Table(["bidirectional", *groups, "difference"], rows)
 
-# %% ../nbs/16_ablation_report.ipynb #2aa94a5a
+# %% ../nbs/16_ablation_report.ipynb #88610efe
 def comparison_table(results: dict) -> Table:
     "Each difference in points, its interval over seeds, its interval over queries, and p of the paired randomisation test."
     points = lambda x: "–" if math.isnan(x) else f"{100 * x:+.2f}"
@@ -143,7 +143,7 @@ def read_order(results: dict) -> str:
     verdict = "Whether the order of the paper holds is undecided"
     if words == ["higher", "higher"]: verdict = "The order of the paper holds"
     if "lower" in words: verdict = "The order of the paper does not hold"
-    few = f" With {len(results['seeds'])} seed{'s' * (len(results['seeds']) > 1)}, " if len(results["seeds"]) < 3 else " "
+    few = f" with {len(results['seeds'])} seed{'s' * (len(results['seeds']) > 1)}, " if len(results["seeds"]) < 3 else " "
     return f"{verdict} at this scale:{few}{' and '.join(said)}."
 
 # %% ../nbs/16_ablation_report.ipynb #1c114331
