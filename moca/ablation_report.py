@@ -146,7 +146,7 @@ def read_order(results: dict) -> str:
     few = f" with {len(results['seeds'])} seed{'s' * (len(results['seeds']) > 1)}, " if len(results["seeds"]) < 3 else " "
     return f"{verdict} at this scale:{few}{' and '.join(said)}."
 
-# %% ../nbs/16_ablation_report.ipynb #1c114331
+# %% ../nbs/16_ablation_report.ipynb #61430906
 def arms_figure(results: dict) -> Figure:
     "A row an arm: the mean over all tasks, a dot a seed, a bar for the 95 % interval over seeds; grey: chance."
     tasks = list(results["tasks"])
@@ -161,8 +161,9 @@ def arms_figure(results: dict) -> Figure:
     floor = 100 * statistics.fmean(t["chance"] for t in results["tasks"].values())
     ax.axvline(floor, color="#bbb", lw=3); ax.text(floor, -.75, " chance", fontsize=8, color="#777", va="bottom")
     ax.set_yticks(range(len(results["arms"])), results["arms"]); ax.set_ylim(len(results["arms"]) - .5, -.8)
-    ax.set_xlabel(f"mean of {len(tasks)} tasks, % (bars: 95 % over {len(results['seeds'])} seeds)"); ax.spines[["top",
-        "right"]].set_visible(False)
+    n = len(results["seeds"])
+    ax.set_xlabel(f"mean of {len(tasks)} tasks, % " + (f"(bars: 95 % over {n} seeds)" if n > 1 else "(one seed: no interval)"))
+    ax.spines[["top", "right"]].set_visible(False)
     return fig
 
 def comparison_figure(results: dict) -> Figure:

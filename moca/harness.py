@@ -302,7 +302,7 @@ def summary_table(rows: Sequence[Row], name: str) -> Table:
     for group, value in official.items(): means.add(len(out)); out.append([f"MMEB {group}", "", "", "", "", "", _percent(value), ""])
     return Table(["task", "metric", "queries", "candidates", "chance", "baseline", name, "ceiling"], out, means=frozenset(means))
 
-# %% ../nbs/15_harness.ipynb #1e413137
+# %% ../nbs/15_harness.ipynb #3beaa8a8
 def family_bars(rows: Sequence[Row], name: str) -> Figure:
     "Mean of each family with its 95 % bootstrap interval; strokes for chance (grey) and baseline (orange), a dotted line for the ceiling."
     found = groups(rows)
@@ -339,6 +339,7 @@ def family_radar(rows: Sequence[Row], name: str) -> Figure:
     ax = fig.subplots(subplot_kw=dict(projection="polar"))
     ax.plot(around, mid, "o-", color="#4a7fb5", ms=4, label=name); ax.fill_between(around, low, high, color="#4a7fb5", alpha=.25)
     ax.set_xticks(angles, found, fontsize=8); ax.set_ylim(0, max(5, 1.1 * high.max())); ax.tick_params(axis="y", labelsize=7)
+    ax.tick_params(axis="x", pad=14)
     ax.set_title("share of the way from chance to the ceiling, %", fontsize=9)
     return fig
 
