@@ -6,9 +6,11 @@
 from __future__ import annotations
 import copy
 import json
+import sys
 from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -18,14 +20,16 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConf
 from .documents import BadInput, Document
 from .families import families_here, family_named, model_path, tiny_model
 from .kernels import IMPLEMENTATIONS, Borders, Record, available, choose, find_kernel, why_not
+from .memory import checkpoint_activations, choose_checkpointing, device_memory, small_picture
 from .packing import Encoder, Pack, encode, pack
 from .probe import ProbeReport, probe, prove
+from .weights import sharding
 
 # %% auto #0
 __all__ = ['SETTINGS', 'text_model', 'set_causal', 'make_bidirectional', 'make_causal', 'Backbone', 'check_files',
-           'load_backbone', 'is_causal', 'load_weights', 'read_settings', 'training_backbone', 'add_lora',
-           'checkpoint_activations', 'save', 'tiny_backbone', 'probe_families', 'attention_maps', 'show_attention',
-           'pool', 'embed', 'multi_vector', 'add_projection', 'read_projection']
+           'load_backbone', 'is_causal', 'load_weights', 'read_settings', 'training_backbone', 'recomputation',
+           'add_lora', 'save', 'tiny_backbone', 'probe_families', 'attention_maps', 'show_attention', 'pool', 'embed',
+           'multi_vector', 'add_projection', 'read_projection']
 
 # %% ../nbs/01_bidirectional_backbone.ipynb #73e7e49f
 def text_model(model: nn.Module) -> nn.Module:
@@ -95,6 +99,11 @@ class Backbone(nn.Module):
         return self.model.get_input_embeddings().weight.dtype
 
     @property
+    def shared(self) -> bool:
+        "Is it being trained by several processes? Then each part that learns must take part on each of them."
+        return self.training and torch.is_grad_enabled() and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+    @property
     def softcap(self) -> float | None:
         "The limit on attention scores that some models have."
         return getattr(self.text.config, "attn_logit_softcapping", None)
@@ -124,11 +133,20 @@ class Backbone(nn.Module):
         ids, pixels = pack.input_ids if input_ids is None else input_ids, pack.pixel_values if pixel_values is None else pixel_values
         at = pack.image_tokens
         x = self.model.get_input_embeddings()(ids.index_fill(0, at, 0)) # some families' image token lies outside the table
-        if not len(pixels): return x[None], {}
+        if not len(pixels): return self.glance(x)[None], {}
         images, deep = self.encoder.family.features(self.model, pixels.to(next(self.vision.parameters()).dtype), pack.image_grid_thw, pack.image_sizes)
         if len(images) != len(at): raise BadInput(f"{len(images)} image features for {len(at)} image tokens in Pack {', '.join(pack.ids[:3])}: the model's vision config and its image processor disagree")
         x = x.index_put((at,), images.to(x.dtype))[None]
         return x, {} if deep is None else dict(visual_pos_masks=torch.zeros_like(ids, dtype=torch.bool).index_fill(0, at, True)[None], deepstack_visual_embeds=deep)
+
+    def glance(self, x: Tensor) -> Tensor:
+        """The embeddings of a Pack without pictures, as they are. Where other processes may be at work in the vision tower at this moment,
+        a small picture passes it with weight zero: they wait for this one's part of the gradient, or of the shards."""
+        awaited = any(p.requires_grad for p in self.vision.parameters()) or any(hasattr(m, "unshard") for m in self.vision.modules())
+        if not (self.shared and awaited): return x
+        rows, *where = (o.to(x.device) for o in small_picture(self.encoder.family))
+        images, deep = self.encoder.family.features(self.model, rows.to(next(self.vision.parameters()).dtype), *where)
+        return x + sum((o * 0).sum() for o in (images, *(deep or ()))).to(x.dtype)
 
     def forward(self, pack: Pack, pixel_values: Tensor | None = None, input_ids: Tensor | None = None, record: Record | None = None) -> Tensor:
         "Hidden states `[T, hidden]` after the final norm."
@@ -168,7 +186,7 @@ def load_backbone(model: str | Path | PretrainedConfig | None = None, # a model 
                   dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu",
                   attention: str | None = None, # a kernel of moca.kernels; None: chosen for device and dtype
                   lora: int | dict | None = None, # train low-rank adapters of this rank (PEFT) instead of all weights; a dict is passed to LoraConfig
-                  checkpointing: bool = False, # recompute activations in the backward pass: less memory, about a third more time
+                  checkpointing: str = "none", # recompute activations in the backward pass: none, selective or full (moca.memory)
                   strict: bool = True, # missing or unexpected weights are an error
                   check: bool = True, # run the probe and refuse a model that fails it
                   encoder: Encoder | None = None, # needed where `model` is a config
@@ -191,7 +209,7 @@ def load_backbone(model: str | Path | PretrainedConfig | None = None, # a model 
     if saved.get("projection"): backbone.projection = read_projection(path).to(device)
     if check: prove(backbone)
     if lora: add_lora(backbone, **(lora if isinstance(lora, dict) else dict(r=lora)))
-    if checkpointing: checkpoint_activations(net)
+    checkpoint_activations(net, checkpointing)
     return backbone
 
 def is_causal(model: nn.Module) -> bool:
@@ -225,13 +243,25 @@ def read_settings(path: str) -> dict:
 def training_backbone(cfg, # a TrainConfig
                       accelerator, bidirectional: bool) -> Backbone:
     "The Backbone that a training run starts with, on its device, proved with the kernel and the precision it will train with."
-    half = cfg.precision == "bf16"
-    backbone = load_backbone(cfg.base, bidirectional, device=accelerator.device, check=False, max_length=cfg.max_length, max_pixels=cfg.max_pixels, lora=cfg.lora, checkpointing=cfg.checkpointing)
-    dtype = torch.bfloat16 if half else backbone.dtype
-    backbone.use_kernel(cfg.attention or choose(accelerator.device, dtype, backbone.softcap), dtype)
-    with accelerator.autocast(): report = prove(backbone, tolerance=2e-2 if half else None)
+    stored, seen = (torch.bfloat16 if cfg.precision in which else torch.float32 for which in (("bf16-pure",), ("bf16", "bf16-pure")))
+    backbone = load_backbone(cfg.base, bidirectional, stored, accelerator.device, check=False, lora=cfg.lora,
+                             max_length=cfg.max_length, max_pixels=cfg.max_pixels)
+    backbone.use_kernel(cfg.attention or choose(accelerator.device, seen, backbone.softcap), seen)
+    with accelerator.autocast(): report = prove(backbone, tolerance=None if seen == torch.float32 else 2e-2)
     accelerator.print(report)
+    if cfg.freeze_vision: backbone.vision.requires_grad_(False)
+    checkpoint_activations(backbone.model, recomputation(backbone, cfg, accelerator))
     return backbone
+
+def recomputation(backbone: Backbone, cfg, accelerator) -> str:
+    "The option `checkpointing`; for `auto`, what the memory estimate says of a Pack whose tokens are half text, half pictures."
+    if cfg.checkpointing != "auto": return cfg.checkpointing
+    tokens, shards = getattr(cfg, "pack_tokens", cfg.max_length), accelerator.num_processes if sharding(accelerator) else 1
+    patches, rows = tokens // 2 * backbone.encoder.unit, int(tokens * getattr(cfg, "text_ratio", 0))
+    how, line = choose_checkpointing(backbone, tokens, device_memory(accelerator.device), patches=patches, rows=rows,
+                                     precision=cfg.precision, shards=shards, average=cfg.ema is not None)
+    if accelerator.is_main_process: tqdm.write(line, file=sys.stderr)
+    return how
 
 # %% ../nbs/01_bidirectional_backbone.ipynb #26237284
 def add_lora(backbone: Backbone, r: int = 16, **config) -> None:
@@ -241,11 +271,6 @@ def add_lora(backbone: Backbone, r: int = 16, **config) -> None:
     inside = {id(m) for m in backbone.text.layers.modules()}
     names = [n for n, m in backbone.model.named_modules() if isinstance(m, nn.Linear) and id(m) in inside]
     backbone.peft = (get_peft_model(backbone.model, LoraConfig(**dict(dict(r=r, lora_alpha=2 * r, target_modules=names), **config))),) # in a tuple: no second owner of the weights
-
-def checkpoint_activations(model: nn.Module) -> None:
-    "Recompute activations in the backward pass."
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable(dict(use_reentrant=False))
 
 # %% ../nbs/01_bidirectional_backbone.ipynb #4c9fa80c
 def save(backbone: Backbone, path, pooling: str | None = None) -> None:

@@ -165,7 +165,7 @@ def shaped_backbone(shape: str, device: str = "cpu", dtype: torch.dtype = torch.
                               vision_config=dict(depth=2, hidden_size=64, intermediate_size=128, num_heads=4, out_hidden_size=text["hidden_size"], fullatt_block_indexes=[1], window_size=56),
                               **{n: getattr(encoder.family.config, n) for n in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")})
     with torch.device(device): torch.manual_seed(0)
-    return load_backbone(config, bidirectional=True, device=device, dtype=dtype, encoder=encoder, check=False, checkpointing=checkpointing)
+    return load_backbone(config, bidirectional=True, device=device, dtype=dtype, encoder=encoder, check=False, checkpointing="full" if checkpointing else "none")
 
 def random_pack(lengths: list[int], axes: int = 3, seed: int = 0) -> Pack:
     "A Pack of text Documents with random tokens."

@@ -6,41 +6,54 @@
 from __future__ import annotations
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import shutil
+import socket
 from pathlib import Path
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import transformers
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+import moca
 from .documents import BadInput, MocaError
+try: import fcntl
+except ImportError: fcntl = None # Windows: no lock
 
 # %% auto #0
-__all__ = ['atomic', 'full_disk', 'remove', 'sync', 'claim', 'need_space', 'save_state', 'load_state', 'named_tensors']
+__all__ = ['LOCK', 'FORMAT', 'atomic', 'full_disk', 'remove', 'sync', 'sync_names', 'hold', 'let_go', 'free_on_error', 'claim',
+           'need_space', 'whole', 'put', 'digest', 'named_tensors', 'save_state', 'load_state']
 
 # %% ../nbs/14_checkpoints.ipynb #b2d133b0
 @contextlib.contextmanager
 def atomic(path):
-    "`with atomic(path) as part:` write file or directory `part`; it becomes `path` at the end, or nothing changes. Raises `MocaError` when the disk is full."
+    """`with atomic(path) as part:` write file or directory `part`; it becomes `path` at the end, or nothing changes.
+    Raises `MocaError` when the disk is full."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     part, old = path.with_name(path.name + ".part"), path.with_name(path.name + ".old")
-    remove(part)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove(part)
         yield part
         sync(part)
         if path.is_dir(): remove(old); path.rename(old)
         part.rename(path) if part.is_dir() else part.replace(path)
+        sync_names(path.parent)
         remove(old)
     except BaseException as e:
         remove(part)
         if old.exists() and not path.exists(): old.rename(path)
-        if full_disk(e): raise MocaError(f"the disk is full at {path.parent}: nothing was overwritten; free some space and go on with --resume") from e
+        if full_disk(e):
+            raise MocaError(f"the disk is full at {path.parent}: nothing was overwritten; free some space and go on with --resume") from e
         raise
 
+# %% ../nbs/14_checkpoints.ipynb #b2d133b1
 def full_disk(e: BaseException) -> bool:
     "Does this exception mean that there is no space left (or that a quota is reached)?"
-    return (isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT)) or (isinstance(e, SafetensorError) and "No space left" in str(e))
+    if isinstance(e, OSError): return e.errno in (errno.ENOSPC, errno.EDQUOT)
+    return isinstance(e, SafetensorError) and "No space left" in str(e)
 
 def remove(path: Path) -> None:
     "Delete a file or a directory, if it is there."
@@ -52,6 +65,46 @@ def sync(path: Path) -> None:
     for p in [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]:
         with p.open("rb") as f: os.fsync(f.fileno())
 
+def sync_names(folder: Path) -> None:
+    "Put a directory's names onto the disk: a rename is safe from a power cut only then."
+    if os.name != "posix": return
+    at = os.open(folder, os.O_RDONLY)
+    try: os.fsync(at)
+    except OSError: pass # a file system that cannot; the rename has happened all the same
+    finally: os.close(at)
+
+# %% ../nbs/14_checkpoints.ipynb #5e0a9c31
+LOCK = ".lock"
+_held: dict[Path, object] = {}
+
+def hold(out) -> None:
+    "Lock a run directory for this process, which may ask again. Raises `BadInput` naming the process that holds it."
+    if fcntl is None: return
+    file = Path(out).resolve()/LOCK
+    if file in _held: return
+    handle = file.open("a+")
+    try: fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        handle.seek(0); holder = handle.read().strip(); handle.close()
+        raise BadInput(f"{out} is in use by another run ({holder}): wait for it, stop it, or choose another directory") from None
+    except OSError: pass # a file system without locks
+    handle.truncate(0); handle.write(f"process {os.getpid()} on {socket.gethostname()}"); handle.flush()
+    _held[file] = handle
+    if not file.exists(): _held.pop(file).close(); hold(out) # its last holder deleted it just now
+
+def let_go(out) -> None:
+    "Unlock a run directory, if this process holds it."
+    file = Path(out).resolve()/LOCK
+    if handle := _held.pop(file, None): file.unlink(missing_ok=True); handle.close()
+
+@contextlib.contextmanager
+def free_on_error(out):
+    "Unlock a run directory when an error or a signal ends the run, so that another process can go on with it."
+    try: yield
+    except BaseException:
+        let_go(out)
+        raise
+
 # %% ../nbs/14_checkpoints.ipynb #7e842dd5
 def claim(out, # output directory of a run
           resume: bool = False, # go on with the run that is there
@@ -62,11 +115,16 @@ def claim(out, # output directory of a run
     try:
         if out.exists() and not out.is_dir(): raise BadInput(f"{out} is a file: give a directory for the output")
         if resume and force: raise BadInput("--resume and --force exclude each other: the one keeps what is there, the other deletes it")
-        if out.is_dir() and any(out.iterdir()):
+        if out.is_dir() and any(p.name != LOCK for p in out.iterdir()):
             if force:
-                if not (out/"config.yaml").exists(): raise BadInput(f"{out} holds no config.yaml, so it is no output of moca, and --force will not delete it: choose another directory")
-                for p in out.iterdir(): remove(p)
-            elif not resume: raise BadInput(f"{out} is not empty: use --resume to go on, --force to delete its contents and start again, or another directory")
+                if not (out/"config.yaml").exists():
+                    raise BadInput(f"{out} holds no config.yaml, so it is no output of moca, and --force will not delete it: "
+                                   f"choose another directory")
+                for p in out.iterdir():
+                    if p.name != LOCK: remove(p)
+            elif not resume:
+                raise BadInput(f"{out} is not empty: use --resume to go on, --force to delete its contents and start again, "
+                               f"or another directory")
         elif resume: raise BadInput(f"{out} holds no run to resume: leave out --resume to start one")
         out.mkdir(parents=True, exist_ok=True)
         probe = out/".moca-write-test"
@@ -78,39 +136,75 @@ def claim(out, # output directory of a run
 def need_space(path, n_bytes: int) -> None:
     "Raise `MocaError` unless the disk of `path` has room for so many bytes."
     free = shutil.disk_usage(path).free
-    if free < n_bytes: raise MocaError(f"{path} has {free / 2**20:.0f} MB free and this run needs about {n_bytes / 2**20:.0f} MB: free some space, or choose another --out")
+    if free < n_bytes:
+        raise MocaError(f"{path} has {free / 2**20:.0f} MB free and this run needs about {n_bytes / 2**20:.0f} MB: "
+                        f"free some space, or choose another --out")
 
 # %% ../nbs/14_checkpoints.ipynb #0e9b12cb
-def save_state(path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
-    "Write the state of a run, atomically, as `tensors.safetensors` and `state.json` in directory `path`."
-    tensors = {f"model.{k}": v for k, v in named_tensors(model).items()}
-    inner = optimizer.state_dict()["state"]
-    for i, state in inner.items(): tensors |= {f"optimizer.{i}.{k}": v.clone() if torch.is_tensor(v) else torch.tensor(v) for k, v in state.items()}
-    with atomic(path) as part:
-        part.mkdir()
-        save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, part/"tensors.safetensors")
-        (part/"state.json").write_text(json.dumps(dict(format=1, step=step, optimizer_states=len(inner))))
+FORMAT = 2 # of a saved state
 
-def load_state(path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    "Read a state back, in place; returns the number of steps done. Raises `BadInput` when it is incomplete or of another model."
-    path = Path(path)
-    if not path.exists() and path.with_name(path.name + ".old").exists(): path.with_name(path.name + ".old").rename(path)
-    try: tensors, meta = load_file(path/"tensors.safetensors"), json.loads((path/"state.json").read_text())
-    except (OSError, ValueError, SafetensorError) as e: raise BadInput(f"{path} holds no complete state: start again with --force ({str(e).splitlines()[0]})") from e
-    own = named_tensors(model)
-    found = {k[6:]: v for k, v in tensors.items() if k.startswith("model.")}
-    if own.keys() != found.keys() or any(own[k].shape != found[k].shape for k in own): raise BadInput(f"{path} is the state of another model: use the base and options of the first start")
-    with torch.no_grad():
-        for k, v in own.items(): v.copy_(found[k])
-    inner = {}
-    for k, v in tensors.items():
-        if k.startswith("optimizer."): inner.setdefault(int(k.split(".")[1]), {})[k.split(".")[2]] = v
-    optimizer.load_state_dict(optimizer.state_dict() | {"state": inner})
-    return meta["step"]
+def whole(x: Tensor) -> Tensor:
+    "A tensor in one piece; all processes that hold a shard of it must ask."
+    return x.full_tensor() if hasattr(x, "full_tensor") else x
 
-def named_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+def put(to: Tensor, x: Tensor) -> None:
+    "Copy a tensor in one piece into another, which may be one process's shard."
+    x = x.to(to.device)
+    if hasattr(to, "full_tensor"):
+        from torch.distributed.tensor import distribute_tensor
+        x = distribute_tensor(x.to(to.dtype), to.device_mesh, to.placements, src_data_rank=None) # each process cuts its own piece
+    with torch.no_grad(): to.copy_(x)
+
+def digest(path: Path) -> str:
+    "BLAKE2b of a file."
+    with path.open("rb") as f:
+        h = hashlib.blake2b(digest_size=16)
+        while block := f.read(2**22): h.update(block)
+    return h.hexdigest()
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     "Parameters and persistent buffers by name, tied ones once."
     seen, out = set(), {}
     for k, v in model.state_dict(keep_vars=True).items():
         if id(v) not in seen: seen.add(id(v)); out[k] = v
     return out
+
+# %% ../nbs/14_checkpoints.ipynb #7d20c5ae
+def save_state(path, tensors: dict[str, Tensor], # every process gives its own shards
+               step: int, # steps done
+               main: bool = True, # this process writes
+               **more) -> None: # numbers to keep with it
+    """Write the state of a run, atomically, as `tensors.safetensors` and `state.json` in directory `path`. Raises `MocaError` where a
+    tensor is no longer finite or the disk is full; the state that was there stays."""
+    found = {}
+    for k, v in tensors.items():
+        v = whole(v.detach())
+        if main: found[k] = v.contiguous().cpu()
+    if not main: return
+    if bad := next((k for k, v in found.items() if v.is_floating_point() and not v.isfinite().all()), None):
+        raise MocaError(f"{bad} holds NaN or infinity after step {step}, so {path} stays as it was: resume from it with a lower lr")
+    versions = dict(moca=moca.__version__, torch=torch.__version__, transformers=transformers.__version__)
+    with atomic(path) as part:
+        part.mkdir()
+        save_file(found, part/"tensors.safetensors")
+        about = dict(format=FORMAT, step=step, versions=versions, digest=digest(part/"tensors.safetensors"), **more)
+        (part/"state.json").write_text(json.dumps(about))
+
+def load_state(path, tensors: dict[str, Tensor]) -> dict:
+    "Read a state back into tensors, in place; returns `state.json`. Raises `BadInput` when it is damaged or of another model."
+    path, again = Path(path), "start again with --force"
+    with contextlib.suppress(OSError): # a crash between two renames
+        if not path.exists(): path.with_name(path.name + ".old").rename(path)
+    file = path/"tensors.safetensors"
+    try: meta, is_whole = json.loads((path/"state.json").read_text()), digest(file)
+    except (OSError, ValueError) as e: raise BadInput(f"{path} holds no complete state: {again} ({str(e).splitlines()[0]})") from e
+    if meta.get("format") != FORMAT:
+        raise BadInput(f"{path} is a state of format {meta.get('format')}, and this moca reads {FORMAT}: "
+                       f"use the version that wrote it, or {again}")
+    if meta["digest"] != is_whole: raise BadInput(f"{file} is damaged: its digest is not the one that was saved; {again}")
+    with safe_open(file, "pt") as f:
+        found = {k: f.get_slice(k).get_shape() for k in f.keys()}
+        wrong = sorted(found.keys() ^ tensors.keys()) or [k for k, v in tensors.items() if list(v.shape) != list(found[k])]
+        if wrong: raise BadInput(f"{path} is the state of another model ({wrong[0]} differs): use the base and options of the first start")
+        for k, v in tensors.items(): put(v, f.get_tensor(k))
+    return meta

@@ -5,118 +5,108 @@
 # %% ../nbs/03_contrastive.ipynb #a3bf14e2
 from __future__ import annotations
 import hashlib
-from collections import defaultdict
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+import matplotlib.pyplot as plt
 import torch
-import torch.distributed as dist
-import torch.nn.functional as F
+from matplotlib.figure import Figure
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_gather
-from .backbone import Backbone, embed, training_backbone
+from .backbone import Backbone, add_projection, embed, multi_vector, training_backbone
+from .config import TrainConfig, one_of
 from .corpus import load_corpus
-from .documents import BadInput, Document, Pair, read_pairs
+from .documents import BadInput, Document, Pair, Report
 from .embedder import Embedder
-from .masking import generator
-from .packing import Pack, encode, pack
-from .training import TrainConfig, fit, one_of, start_run
+from .gradcache import Chunks, accumulate, gather_rows, gather_vectors, process_rank, process_sizes
+from .losses import LossConfig, Pairing, Vectors, contrast, pool_tokens
+from .memory import Work
+from .mixtures import open_pairs
+from .packing import Encoded, encode
+from .pairs import labels, only
+from .tasks import TaskBatches, describe_tasks
+from .training import end_run, fit, start_run
 
 # %% auto #0
-__all__ = ['SMALL', 'QWEN_3B', 'candidates_mask', 'info_nce', 'plan_tasks', 'PairBatch', 'content_key', 'make_batch',
-           'FinetuneConfig', 'Contrastive', 'process_rank', 'process_sizes', 'gather_rows', 'stage_pairs', 'finetune']
-
-# %% ../nbs/03_contrastive.ipynb #94314ed3
-def candidates_mask(owners: Tensor, # [N] index of each query's positive
-                    positives: Tensor, # [P] content keys (int64) of the positives, of all processes
-                    negatives: Tensor, # [H] content keys of the hard negatives
-                    negative_owners: Tensor, # [H] index of the positive to whose query each belongs
-                    which: str = "all", duplicates: bool = True) -> Tensor: # [N, P+H] bool
-    "Which candidates a query is compared with. `all`: every positive and every hard negative (paper, Eq. 3); `own`: every positive, but only its own hard negatives (released code). `duplicates` leaves out copies of its positive."
-    one_of("candidates", which, ("all", "own"))
-    keys = torch.cat([positives, negatives])
-    own = torch.arange(len(keys), device=keys.device)[None] == owners[:, None]
-    keep = torch.ones_like(own)
-    if which == "own": keep[:, len(positives):] = negative_owners[None] == owners[:, None]
-    return keep & (own | (keys[None] != positives[owners][:, None])) if duplicates else keep
-
-def info_nce(q: Tensor, # [N, dim] unit rows
-             candidates: Tensor, # [C, dim] unit rows: positives, then hard negatives
-             owners: Tensor, # [N] index of each query's positive among the candidates
-             keep: Tensor | None = None, # [N, C] bool, False: not compared
-             temperature: float = 0.03) -> Tensor:
-    "Summed InfoNCE in fp32 (paper, Eq. 3). Raises `BadInput` for a temperature that is not positive."
-    if temperature <= 0: raise BadInput(f"temperature is {temperature}: give a positive number")
-    scores = q.float() @ candidates.float().T / temperature
-    if keep is not None: scores = scores.masked_fill(~keep.to(scores.device), -torch.inf)
-    return F.cross_entropy(scores, owners.to(scores.device), reduction="sum")
-
-# %% ../nbs/03_contrastive.ipynb #f32eb789
-def plan_tasks(tasks: list[str], # task of each pair
-               batch_size: int, seed: int = 0, epoch: int = 0,
-               homogeneous: bool = True, # False: batches mix tasks (the ablation)
-               cap: int | None = None # at most so many pairs of a task an epoch, drawn anew each epoch
-               ) -> list[list[int]]:
-    "Batches of pair indices, each pair at most once an epoch, without a cap exactly once. A task's leftover pairs form a smaller last batch; a leftover of one joins the batch before it."
-    if batch_size < 2: raise BadInput(f"batch_size is {batch_size}: contrastive learning needs 2 or more")
-    groups = defaultdict(list)
-    for i, t in enumerate(tasks): groups[t].append(i)
-    shuffled = lambda items, key: [items[i] for i in torch.randperm(len(items), generator=generator(seed, epoch, key, "pairs")).tolist()]
-    groups = {t: shuffled(groups[t], t)[:cap] for t in sorted(groups)}
-    if not homogeneous: groups = {"": shuffled([i for g in groups.values() for i in g], "")}
-    batches = []
-    for order in groups.values():
-        chunks = [order[k:k + batch_size] for k in range(0, len(order), batch_size)]
-        if len(chunks) > 1 and len(chunks[-1]) == 1: chunks[-2] += chunks.pop()
-        batches += chunks
-    return [batches[i] for i in torch.randperm(len(batches), generator=generator(seed, epoch, "epoch", "batches")).tolist()]
+__all__ = ['WEIGHTS', 'SHARPEST', 'SMALL', 'QWEN_3B', 'QWEN_7B', 'OFFICIAL_CODE', 'PairBatch', 'number', 'content_key', 'id_key',
+           'complete', 'make_batch', 'FinetuneConfig', 'numbers', 'Contrastive', 'stage_pairs', 'contrastive_model',
+           'finetune', 'picture_grid', 'show_interaction']
 
 # %% ../nbs/03_contrastive.ipynb #5a6a4959
+WEIGHTS = dict(nce=1.0, right=0.0, alone=0.0, filtered=0.0, copies=0.0, temperature=0.0) # only the first is trained, the others are logged
+
 @dataclass
 class PairBatch:
-    "Packed Documents of a batch of pairs, and who is what among them."
-    packs: list[Pack]
-    queries: Tensor # [N] row of each query among the embedded Documents
+    "What one process has of a global batch: Documents in Packs, and who is what among them."
+    chunks: Chunks
+    queries: Tensor # [N] row of each query among the Documents
     positives: Tensor # [N]
     negatives: Tensor # [H] rows of the hard negatives
-    negative_owners: Tensor # [H] index of the query to which each belongs
-    keys: Tensor # [rows] content key of each embedded Document
-    task: str = ""
+    owners: Tensor # [H] number of the query to which each belongs
+    keys: Tensor # [N, 3] content and id of the positive, content of the query
+    negative_keys: Tensor # [H, 2]
+    task: str = "" # "" where a batch mixes tasks
+    copies: int = 0 # hard negatives that were left out because they equal their positive
 
     @property
     def counts(self) -> dict[str, int]:
-        "Loss and accuracy are divided by the number of queries."
-        return {"nce": len(self.queries), "right": len(self.queries)}
+        "All that the loss returns is divided by the number of queries."
+        return dict.fromkeys(WEIGHTS, len(self.queries))
 
     @property
     def tokens(self) -> int:
         "Tokens in the Packs."
-        return sum(map(len, self.packs))
+        return sum(self.chunks.lengths)
+
+    @property
+    def capacity(self) -> int:
+        "Tokens that the Packs have room for."
+        return len(self.chunks) * self.chunks.budget
 
     def to(self, device) -> PairBatch:
-        "The batch on a device."
-        move = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
-        return PairBatch([p.to(device) for p in self.packs], task=self.task, **move)
+        "The same batch, its numbers on a device; Packs follow when they are made."
+        self.chunks.device = torch.device(device)
+        for k, v in vars(self).items():
+            if isinstance(v, Tensor): setattr(self, k, v.to(device))
+        return self
+
+# %% ../nbs/03_contrastive.ipynb #6a6dbace
+def number(*parts: str) -> int:
+    "56 bits of a digest."
+    return int.from_bytes(hashlib.blake2b("\x1d".join(parts).encode(), digest_size=7).digest(), "big")
 
 def content_key(doc: Document) -> int:
-    "What makes two Documents equal: their texts and their images, as a number of 56 bits."
-    text = "\x1f".join(p if isinstance(p, str) else f"\x1e{p.key}" for p in doc.parts)
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")
+    "What makes two Documents equal: their texts and their images, as a number."
+    return number("\x1f".join(p if isinstance(p, str) else f"\x1e{p.key}" for p in doc.parts))
 
-def make_batch(encoder, pairs: list[Pair], negatives: int = 2, budget: int = 8192) -> PairBatch:
-    "Encode a batch of pairs, at most `negatives` hard negatives each, into Packs of at most `budget` tokens."
+def id_key(doc: Document) -> int:
+    "What else does: the same id from the same source. Without an id, the content."
+    return number(doc.source, doc.id) if doc.id else content_key(doc)
+
+def complete(pair: Pair) -> Pair:
+    "The pair. Raises `BadInput` if its query or its positive is missing or empty."
+    for name in ("query", "positive"):
+        if not getattr(getattr(pair, name), "parts", None): raise BadInput(f"pair {pair.id} has no {name}: remove the row or complete it")
+    return pair
+
+def make_batch(encoder, pairs: list[Pair], negatives: int = 2, budget: int = 8192, # tokens of a Pack
+               keep: int = 256 * 2**20 # bytes of Packs kept for GradCache's second use of them
+               ) -> PairBatch:
+    """Pairs as a batch, at most `negatives` hard negatives each; nothing is encoded yet.
+    Raises `BadInput` for a pair without query or positive."""
     rows, docs = {}, []
-    def row(doc: Document) -> int:
+    def row(doc: Document) -> tuple[int, int]:
         key = content_key(doc)
         if key not in rows: rows[key] = len(docs); docs.append(doc)
-        return rows[key]
-    found = [(row(p.query), row(p.positive), [row(n) for n in p.negatives[:negatives]]) for p in pairs]
-    packs, room = [[]], budget
-    for e in (encode(encoder, d) for d in docs):
-        if len(e) > room and packs[-1]: packs.append([]); room = budget
-        packs[-1].append(e); room -= len(e)
-    long = lambda x: torch.tensor(x, dtype=torch.long)
-    return PairBatch([pack(p) for p in packs], long([q for q, _, _ in found]), long([p for _, p, _ in found]), long([n for _, _, ns in found for n in ns]),
-                     long([i for i, (_, _, ns) in enumerate(found) for _ in ns]), long(list(rows)), pairs[0].task)
+        return rows[key], key
+    q, p = ([row(getattr(complete(x), name)) for x in pairs] for name in ("query", "positive"))
+    found = [(i, *row(n), id_key(n)) for i, x in enumerate(pairs) for n in x.negatives[:negatives] if content_key(n) != p[i][1]]
+    copies = sum(len(x.negatives[:negatives]) for x in pairs) - len(found)
+    chunks, long = Chunks(encoder, docs, budget, keep), lambda x, *shape: torch.tensor(x, dtype=torch.long).view(-1, *shape)
+    at, tasks = lambda items: long([chunks.row[r] for r in items]), {x.task for x in pairs}
+    return PairBatch(chunks, at([r for r, _ in q]), at([r for r, _ in p]), at([r for _, r, *_ in found]), long([i for i, *_ in found]),
+                     long([(b, id_key(x.positive), a) for x, (_, a), (_, b) in zip(pairs, q, p)], 3), long([(c, d) for *_, c, d in found], 2),
+                     tasks.pop() if len(tasks) == 1 else "", copies)
 
 # %% ../nbs/03_contrastive.ipynb #7fc344bd
 @dataclass
@@ -127,99 +117,180 @@ class FinetuneConfig(TrainConfig):
     batch_size: int = 2048 # pairs of a batch, over all processes
     negatives: int = 2 # hard negatives a query, at most
     temperature: float = 0.03
+    learn_temperature: bool = False # train it, from `temperature` on
     candidates: str = "all" # all (paper, Eq. 3) or own (released code)
     mask_duplicates: bool = True # leave copies of the positive out of the denominator
+    symmetric: bool = False # also ask each positive for its query
+    same_side: str = "none" # more negatives: queries, documents or both
+    filter_above: float | None = None # leave out candidates more similar than the positive plus this (may be negative)
+    filter_ratio: float | None = None # ... or than this share of the positive's similarity
+    hardness: float = 0.0 # weight negatives by exp(hardness * similarity)
+    dims: str | None = None # Matryoshka: shorter vectors that shall work too, "256,64", with weights "256:1,64:0.5"
+    multi_vector: bool = False # one vector a token (late interaction) instead of one a Document
+    projection: int | None = None # numbers of a token's vector; none: the model's width
+    token_pooling: int = 1 # means of so many neighbouring tokens of a Document; queries stay as they are
     homogeneous: bool = True # one task a batch
     causal: bool = False # keep the causal mask (baseline); pooling is then "last"
     pooling: str | None = None # mean or last; none: mean if bidirectional, last if causal
     task_cap: int | None = 50_000 # most pairs of a task an epoch (paper: 50,000)
+    task_sample: str = "random" # which ones: random, anew each epoch (paper), or first (released code)
+    task_weights: str | None = None # share of a task's pairs that an epoch shows: "NAME=0.5,NAME=0"; others 1
+    leftover: str = "keep" # a task's last pairs: keep (a smaller batch) or drop (not this epoch)
     tasks: str | None = None # comma-separated task names to train on; none: all
-    pack_tokens: int = 8192 # tokens of one forward pass
+    kinds: str | None = None # comma-separated kinds of pairs: long-document, multimodal, text; none: all
+    pack_tokens: int = 8192 # tokens of one forward pass; a larger batch is cut into such chunks (GradCache)
+    keep_packs: int = 256 # MiB of encoded Packs kept between the two passes; the others are encoded twice
 
     def __post_init__(self):
         super().__post_init__()
-        one_of("candidates", self.candidates, ("all", "own"))
+        self.loss, self.plan # raise for what they cannot read
         if self.pooling: one_of("pooling", self.pooling, ("mean", "last"))
-        if self.temperature <= 0: raise BadInput(f"option temperature is {self.temperature}: give a positive number")
         if self.batch_size < 2: raise BadInput(f"option batch_size is {self.batch_size}: contrastive learning needs 2 or more")
-        if self.max_length > self.pack_tokens: raise BadInput(f"max_length ({self.max_length}) exceeds pack_tokens ({self.pack_tokens}): a Document must fit into a Pack")
+        if self.negatives < 0: raise BadInput(f"option negatives is {self.negatives}: give 0 or more")
+        if self.max_length > self.pack_tokens:
+            raise BadInput(f"max_length ({self.max_length}) exceeds pack_tokens ({self.pack_tokens}): a Document must fit into a Pack")
+        if self.token_pooling < 1: raise BadInput(f"option token_pooling is {self.token_pooling}: give 1 (none) or more")
+        if not self.multi_vector and (self.projection or self.token_pooling > 1):
+            raise BadInput("options projection and token_pooling are for multi_vector=true")
+        if self.multi_vector and self.same_side != "none":
+            raise BadInput("option same_side: late interaction compares queries with Documents only; use none")
+
+    @property
+    def loss(self) -> LossConfig:
+        "The options of the loss."
+        dims = tuple((int(k), w) for k, w in numbers("dims", self.dims, ":", whole=True).items())
+        return LossConfig(self.temperature, self.candidates, self.mask_duplicates, self.symmetric, self.same_side, self.filter_above,
+                          self.filter_ratio, self.hardness, dims)
+
+    @property
+    def plan(self) -> dict:
+        "The options of `plan_tasks`."
+        one_of("leftover", self.leftover, ("keep", "drop")); one_of("task_sample", self.task_sample, ("random", "first"))
+        return dict(homogeneous=self.homogeneous, cap=self.task_cap, weights=numbers("task_weights", self.task_weights, "="),
+                    leftover=self.leftover, draw=self.task_sample)
+
+def numbers(name: str, text: str | None, sign: str, whole: bool = False) -> dict[str, float]:
+    "The numbers in `NAME=0.5,NAME=1`, or in `256:1,64`, 1 where none is given. Raises `BadInput`."
+    out = {}
+    for item in (text or "").split(","):
+        key, given, value = item.strip().rpartition(sign) if sign in item else (item.strip(), "", "1")
+        if not key: continue
+        try: out[str(int(key)) if whole else key] = float(value)
+        except ValueError: raise BadInput(f"option {name} is {text!r}: write {'256:1,64:0.5' if whole else 'NAME=0.5,NAME=1'}") from None
+    return out
 
 # %% ../nbs/03_contrastive.ipynb #3e77e723
+SHARPEST = math.log(100) # a learnt temperature stays above 0.01, as CLIP's
+
 class Contrastive(nn.Module):
-    "A Backbone with the InfoNCE loss over a batch, across processes."
+    "A Backbone with the InfoNCE loss over a global batch. Forward embeds a Pack; `loss` compares what all Packs gave."
     def __init__(self, backbone: Backbone, cfg: FinetuneConfig):
         super().__init__()
-        self.backbone, self.cfg = backbone, cfg
+        self.backbone, self.cfg, self.options, self.multi_vector = backbone, cfg, cfg.loss, cfg.multi_vector
+        self.log_scale = nn.Parameter(torch.tensor([-math.log(cfg.temperature)])) if cfg.learn_temperature else None
 
-    def forward(self, b: PairBatch) -> dict[str, Tensor]:
-        "`nce`: summed loss of this process's queries; `right`: how many of them rank their positive first (its weight is 0)."
-        vectors = torch.cat([embed(self.backbone, p, self.cfg.pooling) for p in b.packs])
-        q, p, n = vectors[b.queries], vectors[b.positives], vectors[b.negatives]
-        sizes = process_sizes(len(q), q.device)
-        first = sum(sizes[:process_rank()])
-        owners = torch.arange(first, first + len(q), device=q.device)
-        candidates = torch.cat([gather_rows(p), gather_rows(n)])
-        keep = candidates_mask(owners, gather_rows(b.keys[b.positives]), gather_rows(b.keys[b.negatives]), gather_rows(b.negative_owners + first), self.cfg.candidates, self.cfg.mask_duplicates)
-        best = (q.detach().float() @ candidates.detach().float().T).masked_fill(~keep, -2).argmax(1)
-        return {"nce": info_nce(q, candidates, owners, keep, self.cfg.temperature), "right": (best == owners).sum().float()}
+    def forward(self, pack) -> tuple[Tensor, Tensor]: # vectors [D, dim] or [T, dim], and the scale [1] = 1 / temperature
+        "Vectors of a Pack's Documents, or of its tokens."
+        if self.multi_vector: vectors = torch.cat(multi_vector(self.backbone, pack)).float()
+        else: vectors = embed(self.backbone, pack, self.cfg.pooling)
+        if self.log_scale is None: return vectors, vectors.new_full((1,), 1 / self.cfg.temperature)
+        return vectors, self.log_scale.float().clamp(max=SHARPEST).exp()
 
-# %% ../nbs/03_contrastive.ipynb #153cedbd
-def process_rank() -> int:
-    "This process's number; 0 without distribution."
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-
-def process_sizes(n: int, device) -> list[int]:
-    "`n` of every process."
-    if not (dist.is_available() and dist.is_initialized()): return [n]
-    sizes = [torch.zeros(1, dtype=torch.long, device=device) for _ in range(dist.get_world_size())]
-    dist.all_gather(sizes, torch.tensor([n], device=device))
-    return [int(s) for s in sizes]
-
-def gather_rows(x: Tensor) -> Tensor:
-    "Rows of all processes, in their order; differentiable; each process may have another number of rows."
-    sizes = process_sizes(len(x), x.device)
-    if len(sizes) == 1: return x
-    padded = torch.cat([x, x.new_zeros(max(sizes) - len(x), *x.shape[1:])])
-    if x.is_floating_point(): parts = all_gather(padded)
-    else: dist.all_gather(parts := [torch.empty_like(padded) for _ in sizes], padded)
-    return torch.cat([y[:n] for y, n in zip(parts, sizes)])
+    def loss(self, vectors: Vectors, scale: Tensor, b: PairBatch) -> dict[str, Tensor]:
+        """Sums over this process's queries, against the candidates of all processes: `nce`, and for the log `right`, `alone`, `filtered`,
+        `copies`, and a learnt `temperature`."""
+        q, p, n = (vectors.take(rows) for rows in (b.queries, b.positives, b.negatives))
+        p, n = (gather_vectors(pool_tokens(v, self.cfg.token_pooling)) for v in (p, n))
+        queries = gather_vectors(q) if self.options.symmetric or self.options.same_side in ("queries", "both") else None
+        first = sum(process_sizes(len(q), q.values.device)[:process_rank()])
+        who = Pairing(gather_rows(b.keys), gather_rows(b.negative_keys), gather_rows(b.owners + first), first)
+        found = contrast(q, p, n, who, self.options, scale, queries)
+        found["copies"] = found["nce"].new_tensor(float(b.copies))
+        return found | ({} if self.log_scale is None else dict(temperature=len(q) / scale.detach().sum()))
 
 # %% ../nbs/03_contrastive.ipynb #fb3cd823
-def stage_pairs(cfg: FinetuneConfig) -> list[Pair]:
-    "The pairs to train on: the embedded corpus', or what `cfg.data` holds. Raises `BadInput` for a task that does not exist."
-    if cfg.data is None: pairs = load_corpus().pairs("train", seed=cfg.seed)
-    else:
-        pairs, report = read_pairs(cfg.data, verify=True)
-        report.show()
-    if cfg.tasks:
-        wanted, known = {t.strip() for t in cfg.tasks.split(",")}, {p.task for p in pairs}
-        if wanted - known: raise BadInput(f"option tasks: {', '.join(sorted(wanted - known))} not found; the pairs have {', '.join(sorted(known))}")
-        pairs = [p for p in pairs if p.task in wanted]
-    return pairs
+def stage_pairs(cfg: FinetuneConfig) -> tuple[Sequence[Pair], Report]:
+    """The pairs to train on, the embedded corpus' or what `cfg.data` names, and a Report of those that cannot be used.
+    Raises `BadInput` for a task or a kind that does not exist."""
+    if cfg.data is None:
+        pairs = load_corpus().pairs("train", seed=cfg.seed)
+        report = Report("the embedded corpus", len(pairs))
+    else: pairs, report = open_pairs(cfg.data, verify=True, workers=4, progress=True)
+    return only(only(pairs, "task", cfg.tasks), "kind", cfg.kinds), report
 
-def finetune(cfg: FinetuneConfig, resume: bool = False, force: bool = False) -> dict:
-    "Run stage 2; writes `model/` (an Embedder), `config.yaml`, `log.jsonl` and `state/` into `cfg.out`, returns a summary. Raises `BadInput` for bad options or data, `Stopped` after a signal."
-    pairs = stage_pairs(cfg)
-    accelerator = start_run(cfg, resume, force)
+def contrastive_model(cfg: FinetuneConfig, accelerator) -> Contrastive:
+    "The model that a run starts with. Raises `BadInput` for a projection other than the one the base has."
     backbone = training_backbone(cfg, accelerator, bidirectional=not cfg.causal)
-    if cfg.freeze_vision: backbone.vision.requires_grad_(False)
-    contrastive, plans = Contrastive(backbone, cfg), {}
-    names = [p.task for p in pairs]
-    n = len(plan_tasks(names, cfg.batch_size, cfg.seed, 0, cfg.homogeneous, cfg.task_cap))
-    steps = cfg.steps or max(1, round(cfg.epochs * n))
+    if cfg.projection and backbone.projection is None: add_projection(backbone, cfg.projection, cfg.seed)
+    if cfg.projection and backbone.projection.out_features != cfg.projection:
+        raise BadInput(f"option projection is {cfg.projection}, but the base has one to {backbone.projection.out_features}: leave the "
+                       f"option out")
+    return Contrastive(backbone, cfg).to(accelerator.device)
+
+# %% ../nbs/03_contrastive.ipynb #649b1536
+def finetune(cfg: FinetuneConfig, resume: bool = False, force: bool = False, accumulate=accumulate) -> dict:
+    """Run stage 2; writes `model/` (an Embedder), `config.yaml`, `log.jsonl`, `bad_samples.jsonl` and `state/` into `cfg.out`, returns
+    a summary. Raises `BadInput` for bad options or data, `Stopped` after a signal."""
+    pairs, report = stage_pairs(cfg)
+    names = labels(pairs, "task")
+    plan = TaskBatches(names, cfg.batch_size, cfg.seed, **cfg.plan)
+    steps = cfg.steps or plan.steps(cfg.epochs)
+    accelerator = start_run(cfg, resume, force)
+    report.keep(Path(cfg.out)/"bad_samples.jsonl", cfg.max_bad, accelerator.is_main_process)
+    if cfg.data: accelerator.print(report.summary())
+    accelerator.print(describe_tasks(names, cfg.batch_size, **cfg.plan))
+    model = contrastive_model(cfg, accelerator)
+    work = Work(model.backbone)
     def batches(step: int, rank: int, processes: int) -> list[PairBatch]:
-        epoch, at = divmod(step, n)
-        if epoch not in plans: plans[epoch] = plan_tasks(names, cfg.batch_size, cfg.seed, epoch, cfg.homogeneous, cfg.task_cap)
-        chosen = plans[epoch][at][rank::processes] or plans[epoch][at][:1]
-        return [make_batch(backbone.encoder, [pairs[i] for i in chosen], cfg.negatives, cfg.pack_tokens)]
-    log = fit(contrastive, batches, cfg, steps, {"nce": 1.0, "right": 0.0}, accelerator, "stage 2", resume)
-    if accelerator.is_main_process: Embedder(backbone, cfg.pooling).save_pretrained(Path(cfg.out)/"model")
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
-    return dict(steps=steps, pairs=len(pairs), tasks=len(set(names)), loss=log[-1]["loss"], tokens=sum(r["tokens"] for r in log))
+        chosen = [pairs[i] for i in plan[step][rank::processes]] # none of a small batch, perhaps: the process takes part all the same
+        return [make_batch(model.backbone.encoder, chosen, cfg.negatives, cfg.pack_tokens, cfg.keep_packs * 2**20)]
+    flops = lambda micro: sum(b.chunks.flops(work) for b in micro)
+    log = fit(model, batches, cfg, steps, WEIGHTS, accelerator, "stage 2", resume, accumulate, flops)
+    if accelerator.is_main_process: Embedder(model.backbone, cfg.pooling, cfg.multi_vector).save_pretrained(Path(cfg.out)/"model")
+    mean = {k: sum(r.get(k) or 0.0 for r in log) / len(log) for k in ("alone", "filtered", "copies")}
+    if mean["alone"]: accelerator.print(f"{mean['alone']:.1%} of the queries had no negative: every candidate was a copy of the "
+                                        f"positive or too similar, and nothing was learnt from them")
+    if mean["copies"]: accelerator.print(f"{mean['copies']:.3f} hard negatives a query were equal to the positive and left out")
+    end_run(cfg, accelerator)
+    return dict(steps=steps, pairs=len(pairs), rejected=len(report.rejected), tasks=len(set(names)), loss=log[-1]["loss"],
+                tokens=sum(r["tokens"] for r in log), **mean)
 
 # %% ../nbs/03_contrastive.ipynb #fa4672b6
-SMALL = dict(lr=5e-4, schedule="cosine", batch_size=48, negatives=1, max_length=256, clip=1.0, task_cap=1500, freeze_vision=True, pack_tokens=2048) # for moca-tiny-base on a CPU: the frozen tower doubles the steps of a minute
+SMALL = dict(lr=5e-4, schedule="cosine", batch_size=48, negatives=1, max_length=256, clip=1.0, task_cap=1500, pack_tokens=4096,
+             freeze_vision=True) # for moca-tiny-base on a CPU: the frozen tower doubles the steps of a minute
+
+# %% ../nbs/03_contrastive.ipynb #efc115ad
+def picture_grid(encoded: Encoded, merge: int, picture: int = 0) -> tuple[int, int, int]:
+    "First token, rows and columns of the image tokens of one picture, for families with one token for each `merge` x `merge` patches."
+    shapes = [(t * h // merge, w // merge) for t, h, w in encoded.image_grid_thw.tolist()]
+    if sum(h * w for h, w in shapes) != len(encoded.image_tokens):
+        raise BadInput("this family's image tokens are no grid: a heat map needs one token for each square of patches")
+    return sum(h * w for h, w in shapes[:picture]), *shapes[picture]
+
+def show_interaction(e: Embedder, query: Document, page: Document, words: list[int] | None = None, most: int = 5) -> Figure:
+    """Where on a page each token of a query looks: similarity with the vectors of the first picture; the page itself on the left.
+    Raises `BadInput` for a page without pictures."""
+    if not page.images: raise BadInput(f"document {page.id} has no picture: there is nothing to draw a heat map on")
+    encoder = e.backbone.encoder
+    encoded, (q, d) = encode(encoder, page), e.encode([query, page], multi_vector=True)
+    first, rows, columns = picture_grid(encoded, getattr(encoder.image_processor, "merge_size", 1))
+    at = encoded.image_tokens[first:first + rows * columns]
+    names = [encoder.tokenizer.decode([t]).strip() for t in encode(encoder, query).input_ids.tolist()]
+    words = [i for i, w in enumerate(names) if w.isalnum()][-most:] if words is None else words
+    image = page.images[0].open()
+    fig, axes = plt.subplots(1, len(words) + 1, figsize=(2.1 * (len(words) + 1), 2.6), layout="constrained", squeeze=False)
+    axes[0, 0].imshow(image); axes[0, 0].set_title("page", fontsize=9)
+    for ax, i in zip(axes[0, 1:], words):
+        heat = (d[at] @ q[i]).view(rows, columns)
+        ax.imshow(image.convert("L"), cmap="gray", alpha=.5)
+        ax.imshow(heat, cmap="inferno", alpha=.6, extent=(0, image.width, image.height, 0), interpolation="nearest")
+        ax.set_title(f"{names[i]}: best {float(heat.max()):.2f}", fontsize=9)
+    for ax in axes[0]: ax.set(xticks=[], yticks=[])
+    return fig
 
 # %% ../nbs/03_contrastive.ipynb #9b0201e6
-QWEN_3B = dict(base="runs/cpt/model", precision="bf16", max_pixels=1024 * 28 * 28, batch_size=512) # the rest are FinetuneConfig's defaults
+QWEN_3B = dict(base="runs/cpt/model", precision="bf16", max_pixels=1024 * 28 * 28) # the rest are FinetuneConfig's defaults
+QWEN_7B = QWEN_3B # the base decides the size
+
+OFFICIAL_CODE = dict(lr=2e-5, warmup=0.05, max_length=1280, candidates="own", mask_duplicates=False, homogeneous=False, task_sample="first",
+                     kinds="long-document,multimodal") # what the authors' repository does where it and the paper differ

@@ -8,21 +8,19 @@ import json
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from hashlib import blake2b
 from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
 # %% auto #0
-__all__ = ['FORMATS', 'MAX_PIXELS', 'MAX_ASPECT', 'MARKER', 'KINDS', 'FIELDS', 'MAX_LINE', 'SUFFIXES', 'IMAGE_SUFFIXES',
-           'TEXT_SUFFIXES', 'MocaError', 'BadInput', 'BadImage', 'ImageRef', 'Document', 'Pair', 'Task', 'document',
-           'prompt', 'Report', 'read_documents', 'read_pairs']
+__all__ = ['FORMATS', 'MAX_PIXELS', 'MAX_ASPECT', 'MARKER', 'KINDS', 'FIELDS', 'MocaError', 'BadInput', 'BadImage', 'ImageRef',
+           'Document', 'Pair', 'Task', 'document', 'prompt', 'Rejected', 'Report']
 
 # %% ../nbs/10_documents.ipynb #71cc619d
 class MocaError(ValueError):
@@ -276,30 +274,74 @@ def prompt(instruction: str, # what to look for; "" leaves the Document alone
     return replace(document, parts=(*document.parts[:n], f"{instruction} {text}".rstrip(), *document.parts[n + 1:]))
 
 # %% ../nbs/10_documents.ipynb #399af9b1
+class Rejected(NamedTuple):
+    "One row that cannot be used."
+    id: str # of the Document or Pair; where it stands if it has none
+    where: str # file and line, or picture
+    why: str
+
 @dataclass
 class Report:
-    "What a reader met: how many rows, and which it rejected."
-    name: str # of the file or folder
+    "What a reader met: how many rows, which it rejected, which files it ignored."
+    name: str # of the file, folder, data set or mixture
     n_read: int = 0 # rows met, rejected ones included
-    rejected: list[tuple[str, str]] = field(default_factory=list) # (where, why)
+    rejected: list[Rejected] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list) # files that hold no rows
+    notes: Counter = field(default_factory=Counter) # peculiarities that lose nothing: how many rows have each
+    max_bad: float = 1.0 # largest share of rejected rows once `keep` was called
+    path: Path | None = None # where they are written
+    _known: set = field(default_factory=set, repr=False) # ids of the rejected rows
 
     @property
     def n_kept(self) -> int:
         "Rows that became Documents or Pairs."
         return self.n_read - len(self.rejected)
 
-    def reject(self, where: str, why) -> None:
-        "Note one rejected row."
-        self.rejected.append((where, str(why)))
+    def reject(self, where: str, why, id: str = "") -> None:
+        "Note a rejected row, once for each id. After `keep` also in the file, and raises `BadInput` above the limit."
+        row = Rejected(id or where, where, " ".join(str(why).split()))
+        if row.id in self._known: return
+        self.rejected.append(row); self._known.add(row.id)
+        if self.path: self._write([row]); self.check()
+
+    def _write(self, rows: list[Rejected]) -> None:
+        "Add lines to the file, each in one write, so that several processes can share it."
+        with open(self.path, "a", encoding="utf-8") as f:
+            for r in rows: f.write(json.dumps(dict(id=r.id, file=r.where, reason=r.why), ensure_ascii=False) + "\n"); f.flush()
+
+    def keep(self, path: str | Path, # bad_samples.jsonl of a run
+             max_bad: float = 0.01, # share of the rows
+             main: bool = True # False: another process writes what was rejected so far
+             ) -> None:
+        "Write the rejected rows, now and from now on. Raises `BadInput` if they are more than `max_bad` of all, or if nothing was kept."
+        if not 0 <= max_bad <= 1: raise BadInput(f"max_bad is {max_bad}: give a share between 0 and 1")
+        self.path, self.max_bad = Path(path), max_bad
+        known = self.path.read_text("utf-8").splitlines() if self.path.exists() else [] # a run that goes on
+        written = {json.loads(line)["id"] for line in known}
+        if main: self._write([r for r in self.rejected if r.id not in written])
+        self._known |= written
+        self.raise_if_empty()
+        self.check()
+
+    def check(self) -> None:
+        "Raises `BadInput` if more than the share `max_bad` was rejected."
+        n = len(self._known)
+        if n <= self.max_bad * self.n_read: return
+        raise BadInput(f"{self.name}: {n:,} of {self.n_read:,} rows cannot be used ({n / self.n_read:.2%}), more than max_bad allows "
+                       f"({self.max_bad:.2%}): see {self.path or 'the report'}, mend or remove them, or raise max_bad; "
+                       f"the last: {self.rejected[-1].where}: {self.rejected[-1].why}")
 
     def summary(self) -> str:
         "One line: the counts, and the first reason."
-        first = f"; the first: {self.rejected[0][0]}: {self.rejected[0][1]}" if self.rejected else ""
-        return f"{self.name}: {self.n_kept} of {self.n_read} rows kept, {len(self.rejected)} rejected{first}"
+        first = f"; the first: {self.rejected[0].where}: {self.rejected[0].why}" if self.rejected else ""
+        more = f" and {len(self.ignored) - 3:,} more" if len(self.ignored) > 3 else ""
+        other = f"; ignored: {', '.join(self.ignored[:3])}{more}" if self.ignored else ""
+        notes = "".join(f"; {what}: {n:,} row{'s' * (n != 1)}" for what, n in sorted(self.notes.items()))
+        return f"{self.name}: {self.n_kept:,} of {self.n_read:,} rows kept, {len(self.rejected):,} rejected{first}{other}{notes}"
 
     def show(self, most: int = 20, summary: bool = True) -> None:
         "Print the summary, and to stderr up to `most` rejected rows with their reasons."
-        for where, why in self.rejected[:most]: print(f"rejected: {where}: {why}", file=sys.stderr)
+        for r in self.rejected[:most]: print(f"rejected: {r.where}: {r.why}", file=sys.stderr)
         if len(self.rejected) > most: print(f"rejected: {len(self.rejected) - most} more", file=sys.stderr)
         if summary: print(self.summary())
 
@@ -307,184 +349,4 @@ class Report:
         "Raises `BadInput` if nothing was kept."
         if self.n_kept: return
         if not self.n_read: raise BadInput(f"{self.name} is empty: give a file with at least one row, or a folder with images or texts")
-        raise BadInput(f"{self.name}: none of {self.n_read} rows can be used; {self.rejected[0][0]}: {self.rejected[0][1]}")
-
-# %% ../nbs/10_documents.ipynb #4bd16a94
-MAX_LINE = 32 * 2**20 # bytes of a JSON line or a text file
-
-def _lines(path: Path) -> Iterator[bytes | None]:
-    "The lines of a file; None in place of one that is longer than MAX_LINE."
-    with open(path, "rb") as f:
-        while line := f.readline(MAX_LINE + 1):
-            too_long = len(line) > MAX_LINE
-            while too_long and not line.endswith(b"\n") and line: line = f.readline(MAX_LINE)
-            yield None if too_long else line
-
-def _json_rows(path: Path) -> Iterator[tuple[int, dict | BadInput]]:
-    "(line, row or what is wrong with it) of a JSONL file; blank lines are none."
-    for n, line in enumerate(_lines(path), 1):
-        if line is not None and not line.strip(): continue
-        try:
-            if line is None: raise BadInput(f"the line is longer than {MAX_LINE:,} bytes")
-            row = json.loads(line.decode("utf-8-sig"))
-            if not isinstance(row, dict): raise BadInput(f"the line holds a {type(row).__name__}, not an object")
-            yield n, row
-        except BadInput as e: yield n, e
-        except UnicodeDecodeError as e: yield n, BadInput(f"the line is not UTF-8 (byte {e.start})")
-        except (ValueError, RecursionError) as e: yield n, BadInput(f"the line is no JSON ({e})")
-
-def _parquet_rows(path: Path) -> Iterator[tuple[int, dict]]:
-    "(row, values) of a Parquet file, in batches."
-    n = 0
-    try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=256):
-                for row in batch.to_pylist():
-                    n += 1
-                    yield n, row
-    except (pa.ArrowException, OSError) as e:
-        raise BadInput(f"{path.name} is no readable Parquet file (after row {n}: {str(e).splitlines()[0]})") from e
-
-# %% ../nbs/10_documents.ipynb #1bb699dd
-SUFFIXES = {".jsonl": _json_rows, ".parquet": _parquet_rows}
-
-def _rows(path: Path, root: Path, report: Report) -> Iterator[tuple[str, dict, Path]]:
-    "(where, row, folder of its image paths) of every usable row of a .jsonl or .parquet file; the others go to the report."
-    for n, row in SUFFIXES[path.suffix.lower()](path):
-        report.n_read += 1
-        where = f"{path.relative_to(root).as_posix()}:{n}"
-        if isinstance(row, BadInput): report.reject(where, row)
-        else: yield where, row, path.parent
-
-def _files(path: str | Path) -> tuple[Path, list[Path]]:
-    "The folder and the files to read in it, hidden ones left out. Raises `BadInput` for what does not exist or has an unknown suffix."
-    path = Path(path)
-    if not path.exists(): raise BadInput(f"{path} does not exist: check the path")
-    if path.is_dir():
-        return path, sorted(p for p in path.rglob("*") if p.is_file() and not any(o.startswith(".") for o in p.relative_to(path).parts))
-    if path.suffix.lower() not in SUFFIXES:
-        raise BadInput(f"{path.name} has an unknown suffix: give a {' or '.join(SUFFIXES)} file, or a folder")
-    return path.parent, [path]
-
-# %% ../nbs/10_documents.ipynb #1baa18bd
-@lru_cache
-def _inside(root: str | Path, max_pixels: int) -> Callable:
-    "A function that makes an ImageRef from what a row holds, for paths below `root` only."
-    base, root = Path(root).resolve(), Path(root)
-    def image(x) -> ImageRef:
-        name = ""
-        if isinstance(x, dict) and not x.get("bytes"): x = x.get("path")
-        if isinstance(x, (str, Path)):
-            name = str(x)
-            if re.match(r"[a-z]{2,}:", name, re.I): raise BadInput(f"image {name[:80]} is an address: nothing is fetched, give a path")
-            if "\0" in name: raise BadInput("the path of its image holds a zero byte")
-            x = root/name
-            if not x.resolve().is_relative_to(base):
-                raise BadInput(f"image {name} lies outside the folder of the data: move it there or give image_root")
-            if not x.is_file(): raise BadInput(f"image {name} does not exist")
-        if x is None: raise BadInput("an image is null")
-        return ImageRef.of(x, name, max_pixels=max_pixels)
-    return image
-
-# %% ../nbs/10_documents.ipynb #f0d1c270
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-TEXT_SUFFIXES = (".txt", ".md")
-
-def _text(path: Path) -> str:
-    "A text file. Raises `BadInput`."
-    if path.stat().st_size > MAX_LINE: raise BadInput(f"it is larger than {MAX_LINE:,} bytes")
-    try: return path.read_bytes().decode("utf-8-sig").strip()
-    except UnicodeDecodeError as e: raise BadInput(f"it is not UTF-8 (byte {e.start})") from e
-
-def _folder_rows(root: Path, files: list[Path], report: Report) -> Iterator[tuple[str, dict, Path]]:
-    "The same for a folder: pictures with their captions, texts, and row files."
-    known = set(files)
-    pictures = {p.with_suffix("") for p in files if p.suffix.lower() in IMAGE_SUFFIXES}
-    for path in files:
-        suffix, where = path.suffix.lower(), path.relative_to(root).as_posix()
-        if suffix in SUFFIXES:
-            yield from _rows(path, root, report)
-            continue
-        if suffix == ".txt" and path.with_suffix("") in pictures: continue # a caption
-        report.n_read += 1
-        try:
-            if not path.resolve().is_relative_to(root.resolve()): raise BadInput("it is a link that leads out of the folder")
-            if suffix in TEXT_SUFFIXES: yield where, {"id": where, "text": _text(path)}, root
-            elif suffix in IMAGE_SUFFIXES:
-                caption = path.with_suffix(".txt")
-                yield where, {"id": where, "image": where, "text": _text(caption) if caption in known else None}, root
-            else: report.reject(where, f"its suffix is none of {', '.join((*IMAGE_SUFFIXES, *TEXT_SUFFIXES, *SUFFIXES))}")
-        except BadInput as e: report.reject(where, e)
-
-# %% ../nbs/10_documents.ipynb #9fa89c75
-def read_documents(path: str | Path, # .jsonl, .parquet, or a folder of images with captions, texts, and such files
-                   image_root: str | Path | None = None, # folder of the image paths; default: the folder of the file
-                   max_pixels: int = MAX_PIXELS, # larger pictures are rejected
-                   verify: bool = False # decode every picture once, and reject the rows of those that fail
-                   ) -> tuple[list[Document], Report]:
-    """Read Documents; each row has `text`, `image` or `images`, or `parts`, and perhaps `id` and `source`. Bad rows are in the Report.
-
-    Raises `BadInput` if there is nothing at `path`, if its suffix is unknown, or if every row was rejected.
-    Pictures of a Parquet file stay in memory, encoded; those of a folder or a JSONL file stay on disk."""
-    root, files = _files(path)
-    report, seen, out = Report(Path(path).resolve().name), {}, []
-    for where, row, folder in _folder_rows(root, files, report) if Path(path).is_dir() else _rows(files[0], root, report):
-        try:
-            parts = _parts(row, _inside(image_root or folder, max_pixels))
-            doc = Document(_new_id(row, where, seen), tuple(parts), str(row.get("source") or report.name))
-            if verify: _verify(doc)
-            out.append(doc)
-            seen[doc.id] = where
-        except BadInput as e: report.reject(where, e)
-    report.raise_if_empty()
-    return out, report
-
-def _verify(doc: Document) -> None:
-    "Decode all pictures of a Document. Raises `BadImage`."
-    for image in doc.images: image.open()
-
-def _new_id(row: dict, where: str, seen: dict) -> str:
-    "The id of a row, by default where it stands. Raises `BadInput` if another row has it."
-    id = where if row.get("id") is None else str(row["id"])
-    if id in seen: raise BadInput(f"its id {id} was used at {seen[id]}")
-    return id
-
-# %% ../nbs/10_documents.ipynb #b65d2e30
-def _pair(row: dict, where: str, seen: dict, image: Callable) -> Pair:
-    "One row as a Pair. Raises `BadInput` with the reason alone."
-    id = _new_id(row, where, seen)
-    def side(name: str, value) -> Document:
-        if value is None: raise BadInput(f"it has no {name}")
-        value = value if isinstance(value, dict) else {"text": value}
-        try: return Document(f"{id}/{name}", tuple(_parts(value, image)), str(row.get("source") or ""))
-        except BadInput as e: raise type(e)(f"{name}: {e}") from e
-    negatives = row.get("negatives") or []
-    if not isinstance(negatives, list): raise BadInput(f"its negatives are a {type(negatives).__name__}, not a list")
-    query = prompt(str(row.get("instruction") or ""), side("query", row.get("query")))
-    positive = side("positive", row.get("positive"))
-    negatives = [side(f"negative {n}", v) for n, v in enumerate(negatives)]
-    if any(n.parts == positive.parts for n in negatives): raise BadInput("one of its negatives equals its positive")
-    kind = row.get("kind") or ("multimodal" if query.images or positive.images else "text")
-    return Pair(id, query, positive, tuple(negatives), str(row.get("task") or ""), kind)
-
-# %% ../nbs/10_documents.ipynb #bd94853f
-def read_pairs(path: str | Path, # .jsonl, .parquet, or a folder of such files
-               image_root: str | Path | None = None, # folder of the image paths; default: the folder of the file
-               max_pixels: int = MAX_PIXELS, # larger pictures are rejected
-               verify: bool = False # decode every picture once, and reject the rows of those that fail
-               ) -> tuple[list[Pair], Report]:
-    """Read Pairs; each row has `query` and `positive` (a text, or an object as in `read_documents`), perhaps `negatives`, `instruction`,
-    `task`, `kind`, `id`, `source`.
-
-    Bad rows are in the Report. Raises `BadInput` as `read_documents` does."""
-    root, files = _files(path)
-    report, seen, out = Report(Path(path).resolve().name), {}, []
-    for where, row, folder in (r for f in files if f.suffix.lower() in SUFFIXES for r in _rows(f, root, report)):
-        try:
-            pair = _pair(row, where, seen, _inside(image_root or folder, max_pixels))
-            for doc in (pair.query, pair.positive, *pair.negatives) if verify else (): _verify(doc)
-            out.append(pair)
-            seen[pair.id] = where
-        except BadInput as e: report.reject(where, e)
-    report.raise_if_empty()
-    return out, report
+        raise BadInput(f"{self.name}: none of {self.n_read} rows can be used; {self.rejected[0].where}: {self.rejected[0].why}")

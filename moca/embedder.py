@@ -12,10 +12,11 @@ import torch
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from tqdm.auto import tqdm
-from .backbone import Backbone, embed, load_backbone, save
+from .backbone import SETTINGS, Backbone, embed, load_backbone, multi_vector as token_vectors, read_settings, save
 from .checkpoints import atomic
 from .documents import BadInput, Document, document
 from .families import model_path
+from .losses import packed, pool_tokens
 from .packing import encode, length, pack
 from .planning import plan
 
@@ -24,31 +25,38 @@ __all__ = ['TEMPLATE', 'Embedder', 'saved_pooling', 'sentence_transformers_files
 
 # %% ../nbs/15_embedder.ipynb #b23d0c4d
 class Embedder:
-    "A Backbone with a pooling rule. `pooling` is `mean` or `last`; none: mean if bidirectional, else last."
-    def __init__(self, backbone: Backbone, pooling: str | None = None):
+    "A Backbone with a pooling rule, `mean` or `last` (none: mean if bidirectional, else last), or without one: a vector a token, for late interaction."
+    def __init__(self, backbone: Backbone, pooling: str | None = None, multi_vector: bool = False):
         self.backbone, self.pooling = backbone, pooling or backbone.pooling or ("mean" if backbone.bidirectional else "last")
+        self.multi_vector = multi_vector # what `encode` returns where it is not told
 
     @classmethod
     def from_pretrained(cls, path=None, # a saved directory, a hub name, or none for the embedded causal base
-                        pooling: str | None = None, **kwargs): # as for `load_backbone`: bidirectional, dtype, device, attention, max_length, max_pixels
+                        pooling: str | None = None, multi_vector: bool | None = None, # None: as the saved directory says
+                        **kwargs): # as for `load_backbone`: bidirectional, dtype, device, attention, max_length, max_pixels
         "Load; the saved directory knows its pooling and whether it is bidirectional. Raises `BadInput`, or `ProbeError` when the model is not what its config says."
         backbone = load_backbone(path, **kwargs)
-        return cls(backbone, pooling or backbone.pooling or saved_pooling(path))
+        multi = bool(read_settings(model_path(path)).get("multi_vector")) if multi_vector is None else multi_vector
+        return cls(backbone, pooling or backbone.pooling or saved_pooling(path), multi)
 
     @property
     def dimension(self) -> int:
         "Length of a vector."
-        return self.backbone.hidden_size
+        return self.backbone.projection.out_features if self.multi_vector and self.backbone.projection is not None else self.backbone.hidden_size
 
     @torch.no_grad()
     def encode(self, inputs: list, # str, PIL image, {"text", "image"}, list of parts, or Document
                pack_tokens: int = 4096, # tokens of one forward pass; memory grows with it
-               progress: bool = False) -> Tensor: # [N, dim] fp32 unit rows, on the CPU
+               progress: bool = False,
+               multi_vector: bool | None = None, # a vector a token instead of one a Document; None: as this Embedder was made
+               token_pooling: int = 1, # of token vectors: means of so many neighbours; for Documents, queries stay as they are
+               ) -> Tensor | list[Tensor]: # [N, dim], or N times [tokens, dim]: fp32 unit rows, on the CPU
         "Embed; the order is kept, and company changes nothing. Raises `BadInput` (a single input instead of a list), `BadImage` naming the file."
+        multi = self.multi_vector if multi_vector is None else multi_vector
         if isinstance(inputs, (str, dict, Document)) or not hasattr(inputs, "__len__"): raise BadInput("encode takes a list: write encode([x]) for a single input")
         docs, training = [document(x, id=None if isinstance(x, Document) else str(i)) for i, x in enumerate(inputs)], self.backbone.training
-        if not docs: return torch.zeros(0, self.dimension)
-        lengths, out = [length(self.backbone.encoder, d) for d in docs], torch.empty(len(docs), self.dimension)
+        if not docs: return [] if multi else torch.zeros(0, self.dimension)
+        lengths, out = [length(self.backbone.encoder, d) for d in docs], [None] * len(docs)
         packs = plan(lengths, max(pack_tokens, max(lengths)), shuffle=False, window=len(docs))
         self.backbone.eval()
         make = lambda chosen: pack([encode(self.backbone.encoder, docs[i]) for i in chosen])
@@ -57,16 +65,19 @@ class Embedder:
             for k, chosen in enumerate(packs):
                 one = coming.result().to(self.backbone.device)
                 if k + 1 < len(packs): coming = thread.submit(make, packs[k + 1])
-                out[chosen] = embed(self.backbone, one, self.pooling).cpu()
+                vectors = pool_tokens(packed(token_vectors(self.backbone, one)), token_pooling) if multi else None
+                rows = vectors.values.cpu().split(vectors.lengths) if multi else embed(self.backbone, one, self.pooling).cpu()
+                for i, v in zip(chosen, rows): out[i] = v.clone() # no view, which would keep the whole Pack's
                 bar.update(len(chosen))
         self.backbone.train(training)
-        return out
+        return out if multi else torch.stack(out)
 
     def save_pretrained(self, path) -> None:
-        "Write the model, atomically; for Qwen2.5-VL with sentence-transformers' settings, other families load with moca and transformers."
+        "Write the model, atomically; for Qwen2.5-VL with sentence-transformers' settings, other families and multi-vector models load with moca and transformers."
         with atomic(path) as part:
             save(self.backbone, part, self.pooling)
-            if self.backbone.encoder.family.name != "qwen2_5_vl": return
+            if self.multi_vector: (part/SETTINGS).write_text(json.dumps(read_settings(part) | dict(multi_vector=True), indent=1) + "\n", "utf-8")
+            if self.backbone.encoder.family.name != "qwen2_5_vl" or self.multi_vector: return
             for name, value in sentence_transformers_files(self).items():
                 (part/name).parent.mkdir(exist_ok=True)
                 (part/name).write_text(json.dumps(value, indent=1) + "\n", "utf-8")

@@ -14,6 +14,7 @@ from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 from transformers.image_processing_utils import select_best_resolution
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 import moca
 from .documents import BadInput
@@ -46,6 +47,8 @@ class Picture:
     places: list[int | tuple[int, int]] # runs of positions: lengths, or merged grids (rows, columns)
     grid: tuple[int, int, int] # tiles, rows and columns of patches in a tile
     patch_at: Tensor # [G] int64: index into ids of the token of each patch group; -1: none
+    cells: Tensor # [G] int64: the cell that each patch group shows; groups of one cell show the same part of the picture
+    cell_grid: tuple[int, int] # rows and columns of cells
 
 # %% ../nbs/11_families.ipynb #b1acf94e
 def mrope_positions(segments: list[int | tuple[int, int]] # lengths of text runs (int) and merged grids (rows, columns) of images, in order
@@ -71,6 +74,7 @@ class Family:
     tower = "vision_tower" # the vision tower inside model.model
     axes, first = 1, 0 # rows of position_ids, and the first position
     frames = 1 # copies of a picture in a row of pixels (Qwen's towers take two frames)
+    mae = None # why hidden patches cannot be asked for, where a tower mixes pixels before tokens (Perceiver, Q-Former); None: they can
     packs = True # False: a layer type cannot keep Documents apart, so they run one by one
     end_token = None # ends a Document; None: the tokenizer's end-of-sequence token
 
@@ -135,7 +139,7 @@ class Qwen2VL(Family):
         h, w = (o // self.patch for o in smart_resize(height, width, self.patch * self.merge, size["shortest_edge"], size["longest_edge"]))
         n = h * w // self.unit
         ids = [self.config.vision_start_token_id] + [self.image_id] * n + [self.config.vision_end_token_id]
-        return Picture(ids, [1, (h // self.merge, w // self.merge), 1], (1, h, w), torch.arange(1, n + 1))
+        return Picture(ids, [1, (h // self.merge, w // self.merge), 1], (1, h, w), torch.arange(1, n + 1), torch.arange(n), (h // self.merge, w // self.merge))
 
     def rows(self, images: list) -> Tensor:
         return self.images(images=images, return_tensors="pt")["pixel_values"].float()
@@ -189,10 +193,18 @@ class Tiles(Family):
 
     def canvas(self, rows, grid): return self.to_tiles(rows).permute(2, 0, 3, 1).flatten(1, 2)
 
-    def single(self, before: list[int], after: list[int], tiles: int = 1) -> Picture:
-        "A picture whose tokens stand in one run between two markers."
-        n = self.tile_tokens * tiles
-        return Picture(before + [self.image_id] * n + after, [len(before) + n + len(after)], (tiles, self.side, self.side), torch.arange(n) + len(before))
+    def cells(self, rows: int, columns: int) -> Tensor:
+        "The cell of the overview that each group of a grid of tiles lies in, tile by tile; the overview's cells are its own groups."
+        n = self.side // self.block
+        grid = (torch.arange(rows * n) // rows)[:, None] * n + torch.arange(columns * n) // columns
+        return grid.view(rows, n, columns, n).transpose(1, 2).flatten()
+
+    def single(self, before: list[int], after: list[int], rows: int = 0, columns: int = 0) -> Picture:
+        "A picture whose tokens stand in one run between two markers: a grid of tiles, if any, then the whole."
+        tiles, side = 1 + rows * columns, self.side // self.block
+        n, cells = self.tile_tokens * tiles, torch.cat([self.cells(rows, columns), torch.arange(self.tile_tokens)])
+        return Picture(before + [self.image_id] * n + after, [len(before) + n + len(after)], (tiles, self.side, self.side),
+                       torch.arange(n) + len(before), cells, (side, side))
 
     def tiles(self, image) -> Tensor:
         "One picture as tiles."
@@ -227,7 +239,10 @@ class InternVL(Tiles):
     def limit(self, min_pixels, max_pixels):
         if max_pixels: self.images.max_patches = max(1, max_pixels // self.size**2)
     def picture(self, width, height):
-        return self.single([self.id("<img>")], [self.id("</img>")], self.images.get_number_of_image_patches(height, width, {}))
+        size, least, most = self.images.size, self.images.min_patches, self.images.max_patches
+        tiled = self.images.crop_to_patches and most > 1
+        columns, rows = get_optimal_tiled_canvas((height, width), (size["height"], size["width"]), least, most) if tiled else (1, 1)
+        return self.single([self.id("<img>")], [self.id("</img>")], *((rows, columns) if rows * columns > 1 else ()))
 
 # %% ../nbs/11_families.ipynb #fd9ae36c
 class Idefics3(Tiles):
@@ -248,7 +263,8 @@ class Idefics3(Tiles):
             ids.extend(self.text("\n" if r + 1 < rows else "\n\n")) # the empty line before the whole picture is one token of its own
         tile("<global-img>")
         ids.append(self.id("<fake_token_around_image>"))
-        return Picture(ids, [len(ids)], (max(1, count), self.side, self.side), torch.cat(at))
+        side, cells = self.side // self.block, torch.cat([self.cells(rows, cols), torch.arange(self.tile_tokens)])
+        return Picture(ids, [len(ids)], (max(1, count), self.side, self.side), torch.cat(at), cells, (side, side))
     def tiles(self, image):
         return self.images(images=[[image]], return_tensors="pt", do_pad=True)["pixel_values"].reshape(-1, 3, self.size, self.size)
     def features(self, model, rows, grids, sizes):
@@ -282,7 +298,11 @@ class LlavaOnevision(Tiles):
         at = torch.full((h, w), -1)
         at[top:h - top, left:w - left] = n * n + torch.arange(high)[:, None] * (broad + 1) + torch.arange(broad)
         total = n * n + high * (broad + 1)
-        return Picture([self.image_id] * total, [total], (1 + rows * cols, n, n), torch.cat([torch.arange(n * n), at.view(rows, n, cols, n).transpose(1, 2).flatten()]))
+        over = lambda x, start, length: ((x - start) * n // max(1, length)).clamp(0, n - 1) # without the padding the picture fills the overview
+        cells = over(torch.arange(h), top, high)[:, None] * n + over(torch.arange(w), left, broad)
+        tiled = lambda x: x.view(rows, n, cols, n).transpose(1, 2).flatten()
+        return Picture([self.image_id] * total, [total], (1 + rows * cols, n, n), torch.cat([torch.arange(n * n), tiled(at)]),
+                       torch.cat([torch.arange(n * n), tiled(cells)]), (n, n))
     def features(self, model, rows, grids, sizes):
         tiles = self.to_tiles(rows).split(grids[:, 0].tolist())
         most = max(map(len, tiles))
@@ -328,7 +348,9 @@ TINY = { # family: (special tokens, config keywords from their ids, settings of 
     "paligemma": (("<image>",), lambda t: dict(text_config=dict(_text, model_type="gemma", head_dim=16), vision_config=_siglip, projection_dim=64, hidden_size=64), dict(size={"height": 56, "width": 56})),
     "internvl": (("<IMG_CONTEXT>", "<img>", "</img>"), lambda t: dict(text_config=dict(_text, model_type="qwen2"), vision_config=_tile, image_seq_length=4), dict(size={"height": 56, "width": 56}, crop_to_patches=True, min_patches=1, max_patches=4)),
 }
-TINY["smolvlm"] = TINY["idefics3"]
+# some releases (5.20) merge SmolVLM's pictures in runs of patch_size tokens: a tile needs a multiple of that many
+TINY["smolvlm"] = (TINY["idefics3"][0], lambda t: dict(TINY["idefics3"][1](t), vision_config=dict(_tile, image_size=64, patch_size=8)),
+                   dict(size={"longest_edge": 128}, max_image_size={"longest_edge": 64}))
 
 # %% ../nbs/11_families.ipynb #f27da52d
 def tiny_tokenizer(family: str):

@@ -177,7 +177,7 @@ def read_result(out: Path, task: str, digest: str, data: str | None = None) -> R
         raise BadInput(f"{path} was made with other data (or another --limit or --split): delete it, or choose another --out")
     return row
 
-# %% ../nbs/15_harness.ipynb #bda23710
+# %% ../nbs/15_harness.ipynb #5420d574
 def run_task(task: Task, encode: Callable, seed: int = 0, progress: bool = True,
              floors: bool = True) -> Row: # floors: compute baseline and ceiling
     "Embed, rank and measure one task. Raises `BadInput` and `MocaError` as `moca.evaluation` does."
@@ -192,7 +192,7 @@ def run_tasks(tasks: Sequence, # Tasks, and tasks of mteb
     "Run what is not finished, one task after another; write results, table and figures into `out`. Raises `BadInput` and `MocaError`."
     digest = model_digest(model)
     out = open_run(out, name, digest, model.pooling, model.dimension, force)
-    encode, rows = Cached(lambda docs: model.encode(docs), out/"vectors", digest), []
+    encode, rows = Cached(lambda docs: model.encode(docs, multi_vector=False), out/"vectors", digest), []
     for k, task in enumerate(tasks):
         title, data = (task.name, task_digest(task)) if isinstance(task, Task) else (task.metadata.name, None)
         row, began = read_result(out, title, digest, data), time.perf_counter()

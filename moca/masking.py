@@ -13,8 +13,8 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['document_ids', 'attention_mask', 'show_mask', 'generator', 'mask_tokens', 'corrupt_tokens', 'show_tokens',
-           'mask_patches', 'corrupt_patches', 'draw_masks', 'explore_masks']
+__all__ = ['TEXT_MASKS', 'PATCH_MASKS', 'NOISES', 'document_ids', 'attention_mask', 'show_mask', 'generator', 'mask_tokens',
+           'corrupt_tokens', 'show_tokens', 'mask_patches', 'corrupt_patches', 'draw_masks', 'explore_masks']
 
 # %% ../nbs/00_masking.ipynb #8f1d9522
 def document_ids(cu_seqlens: Tensor # [D+1] integers from 0 upwards: Document d is cu_seqlens[d] to cu_seqlens[d+1]
@@ -82,20 +82,60 @@ def generator(seed: int, # of the run
     key = b"\x1f".join(str(o).encode("unicode_escape") for o in (seed, epoch, sample, purpose)) # escaped: no field can hold the separator
     return torch.Generator().manual_seed(int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1)
 
+# %% ../nbs/00_masking.ipynb #59ee661d
+def _lowest(rolls: Tensor, among: Tensor, ratio: float) -> Tensor:
+    "The share `ratio` of the candidates, rounded to a whole number of them: those that rolled lowest."
+    order = rolls.masked_fill(~among, 2.).argsort(stable=True)
+    return torch.zeros_like(among).index_fill(0, order[:round(ratio * int(among.sum()))], True)
+
+def _first_of_word(word_ids: Tensor) -> Tensor:
+    "For each token the place of the first token of its word; a token of no word (-1) stands for itself."
+    places = torch.arange(len(word_ids))
+    units, unit_of = torch.where(word_ids < 0, -1 - places, word_ids.long()).unique(return_inverse=True)
+    return torch.full((len(units),), len(word_ids)).scatter_reduce(0, unit_of, places, "amin")[unit_of]
+
+def _runs(n: int, ratio: float, mean: float, generator: torch.Generator) -> Tensor:
+    "[n] bool with `round(ratio * n)` True in runs of about `mean`: runs and gaps are random compositions, then all is turned round."
+    k = round(ratio * n)
+    if k in (0, n): return torch.full((n,), k > 0)
+    runs = min(max(1, round(k / mean)), k, n - k)
+    def cut(total: int) -> Tensor: # into `runs` parts of 1 or more
+        at = torch.randperm(total - 1, generator=generator)[:runs - 1].sort().values + 1
+        return torch.cat([torch.zeros(1, dtype=torch.long), at, torch.tensor([total])]).diff()
+    lengths = torch.stack([cut(n - k), cut(k)], 1).flatten()
+    row = torch.tensor([False, True]).repeat(runs).repeat_interleave(lengths)
+    return row.roll(int(torch.randint(n, (1,), generator=generator)))
+
 # %% ../nbs/00_masking.ipynb #8e66e6df
-def _check_ratio(ratio: float) -> None:
-    "`ValueError` unless the ratio lies in [0, 1]."
+TEXT_MASKS = ("bernoulli", "exact", "word", "span")
+
+def _check(ratio: float, kind: str, kinds: tuple) -> None:
+    "`ValueError` unless the ratio lies in [0, 1] and the kind is known."
     if not 0 <= ratio <= 1: raise ValueError(f"ratio is {ratio}: give a share between 0 and 1")
+    if kind not in kinds: raise ValueError(f"kind of mask is {kind!r}: give one of {', '.join(kinds)}")
 
 def mask_tokens(maskable: Tensor, # [T] bool: False at special, vision and image tokens
-                ratio: float, # probability to be hidden: 0.4 (3B) or 0.6 (7B) in the paper
-                generator: torch.Generator) -> Tensor: # [T] bool, on the device of `maskable`
-    """Tokens to hide: an independent coin for each maskable one (paper 2.2), drawn on the CPU.
-    `ValueError` for a ratio outside [0, 1] or a `maskable` that is not bool [T]."""
-    _check_ratio(ratio)
+                ratio: float, # share to be hidden: 0.4 (3B) or 0.6 (7B) in the paper
+                generator: torch.Generator,
+                kind: str = "bernoulli", # a coin a token (paper); "exact": so many; "word": a coin a word; "span": so many, in runs
+                word_ids: Tensor | None = None, # [T] integers, for "word": the word of each token, -1 for none
+                span: float = 3.0 # mean tokens of a run, for "span"
+                ) -> Tensor: # [T] bool, on the device of `maskable`
+    """Tokens to hide among the maskable ones (paper 2.2), drawn on the CPU.
+    `ValueError` for a ratio outside [0, 1], an unknown kind, a `maskable` that is not bool [T], or words that do not fit it."""
+    _check(ratio, kind, TEXT_MASKS)
     if maskable.ndim != 1 or maskable.dtype != torch.bool:
         raise ValueError(f"maskable is {_kind(maskable)}: give one dimension of bool, True where a token may be hidden")
-    return (torch.rand(len(maskable), generator=generator) < ratio).to(maskable.device) & maskable
+    if kind == "word" and (word_ids is None or word_ids.shape != maskable.shape):
+        raise ValueError(f"word masks need word_ids of shape {list(maskable.shape)}: the number of the word of each token")
+    if span < 1: raise ValueError(f"span is {span}: give a mean length of 1 token or more")
+    free = maskable.cpu()
+    if kind == "span": hidden = torch.zeros_like(free).masked_scatter(free, _runs(int(free.sum()), ratio, span, generator))
+    else:
+        rolls = torch.rand(len(free), generator=generator)
+        if kind == "word": rolls = rolls[_first_of_word(word_ids.cpu())]
+        hidden = _lowest(rolls, free, ratio) if kind == "exact" else (rolls < ratio) & free
+    return hidden.to(maskable.device)
 
 # %% ../nbs/00_masking.ipynb #9aa0f919
 def corrupt_tokens(input_ids: Tensor, # [T] integers
@@ -137,25 +177,54 @@ def _font(ax: Axes, width: int) -> float:
     return min(10.0, ax.get_position().width * ax.figure.get_figwidth() * 72 / width / .64)
 
 # %% ../nbs/00_masking.ipynb #c06ff08b
-def mask_patches(n: int, # merged image tokens: rows of pixel_values divided by 4
-                 ratio: float, # probability to be hidden: 0.5 (3B) or 0.6 (7B) in the paper
-                 generator: torch.Generator) -> Tensor: # [n] bool, on the CPU
-    """Image tokens to hide: an independent coin for each merged 2 x 2 token (paper 2.2).
-    `ValueError` for a ratio outside [0, 1] or a negative n."""
-    _check_ratio(ratio)
-    if n < 0: raise ValueError(f"n is {n}: give the number of image tokens, 0 or more")
-    return torch.rand(n, generator=generator) < ratio
+PATCH_MASKS = ("bernoulli", "exact", "block")
+
+def mask_patches(grids: int | list[tuple[int, int]], # image tokens in all, or rows and columns of each image ("block" needs them)
+                 ratio: float, # share to be hidden: 0.5 (3B) or 0.6 (7B) in the paper
+                 generator: torch.Generator,
+                 kind: str = "bernoulli" # a coin a token (paper); "exact": so many an image; "block": so many an image, in rectangles
+                 ) -> Tensor: # [n] bool, on the CPU: the images' tokens in order, row by row
+    """Image tokens to hide, merged 2 x 2 tokens in Qwen's families (paper 2.2).
+    `ValueError` for a ratio outside [0, 1], an unknown kind or a negative size."""
+    _check(ratio, kind, PATCH_MASKS)
+    if isinstance(grids, int):
+        if kind == "block": raise ValueError("block masks need rows and columns of each image: give a list of pairs")
+        grids = [(1, grids)]
+    if any(min(g) < 0 for g in grids): raise ValueError(f"the images' grids are {grids}: give numbers of image tokens, 0 or more")
+    if kind == "block": return torch.cat([_blocks(r, c, ratio, generator) for r, c in grids] + [torch.zeros(0, dtype=torch.bool)])
+    rolls = torch.rand(sum(r * c for r, c in grids), generator=generator)
+    if kind == "bernoulli": return rolls < ratio
+    parts = rolls.split([r * c for r, c in grids])
+    return torch.cat([_lowest(x, torch.ones_like(x, dtype=torch.bool), ratio) for x in parts])
+
+def _blocks(rows: int, columns: int, ratio: float, generator: torch.Generator, smallest: int = 4) -> Tensor:
+    "[rows * columns] bool: rectangles with sides from 1:3 to 3:1 until `round(ratio * n)` are hidden, the last cut short (BEiT, alg. 1)."
+    hidden = torch.zeros(rows, columns, dtype=torch.bool)
+    rest = round(ratio * rows * columns)
+    while rest:
+        area, shape, top, left = torch.rand(4, generator=generator).tolist()
+        area = smallest + area * max(0, rest - smallest)
+        h = min(rows, max(1, round((area * 9**(shape - .5))**.5)))
+        w = min(columns, max(1, round(area / h)))
+        top, left = int(top * (rows - h + 1)), int(left * (columns - w + 1))
+        new = torch.zeros_like(hidden); new[top:top + h, left:left + w] = True
+        at = (new & ~hidden).flatten().nonzero()[:rest, 0]
+        hidden.view(-1)[at] = True
+        rest -= len(at)
+    return hidden.flatten()
 
 # %% ../nbs/00_masking.ipynb #f38a506e
+NOISES = ("gaussian", "shared", "learned", "zero")
+
 def corrupt_patches(pixel_values: Tensor, # [P, dim] normalised pixels, `unit` consecutive rows an image token
                     masked: Tensor, # [P // unit] bool
                     generator: torch.Generator,
-                    noise: str = "gaussian", # own N(0, 1) for each patch (paper); "shared": one vector for all (authors' code); "zero"
+                    noise: str = "gaussian", # N(0, 1) for each (paper); "shared": one for all (authors' code); "learned", "zero": zeros
                     unit: int = 4 # rows an image token
                     ) -> Tensor: # [P, dim], a new tensor on the device and of the dtype of `pixel_values`
     """Patches with noise at the masked image tokens; the other rows are bit-equal (paper 2.2). The noise is drawn on the CPU in fp32
     and is a function of the generator and the shape alone. `ValueError` for an unknown noise, or a mask that does not fit the rows."""
-    if noise not in ("gaussian", "shared", "zero"): raise ValueError(f"noise is {noise!r}: give 'gaussian', 'shared' or 'zero'")
+    if noise not in NOISES: raise ValueError(f"noise is {noise!r}: give one of {', '.join(NOISES)}")
     if pixel_values.ndim != 2: raise ValueError(f"pixel_values has shape {list(pixel_values.shape)}: give [patches, values a patch]")
     if masked.dtype != torch.bool or masked.ndim != 1 or len(masked) * unit != len(pixel_values):
         raise ValueError(f"masked is {_kind(masked)} for {len(pixel_values)} patches: give bool, one for {unit} consecutive patches")
@@ -166,38 +235,41 @@ def corrupt_patches(pixel_values: Tensor, # [P, dim] normalised pixels, `unit` c
     return torch.where(rows[:, None], new.to(pixel_values), pixel_values)
 
 # %% ../nbs/00_masking.ipynb #49fe9f5c
-_caption = ["<|vision_start|>", "<24 image tokens>", "<|vision_end|>", *"a small house with a red roof stands on a green hill .".split(),
+_caption = ["<|vision_start|>", "<24 image tokens>", "<|vision_end|>",
+            *"a small house with a red roof stand s on a green hill side .".split(),
             "<|endoftext|>"]
+_words = torch.tensor([-1, -1, -1, 0, 1, 2, 3, 4, 5, 6, 7, 7, 8, 9, 10, 11, 11, 12, -1]) # stands and hillside are words of two pieces
 
 def draw_masks(kind: str = "bidirectional", # or "causal"
                documents: int = 3, # in the Pack
                length: int = 5, # tokens of the first Document; each further one has two more
                text_ratio: float = 0.4, patch_ratio: float = 0.5, seed: int = 0,
+               text_mask: str = "bernoulli", patch_mask: str = "bernoulli", # one of TEXT_MASKS, of PATCH_MASKS
                axes: list[Axes] | None = None # three; None makes a figure
                ) -> list[Axes]:
     "Three pictures: the attention mask of a Pack, a caption with hidden tokens, an image of 4 x 6 tokens with hidden ones."
     if axes is None: axes = plt.subplots(1, 3, figsize=(13, 3), layout="constrained", width_ratios=(1, 2.2, 1.2))[1]
     lengths = torch.tensor([0] + [length + 2 * i for i in range(documents)])
     maskable = torch.tensor([not t.startswith("<") for t in _caption])
-    words = mask_tokens(maskable, text_ratio, generator(seed, 0, "house", "text"))
-    patches = mask_patches(24, patch_ratio, generator(seed, 0, "house", "patches"))
+    words = mask_tokens(maskable, text_ratio, generator(seed, 0, "house", "text"), text_mask, _words)
+    patches = mask_patches([(4, 6)], patch_ratio, generator(seed, 0, "house", "patches"), patch_mask)
     show_mask(attention_mask(lengths.cumsum(0), kind), ax=axes[0])
     show_tokens(_caption, words, maskable, axes[1], width=46)
     axes[2].imshow(patches.view(4, 6), cmap=ListedColormap([_colour["text"], _colour["hidden"]]), vmin=0, vmax=1)
     axes[2].set_xticks(torch.arange(7) - .5, []); axes[2].set_yticks(torch.arange(5) - .5, [])
     axes[2].grid(color="white", lw=2); axes[2].tick_params(length=0)
     titles = (f"{kind}, {documents} Document{'s' * (documents > 1)}",
-              f"text ratio {text_ratio:.1f}: {int(words.sum())} of {int(maskable.sum())} hidden",
-              f"patch ratio {patch_ratio:.1f}, seed {seed}: {int(patches.sum())} of 24 hidden")
+              f"{text_mask}, text ratio {text_ratio:.1f}: {int(words.sum())} of {int(maskable.sum())} hidden",
+              f"{patch_mask}, patch ratio {patch_ratio:.1f}, seed {seed}: {int(patches.sum())} of 24 hidden")
     for ax, title in zip(axes, titles): ax.set_title(title, fontsize=9)
     return list(axes)
 
 # %% ../nbs/00_masking.ipynb #c13c2fc0
 def explore_masks():
-    "An ipywidgets explorer of `draw_masks`: kind of mask, number and length of Documents, both ratios, seed."
+    "An ipywidgets explorer of `draw_masks`: kind of mask, number and length of Documents, both ratios, both ways to choose, seed."
     import ipywidgets as widgets
     def draw(**choices): draw_masks(**choices); plt.show()
     share = lambda value: widgets.FloatSlider(value, min=0, max=1, step=.1)
     return widgets.interactive(draw, kind=["bidirectional", "causal"], documents=widgets.IntSlider(3, 1, 6),
                                length=widgets.IntSlider(5, 1, 12), text_ratio=share(.4), patch_ratio=share(.5),
-                               seed=widgets.IntSlider(0, 0, 20))
+                               text_mask=list(TEXT_MASKS), patch_mask=list(PATCH_MASKS), seed=widgets.IntSlider(0, 0, 20))

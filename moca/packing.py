@@ -5,19 +5,30 @@
 # %% ../nbs/11_packing.ipynb #47bcc680
 from __future__ import annotations
 import copy
+import json
+import re
+import zipfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+import numpy as np
 import torch
 import transformers
+from filelock import FileLock
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoTokenizer
-from .documents import BadImage, BadInput, Document, ImageRef, MocaError
+from .checkpoints import atomic
+from .documents import BadImage, BadInput, Document, ImageRef, MocaError, Report
 from .families import family_of, model_path, tiny_model
 from .masking import document_ids
+from .rows import Lazy, Listed, Selection, digest
+from .sources import sift
 
 # %% auto #0
-__all__ = ['MASK_NAMES', 'add_mask_token', 'Encoder', 'text_ids', 'layout', 'picture_of', 'sizes', 'length', 'Encoded', 'encode',
-           'maskable', 'tiny_encoder', 'split', 'cut_text', 'split_all', 'Pack', 'pack']
+__all__ = ['MASK_NAMES', 'add_mask_token', 'Encoder', 'text_ids', 'layout', 'picture_of', 'sizes', 'length', 'words_of',
+           'word_ids', 'Encoded', 'encode', 'maskable', 'tiny_encoder', 'borders', 'cut', 'split', 'cut_text', 'Pieces',
+           'measured', 'split_all', 'encoder_mark', 'remembered', 'encode_each', 'nothing', 'encode_all', 'Pack',
+           'pack']
 
 # %% ../nbs/11_packing.ipynb #5d26aa81
 MASK_NAMES = ("<|mask|>", "<mask>", "[MASK]")
@@ -107,6 +118,26 @@ def length(encoder: Encoder, doc: Document) -> int:
     "Tokens of a Document, from image headers alone."
     return sizes(encoder, doc)[0]
 
+# %% ../nbs/11_packing.ipynb #6b3e00ec
+_word = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+|[^\w\s]+")
+
+def words_of(encoder: Encoder, text: str) -> list[int]:
+    "For each token of a text the number of its word; -1 for spaces alone."
+    spans = encoder.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    owner = [-1] * len(text)
+    for k, m in enumerate(_word.finditer(text)): owner[m.start():m.end()] = [k] * (m.end() - m.start())
+    return [next((k for k in owner[a:b] if k >= 0), -1) for a, b in spans]
+
+def word_ids(encoder: Encoder, doc: Document, segments: list) -> Tensor: # [T] int64
+    "The word of each token of a Document laid out in segments; -1 at spaces, pictures, start and end."
+    texts = (found for part in doc.parts if isinstance(part, str) and (found := words_of(encoder, part)))
+    out, before = [-1] * len(encoder.family.start), 0
+    for what, picture in segments:
+        words = next(texts)[:len(what)] if picture is None else [-1] * len(picture.ids)
+        out += [k + before if k >= 0 else -1 for k in words]
+        before += max(words, default=-1) + 1
+    return torch.tensor(out + [-1])
+
 # %% ../nbs/11_packing.ipynb #552f8c5a
 @dataclass
 class Encoded:
@@ -120,14 +151,18 @@ class Encoded:
     image_tokens: Tensor # [N] int64: places of the image tokens, in the order of the vision tower's output
     patch_tokens: Tensor # [P / unit] int64: the token that each patch group stands behind; -1: none
     dropped: int = 0 # tokens that did not fit into max_length
+    cells: Tensor | None = None # [P / unit] int64: the cell of the Document's pictures that each patch group shows
+    cell_grids: list[tuple[int, int]] = field(default_factory=list) # [I]: rows and columns of cells of each picture
+    word_ids: Tensor | None = None # [T] int64: the word of each token, -1 outside text; where `encode` was asked for words
 
     def __len__(self) -> int: return len(self.input_ids)
 
-def encode(encoder: Encoder, doc: Document) -> Encoded:
-    "Tensors of one Document. Raises `BadImage` naming the file for an image that can't be read or that gives another number of patches than its header promised."
+def encode(encoder: Encoder, doc: Document, words: bool = False) -> Encoded:
+    "Tensors of one Document, with `word_ids` if wanted. Raises `BadImage` naming the file for an image that can't be read or that gives another number of patches than its header promised."
     segments, dropped = layout(encoder, doc)
     family = encoder.family
     ids, places, rows, grids, sizes, at = list(family.start), [len(family.start)] if family.start else [], [], [], [], []
+    cells, cell_grids = [], []
     for what, picture in segments:
         if picture is None:
             ids += what; places.append(len(what))
@@ -136,13 +171,15 @@ def encode(encoder: Encoder, doc: Document) -> Encoded:
         if len(rows[-1]) != len(picture.patch_at) * encoder.unit:
             raise BadImage(f"document {doc.id}: image {what.name} gave {len(rows[-1])} patches, planned were {len(picture.patch_at) * encoder.unit}")
         at.append(torch.where(picture.patch_at < 0, -1, picture.patch_at + len(ids)))
+        cells.append(picture.cells + sum(r * c for r, c in cell_grids)); cell_grids.append(picture.cell_grid)
         ids += picture.ids; places += picture.places
         grids.append(picture.grid); sizes.append(what.size[::-1])
     ids.append(encoder.end_id); places.append(1)
     table = lambda x, n: torch.tensor(x, dtype=torch.long).view(-1, n)
     ids, empty = torch.tensor(ids), torch.zeros(0, dtype=torch.long)
     return Encoded(doc.id, ids, family.positions(places), torch.cat(rows) if rows else torch.zeros(0, encoder.patch_dim), table(grids, 3), table(sizes, 2),
-                   (ids == encoder.image_token_id).nonzero()[:, 0], torch.cat(at) if at else empty, dropped)
+                   (ids == encoder.image_token_id).nonzero()[:, 0], torch.cat(at) if at else empty, dropped,
+                   torch.cat(cells) if cells else empty, cell_grids, word_ids(encoder, doc, segments) if words else None)
 
 def maskable(encoder: Encoder, input_ids: Tensor) -> Tensor:
     "True where a token may be masked: ordinary text, never special or image tokens (paper 2.2). Same shape as `input_ids`."
@@ -155,23 +192,38 @@ def tiny_encoder(family: str, **kwargs) -> Encoder:
     return Encoder(tokenizer, processor, model.config, **kwargs)
 
 # %% ../nbs/11_packing.ipynb #30a8d322
+def borders(encoder: Encoder, doc: Document) -> tuple[list[list[tuple[int, int, int]]], list[tuple[int, int]], list[str]]:
+    """Pieces of at most `max_length` tokens as lists of (part, first character, last + 1), their tokens and patches, and the names of
+    images too large by themselves."""
+    ends = 1 + len(encoder.family.start)
+    limit, pieces, table, lost = encoder.max_length - ends, [[]], [[ends, 0]], []
+    def add(span: tuple[int, int, int], need: int, tokens: int, patches: int = 0): # a new piece unless there is room for `need`
+        if table[-1][0] + need - ends > limit and pieces[-1]: pieces.append([]); table.append([ends, 0])
+        pieces[-1].append(span); table[-1][0] += tokens; table[-1][1] += patches
+    for k, part in enumerate(doc.parts):
+        if not isinstance(part, str):
+            n = len((picture := picture_of(encoder, part, doc.id)).ids)
+            if n > limit: lost.append(part.name)
+            else: add((k, 0, 0), n, n, len(picture.patch_at) * encoder.unit)
+            continue
+        at, rest = 0, part
+        while rest is not None:
+            need = n = len(text_ids(encoder, rest, doc.id))
+            head, rest = cut_text(encoder, rest, limit) if n > limit else (rest, None)
+            if rest is not None: n = len(text_ids(encoder, head, doc.id))
+            add((k, at, at + len(head)), need, n); at += len(head)
+    return (pieces, [tuple(t) for t in table], lost) if pieces[0] else ([], [], lost)
+
+def cut(doc: Document, piece: list[tuple[int, int, int]], number: int = 0) -> Document:
+    "A piece of a Document; its id is the Document's, `#1`, `#2` ... behind it for later pieces."
+    parts = tuple(p if not isinstance(p := doc.parts[k], str) else p[a:b] for k, a, b in piece)
+    return replace(doc, id=f"{doc.id}#{number}" if number else doc.id, parts=parts)
+
 def split(encoder: Encoder, doc: Document) -> tuple[list[Document], list[str]]:
-    "The Document in pieces of at most `max_length` tokens, ids `ID`, `ID#1`, `ID#2` ..., and the names of images that are too large by themselves."
-    limit, pieces, room, lost = encoder.max_length - 1 - len(encoder.family.start), [[]], 0, []
-    room = limit
-    for part in doc.parts:
-        while part is not None:
-            n = len(text_ids(encoder, part, doc.id)) if isinstance(part, str) else len(picture_of(encoder, part, doc.id).ids)
-            rest = None
-            if n > room and pieces[-1]: pieces.append([]); room = limit
-            if n > limit:
-                if not isinstance(part, str): lost.append(part.name); break
-                part, rest = cut_text(encoder, part, limit)
-                n = len(text_ids(encoder, part, doc.id))
-            pieces[-1].append(part); room -= n
-            part = rest
-    pieces = [p for p in pieces if p]
-    return [replace(doc, id=f"{doc.id}#{i}" if i else doc.id, parts=tuple(p)) for i, p in enumerate(pieces)], lost
+    """The Document in pieces of at most `max_length` tokens, ids `ID`, `ID#1`, `ID#2` ..., and the names of images that are too large by
+    themselves."""
+    pieces, _, lost = borders(encoder, doc)
+    return [cut(doc, piece, n) for n, piece in enumerate(pieces)], lost
 
 def cut_text(encoder: Encoder, text: str, most: int) -> tuple[str, str | None]:
     "A text's first `most` tokens or fewer, ending where a reader would pause, and the rest."
@@ -184,15 +236,112 @@ def cut_text(encoder: Encoder, text: str, most: int) -> tuple[str, str | None]:
     raise MocaError(f"a text cannot be cut to {most} tokens")
 
 # %% ../nbs/11_packing.ipynb #22130c20
-def split_all(encoder: Encoder, docs: list[Document], progress: bool = False) -> tuple[list[Document], list[tuple[int, int]], str]:
-    "Documents that all fit into `max_length`, their `(tokens, patches)`, and one line that says what was split and what was lost."
-    out, table, cut, lost = [], [], 0, []
-    for doc in tqdm(docs, desc="lengths", unit="doc", disable=not progress):
-        pieces, gone = split(encoder, doc)
-        cut, lost = cut + (len(pieces) > 1), lost + gone
-        out += pieces; table += [sizes(encoder, p) for p in pieces]
-    tail = f"; {len(lost)} images larger than that are left out, the first {lost[0]}" if lost else ""
-    return out, table, f"{len(docs)} Documents, {cut} longer than {encoder.max_length} tokens and split into {len(out) - len(docs) + cut}{tail}"
+class Pieces(Lazy):
+    "Documents that all fit into `max_length`: whole ones and pieces of long ones, made when they are asked for."
+    def __init__(self, docs: Lazy, owner: np.ndarray, number: np.ndarray, # [N] Document of each piece, and which of its pieces it is
+                 cuts: dict[int, list]): # borders of those Documents that are not whole
+        self.docs, self.owner, self.number, self.cuts = docs, owner, number, cuts
+
+    def __len__(self): return len(self.owner)
+    def where(self, i): return self.docs.where(int(self.owner[i]))
+    def draw(self, seed, epoch): return np.flatnonzero(np.isin(self.owner, self.docs.draw(seed, epoch)))
+
+    def make(self, i) -> Document:
+        k, n = int(self.owner[i]), int(self.number[i])
+        doc = self.docs.make(k)
+        return cut(doc, self.cuts[k][n], n) if k in self.cuts else doc
+
+def measured(encoder: Encoder, items: Lazy, workers: int = 1, progress: bool = False) -> dict:
+    """One pass over the data: which items can be used, pieces of each, tokens and patches of each piece; borders, lost images and
+    rejected rows."""
+    own = Report("")
+    def measure(doc: Document):
+        pieces, table, lost = borders(encoder, doc)
+        return None if len(pieces) == 1 and not lost else pieces, table, lost # None: the Document is whole
+    text_ids(encoder, "", "") # the first call may change the tokenizer's state, which threads must not do
+    good, found = sift(items, own, measure, workers, progress, "lengths")
+    info = dict(cuts={str(k): p for k, (p, _, _) in enumerate(found) if p is not None}, lost=[x for _, _, xs in found for x in xs],
+                n_read=own.n_read, rejected=own.rejected, ignored=own.ignored)
+    return dict(keep=good.index, counts=np.array([len(t) for _, t, _ in found], np.int64),
+                table=np.array([x for _, t, _ in found for x in t], np.int64).reshape(-1, 2), info=info)
+
+def split_all(encoder: Encoder, docs: Sequence[Document], progress: bool = False,
+              report: Report | None = None, # gets what cannot be used; None: the first such Document raises `BadInput`
+              workers: int = 1, # threads; they change nothing
+              cache: str | Path | None = None # file of what the pass found, for other processes and for a run that goes on
+              ) -> tuple[Pieces, np.ndarray, str]:
+    """Documents that all fit into `max_length`, their tokens and patches `[N, 2]` int64, and one line that says what was split and what
+    was lost. One pass over the data. Raises `BadInput` if `cache` is of other data."""
+    items, own = docs if isinstance(docs, Lazy) else Listed(docs), report or Report("the data")
+    make = lambda: measured(encoder, items, workers, progress)
+    found = make() if cache is None else remembered(Path(cache), digest(items.signature(), encoder_mark(encoder)), make)
+    info, counts = found["info"], found["counts"]
+    own.n_read += info["n_read"]; own.ignored += info["ignored"]
+    for id, where, why in info["rejected"]: own.reject(where, why, id)
+    if report is None and own.rejected: raise BadInput(f"{own.rejected[0].where}: {own.rejected[0].why}")
+    owner = np.repeat(np.arange(len(counts)), counts)
+    number = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+    pieces = Pieces(Selection(items, found["keep"]), owner, number, {int(k): p for k, p in info["cuts"].items()})
+    tail = f"; {len(info['lost'])} images larger than that are left out, the first {info['lost'][0]}" if info["lost"] else ""
+    n = int((counts > 1).sum())
+    cut_into = f"{n:,} longer than {encoder.max_length} tokens and split into {int(counts[counts > 1].sum()):,}"
+    return pieces, found["table"], f"{len(counts):,} Documents, {cut_into}{tail}"
+
+# %% ../nbs/11_packing.ipynb #92d4aa1e
+def encoder_mark(encoder: Encoder) -> str:
+    "A digest of what lengths depend on: tokenizer, image processor, limits."
+    return digest(encoder.family.name, encoder.max_length, encoder.tokenizer.backend_tokenizer.to_str(),
+                  encoder.image_processor.to_json_string())
+
+def remembered(path: Path, mark: str, make: Callable) -> dict:
+    "What `make` (a call of `measured`) found, from a file if it is there. Raises `BadInput` if the file is damaged or of another mark."
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        if not path.exists():
+            found = make()
+            text = np.frombuffer(json.dumps(found["info"] | {"mark": mark}).encode(), np.uint8)
+            with atomic(path) as part, open(part, "wb") as f: np.savez(f, **{k: found[k] for k in ("keep", "counts", "table")}, info=text)
+            return found
+    try:
+        with np.load(path, allow_pickle=False) as f: found = {k: f[k] for k in ("keep", "counts", "table", "info")}
+        found["info"] = json.loads(found["info"].tobytes())
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as e:
+        raise BadInput(f"{path} is damaged ({e}): start the run again with --force") from e
+    if found["info"]["mark"] != mark: raise BadInput(f"the data, the tokenizer or the limits are not those that {path.parent} began with: "
+                                                     f"resume with the same, or start again with --force")
+    return found
+
+# %% ../nbs/11_packing.ipynb #a48f6c35
+def encode_each(encoder: Encoder, docs: Sequence[Document], chosen: Sequence[int], # numbers of Documents
+                report: Report | None = None, # gets those that cannot be used; None: they raise
+                lengths: Sequence[int] | None = None, # planned tokens of every Document
+                **options # of `encode`
+                ) -> list[Encoded | None]:
+    """Tensors of some Documents; None for one that turns out to be unusable. Raises `MocaError` for a length that is not the planned
+    one, `BadInput` when too many are unusable."""
+    out = []
+    for i in chosen:
+        name = place = docs.where(i) if isinstance(docs, Lazy) else str(i)
+        try:
+            doc = docs[i]; name = doc.id
+            e = encode(encoder, doc, **options)
+        except BadInput as why:
+            if report is None: raise
+            report.reject(place, why, name); out.append(None)
+            continue
+        if lengths is not None and len(e) != lengths[i]:
+            raise MocaError(f"document {doc.id} has {len(e)} tokens, planned were {lengths[i]}: its data or the tokenizer changed since "
+                            f"the plan was made; start the run again")
+        out.append(e)
+    return out
+
+def nothing(encoder: Encoder, **options) -> Encoded:
+    "A Document without content: its start and end tokens."
+    return encode(encoder, Document("", ("",)), **options)
+
+def encode_all(encoder: Encoder, docs: Sequence[Document], chosen: Sequence[int], report: Report | None = None,
+               lengths: Sequence[int] | None = None, **options) -> list[Encoded]:
+    "Tensors of the Documents of a Pack, without those that turn out to be unusable; `nothing` if none is left. As `encode_each`."
+    return [e for e in encode_each(encoder, docs, chosen, report, lengths, **options) if e is not None] or [nothing(encoder, **options)]
 
 # %% ../nbs/11_packing.ipynb #9fb597cd
 @dataclass

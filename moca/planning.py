@@ -14,7 +14,7 @@ from .documents import MocaError
 from .masking import generator
 
 # %% auto #0
-__all__ = ['keyed', 'best_fit', 'plan', 'fill', 'describe', 'cost', 'deal', 'repeated', 'balance']
+__all__ = ['EDGES', 'keyed', 'best_fit', 'plan', 'fill', 'describe', 'cost', 'deal', 'repeated', 'balance', 'bin_costs', 'bins']
 
 # %% ../nbs/11_planning.ipynb #9006c428
 def keyed(seed: int, epoch: int, purpose: str) -> torch.Generator:
@@ -133,3 +133,30 @@ def balance(steps: list[list[list[list[int]]]], # from `deal`
     "Mean over steps of the ranks' mean cost over the largest."
     loads = [[math.fsum(costs[i] for p in rank for i in p) for rank in step] for step in steps]
     return math.fsum(sum(x) / len(x) / max(x) for x in loads) / len(loads) if loads else 1.0
+
+# %% ../nbs/11_planning.ipynb #4f545b34
+EDGES = sorted({32 * int(1.3**i) for i in range(40)}) # 32, 64, 96, 128, 192, 256, 320, 416, ...
+
+def bin_costs(text: list[int], image: list[int], images: list[int], # text tokens, image tokens and images of each sample
+              max_length: int = 1280) -> list[int]:
+    "What the authors' code takes a sample for: `min(text + 4 * image + 2 * images, max_length)`."
+    return [min(t + 4 * i + 2 * n, max_length) for t, i, n in zip(text, image, images, strict=True)]
+
+def bins(costs: list[int], # of each sample, from `bin_costs`
+         budget: int = 12800, # cost of a micro-batch
+         ranks: int = 1, # processes; consecutive micro-batches are those of one step
+         seed: int = 0, epoch: int = 0,
+         drop_last: bool = True # as the authors' code; False: the rest of a bin makes smaller micro-batches
+         ) -> list[list[int]]:
+    """Micro-batches of the authors' code (its Dataset): samples of one cost bin, shuffled inside it, and the groups of `ranks`
+    micro-batches shuffled."""
+    if min(budget, ranks) < 1: raise MocaError(f"budget and ranks are {budget} and {ranks}: give 1 or more")
+    members, rng, groups = defaultdict(list), keyed(seed, epoch, "bins"), []
+    for i, c in enumerate(costs): members[EDGES[bisect_left(EDGES, c)]].append(i)
+    for edge in sorted(members):
+        found, size = members[edge], max(1, budget // edge)
+        order = [found[k] for k in torch.randperm(len(found), generator=rng).tolist()]
+        whole = len(order) // (size * ranks) * size * ranks if drop_last else len(order)
+        micro = [order[k:k + size] for k in range(0, whole, size)]
+        groups += [micro[k:k + ranks] for k in range(0, len(micro), ranks)]
+    return [b for g in torch.randperm(len(groups), generator=rng).tolist() for b in groups[g]]

@@ -4,306 +4,263 @@
 
 # %% ../nbs/02_joint_reconstruction.ipynb #5116dc67
 from __future__ import annotations
-import copy
 import dataclasses
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from .backbone import Backbone, load_backbone, save, training_backbone
 from .checkpoints import atomic
-from .corpus import load_corpus
-from .documents import BadInput, Document, document, read_documents
-from .masking import corrupt_patches, corrupt_tokens, generator, mask_patches, mask_tokens
-from .packing import Encoded, Pack, encode, maskable, pack, split_all
-from .planning import cost, deal, describe, fill, plan
-from .probe import ATTENTION, layer_kinds
-from .training import TrainConfig, fit, one_of, start_run
+from .config import TrainConfig, make_config, one_of, within
+from .corpus import load_corpus, picture_documents
+from .corruption import Corruption, corrupt
+from .documents import BadInput, Document, Report
+from .heads import PixelDecoder, head_flops, masked_cross_entropy
+from .masking import NOISES, PATCH_MASKS, TEXT_MASKS
+from .memory import Work
+from .mixtures import open_documents
+from .packing import encode_all, split_all
+from .planning import bin_costs, bins, cost, deal, describe, fill, plan
+from .rebuilding import Watch, average_patch, average_target, draw_run, masked_accuracy, patch_errors, read_looks, rebuild # noqa: F401
+from .rebuilding import show_looks, show_progress, show_rebuilt, show_words # noqa: F401
+from .rows import Lazy, Selection
+from .training import accumulate, end_run, fit, start_run
+
 
 # %% auto #0
-__all__ = ['OBJECTIVES', 'SMALL', 'QWEN_3B', 'PretrainConfig', 'Corruption', 'one_frame', 'patch_targets', 'read_positions',
-           'corrupt', 'Reconstruction', 'unpatchify', 'rebuild', 'words', 'show_rebuilt', 'masked_accuracy',
-           'patch_errors', 'average_patch', 'stage_documents', 'pack_batches', 'pretrain', 'save_stage', 'load_stage',
-           'explore_reconstruction']
+__all__ = ['OBJECTIVES', 'WEIGHTS', 'OFFICIAL_CODE', 'QWEN_3B', 'QWEN_7B', 'SMALL', 'PretrainConfig', 'Reconstruction',
+           'stage_documents', 'fitted', 'held_out', 'epoch_steps', 'pack_batches', 'stage_flops', 'pretrain',
+           'save_stage', 'load_stage', 'explore_reconstruction']
 
 # %% ../nbs/02_joint_reconstruction.ipynb #9b009252
 OBJECTIVES = ("mlm+mae", "mlm", "mae", "causal")
 
 @dataclass
 class PretrainConfig(TrainConfig):
-    "Stage 1. Defaults are the paper's for Qwen2.5-VL-3B."
+    "Stage 1. Defaults are the paper's for Qwen2.5-VL-3B. Raises `BadInput` for values that make no sense."
     out: str = "runs/pretrain"
     objective: str = "mlm+mae" # mlm+mae, mlm, mae, or causal (next-token prediction, mask closed)
     text_ratio: float = 0.4 # share of text tokens that are masked
+    text_mask: str = "bernoulli" # which: a coin a token (paper), exact (so many a Document), word (whole words), span (runs)
+    span: float = 3.0 # mean tokens of a run, for text_mask=span
     patch_ratio: float = 0.5 # share of merged image tokens that are masked
+    patch_mask: str = "bernoulli" # which: a coin a token (paper), exact (so many an image), block (rectangles)
+    noise: str = "gaussian" # masked patches: gaussian, shared (one vector a micro-batch: released code), learned (a mask patch) or zero
     mae_weight: float = 0.5 # of the patch loss
     shift: bool = True # predict a masked token from the position before it (paper), or from its own (released code)
-    noise: str = "gaussian" # masked patches: gaussian, shared (released code) or zero
+    decoder_depth: int = 1 # layers of the patch decoder, copied from the model's middle; 0: a linear layer alone
     normalise_patches: bool = False # patch targets with mean 0 and deviation 1 (MAE's variant; not MoCa's)
+    all_frames: bool = False # predict both copies of a still picture (released code) or one
+    pixel_bias: str = "zero" # the decoder's output starts from zero (released code) or from the mean patch of the corpus
+    reduction: str = "global" # losses over their number in the whole step, or micro: the mean of the micro-batches' means (released code)
+    batching: str = "packs" # Packs of fixed budget, or bins: samples of about one cost, pack_tokens of it together (released code)
+    head_chunk: int | None = None # rows of the vocabulary head at a time; none: chosen by its size
+    watch: int = 5 # looks at held-out Documents, drawn into OUT/figures; 0: none
     pack_tokens: int = 4096 # tokens of a Pack: one forward pass of one process
     packs_per_step: int = 4 # Packs of an optimizer step, over all processes
 
     def __post_init__(self):
         super().__post_init__()
-        one_of("objective", self.objective, OBJECTIVES)
-        one_of("noise", self.noise, ("gaussian", "shared", "zero"))
-        for name in ("text_ratio", "patch_ratio"):
-            if not 0 <= getattr(self, name) <= 1: raise BadInput(f"option {name} is {getattr(self, name)}: give a share between 0 and 1")
-        if self.max_length > self.pack_tokens: raise BadInput(f"max_length ({self.max_length}) exceeds pack_tokens ({self.pack_tokens}): a Document must fit into a Pack")
-
-# %% ../nbs/02_joint_reconstruction.ipynb #804f3748
-@dataclass
-class Corruption:
-    "A corrupted Pack and what was hidden in it."
-    pack: Pack # the clean Pack: positions, borders, grids
-    input_ids: Tensor # [T] with mask tokens
-    pixel_values: Tensor # [P, dim] with noise
-    read_at: Tensor # [M] positions whose hidden state predicts a token
-    token_targets: Tensor # [M]
-    masked_images: Tensor # [K] positions of masked image tokens
-    patch_targets: Tensor # [K, unit * 3 * p * p] clean pixels of their patches (Qwen: four), processor-normalised
-
-    @property
-    def counts(self) -> dict[str, int]:
-        "What the losses are divided by: masked tokens, masked pixel values."
-        return {"mlm": len(self.token_targets), "mae": self.patch_targets.numel()}
-
-    @property
-    def tokens(self) -> int:
-        "Tokens in the Pack."
-        return len(self.pack)
-
-    def to(self, device) -> Corruption:
-        "The Corruption on a device."
-        return Corruption(**{k: v.to(device) for k, v in vars(self).items()})
-
-# %% ../nbs/02_joint_reconstruction.ipynb #676f8ca9
-def one_frame(pixel_values: Tensor, # [P, 3 * frames * p * p] rows
-              frames: int = 2) -> Tensor: # [P, 3 * p * p]
-    "The first frame of each row (Qwen's second is its copy)."
-    return pixel_values.view(len(pixel_values), 3, frames, pixel_values.shape[1] // (3 * frames))[:, :, 0].flatten(1)
-
-def patch_targets(pixel_values: Tensor, # [P, 3 * frames * p * p] clean rows
-                  masked: Tensor, # [P / unit] bool, a patch group each
-                  normalise: bool = False, frames: int = 2) -> Tensor: # [K, unit * 3 * p * p]
-    "Pixels of the masked patch groups, first frame only (paper 2.2)."
-    rows = one_frame(pixel_values, frames)
-    rows = rows.view(len(masked), -1 if len(masked) else 1, rows.shape[1])[masked]
-    if normalise: rows = (rows - rows.mean(-1, keepdim=True)) / (rows.var(-1, keepdim=True) + 1e-6).sqrt()
-    return rows.flatten(1)
-
-def read_positions(masked: Tensor, # [T] bool: token is a target
-                   cu_seqlens: Tensor, shift: bool) -> tuple[Tensor, Tensor]:
-    "Positions of the targets and of the states that predict them: with `shift` one earlier (Eq. 1), so a Document's first token can't be a target."
-    targets = masked.clone()
-    if shift: targets[cu_seqlens[:-1].long()] = False
-    at = targets.nonzero()[:, 0]
-    return at, at - 1 if shift else at
-
-def corrupt(encoder, encoded: list[Encoded], cfg: PretrainConfig, epoch: int = 0) -> Corruption:
-    "Hide tokens and patches of some Documents, laid out as one Pack."
-    clean, hide, noisy, patches = pack(encoded), [], [], []
-    for e in encoded:
-        free, draw = maskable(encoder, e.input_ids), lambda purpose: generator(cfg.seed, epoch, e.id, purpose)
-        hide.append(free if cfg.objective == "causal" else mask_tokens(free, cfg.text_ratio if "mlm" in cfg.objective else 0.0, draw("text")))
-        drawn = mask_patches(len(e.patch_tokens), cfg.patch_ratio if "mae" in cfg.objective else 0.0, draw("patches"))
-        patches.append(drawn & (e.patch_tokens >= 0)) # a patch without a token of its own cannot be asked for
-        noisy.append(corrupt_patches(e.pixel_values, patches[-1], draw("noise"), cfg.noise, encoder.unit))
-    hide, patches = torch.cat(hide), torch.cat(patches)
-    at, read_at = read_positions(hide, clean.cu_seqlens, cfg.shift or cfg.objective == "causal")
-    ids = clean.input_ids if cfg.objective == "causal" else corrupt_tokens(clean.input_ids, hide, encoder.mask_token_id)
-    return Corruption(clean, ids, torch.cat(noisy), read_at, clean.input_ids[at], clean.patch_tokens[patches], patch_targets(clean.pixel_values, patches, cfg.normalise_patches, encoder.frames))
+        allowed = dict(objective=OBJECTIVES, text_mask=TEXT_MASKS, patch_mask=PATCH_MASKS, noise=NOISES, pixel_bias=("zero", "mean"),
+                       reduction=("global", "micro"), batching=("packs", "bins"))
+        least = dict(decoder_depth=0, span=1, watch=0, mae_weight=0, pack_tokens=8, packs_per_step=1, head_chunk=1)
+        for name, values in allowed.items(): one_of(name, getattr(self, name), values)
+        for name, low in least.items(): within(name, getattr(self, name), low, None)
+        for name, part in (("text_ratio", "mlm"), ("patch_ratio", "mae")):
+            ratio, used = getattr(self, name), part in self.objective
+            if not (0 < ratio < 1 or ratio == 0 and not used):
+                zero = "" if used else f", or 0: objective={self.objective} does not use it"
+                raise BadInput(f"option {name} is {ratio}: give a share greater than 0 and less than 1{zero}")
+        if self.max_length > self.pack_tokens:
+            raise BadInput(f"max_length ({self.max_length}) exceeds pack_tokens ({self.pack_tokens}): a Document must fit into a Pack")
 
 # %% ../nbs/02_joint_reconstruction.ipynb #9c0e8b67
+WEIGHTS = dict(mlm=1.0, mlm_text=0.0, mlm_image=0.0, right_text=0.0, right_image=0.0) # in the loss; of mae: cfg.mae_weight
+
 class Reconstruction(nn.Module):
-    "A Backbone with the heads of stage 1. Forward gives loss *sums*; the training step divides them by global counts."
-    def __init__(self, backbone: Backbone):
+    "A Backbone with the heads of stage 1. Forward gives *sums* by name; the training step divides them by global counts."
+    def __init__(self, backbone: Backbone, cfg: PretrainConfig | None = None): # None: the paper's
         super().__init__()
-        self.backbone = backbone
-        layers, kinds = backbone.text.layers, layer_kinds(backbone)
-        middle = min((i for i, (kind, _) in enumerate(kinds) if kind in ATTENTION), key=lambda i: abs(i - len(layers) // 2))
-        self.middle, self.decoder = middle, copy.deepcopy(layers[middle]).requires_grad_(True)
-        self.to_pixels = nn.Linear(backbone.hidden_size, backbone.encoder.unit * backbone.encoder.patch_dim // backbone.encoder.frames).to(backbone.device, backbone.dtype)
-        nn.init.normal_(self.to_pixels.weight, std=.02); nn.init.zeros_(self.to_pixels.bias)
+        cfg, encoder = cfg or PretrainConfig(), backbone.encoder
+        self.backbone, self.chunk = backbone, cfg.head_chunk
+        self.softcap = getattr(backbone.text.config, "final_logit_softcapping", None)
+        self.decoder = PixelDecoder(backbone, cfg.decoder_depth, cfg.all_frames) if "mae" in cfg.objective else None
+        self.mask_patch = None
+        if self.decoder is not None and cfg.noise == "learned":
+            self.mask_patch = nn.Parameter(torch.randn(encoder.unit, encoder.patch_dim, device=backbone.device, dtype=backbone.dtype) * .02)
 
-    def encode(self, c: Corruption) -> tuple[Tensor, list[dict]]:
-        "Hidden states of the corrupted Pack, and what the decoder's original was given besides its input: positions, borders, mask."
-        given = []
-        hook = self.backbone.text.layers[self.middle].register_forward_pre_hook(lambda module, args, kwargs: given.append(kwargs), with_kwargs=True)
-        try: return self.backbone(c.pack, c.pixel_values, c.input_ids), given
-        finally: hook.remove()
+    def pixels(self, c: Corruption) -> Tensor: # [P, dim]
+        "What the tower gets: the corrupted rows, with the learned mask patch in the hidden ones where there is one."
+        if self.mask_patch is None or not len(c.masked_groups): return c.pixel_values
+        unit, k = len(self.mask_patch), len(c.masked_groups)
+        rows = (c.masked_groups[:, None] * unit + torch.arange(unit, device=c.masked_groups.device)).flatten()
+        return c.pixel_values.index_put((rows,), self.mask_patch.to(c.pixel_values.dtype).repeat(k, 1))
 
-    def decode(self, hidden: Tensor, pack: Pack, given: list[dict]) -> Tensor:
-        "One more layer over the hidden states `[T, hidden]`, given the same besides."
-        first = lambda x: x[0] if isinstance(x, tuple) else x
-        parts = hidden[None].split(pack.lengths if len(given) > 1 else [len(hidden)], 1) # several where the backbone runs Documents one by one
-        return torch.cat([first(self.decoder(x, **kwargs)) for x, kwargs in zip(parts, given)], 1)[0]
+    def encode(self, c: Corruption) -> tuple[Tensor, dict]:
+        "Hidden states of the corrupted Pack, and what the decoder's originals were given besides their input."
+        if self.decoder is None: return self.backbone(c.pack, self.pixels(c), c.input_ids), {}
+        with self.decoder.listening(self.backbone) as given: return self.backbone(c.pack, self.pixels(c), c.input_ids), given
+
+    def paint(self, hidden: Tensor, given: dict, c: Corruption) -> Tensor: # as patch_targets
+        "Pixels at masked image tokens. Raises `BadInput` if patches are hidden and the model was trained without a decoder."
+        if not len(c.masked_images): return c.patch_targets
+        if self.decoder is None: raise BadInput("this model has no patch decoder: it was trained with an objective without mae")
+        return self.decoder(hidden, given, c)
 
     def predict(self, c: Corruption) -> tuple[Tensor, Tensor]:
         "Vocabulary scores `[M, vocabulary]` at masked tokens and pixels `[K, unit * 3 * p * p]` at masked image tokens."
         hidden, given = self.encode(c)
-        pixels = self.to_pixels(self.decode(hidden, c.pack, given)[c.masked_images]) if len(c.masked_images) else c.patch_targets
-        return self.backbone.model.lm_head(hidden[c.read_at]), pixels
+        scores = self.backbone.model.lm_head(hidden[c.read_at])
+        return self.softcap * (scores / self.softcap).tanh() if self.softcap else scores, self.paint(hidden, given, c)
 
     def forward(self, c: Corruption) -> dict[str, Tensor]:
-        "`mlm`: summed cross-entropy; `mae`: summed squared error; both fp32."
-        scores, pixels = self.predict(c)
-        return {"mlm": F.cross_entropy(scores.float(), c.token_targets, reduction="sum"),
-                "mae": (pixels.float() - c.patch_targets).pow(2).sum() if len(c.masked_images) else scores.new_zeros((), dtype=torch.float32)}
+        "`mlm`: summed cross-entropy; `mae`: summed squared error; the words' losses and hits by kind of Document; all fp32."
+        hidden, given = self.encode(c)
+        head = self.backbone.model.lm_head
+        words, losses, hits = masked_cross_entropy(hidden[c.read_at], head, c.token_targets, self.chunk, self.softcap)
+        if self.backbone.shared: words = words + self.idle(hidden, given, c)
+        patches = (self.paint(hidden, given, c).float() - c.patch_targets).pow(2).sum()
+        seen = c.beside_picture
+        return dict(mlm=words, mae=patches, mlm_text=losses[~seen].sum(), mlm_image=losses[seen].sum(),
+                    right_text=hits[~seen].sum().float(), right_image=hits[seen].sum().float())
 
-# %% ../nbs/02_joint_reconstruction.ipynb #7fd95951
-def unpatchify(encoder, rows: Tensor, # [P, 3 * frames * p * p], or of one frame [P, 3 * p * p]
-               grid: tuple[int, int, int]) -> Image.Image: # tiles, rows and columns of patches
-    "The picture that some pixel rows show: the inverse of the processor's patch order and normalisation."
-    return encoder.family.show(one_frame(rows, encoder.frames) if rows.shape[1] == encoder.patch_dim else rows, grid)
+    def idle(self, hidden: Tensor, given: dict, c: Corruption) -> Tensor: # 0-dim
+        "Zero, out of every head that this Pack leaves out."
+        zero = hidden.new_zeros((), dtype=torch.float32)
+        if self.decoder is None or len(c.masked_images): return zero
+        first = torch.arange(c.pack.lengths[0], device=hidden.device)
+        one = dataclasses.replace(c, pictures=[0], picture_rows=first, picture_lengths=c.pack.lengths[:1],
+                                  picture_at=first[:1], masked_images=first[:1])
+        zero = zero + 0 * self.decoder(hidden, given, one).float().sum()
+        return zero if self.mask_patch is None else zero + 0 * self.mask_patch.float().sum()
 
-@torch.no_grad()
-def rebuild(recon: Reconstruction, doc: Document, cfg: PretrainConfig, epoch: int = 0) -> dict:
-    "Corrupt one Document and rebuild it: pictures `original`, `masked`, `rebuilt` (visible patches kept), and tokens with what was guessed."
-    encoder, e = recon.backbone.encoder, encode(recon.backbone.encoder, doc)
-    c = corrupt(encoder, [e], dataclasses.replace(cfg, normalise_patches=False), epoch).to(recon.backbone.device)
-    scores, pixels = recon.eval().predict(c)
-    masked = torch.isin(c.pack.patch_tokens, c.masked_images).repeat_interleave(encoder.unit)
-    clean = one_frame(e.pixel_values, encoder.frames)
-    rebuilt = clean.clone(); rebuilt[masked.cpu()] = pixels.float().cpu().view(-1, clean.shape[1])
-    grid = tuple(e.image_grid_thw[0].tolist())
-    n = grid[0] * grid[1] * grid[2]
-    look = lambda rows: unpatchify(encoder, rows[:n], grid)
-    shown = torch.where(masked.cpu()[:, None], torch.full((), .2), clean)
-    return dict(original=look(clean), masked=look(shown), noised=look(c.pixel_values.cpu()), rebuilt=look(rebuilt),
-                tokens=e.input_ids, hidden=(c.input_ids != c.pack.input_ids).cpu(), guesses=dict(zip((c.read_at + cfg.shift).tolist(), scores.argmax(-1).tolist())))
+# %% ../nbs/02_joint_reconstruction.ipynb #de7bf421
+# The released code's choices; learning rate, warm-up, clipping and ratios are the defaults.
+OFFICIAL_CODE = dict(base="Qwen/Qwen2.5-VL-3B-Instruct", precision="bf16", shift=False, noise="shared", mae_weight=0.1, max_length=1280,
+                     reduction="micro", all_frames=True, batching="bins", max_pixels=1024 * 28 * 28, pack_tokens=12800, packs_per_step=128)
 
-# %% ../nbs/02_joint_reconstruction.ipynb #4957832e
-def words(encoder, found: dict) -> tuple[str, str, str]:
-    "The text of a rebuilt Document: the original, with hidden tokens as ▁▁, and with the guesses in brackets."
-    decode = lambda i: encoder.tokenizer.decode([i])
-    text = [(k, i) for k, i in enumerate(found["tokens"].tolist()) if maskable(encoder, torch.tensor([i]))[0]]
-    hidden, guess = found["hidden"], found["guesses"]
-    return ("".join(decode(i) for _, i in text), "".join(" ▁▁" if hidden[k] else decode(i) for k, i in text),
-            "".join(f"[{decode(guess[k]).strip()}]" if k in guess and hidden[k] else decode(i) for k, i in text))
-
-def show_rebuilt(recon: Reconstruction, docs: list[Document], cfg: PretrainConfig, epoch: int = 0) -> plt.Figure:
-    "One row a Document: original, masked (grey), what the model gets (noise), rebuilt; below it the text with guesses."
-    fig, axes = plt.subplots(2 * len(docs), 4, figsize=(9, 2.6 * len(docs)), height_ratios=[8, 1] * len(docs), layout="constrained", squeeze=False)
-    for ax in axes.flat: ax.set_axis_off()
-    for row, below, doc in zip(axes[::2], axes[1::2], docs):
-        found = rebuild(recon, doc, cfg, epoch)
-        for ax, name in zip(row, ("original", "masked", "noised", "rebuilt")):
-            ax.imshow(found[name]); ax.set_title(name, fontsize=8)
-        clean, blank, guessed = words(recon.backbone.encoder, found)
-        below[0].text(0, 1, f"{blank[:110]}\n{guessed[:110]}", fontsize=7, va="top", parse_math=False).set_in_layout(False)
-    return fig
-
-# %% ../nbs/02_joint_reconstruction.ipynb #7700d95f
-@torch.no_grad()
-def masked_accuracy(recon: Reconstruction, docs: list[Document], cfg: PretrainConfig, picture: bool = True, batch: int = 16) -> tuple[float, int]:
-    "Share of hidden tokens named right, and their number; `picture=False` takes the pictures away but hides the same tokens. Pictures are not corrupted."
-    recon.eval()
-    encoder, right, n = recon.backbone.encoder, 0, 0
-    plain = [document([p for p in d.parts if isinstance(p, str)], id=d.id) for d in docs]
-    for k in range(0, len(docs), batch):
-        encoded = [encode(encoder, d) for d in (docs if picture else plain)[k:k + batch]]
-        c = corrupt(encoder, encoded, dataclasses.replace(cfg, objective="mlm"))
-        hidden = []
-        for e, p in zip(encoded, plain[k:k + batch]): # the mask of the text alone, laid over the text tokens
-            t, free = encode(encoder, p).input_ids, maskable(encoder, e.input_ids)
-            drawn = mask_tokens(maskable(encoder, t), cfg.text_ratio, generator(cfg.seed, 0, e.id, "text"))
-            drawn[0] = False # in the text alone nothing stands before it
-            hidden.append(torch.zeros_like(free).masked_scatter(free, drawn[maskable(encoder, t)]))
-        at, read_at = read_positions(torch.cat(hidden), c.pack.cu_seqlens, cfg.shift)
-        c = dataclasses.replace(c, input_ids=corrupt_tokens(c.pack.input_ids, torch.cat(hidden), encoder.mask_token_id), read_at=read_at, token_targets=c.pack.input_ids[at]).to(recon.backbone.device)
-        scores, _ = recon.predict(c)
-        right, n = right + int((scores.argmax(-1) == c.token_targets).sum()), n + len(c.token_targets)
-    return right / n, n
-
-# %% ../nbs/02_joint_reconstruction.ipynb #f0c29e20
-@torch.no_grad()
-def patch_errors(recon: Reconstruction, docs: list[Document], cfg: PretrainConfig, mean_patch: Tensor | None = None, batch: int = 16) -> dict[str, float]:
-    "Mean squared error on masked patches of held-out pictures (normalised pixels): the model, `mean_patch` [588] (training average), and the mean of the same picture's visible patches."
-    recon.eval()
-    encoder, total, n = recon.backbone.encoder, dict(model=0.0, training_mean=0.0, visible_mean=0.0), 0
-    docs = [d for d in docs if len(d.images) == 1]
-    for k in range(0, len(docs), batch):
-        encoded = [encode(encoder, d) for d in docs[k:k + batch]]
-        for e in encoded:
-            c = corrupt(encoder, [e], dataclasses.replace(cfg, objective="mlm+mae", normalise_patches=False)).to(recon.backbone.device)
-            if not len(c.masked_images): continue
-            seen = torch.isin(c.pack.patch_tokens, c.masked_images).logical_not()
-            visible = patch_targets(c.pack.pixel_values, seen, frames=encoder.frames).view(-1, c.patch_targets.shape[1] // encoder.unit)
-            guess = dict(model=recon.predict(c)[1].float(), visible_mean=visible.mean(0).repeat(encoder.unit) if len(visible) else torch.zeros(()))
-            if mean_patch is not None: guess["training_mean"] = mean_patch.to(c.patch_targets).repeat(encoder.unit)
-            for name, g in guess.items(): total[name] += float((g - c.patch_targets).pow(2).sum())
-            n += c.patch_targets.numel()
-    return {k: v / max(n, 1) for k, v in total.items() if k != "training_mean" or mean_patch is not None}
-
-def average_patch(encoder, docs: list[Document], most: int = 300) -> Tensor:
-    "The mean patch `[588]` of some Documents' pictures."
-    rows = torch.cat([encode(encoder, d).pixel_values for d in [d for d in docs if d.images][:most]])
-    return one_frame(rows, encoder.frames).mean(0)
+# The paper's; the rest are PretrainConfig's defaults.
+QWEN_3B = dict(base="Qwen/Qwen2.5-VL-3B-Instruct", precision="bf16", max_pixels=1024 * 28 * 28, pack_tokens=8192, packs_per_step=64)
+QWEN_7B = dict(QWEN_3B, base="Qwen/Qwen2.5-VL-7B-Instruct", text_ratio=0.6, patch_ratio=0.6)
 
 # %% ../nbs/02_joint_reconstruction.ipynb #0fa19a6a
-def stage_documents(cfg: PretrainConfig) -> list[Document]:
-    "The Documents to train on: the embedded corpus, or what `cfg.data` holds."
-    if cfg.data is None: return load_corpus().documents("train")
-    docs, report = read_documents(cfg.data, verify=True)
-    report.show()
-    return docs
+def stage_documents(cfg: PretrainConfig) -> tuple[Sequence[Document], Report]:
+    "The Documents to train on, the embedded corpus or what `cfg.data` names, none read yet; and a Report for those that cannot be used."
+    if cfg.data is None: return load_corpus().documents("train"), Report("the embedded corpus")
+    return open_documents(cfg.data, progress=True)
 
-def pack_batches(encoder, docs: list[Document], table: list[tuple[int, int]], # tokens and patches of each Document
-                 cfg: PretrainConfig, processes: int):
-    "`batches(step, rank, processes)` and the number of steps of the first epoch. Raises `BadInput` if the Packs of a step cannot be shared out evenly."
-    if cfg.packs_per_step % processes: raise BadInput(f"option packs_per_step is {cfg.packs_per_step}, which {processes} processes cannot share: give a multiple of {processes}")
-    lengths, costs = [n for n, _ in table], [cost([n], patches) for n, patches in table]
-    counts = [] # steps of each epoch
-    @functools.lru_cache(2)
-    def steps_of(epoch: int):
-        packs = plan(lengths, cfg.pack_tokens, cfg.seed, epoch)
-        return deal(packs, costs, processes, cfg.packs_per_step // processes, cfg.seed, epoch)
+def fitted(encoder, docs: Sequence[Document], progress: bool = False, report: Report | None = None, # gets what cannot be used
+           cache: Path | None = None # file for the lengths
+           ) -> tuple[Lazy, np.ndarray, str]:
+    "`split_all`; raises `BadInput` where a picture is larger than `max_length`, or nothing is left."
+    found, table, note = split_all(encoder, docs, progress, report, workers=4, cache=cache)
+    if "larger than that are left out" in note: raise BadInput(f"{note}: raise max_length, or make pictures smaller with max_pixels")
+    if not len(found): raise BadInput("there is no Document to train on: all were rejected, or the corpus is empty")
+    return found, table, note
+
+def held_out(docs: Lazy, table: np.ndarray, cfg: PretrainConfig, most: int = 32) -> tuple[list[Document], Lazy, np.ndarray]:
+    "Documents to look at on the way, with pictures where there are some; the others to train on, and their table. At most one in fifty is kept apart."
+    if not cfg.watch: return [], docs, table
+    if cfg.data is None:
+        found = [d for d in picture_documents(load_corpus(), "validation") if d.text]
+        return found[::max(1, len(found) // most)][:most], docs, table
+    n = min(most, len(docs) // 50)
+    kept = sorted(sorted(range(min(len(docs), 40 * n)), key=lambda i: table[i, 1] == 0)[:n]) # those with patches first
+    rest = np.setdiff1d(np.arange(len(docs)), kept)
+    return [docs[i] for i in kept], Selection(docs, rest), table[rest]
+
+
+# %% ../nbs/02_joint_reconstruction.ipynb #f2baf908
+def epoch_steps(docs: Lazy, table: np.ndarray, # [N, 2] tokens and patches of each Document
+                cfg: PretrainConfig, processes: int, unit: int, epoch: int
+                ) -> list[list[list[list[int]]]]: # steps[step][rank][micro]: Documents
+    "An epoch's micro-batches. Raises `BadInput` where bins give less than one step."
+    each, chosen = cfg.packs_per_step // processes, docs.draw(cfg.seed, epoch) # all of them, or what the weights of a mixture say
+    if cfg.batching == "packs":
+        packs = [chosen[p].tolist() for p in plan(table[chosen, 0], cfg.pack_tokens, cfg.seed, epoch)]
+        return deal(packs, [cost([n], patches) for n, patches in table.tolist()], processes, each, cfg.seed, epoch)
+    lengths, images = table[chosen, 0], table[chosen, 1] // unit
+    costs = bin_costs((lengths - images).tolist(), images.tolist(), [len(docs[i].images) for i in chosen], cfg.max_length)
+    micro = [chosen[some].tolist() for some in bins(costs, cfg.pack_tokens, processes, cfg.seed, epoch)]
+    steps = [micro[k:k + cfg.packs_per_step] for k in range(0, len(micro) - cfg.packs_per_step + 1, cfg.packs_per_step)]
+    if not steps:
+        raise BadInput(f"{len(docs)} Documents make {len(micro)} full micro-batches in bins, fewer than packs_per_step="
+                       f"{cfg.packs_per_step}: lower packs_per_step or pack_tokens")
+    return [[step[rank::processes] for rank in range(processes)] for step in steps] # neighbours in a bin run side by side
+
+def pack_batches(encoder, docs: Lazy, table: np.ndarray, # [N, 2] tokens and patches of each Document
+                 cfg: PretrainConfig, processes: int, report: Report | None = None): # gets Documents that break late; None: they raise
+    "`batches(step, rank, processes)` and the number of steps of the first epoch. Raises `BadInput` if steps can't be shared out evenly."
+    if cfg.packs_per_step % processes:
+        raise BadInput(f"option packs_per_step is {cfg.packs_per_step}, which {processes} processes cannot share: "
+                       f"give a multiple of {processes}")
+    words, budget, counts = cfg.text_mask == "word", cfg.pack_tokens if cfg.batching == "packs" else 0, [] # counts: steps of each epoch
+    steps_of = functools.lru_cache(2)(lambda epoch: epoch_steps(docs, table, cfg, processes, encoder.unit, epoch))
     def batches(step: int, rank: int, processes: int) -> list[Corruption]:
-        epoch = 0
+        epoch, at = 0, step
         while True:
             if epoch == len(counts): counts.append(len(steps_of(epoch)))
-            if step < counts[epoch]: break
-            step, epoch = step - counts[epoch], epoch + 1
-        return [corrupt(encoder, [encode(encoder, docs[i]) for i in chosen], cfg, epoch) for chosen in steps_of(epoch)[step][rank]]
+            if at < counts[epoch]: break
+            at, epoch = at - counts[epoch], epoch + 1
+        encoded = (encode_all(encoder, docs, chosen, report, table[:, 0], words=words) for chosen in steps_of(epoch)[at][rank])
+        return [corrupt(encoder, some, cfg, epoch, budget, step) for some in encoded]
     return batches, len(steps_of(0))
 
-# %% ../nbs/02_joint_reconstruction.ipynb #40efa109
-def pretrain(cfg: PretrainConfig, resume: bool = False, force: bool = False) -> dict:
-    "Run stage 1; writes `model/`, `heads.safetensors`, `config.yaml`, `log.jsonl` and `state/` into `cfg.out`, returns a summary. Raises `BadInput` for bad options or data, `Stopped` after a signal."
-    docs = stage_documents(cfg)
-    accelerator = start_run(cfg, resume, force)
-    backbone = training_backbone(cfg, accelerator, bidirectional=cfg.objective != "causal")
-    recon = Reconstruction(backbone)
-    if "mae" not in cfg.objective:
-        for p in [*recon.decoder.parameters(), *recon.to_pixels.parameters()]: p.requires_grad = False
-    if cfg.freeze_vision: backbone.vision.requires_grad_(False)
-    docs, table, note = split_all(backbone.encoder, docs, accelerator.is_main_process)
-    lengths = [n for n, _ in table]
-    packs = plan(lengths, cfg.pack_tokens, cfg.seed)
-    accelerator.print(f"{note}; {describe(packs, lengths, cfg.pack_tokens)}")
-    batches, n = pack_batches(backbone.encoder, docs, table, cfg, accelerator.num_processes)
-    steps = cfg.steps or max(1, round(cfg.epochs * n))
-    log = fit(recon, batches, cfg, steps, {"mlm": 1.0, "mae": cfg.mae_weight}, accelerator, "stage 1", resume)
-    if accelerator.is_main_process: save_stage(recon, cfg.out)
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
-    return dict(steps=steps, documents=len(docs), fill=fill(packs, lengths, cfg.pack_tokens), loss=log[-1]["loss"], tokens=sum(r["tokens"] for r in log))
 
+# %% ../nbs/02_joint_reconstruction.ipynb #40efa109
+def stage_flops(recon: Reconstruction):
+    "`flops(micro)`: useful FLOPs of forward and backward of some corrupted Packs."
+    work, head = Work(recon.backbone), recon.backbone.model.lm_head
+    return lambda micro: sum(work(c.pack) + head_flops(work, head, recon.decoder, c) for c in micro)
+
+def pretrain(cfg: PretrainConfig, resume: bool = False, force: bool = False) -> dict:
+    """Run stage 1; writes `model/`, `heads.safetensors`, `config.yaml`, `log.jsonl`, `bad_samples.jsonl`, `looks/`, `figures/` and `state/`
+    into `cfg.out`, returns a summary. Raises `BadInput` for bad options or data, `Stopped` after a signal."""
+    docs, report = stage_documents(cfg)
+    accelerator = start_run(cfg, resume, force)
+    main, out = accelerator.is_main_process, Path(cfg.out)
+    backbone = training_backbone(cfg, accelerator, bidirectional=cfg.objective != "causal")
+    docs, table, note = fitted(backbone.encoder, docs, main, report, out/"lengths.npz" if cfg.data else None)
+    report.keep(out/"bad_samples.jsonl", cfg.max_bad, main)
+    if cfg.data: accelerator.print(report.summary())
+    shown, docs, table = held_out(docs, table, cfg)
+    recon = Reconstruction(backbone, cfg)
+    if recon.decoder is not None and cfg.pixel_bias == "mean" and table[:, 1].any():
+        recon.decoder.to_pixels.bias.data.copy_(average_target(backbone.encoder, [docs[i] for i in np.flatnonzero(table[:, 1])[:300]], cfg))
+    lengths = table[docs.draw(cfg.seed, 0), 0]
+    packs = plan(lengths, cfg.pack_tokens, cfg.seed) if cfg.batching == "packs" else []
+    accelerator.print(f"{note}; {describe(packs, lengths, cfg.pack_tokens) if packs else 'batched in bins of cost'}")
+    batches, n = pack_batches(backbone.encoder, docs, table, cfg, accelerator.num_processes, report)
+    steps = cfg.steps or max(1, round(cfg.epochs * n))
+    hook = recon.register_forward_pre_hook(Watch(shown, cfg, steps, main)) if shown else None
+    log = fit(recon, batches, cfg, steps, dict(WEIGHTS, mae=cfg.mae_weight), accelerator, "stage 1", resume,
+              functools.partial(accumulate, reduction=cfg.reduction), stage_flops(recon))
+    if hook: hook.remove()
+    if main: save_stage(recon, out); draw_run(out, log)
+    end_run(cfg, accelerator)
+    return dict(steps=steps, documents=len(docs), rejected=len(report.rejected), tokens=sum(r["tokens"] for r in log), loss=log[-1]["loss"],
+                fill=fill(packs, lengths, cfg.pack_tokens) if packs else None)
+
+
+# %% ../nbs/02_joint_reconstruction.ipynb #65d85949
 def save_stage(recon: Reconstruction, out) -> None:
     "Write the model directory and, apart from it, the heads that later stages drop."
     with atomic(Path(out)/"model") as part: save(recon.backbone, part)
-    with atomic(Path(out)/"heads.safetensors") as part: save_file({k: v.contiguous().cpu() for k, v in recon.state_dict().items() if not k.startswith("backbone.")}, part)
+    heads = {k: v.contiguous().cpu() for k, v in recon.state_dict().items() if not k.startswith("backbone.")}
+    with atomic(Path(out)/"heads.safetensors") as part: save_file(heads, part)
 
 def load_stage(out, **kwargs) -> Reconstruction:
-    "A finished stage 1 with its heads, for pictures and measurements."
-    recon = Reconstruction(load_backbone(Path(out)/"model", **kwargs))
-    recon.load_state_dict(load_file(Path(out)/"heads.safetensors"), strict=False)
+    "A finished stage 1 with its heads, as its config built them. Raises `BadInput` for heads that do not fit."
+    recon = Reconstruction(load_backbone(Path(out)/"model", **kwargs), make_config(PretrainConfig, Path(out)/"config.yaml"))
+    heads = load_file(Path(out)/"heads.safetensors")
+    wrong = {k for k in recon.state_dict() if not k.startswith("backbone.")} ^ set(heads)
+    if wrong: raise BadInput(f"{Path(out)/'heads.safetensors'} does not fit its config.yaml: {', '.join(sorted(wrong)[:3])}")
+    recon.load_state_dict(heads, strict=False)
     return recon.eval()
 
 # %% ../nbs/02_joint_reconstruction.ipynb #f6a1843b
@@ -311,12 +268,12 @@ SMALL = dict(lr=4e-4, schedule="cosine", pack_tokens=1024, packs_per_step=1, max
 
 # %% ../nbs/02_joint_reconstruction.ipynb #9c7e0080
 def explore_reconstruction(recon: Reconstruction, docs: list[Document], cfg: PretrainConfig):
-    "An ipywidgets explorer: Document, both ratios, kind of noise, epoch (another draw)."
+    "An ipywidgets explorer: Document, ratios, ways to choose and to fill, epoch (another draw)."
     import ipywidgets as widgets
-    def draw(document, text_ratio, patch_ratio, noise, epoch):
-        show_rebuilt(recon, [docs[document]], dataclasses.replace(cfg, text_ratio=text_ratio, patch_ratio=patch_ratio, noise=noise), epoch); plt.show()
-    return widgets.interactive(draw, document=widgets.IntSlider(0, 0, len(docs) - 1), text_ratio=widgets.FloatSlider(.4, min=0, max=1, step=.1),
-                               patch_ratio=widgets.FloatSlider(.5, min=0, max=1, step=.1), noise=["gaussian", "shared", "zero"], epoch=widgets.IntSlider(0, 0, 9))
-
-# %% ../nbs/02_joint_reconstruction.ipynb #818fa3eb
-QWEN_3B = dict(base="Qwen/Qwen2.5-VL-3B-Instruct", precision="bf16", max_pixels=1024 * 28 * 28, pack_tokens=8192, packs_per_step=64) # the rest are PretrainConfig's defaults
+    def draw(document, **options):
+        epoch = options.pop("epoch")
+        show_rebuilt(recon, [docs[document]], dataclasses.replace(cfg, **options), epoch); plt.show()
+    share = lambda value: widgets.FloatSlider(value, min=.1, max=.9, step=.1)
+    noises = [k for k in NOISES if k != "learned" or recon.mask_patch is not None]
+    return widgets.interactive(draw, document=widgets.IntSlider(0, 0, len(docs) - 1), text_ratio=share(.4), text_mask=list(TEXT_MASKS),
+                               patch_ratio=share(.5), patch_mask=list(PATCH_MASKS), noise=noises, epoch=widgets.IntSlider(0, 0, 9))

@@ -93,7 +93,7 @@ def read_scores(results: dict) -> list[str]:
 
 def read_curve(log: list[dict], name: str = "loss") -> str:
     "Does a loss fall? Means of the first and the last fifth of the steps, and whether they differ by more than twice their standard error."
-    values = [r[name] for r in log if name in r]
+    values = [r[name] for r in log if r.get(name) is not None] # None: a skipped step
     if (n := len(values) // 5) < 3: return f"{len(values)} steps are too few to say how {name} develops."
     (a, da), (b, db) = ((statistics.fmean(x), statistics.stdev(x) / n**.5) for x in (values[:n], values[-n:]))
     said = "shows no clear change" if abs(a - b) <= 2 * math.hypot(da, db) else "falls" if b < a else "rises"

@@ -6,137 +6,127 @@
 from __future__ import annotations
 import contextlib
 import dataclasses
-import difflib
 import json
 import math
 import signal
+import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 import yaml
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, set_seed
-from torch import nn
+from accelerate.state import AcceleratorState
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, set_seed
+from torch import Tensor, nn
 from tqdm.auto import tqdm
-from .checkpoints import atomic, claim, load_state, need_space, save_state
+from .checkpoints import atomic, claim, free_on_error, full_disk, hold, let_go, load_state, named_tensors, need_space, save_state
+from .config import TrainConfig, lr_at, make_config, one_of, save_config # noqa: F401
 from .documents import BadInput, MocaError
+from .memory import matmul_peak, peak_memory
+from .weights import Average, MasterAdamW, clip, compiled, shard, sharding
 
 # %% auto #0
-__all__ = ['TrainConfig', 'one_of', 'typed', 'make_config', 'save_config', 'lr_at', 'global_counts', 'train_step', 'Stopped',
-           'StopSignal', 'fit', 'Ahead', 'any_process', 'read_log', 'write_log', 'start_run', 'show_log']
-
-# %% ../nbs/13_training.ipynb #e94e6760
-@dataclass
-class TrainConfig:
-    "Options that both stages share."
-    out: str = "runs/run" # output directory
-    base: str | None = None # model to start from: directory, hub name, or none for the embedded moca-tiny-base
-    data: str | None = None # documents or pairs: .jsonl, .parquet or a folder; none for the embedded corpus
-    seed: int = 0 # of masks, noise, order and negatives
-    steps: int | None = None # optimizer steps; none: as many as `epochs` needs
-    epochs: float = 1.0 # passes over the data, where steps is none
-    lr: float = 2e-6 # peak learning rate
-    schedule: str = "linear" # after warm-up: linear, cosine or constant
-    warmup: float = 0.1 # share of the steps
-    weight_decay: float = 0.0
-    clip: float = 5.0 # largest gradient norm
-    precision: str = "fp32" # fp32 or bf16 (autocast)
-    max_length: int = 2048 # tokens of a Document
-    max_pixels: int | None = None # of an image; none: the model's own limit
-    freeze_vision: bool = False # leave the vision tower as it is
-    attention: str | None = None # kernel: eager, sdpa, varlen, flex or flash; none: chosen for device and precision
-    lora: int | None = None # train adapters of this rank on the language model instead of all its weights
-    checkpointing: bool = False # recompute activations: less memory, about a third more time
-    log_every: int = 10 # steps
-    save_every: int = 500 # steps between saved states; 0: only at the end or on a signal
-
-    def __post_init__(self):
-        for f in dataclasses.fields(self): setattr(self, f.name, typed(f, getattr(self, f.name)))
-        one_of("schedule", self.schedule, ("linear", "cosine", "constant"))
-        one_of("precision", self.precision, ("fp32", "bf16"))
-        if not 0 <= self.warmup <= 1: raise BadInput(f"warmup is {self.warmup}: give a share of the steps between 0 and 1")
-        if self.steps is not None and self.steps < 1: raise BadInput(f"steps is {self.steps}: give 1 or more")
-        if self.lr <= 0: raise BadInput(f"lr is {self.lr}: give a positive number")
-
-# %% ../nbs/13_training.ipynb #dc356412
-def one_of(name: str, value: str, allowed: tuple) -> None:
-    "Raise `BadInput` unless an option has one of the allowed values."
-    if value not in allowed: raise BadInput(f"option {name} is {value!r}: use one of {', '.join(allowed)}")
-
-def typed(field: dataclasses.Field, value):
-    "An option's value in the field's type. Raises `BadInput`."
-    kinds = str(field.type).replace(" ", "").split("|")
-    if value is None or value == "none":
-        if "None" in kinds: return None
-    for kind in kinds:
-        if kind == "bool" and isinstance(value, bool): return value
-        if kind == "int" and isinstance(value, (int, float)) and not isinstance(value, bool) and value == int(value): return int(value)
-        if kind == "float" and not isinstance(value, bool):
-            try: return float(value) # YAML reads 1e-5 as a string
-            except (TypeError, ValueError): pass
-        if kind == "str" and isinstance(value, str): return value
-    raise BadInput(f"option {field.name} is {value!r}: it takes {field.type}")
-
-def make_config(kind: type, *sources: dict | str | Path | None) -> TrainConfig:
-    "A config of class `kind` from dicts and YAML files, later ones win. Raises `BadInput` for an unknown option, with the nearest known one."
-    known, values = {f.name for f in dataclasses.fields(kind)}, {}
-    for source in sources:
-        if source is None: continue
-        if not isinstance(source, dict):
-            try: source = yaml.safe_load(Path(source).read_text("utf-8")) or {}
-            except OSError as e: raise BadInput(f"can't read the config file {source}: {e.strerror}") from e
-            except yaml.YAMLError as e: raise BadInput(f"the config file {source} is not YAML: {str(e).splitlines()[0]}") from e
-            if not isinstance(source, dict): raise BadInput("a config file holds `name: value` lines")
-        for name, value in source.items():
-            if name not in known:
-                near = difflib.get_close_matches(str(name), known, 1)
-                raise BadInput(f"unknown option {name!r}" + (f": did you mean {near[0]!r}?" if near else f": the options are {', '.join(sorted(known))}"))
-            values[name] = value
-    return kind(**values)
-
-def save_config(cfg, path) -> None:
-    "Write a config as YAML."
-    with atomic(path) as part: part.write_text(yaml.safe_dump(dataclasses.asdict(cfg), sort_keys=False), "utf-8")
-
-# %% ../nbs/13_training.ipynb #a6fa56b0
-def lr_at(step: int, total: int, cfg: TrainConfig) -> float:
-    "Learning rate of a step (from 0): linear warm-up, then linear or cosine decay to 0, or constant."
-    warm = round(cfg.warmup * total)
-    if step < warm: return cfg.lr * (step + 1) / warm
-    share = (step - warm) / max(1, total - warm)
-    return cfg.lr * {"linear": 1 - share, "cosine": (1 + math.cos(math.pi * share)) / 2, "constant": 1.0}[cfg.schedule]
+__all__ = ['FREE', 'summed', 'global_counts', 'weighted', 'accumulate', 'Run', 'Stopped', 'Diverged', 'StopSignal', 'Ahead',
+           'Meter', 'read_log', 'write_log', 'extend_log', 'fit', 'find_tracker', 'start_run', 'claim_run', 'end_run',
+           'show_log']
 
 # %% ../nbs/13_training.ipynb #59fb1d33
+def summed(values: list[float], accelerator: Accelerator) -> list[float]:
+    "Sums of some numbers over all processes."
+    if accelerator.num_processes == 1: return [float(v) for v in values]
+    return accelerator.reduce(torch.tensor(values, dtype=torch.float64, device=accelerator.device), "sum").tolist()
+
 def global_counts(micro: list, accelerator: Accelerator) -> dict[str, float]:
     "Sum of the micro-batches' `counts` over this step and all processes."
     names = sorted({k for b in micro for k in b.counts})
-    total = torch.tensor([float(sum(b.counts.get(k, 0) for b in micro)) for k in names], device=accelerator.device)
-    return dict(zip(names, accelerator.reduce(total, "sum").tolist()))
+    return dict(zip(names, summed([sum(b.counts.get(k, 0) for b in micro) for k in names], accelerator)))
 
-def train_step(model: nn.Module, micro: list, weights: dict[str, float], optimizer, accelerator: Accelerator, clip: float) -> dict[str, float]:
-    "One optimizer step over micro-batches; `model(batch)` returns loss sums by name. Returns the means over global counts, the total and the gradient norm."
-    counts, sums = global_counts(micro, accelerator), {}
+# %% ../nbs/13_training.ipynb #59fb1d34
+def weighted(found: dict[str, Tensor | float], weights: dict[str, float]) -> Tensor | float:
+    "The loss: a sum of its parts with their weights, 1 where none is given. A metric (weight 0) has no say, not even as NaN."
+    return sum(weights.get(k, 1.0) * v for k, v in found.items() if weights.get(k, 1.0))
+
+def accumulate(model: nn.Module, # model(batch) -> loss sums by name, each with a count of the same name
+               micro: list, # this process's micro-batches
+               weights: dict[str, float], # of the losses; 0: a metric
+               accelerator: Accelerator,
+               reduction: str = "global" # global: sums over global counts; micro: the average of the micro-batches' means
+               ) -> dict[str, Tensor]:
+    "Forward and backward over a step's micro-batches: leaves gradients in the parameters, returns the means over all processes."
+    one_of("reduction", reduction, ("global", "micro"))
+    counts, means, each = global_counts(micro, accelerator), {}, accelerator.num_processes * len(micro)
     for i, batch in enumerate(micro):
-        last = i == len(micro) - 1
-        with contextlib.nullcontext() if last else accelerator.no_sync(model):
+        share = counts if reduction == "global" else {k: n * each for k, n in batch.counts.items()}
+        wait = i + 1 < len(micro) and hasattr(model, "no_sync") # copies average gradients once a step, shards at once
+        with model.no_sync() if wait else contextlib.nullcontext():
             with accelerator.autocast(): found = model(batch.to(accelerator.device))
-            loss = sum(weights.get(k, 1.0) * v / max(counts[k], 1.0) for k, v in found.items() if k in counts)
-            accelerator.backward(loss * accelerator.num_processes)
-        for k, v in found.items(): sums[k] = sums.get(k, 0.0) + v.detach().float()
-    norm = accelerator.clip_grad_norm_(model.parameters(), clip)
-    optimizer.step(); optimizer.zero_grad()
-    means = {k: float(accelerator.reduce(v, "sum")) / max(counts.get(k, 1.0), 1.0) for k, v in sums.items()}
-    total = sum(weights.get(k, 1.0) * v for k, v in means.items() if k in counts)
-    if not math.isfinite(total): raise MocaError(f"the loss is {total} ({means}): lower lr, or look at this step's data")
-    return dict(loss=total, norm=float(norm), **means)
+            found = {k: v.float() / max(share[k], 1.0) for k, v in found.items()}
+            accelerator.backward(accelerator.num_processes * weighted(found, weights))
+        for k, v in found.items(): means[k] = means.get(k, 0.0) + v.detach()
+    return dict(zip(means, accelerator.reduce(torch.stack(list(means.values())), "sum")))
+
+# %% ../nbs/13_training.ipynb #0c5d1e06
+class Run:
+    "What a run trains: the model as its processes share it, the optimizer, the average of the weights, the count of skipped steps."
+    def __init__(self, model: nn.Module, cfg: TrainConfig, accelerator: Accelerator):
+        self.cfg, self.accelerator, self.plugin, self.skipped, self.in_a_row = cfg, accelerator, sharding(accelerator), 0, 0
+        self.model = self.wrapped = model.to(accelerator.device).train()
+        if self.plugin: self.gather = shard(model, self.plugin, cfg.precision == "bf16")
+        elif accelerator.num_processes > 1: self.wrapped = accelerator.prepare_model(model) # DistributedDataParallel
+        named = {k: p for k, p in model.named_parameters() if p.requires_grad}
+        if not named: raise BadInput("there is nothing to train: every weight is frozen")
+        self.optimizer = MasterAdamW(named, lr=cfg.lr, betas=(.9, .999), weight_decay=cfg.weight_decay)
+        self.average = Average(self.optimizer, cfg.ema) if cfg.ema else None
+
+    def update(self, means: dict[str, Tensor], weights: dict[str, float], lr: float) -> dict:
+        "Take a step with the gradients that are there, or say why it is skipped: a row for the log. What is not finite becomes None."
+        for group in self.optimizer.param_groups: group["lr"] = lr
+        norm, values = clip(self.optimizer.take(), self.cfg.clip), torch.stack(list(means.values())).tolist()
+        found = dict(zip(means, values))
+        row = dict(loss=weighted(found, weights), norm=norm, **found)
+        wrong = [f"{k} {row[k]}" for k in ("loss", "norm") if not math.isfinite(row[k])]
+        self.in_a_row = self.in_a_row + 1 if wrong else 0
+        self.skipped += bool(wrong)
+        if not wrong:
+            self.optimizer.step()
+            if self.average: self.average.update()
+        self.optimizer.zero_grad()
+        return {k: v if math.isfinite(v) else None for k, v in row.items()} | dict(skipped=", ".join(wrong) or None)
+
+    def tensors(self) -> dict[str, Tensor]:
+        "All that is saved, by name; weights as the optimizer has them, in fp32."
+        parts = dict(model=named_tensors(self.model) | self.optimizer.masters, optimizer=self.optimizer.tensors())
+        if self.average: parts["average"] = self.average.tensors
+        return {f"{part}.{k}": v for part, found in parts.items() for k, v in found.items()}
+
+    def save(self, path: Path, step: int) -> None:
+        "Write the state; every process calls it."
+        save_state(path, self.tensors(), step, self.accelerator.is_main_process, skipped=self.skipped, in_a_row=self.in_a_row)
+
+    def load(self, path: Path) -> int:
+        "Read the state back; the number of steps done."
+        meta = load_state(path, self.tensors())
+        self.optimizer.round()
+        self.skipped, self.in_a_row = meta["skipped"], meta["in_a_row"]
+        return meta["step"]
+
+    def finish(self) -> None:
+        "Leave the trained weights, or their average, in the model: in one piece on the main process."
+        if self.average: self.average.export()
+        if self.plugin: self.gather(self.accelerator.is_main_process)
+        elif self.wrapped is not self.model: self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
 
 # %% ../nbs/13_training.ipynb #bde5d20b
 class Stopped(KeyboardInterrupt):
     "A run that was asked to stop and has saved its state."
+
+class Diverged(MocaError):
+    "A run whose last three steps had a loss or gradient that is not finite."
 
 class StopSignal:
     "`with StopSignal() as stop:` the first Ctrl-C or SIGTERM sets `stop.asked`; a second Ctrl-C interrupts at once."
@@ -153,36 +143,6 @@ class StopSignal:
 
     def __exit__(self, *error):
         for s, handler in self.before.items(): signal.signal(s, handler)
-
-# %% ../nbs/13_training.ipynb #11f4e702
-def fit(model: nn.Module, # model(batch) -> loss sums by name
-        batches: Callable[[int, int, int], list], # (step, rank, processes) -> this process's micro-batches, each with `counts` and `to`
-        cfg: TrainConfig, total: int, # steps
-        weights: dict[str, float], # of the losses
-        accelerator: Accelerator, name: str = "train", resume: bool = False) -> list[dict]:
-    "Train; returns the log. State goes to `cfg.out/state`, one line a logged step to `cfg.out/log.jsonl`. Raises `Stopped` after a signal, with the state saved."
-    out, trained = Path(cfg.out), [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=cfg.lr, betas=(.9, .999), weight_decay=cfg.weight_decay)
-    if accelerator.is_main_process: need_space(out, 2 * sum(p.numel() * p.element_size() * (3 if p.requires_grad else 1) for p in model.parameters()))
-    start = load_state(out/"state", model, optimizer) if resume and ((out/"state").exists() or (out/"state.old").exists()) else 0
-    log = read_log(out/"log.jsonl", start)
-    wrapped, optimizer = accelerator.prepare(model, optimizer)
-    wrapped.train()
-    save = lambda step: save_state(out/"state", accelerator.unwrap_model(wrapped), optimizer.optimizer, step) if accelerator.is_main_process else None
-    bar = tqdm(range(start, total), initial=start, total=total, desc=name, unit="step", disable=not accelerator.is_main_process)
-    with StopSignal() as stop, Ahead(batches, start, total, accelerator) as ahead:
-        for step in bar:
-            for group in optimizer.param_groups: group["lr"] = lr_at(step, total, cfg)
-            began, micro = time.perf_counter(), ahead(step)
-            found = train_step(wrapped, micro, weights, optimizer, accelerator, cfg.clip)
-            log.append(dict(step=step + 1, lr=lr_at(step, total, cfg), seconds=round(time.perf_counter() - began, 4), tokens=sum(getattr(b, "tokens", 0) for b in micro), **found))
-            if step % cfg.log_every == 0 or step + 1 == total: bar.set_postfix({k: f"{v:.3f}" for k, v in found.items() if k != "norm"}, refresh=False)
-            asked = any_process(stop.asked, accelerator)
-            if asked or step + 1 == total or (cfg.save_every and (step + 1) % cfg.save_every == 0):
-                save(step + 1)
-                if accelerator.is_main_process: write_log(out/"log.jsonl", log)
-            if asked: raise Stopped(f"stopped after step {step + 1} of {total}; the state is saved in {out}: go on with --resume")
-    return log
 
 # %% ../nbs/13_training.ipynb #a8e3a785
 class Ahead:
@@ -215,10 +175,45 @@ class Ahead:
         if step + 1 < self.total: self.start(step + 1)
         return box["value"]
 
-def any_process(flag: bool, accelerator: Accelerator) -> bool:
-    "Is the flag set on any process?"
-    return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), "sum") > 0)
+# %% ../nbs/13_training.ipynb #0c5d1e10
+class Meter:
+    "`with Meter(...) as meter: meter(row, flops)`: a progress bar on the main process, numbers for the tracker, and a line at the end."
+    def __init__(self, name: str, start: int, total: int, cfg: TrainConfig, accelerator: Accelerator, measured: bool):
+        self.name, self.cfg, self.accelerator, self.rows, self.recent = name, cfg, accelerator, [], deque(maxlen=20)
+        self.bar = tqdm(initial=start, total=total, desc=name, unit="step", disable=not accelerator.is_main_process)
+        dtype = torch.float32 if cfg.precision == "fp32" else torch.bfloat16
+        self.peak = accelerator.num_processes * matmul_peak(accelerator.device, dtype) if measured and accelerator.is_main_process else None
 
+    def __enter__(self): return self
+
+    def __call__(self, row: dict, flops: float) -> None:
+        "After a step: its row of the log and the useful FLOPs of all processes."
+        self.rows.append((row["seconds"], row["tokens"], flops, row["fill"], bool(row["skipped"]))); self.recent.append(self.rows[-1])
+        self.bar.update()
+        if row["step"] % self.cfg.log_every and row["step"] != self.bar.total: return
+        own = ("step", "lr", "seconds", "tokens", "fill", "norm", "skipped")
+        found = {k: v for k, v in row.items() if k not in own and v is not None} | self.rates(self.recent)
+        self.bar.set_postfix({k: f"{v:.3f}" if v < 10 else f"{v:,.0f}" for k, v in found.items()}, refresh=False)
+        self.accelerator.log(found | {k: row[k] for k in ("lr", "norm") if row[k] is not None}, step=row["step"])
+
+    def rates(self, rows) -> dict[str, float]:
+        "Tokens a second, fill and MFU over some steps."
+        seconds, tokens, flops, fills, _ = map(list, zip(*rows))
+        out, fills = {"tok/s": sum(tokens) / max(sum(seconds), 1e-9)}, [f for f in fills if f is not None]
+        if fills: out["fill"] = sum(fills) / len(fills)
+        if self.peak: out["mfu"] = sum(flops) / max(sum(seconds), 1e-9) / self.peak
+        return out
+
+    def __exit__(self, kind, *error):
+        self.bar.close()
+        if not self.rows or not self.accelerator.is_main_process: return
+        rates, skipped = self.rates(self.rows), sum(r[4] for r in self.rows)
+        line = [f"{len(self.rows)} steps in {sum(r[0] for r in self.rows):.0f} s", f"{rates['tok/s']:,.0f} tokens/s",
+                *(f"{k} {rates[k]:.0%}" for k in ("fill", "mfu") if k in rates),
+                f"peak {peak_memory(self.accelerator.device) / 2**30:.1f} GiB", *([f"{skipped} skipped"] if skipped else [])]
+        tqdm.write(f"{self.name}: {', '.join(line)}", file=sys.stderr)
+
+# %% ../nbs/13_training.ipynb #0c5d1e11
 def read_log(path: Path, upto: int) -> list[dict]:
     "The logged steps up to `upto`."
     if not path.exists(): return []
@@ -228,31 +223,112 @@ def write_log(path: Path, log: list[dict]) -> None:
     "One JSON object a line, atomically."
     with atomic(path) as part: part.write_text("".join(json.dumps(row) + "\n" for row in log), "utf-8")
 
+def extend_log(path: Path, rows: list[dict]) -> None:
+    "Add rows to a log. Raises `MocaError` when the disk is full."
+    try:
+        with path.open("a", encoding="utf-8") as f: f.write("".join(json.dumps(row) + "\n" for row in rows))
+    except OSError as e:
+        if full_disk(e): raise MocaError(f"the disk is full at {path.parent}: free some space and go on with --resume") from e
+        raise
+
+# %% ../nbs/13_training.ipynb #11f4e702
+def fit(model: nn.Module, # model(batch) -> loss sums by name
+        batches: Callable[[int, int, int], list], # (step, rank, processes) -> micro-batches: `counts`, `tokens`, `capacity`, `to`
+        cfg: TrainConfig, total: int, # steps
+        weights: dict[str, float], # of the losses
+        accelerator: Accelerator, name: str = "train", resume: bool = False,
+        accumulate: Callable = accumulate, # forward and backward of a step
+        flops: Callable[[list], float] | None = None # useful FLOPs of a process's micro-batches, for MFU
+        ) -> list[dict]:
+    """Train; returns the log. State goes to `cfg.out/state`, a line a step to `cfg.out/log.jsonl`. Raises `Stopped` after a signal,
+    with the state saved, and `Diverged` after three skipped steps in a row, with the last good state untouched."""
+    out, main, run = Path(cfg.out), accelerator.is_main_process, Run(model, cfg, accelerator)
+    if main: need_space(out, 2 * sum(v.numel() * v.element_size() for v in run.tensors().values()))
+    start = run.load(out/"state") if resume and ((out/"state").exists() or (out/"state.old").exists()) else 0
+    log = read_log(out/"log.jsonl", start)
+    if main: write_log(out/"log.jsonl", log)
+    written = len(log)
+    with (free_on_error(out), StopSignal() as stop, Ahead(batches, start, total, accelerator) as ahead, compiled(model, cfg.compile),
+          Meter(name, start, total, cfg, accelerator, flops is not None) as meter):
+        for step in range(start, total):
+            began, micro, lr = time.perf_counter(), ahead(step), lr_at(step, total, cfg)
+            found = run.update(accumulate(run.wrapped, micro, weights, accelerator), weights, lr)
+            here = [stop.asked, sum(b.tokens for b in micro), sum(getattr(b, "capacity", 0) for b in micro), flops(micro) if flops else 0]
+            asked, tokens, capacity, work = summed(here, accelerator)
+            seconds, fill = round(time.perf_counter() - began, 4), round(tokens / capacity, 4) if capacity else None
+            log.append(dict(step=step + 1, lr=lr, seconds=seconds, tokens=int(tokens), fill=fill, **found))
+            meter(log[-1], work)
+            save, hopeless = asked or step + 1 == total or (cfg.save_every and (step + 1) % cfg.save_every == 0), run.in_a_row == 3
+            if main and (save or hopeless or (step + 1) % cfg.log_every == 0):
+                extend_log(out/"log.jsonl", log[written:]); written = len(log)
+            if hopeless: raise Diverged(f"steps {step - 1} to {step + 1} were skipped ({found['skipped']}): lower lr, or look at "
+                                        f"their data; the last good state is kept in {out}")
+            if save: run.save(out/"state", step + 1)
+            if asked: raise Stopped(f"stopped after step {step + 1} of {total}; the state is saved in {out}: go on with --resume")
+    run.finish()
+    return log
+
+# %% ../nbs/13_training.ipynb #0c5d1e13
+def find_tracker(name: str | None) -> str | None:
+    "A tracker as accelerate names it; `auto` is tensorboard where it is installed. Raises `BadInput` for an unknown or missing one."
+    here, known = [str(t) for t in get_available_trackers()], sorted(map(str, LOGGER_TYPE_TO_CLASS))
+    if name in (None, *here): return name
+    if name == "auto": return "tensorboard" if "tensorboard" in here else None
+    one_of("tracker", name, ("auto", "none", *known))
+    raise BadInput(f"option tracker is {name!r}, which is not installed: pip install {name}, or use one of none, {', '.join(known)}")
+
 # %% ../nbs/13_training.ipynb #0847844d
+FREE = ("out", "log_every", "save_every", "tracker", "checkpointing", "compile") # options that may change on --resume
+
 def start_run(cfg: TrainConfig, resume: bool = False, force: bool = False) -> Accelerator:
-    "Claim the output directory, save the config (a resumed run must have the same), seed, and make the Accelerator."
-    accelerator = Accelerator(mixed_precision="bf16" if cfg.precision == "bf16" else "no", kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
-    if accelerator.is_main_process:
-        out = claim(cfg.out, resume, force)
-        if resume and (out/"config.yaml").exists():
-            before, now = yaml.safe_load((out/"config.yaml").read_text("utf-8")), dataclasses.asdict(cfg)
-            changed = [k for k in now if k not in ("out", "log_every", "save_every") and before.get(k) != now[k]]
-            if changed: raise BadInput(f"{out} was started with other options ({', '.join(f'{k}={before.get(k)}' for k in changed)}): resume with the same, or start again with --force")
-        save_config(cfg, out/"config.yaml")
+    "Claim and lock the output directory, save the config (a resumed run must have the same), seed, and make the Accelerator."
+    tracker = find_tracker(cfg.tracker)
+    AcceleratorState._reset_state() # an earlier run in this process may have had another precision
+    copies = DistributedDataParallelKwargs(find_unused_parameters=True)
+    accelerator = Accelerator(mixed_precision="bf16" if cfg.precision == "bf16" else "no", kwargs_handlers=[copies],
+                              log_with=tracker, project_config=ProjectConfiguration(cfg.out, logging_dir=cfg.out))
+    if accelerator.is_main_process: claim_run(cfg, resume, force)
     accelerator.wait_for_everyone()
     set_seed(cfg.seed)
+    if tracker == "tensorboard": accelerator.init_trackers("tensorboard") # a folder beside config.yaml
+    elif tracker: accelerator.init_trackers("moca", dataclasses.asdict(cfg))
     return accelerator
+
+# %% ../nbs/13_training.ipynb #0847844e
+def claim_run(cfg: TrainConfig, resume: bool, force: bool) -> None:
+    "Make a run directory this process's own. Raises `BadInput` if it is in use, not empty, or of a run with other options."
+    out = Path(cfg.out)
+    if out.is_dir(): hold(out) # before anything in it is touched
+    try:
+        hold(claim(out, resume, force))
+        if resume and (out/"config.yaml").exists():
+            before, now = yaml.safe_load((out/"config.yaml").read_text("utf-8")), dataclasses.asdict(cfg)
+            changed = [k for k in now if k not in FREE and before.get(k) != now[k]]
+            if changed: raise BadInput(f"{out} was started with other options ({', '.join(f'{k}={before.get(k)}' for k in changed)}): "
+                                       f"resume with the same, or start again with --force")
+        save_config(cfg, out/"config.yaml")
+    except BaseException:
+        let_go(out)
+        raise
+
+def end_run(cfg: TrainConfig, accelerator: Accelerator) -> None:
+    "After the model is saved: close trackers, unlock the directory."
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    let_go(cfg.out)
 
 # %% ../nbs/13_training.ipynb #b8545c0b
 def show_log(log: list[dict], names: list[str], smooth: int = 10, ax=None):
-    "Loss curves: raw values faint, running mean over `smooth` steps on top."
+    "Loss curves: raw values faint, running mean over `smooth` steps on top; a tick below where a step was skipped."
     ax = ax or plt.subplots(figsize=(6, 2.6), layout="constrained")[1]
     for name in names:
-        points = [(r["step"], r[name]) for r in log if name in r]
+        points = [(r["step"], r[name]) for r in log if r.get(name) is not None]
         if not points: continue
         x, y = zip(*points)
         mean = [sum(y[max(0, i - smooth + 1):i + 1]) / len(y[max(0, i - smooth + 1):i + 1]) for i in range(len(y))]
         line, = ax.plot(x, mean, label=name)
         ax.plot(x, y, alpha=.25, lw=.8, color=line.get_color())
+    for r in log:
+        if r.get("skipped"): ax.axvline(r["step"], ymax=.06, color="crimson", lw=2)
     ax.set_xlabel("step"); ax.set_ylabel("loss"); ax.legend()
     return ax
