@@ -65,7 +65,7 @@ def fields_in(module: str, name: str) -> dict[str, tuple[str, str, str]]:
 
 def stage_options(command: str) -> dict[str, tuple[str, str, str]]:
     "All options of a stage: the shared ones, then its own; an own default keeps the shared comment."
-    found = fields_in("moca.training", "TrainConfig")
+    found = fields_in("moca.config", "TrainConfig")
     for name, (kind, default, comment) in fields_in(*STAGES[command]).items():
         found[name] = (kind, default, comment or found.get(name, ("", "", ""))[2])
     return found
