@@ -2,33 +2,24 @@
 
 # %% ../nbs/04_eval.ipynb #deab9505
 from __future__ import annotations
-import json
-import os
 import re
 import textwrap
-import zlib
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from html import escape
-from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
-from .documents import BadInput, Document, ImageRef, MocaError, Task
-from .rows import SUFFIXES
+from .documents import BadInput, Document, MocaError, Task
 
 # %% auto #0
-__all__ = ['TIE', 'SHADES', 'FAMILIES', 'COLOUR_CYCLE', 'MMEB', 'discounts', 'measure', 'precision_at_1', 'recall_at_k',
-           'ndcg_at_k', 'chance', 'bootstrap', 'Score', 'paired_difference', 'embed', 'score_blocks', 'score_task',
-           'evaluate', 'bag_of_words', 'colour_features', 'colour_words', 'baseline_kind', 'baseline_encoder',
-           'baseline', 'Table', 'score_table', 'score_plot', 'similarity', 'retrieval_grid', 'save_results',
-           'load_results', 'mmeb_means', 'read_mmeb', 'read_vidore']
+__all__ = ['TIE', 'FAMILIES', 'COLOUR_CYCLE', 'discounts', 'measure', 'precision_at_1', 'recall_at_k', 'ndcg_at_k', 'gains_of',
+           'check_task', 'chance', 'bootstrap', 'Score', 'paired_difference', 'embed', 'score_blocks', 'score_task',
+           'evaluate', 'Table', 'score_table', 'score_plot', 'similarity', 'retrieval_grid']
 
 # %% ../nbs/04_eval.ipynb #b6382aea
 def discounts(metric: str) -> Tensor: # "precision@1", "recall@K" or "ndcg@K", K any positive number
@@ -83,12 +74,12 @@ def ndcg_at_k(scores: Tensor, relevant: Tensor, k: int = 5) -> Tensor:
     return measure(scores, relevant, f"ndcg@{k}")
 
 # %% ../nbs/04_eval.ipynb #96fd748e
-def _gains(task: Task, i: int) -> dict[int, float]:
+def gains_of(task: Task, i: int) -> dict[int, float]:
     "Right candidates of query i with their gains: 1 from a set; a dict holds grades."
     right = task.relevant[i]
     return {j: float(g) for j, g in right.items()} if isinstance(right, dict) else dict.fromkeys(right, 1.0)
 
-def _check_task(task: Task):
+def check_task(task: Task):
     "Raise `BadInput` for a task that cannot be scored, with the query at fault."
     n, everything = len(task.queries), range(len(task.candidates))
     lists = (task.relevant, *([task.choices] if task.choices is not None else []))
@@ -98,15 +89,15 @@ def _check_task(task: Task):
     for i, q in enumerate(task.queries):
         allowed = everything if task.choices is None else set(task.choices[i])
         if not all(j in everything for j in allowed): raise BadInput(f"task {task.name!r}: a choice of query {q.id!r} is no candidate")
-        if not sum(_gains(task, i).values()) or not all(j in allowed for j in task.relevant[i]):
+        if not sum(gains_of(task, i).values()) or not all(j in allowed for j in task.relevant[i]):
             raise BadInput(f"task {task.name!r}: query {q.id!r} needs a right candidate, and all its right candidates among its choices")
 
 def chance(task: Task) -> float:
     "The exact expected value of the task's metric under a random order of the candidates, averaged over the queries. Raises `BadInput`."
-    _check_task(task)
+    check_task(task)
     discount, values = discounts(task.metric), []
     for i in range(len(task.queries)):
-        n, gains = len(task.choices[i] if task.choices else task.candidates), sorted(_gains(task, i).values(), reverse=True)
+        n, gains = len(task.choices[i] if task.choices else task.candidates), sorted(gains_of(task, i).values(), reverse=True)
         if not task.metric.startswith("ndcg"): gains = [1.0] * len(gains)
         best = sum(g * d for g, d in zip(gains, discount.tolist()))
         values.append(sum(gains) * discount[:n].sum().item() / n / best)
@@ -157,7 +148,7 @@ def paired_difference(a: Score, b: Score, seed: int = 0) -> tuple[float, float, 
     """(difference, low, high): the mean of a - b over the queries of one task and its 95 % interval.
     Raises `MocaError` if the two are not of the same queries."""
     if a.per_query is None or b.per_query is None:
-        raise MocaError(f"scores of {a.task!r} were kept without per-query values: evaluate again, or save with per_query=True")
+        raise MocaError(f"scores of {a.task!r} were kept without per-query values: evaluate again")
     if (a.task, a.metric, a.n) != (b.task, b.metric, b.n):
         raise MocaError(f"{a.task!r} ({a.metric}) and {b.task!r} ({b.metric}) are not scores of the same queries")
     difference = a.per_query - b.per_query
@@ -201,7 +192,7 @@ def score_blocks(queries: Tensor, candidates: Tensor, # [Q, D] and [N, D] fp32
                  task: Task, block: int = 1 << 22) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Yield (first query, scores [n, W] fp32, gains [n, W]), about `block` numbers at a time. W: the number of candidates, or the
     longest list of choices, whose column j then is `choices[i][j]`, padded with -inf. Raises `BadInput` for a task that cannot be scored."""
-    _check_task(task)
+    check_task(task)
     width = max(map(len, task.choices)) if task.choices else len(candidates)
     step = max(1, block // max(1, width * (candidates.shape[1] if task.choices else 1)))
     for start in range(0, len(queries), step):
@@ -214,7 +205,7 @@ def score_blocks(queries: Tensor, candidates: Tensor, # [Q, D] and [N, D] fp32
         gains = torch.zeros_like(scores)
         for i in range(len(q)):
             place = {j: c for c, j in enumerate(task.choices[start + i])} if task.choices else None
-            for j, gain in _gains(task, start + i).items():
+            for j, gain in gains_of(task, start + i).items():
                 gains[i, place[j] if place else j] = gain
         yield start, scores, gains
 
@@ -233,90 +224,6 @@ def evaluate(encode: Callable[[list[Document]], Tensor], # documents to [N, D]; 
     Raises `MocaError` as `embed` does, and `BadInput` for a task that cannot be scored."""
     vectors, rows = embed(encode, tasks, progress, batch)
     return [score_task(vectors[[rows[d.parts] for d in t.queries]], vectors[[rows[d.parts] for d in t.candidates]], t, seed) for t in tasks]
-
-# %% ../nbs/04_eval.ipynb #09d9dda0
-def _features(text: str) -> tuple[list[str], list[str]]:
-    "Lower-cased words, and the trigrams of each word between `^` and `$`."
-    words = re.findall(r"\w+", text.casefold())
-    return words, [f"^{w}$"[i : i + 3] for w in words for i in range(len(w))]
-
-def _rarity(*sides: Sequence[Document]) -> dict[str, float]:
-    "log(N / number of texts that contain it) of each feature, the smaller of the sides where it occurs; 0 if a whole side contains it."
-    rarity = {}
-    for side in sides:
-        texts = {d.parts: d.text for d in side}.values()
-        counts = Counter(f for t in texts for f in {o for kind in _features(t) for o in kind})
-        for f, n in counts.items():
-            rarity[f] = min(rarity.get(f, np.inf), float(np.log(len(texts) / n)) if len(texts) > 1 else 1.0)
-    return rarity
-
-def bag_of_words(text: str, rarity: dict[str, float], dim: int = 4096) -> np.ndarray:
-    "Hashed counts of words and of trigrams, damped and weighted: float32 [2 * dim], each half of length 1 or 0."
-    halves = np.zeros((2, dim), np.float32)
-    for half, features in zip(halves, _features(text)):
-        for f, n in Counter(features).items():
-            h = zlib.crc32(f.encode())
-            half[h % dim] += (1 if h >> 31 else -1) * rarity.get(f, 1.0) * (1 + np.log(n))
-    return _unit(halves).reshape(-1)
-
-def _unit(x: np.ndarray) -> np.ndarray:
-    "Rows of length 1; rows of zeros stay."
-    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
-
-# %% ../nbs/04_eval.ipynb #938dc007
-SHADES = {"black": ["#000000", "#2a2a2a"], "white": ["#ffffff", "#e8e8e8"], "grey": ["#808080", "#b4b4b4", "#555555"],
-          "red": ["#dc1e28", "#a01420", "#ff4038"], "orange": ["#fa8c1e", "#e07020"], "yellow": ["#fadc32", "#fff08c", "#ffc83d"],
-          "green": ["#32a03c", "#14501e", "#90d060", "#007060"], "blue": ["#285adc", "#14286e", "#78b4f0", "#30a0d0"],
-          "purple": ["#8c3caa", "#b48cdc", "#501e6e"], "pink": ["#fa96be", "#f050a0", "#ffc8d8"],
-          "brown": ["#825028", "#5a3214", "#b08050"]} # the eleven basic colour terms (Berlin and Kay 1969), some shades each
-_shade = np.array([[int(o[i : i + 2], 16) for i in (1, 3, 5)] for shades in SHADES.values() for o in shades], np.float32)
-_shade_name = np.repeat(np.arange(len(SHADES)), [len(o) for o in SHADES.values()])
-
-def colour_features(images: Sequence[ImageRef]) -> tuple[np.ndarray, np.ndarray]:
-    "(histogram [256]: 64 colours in each of 4 quarters; shares of the colour names [11]), square roots, mean of the images; zeros if none."
-    histogram, names = np.zeros(256, np.float32), np.zeros(len(SHADES), np.float32)
-    for image in images:
-        x = np.asarray(image.open().resize((32, 32), Image.Resampling.BOX)) # [32, 32, 3]
-        colour = (x >> 6) @ np.array([16, 4, 1])
-        quarter = np.arange(32) // 16
-        histogram += np.bincount((64 * (2 * quarter[:, None] + quarter) + colour).reshape(-1), minlength=256) ** 0.5
-        nearest = ((x.reshape(-1, 1, 3) - _shade) ** 2).sum(-1).argmin(1)
-        names += np.bincount(_shade_name[nearest], minlength=len(SHADES)) ** 0.5
-    return _unit(histogram), _unit(names)
-
-def colour_words(text: str) -> np.ndarray:
-    "Which colour names the text holds: float32 [11], of length 1, or 0 if it holds none."
-    words = ["grey" if w == "gray" else w for w in _features(text)[0]]
-    return _unit(np.array([float(name in words) for name in SHADES], np.float32))
-
-# %% ../nbs/04_eval.ipynb #e924f3c6
-def baseline_kind(task: Task) -> str:
-    """The blocks of the task's baseline, '+'-joined: bag of words, colour histogram, colour names; '' if the sides have nothing in common.
-    A text that a whole side shares is an instruction and counts as none."""
-    def has(side):
-        texts = {d.text for d in side} - {""}
-        return len(texts) > (len(side) > 1), any(d.images for d in side)
-    (qt, qi), (ct, ci) = has(task.queries), has(task.candidates)
-    uses = {"bag of words": qt and ct, "colour histogram": qi and ci, "colour names": (qt and ci) or (qi and ct)}
-    return " + ".join(name for name, used in uses.items() if used)
-
-def baseline_encoder(task: Task) -> Callable[[list[Document]], Tensor]:
-    "The no-learning encoder that `baseline_kind` names: documents to fp32 [N, D]. Every block has length 1 (or 0), so all count alike."
-    kind, rarity = baseline_kind(task), _rarity(task.queries, task.candidates)
-    def encode(documents: list[Document]) -> Tensor:
-        rows = []
-        for d in documents:
-            histogram, names = colour_features(d.images if "colour" in kind else ())
-            blocks = {"bag of words": bag_of_words(d.text, rarity), "colour histogram": histogram,
-                      "colour names": _unit(names + colour_words(d.text))}
-            rows.append(np.concatenate([blocks[name] for name in kind.split(" + ")]))
-        return torch.from_numpy(np.stack(rows))
-    return encode
-
-def baseline(task: Task, seed: int = 0) -> Score | None:
-    """The score that needs no learning; exactly chance where the features have nothing to say (colour names, and texts that name none).
-    None if the sides have no kind of feature in common (`baseline_kind` is '')."""
-    return evaluate(baseline_encoder(task), [task], progress=False, seed=seed)[0] if baseline_kind(task) else None
 
 # %% ../nbs/04_eval.ipynb #2b1eac86
 @dataclass(frozen=True)
@@ -455,166 +362,3 @@ def retrieval_grid(task: Task, scores: Tensor, # [Q, N] as from `similarity`
             for spine in ax.spines.values(): spine.set(visible=True, **frame)
     fig.suptitle(f"{task.name}: queries and their {k} nearest candidates", fontsize=9)
     return fig
-
-# %% ../nbs/04_eval.ipynb #3f60e6ef
-def save_results(columns: dict[str, Sequence[Score | None]], path: str | Path, per_query: bool = False) -> Path:
-    "Write scores as JSON, {column: [{task, family, metric, value, low, high, chance, n, candidates}]}; None is left out."
-    def plain(s: Score) -> dict:
-        d = asdict(s) | {"per_query": s.per_query.tolist() if per_query and s.per_query is not None else None}
-        return {k: v for k, v in d.items() if v is not None}
-    path = Path(path)
-    content = {name: [plain(s) for s in scores if s is not None] for name, scores in columns.items()}
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-    part = path.with_name(path.name + ".part")
-    part.write_text(text + "\n", encoding="utf-8")
-    os.replace(part, path)
-    return path
-
-def load_results(path: str | Path) -> dict[str, list[Score]]:
-    "Read what `save_results` wrote. Raises `BadInput` for a file that is missing or something else."
-    try: content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError: raise BadInput(f"{path} does not exist: run `moca evaluate` first") from None
-    except (OSError, ValueError) as e: raise BadInput(f"{path} is no results file ({e}): delete it and evaluate again") from None
-    def score(d: dict) -> Score:
-        return Score(**d | {"per_query": torch.tensor(d["per_query"], dtype=torch.float64) if "per_query" in d else None})
-    try: return {name: [score(d) for d in scores] for name, scores in content.items()}
-    except (AttributeError, TypeError) as e: raise BadInput(f"{path} is no results file ({e}): delete it and evaluate again") from None
-
-# %% ../nbs/04_eval.ipynb #4062b56d
-MMEB = {"classification": "ImageNet-1K N24News HatefulMemes VOC2007 SUN397 Place365* ImageNet-A* ImageNet-R* ObjectNet* Country211*",
-        "vqa": "OK-VQA A-OKVQA DocVQA InfographicsVQA ChartQA Visual7W ScienceQA* VizWiz* GQA* TextVQA*",
-        "retrieval": "VisDial CIRR VisualNews_t2i VisualNews_i2t MSCOCO_t2i MSCOCO_i2t NIGHTS WebQA FashionIQ* Wiki-SS-NQ* OVEN* EDIS*",
-        "grounding": "MSCOCO RefCOCO* RefCOCO-Matching* Visual7W-Pointing*"} # MMEB v1, arXiv 2410.05160; * out of distribution
-_mmeb = {name.rstrip("*"): (family, not name.endswith("*")) for family, names in MMEB.items() for name in names.split()}
-
-def mmeb_means(values: dict[str, float]) -> dict[str, float]: # {task: value}, any unit
-    "The seven averages of an MMEB table: meta-tasks, IND, OOD and All, means over tasks. Raises `MocaError` if one of the 36 is missing."
-    missing = _mmeb.keys() - values.keys()
-    if missing:
-        some = ", ".join(sorted(missing)[:3])
-        raise MocaError(f"{len(missing)} of the 36 MMEB tasks have no value ({some} ...): an average over the others would not be MMEB")
-    groups = {family: [n for n in _mmeb if _mmeb[n][0] == family] for family in MMEB}
-    groups |= {"IND": [n for n in _mmeb if _mmeb[n][1]], "OOD": [n for n in _mmeb if not _mmeb[n][1]], "All": list(_mmeb)}
-    return {group: sum(values[n] for n in names) / len(names) for group, names in groups.items()}
-
-# %% ../nbs/04_eval.ipynb #b8cec83e
-def _records(path: Path) -> Iterator[tuple[str, dict]]:
-    "(where, row) of a .jsonl or .parquet file. A row that cannot be read raises `BadInput`: a benchmark with holes is another benchmark."
-    for n, row in SUFFIXES[path.suffix.lower()](path):
-        if isinstance(row, BadInput): raise BadInput(f"{path.name}, row {n}: {row}")
-        yield f"{path.name}, row {n}", row
-
-def _image_below(folder: Path, path: str, where: str) -> ImageRef:
-    "The picture at a path below a folder."
-    full = (folder / path).resolve()
-    if not full.is_relative_to(folder.resolve()):
-        raise BadInput(f"{where}: image path {path!r} leads out of {folder}: only files below it are read")
-    if not full.is_file():
-        raise BadInput(f"{where}: image {path!r} is not in {folder}: unpack the benchmark's images there or name their folder")
-    return ImageRef.of(full, name=path)
-
-def _mmeb_document(id: str, text: str, image: ImageRef | None) -> Document:
-    "MMEB's text as parts, the picture where `<|image_1|>` stands (in front if nowhere)."
-    before, mark, after = (text or "").partition("<|image_1|>")
-    parts = (before, image, after) if mark and image else (image, before + after)
-    return Document(id, tuple(p for p in parts if p))
-
-# %% ../nbs/04_eval.ipynb #2a964109
-def _mmeb_task(name: str, files: list[Path], images: Path) -> Task:
-    "One MMEB task from its files."
-    queries, candidates, choices, places, refs = [], [], [], {}, {}
-    def ref(path, where):
-        if not path: return None
-        if path not in refs: refs[path] = _image_below(images, path, where)
-        return refs[path]
-    for where, row in (o for file in files for o in _records(file)):
-        try: texts, paths = row["tgt_text"], row["tgt_img_path"]
-        except KeyError as e: raise BadInput(f"{where}: no column {e}: MMEB has qry_text, qry_img_path, tgt_text, tgt_img_path") from None
-        if not isinstance(texts, list) or not isinstance(paths, list) or len(texts) != len(paths) or not texts:
-            raise BadInput(f"{where}: tgt_text and tgt_img_path must be two lists of one length, not empty")
-        queries.append(_mmeb_document(f"{name}/q{len(queries)}", row.get("qry_text"), ref(row.get("qry_img_path"), where)))
-        for pair in zip(texts, paths):
-            if pair not in places:
-                places[pair] = len(candidates)
-                candidates.append(_mmeb_document(f"{name}/c{len(candidates)}", pair[0], ref(pair[1], where)))
-        choices.append(list(dict.fromkeys(places[pair] for pair in zip(texts, paths)))) # the right one is at 0
-    family, ind = _mmeb.get(name, ("retrieval", None))
-    note = {True: "MMEB, in distribution", False: "MMEB, out of distribution", None: "in MMEB's format"}[ind]
-    return Task(name, family, "precision@1", queries, candidates, [{o[0]} for o in choices], choices, note)
-
-def _task_files(folder: Path) -> dict[str, list[Path]]:
-    "{task: its files}: the name of the folder for files called test*, else the name of the file."
-    if not folder.exists(): raise BadInput(f"{folder} does not exist: check the path")
-    files = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
-    files = [p for p in files if not any(o.startswith(".") for o in p.relative_to(folder).parts)]
-    if not files: raise BadInput(f"{folder} holds no {' or '.join(SUFFIXES)} files")
-    tasks = {}
-    for p in files: tasks.setdefault(p.parent.name if p.stem.startswith("test") else p.stem, []).append(p)
-    return tasks
-
-# %% ../nbs/04_eval.ipynb #ee5498a7
-def read_mmeb(path: str | Path, # a file, or a folder with a folder a task, as TIGER-Lab/MMEB-eval
-              images: str | Path | None = None, # the folder that image paths start from; default: `path`, or `images` in it
-              ) -> list[Task]:
-    "The tasks of MMEB from local Parquet or JSONL files, in MMEB's order; prompts as the files have them. Raises `BadInput`."
-    path = Path(path)
-    found = _task_files(path)
-    root = path if path.is_dir() else path.parent
-    images = Path(images) if images else root/"images" if (root/"images").is_dir() else root
-    order = {name: i for i, name in enumerate(_mmeb)}
-    return [_mmeb_task(name, files, images) for name, files in sorted(found.items(), key=lambda o: (order.get(o[0], 36), o[0]))]
-
-# %% ../nbs/04_eval.ipynb #42673b1c
-def _part_files(folder: Path, name: str) -> list[Path]:
-    "The files of `queries`, `corpus` or `qrels`: name.parquet, name.jsonl, name-*.parquet, or in a folder of that name."
-    return sorted(p for pattern in (f"{name}.*", f"{name}-*", f"{name}/*") for p in folder.glob(pattern) if p.suffix.lower() in SUFFIXES)
-
-def _field(row: dict, where: str, *names: str):
-    "The first of these columns that the row has."
-    for name in names:
-        if row.get(name) is not None: return row[name]
-    raise BadInput(f"{where}: no column {' or '.join(names)}")
-
-def _vidore_task(folder: Path, language: str | None, page: str) -> Task:
-    "One data set of ViDoRe."
-    corpus, rank, gains, queries, languages = [], {}, {}, [], set()
-    for where, row in (o for f in _part_files(folder, "corpus") for o in _records(f)):
-        image = _field(row, where, "image")
-        image = _image_below(folder, image, where) if isinstance(image, str) else ImageRef.of(image, name=f"{folder.name} {where}")
-        rank[key := str(_field(row, where, "corpus-id", "_id"))] = len(corpus)
-        corpus.append(Document(f"{folder.name}/page-{key}", (image, page) if page else (image,)))
-    for where, row in (o for f in _part_files(folder, "qrels") for o in _records(f)):
-        key = str(_field(row, where, "corpus-id"))
-        if key not in rank: raise BadInput(f"{where}: corpus-id {key} is not in the corpus of {folder.name}: the download is incomplete")
-        grade = float(row.get("score", 1) or 0)
-        if grade > 0: gains.setdefault(str(_field(row, where, "query-id")), {})[rank[key]] = grade
-    left = 0
-    for where, row in (o for f in _part_files(folder, "queries") for o in _records(f)):
-        languages.add(row.get("language"))
-        if language is not None and row.get("language") != language: continue
-        key = str(_field(row, where, "query-id", "_id"))
-        if key in gains: queries.append((key, str(_field(row, where, "query", "text"))))
-        else: left += 1
-    if not queries:
-        which = f" in {language!r}; there are {sorted(map(str, languages))}" if language else ""
-        raise BadInput(f"{folder.name}: no query with a right page{which}")
-    graded = any(g != 1 for key, _ in queries for g in gains[key].values())
-    note = "graded relevance" if graded else "binary relevance"
-    note += f"; {left} queries without a right page left out" if left else ""
-    return Task(f"{folder.name} ({language})" if language else folder.name, "visual-document", "ndcg@5",
-                [Document(f"{folder.name}/q-{k}", (t,)) for k, t in queries], corpus,
-                [gains[k] if graded else set(gains[k]) for k, _ in queries], note=note)
-
-# %% ../nbs/04_eval.ipynb #ea0a9a49
-def read_vidore(folder: str | Path, # a data set in BEIR layout, or a folder of such
-                language: str | None = None, # keep the queries of this language, as the column has it ("english")
-                page: str = "\nRepresent the given document image.", # MoCa's text after each page; "" for none. Worth ten points: see above
-                ) -> list[Task]:
-    "ViDoRe data sets from Parquet or JSONL files as nDCG@5 tasks, grades kept; page images stay encoded in memory. Raises `BadInput`."
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise BadInput(f"{folder} is no folder: give a ViDoRe data set with queries, corpus and qrels, or a folder of such")
-    folders = [folder, *sorted(p for p in folder.iterdir() if p.is_dir())]
-    sets = [f for f in folders if all(_part_files(f, name) for name in ("queries", "corpus", "qrels"))]
-    if not sets: raise BadInput(f"{folder} holds no data set with queries, corpus and qrels (.parquet or .jsonl)")
-    return [_vidore_task(f, language, page) for f in sets]

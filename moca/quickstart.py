@@ -25,7 +25,8 @@ from .contrastive import SMALL as SMALL2, FinetuneConfig, finetune
 from .corpus import Corpus, load_corpus, picture_documents
 from .documents import BadInput, Document, Task
 from .embedder import Embedder
-from .evaluation import Score, baseline, evaluate, retrieval_grid, similarity
+from .baselines import baseline
+from .evaluation import Score, evaluate, retrieval_grid, similarity
 from .reconstruction import SMALL as SMALL1
 from .reconstruction import PretrainConfig, Reconstruction, average_patch, load_stage, masked_accuracy, patch_errors
 from .reconstruction import pretrain, rebuild, show_rebuilt

@@ -34,7 +34,7 @@ def test_a_picture_that_breaks_late_is_left_out_and_named(data):
     "The step goes on without it, the report has it once, and a second run does the same."
     runs = []
     for name in "ab":
-        cfg = small(PretrainConfig, SMALL, data/"mix.yaml", out=str(data/name), steps=8, max_bad=.05)
+        cfg = small(PretrainConfig, SMALL, data/"mix.yaml", out=str(data/name), steps=8, max_bad=.05, watch=0)
         summary = pretrain(cfg)
         bad = [json.loads(o) for o in (data/name/"bad_samples.jsonl").read_text().splitlines()]
         log = [{k: v for k, v in r.items() if k in ("step", "mlm", "mae", "tokens", "norm")} for r in read_log(data/name/"log.jsonl", 8)]
@@ -46,7 +46,7 @@ def test_a_picture_that_breaks_late_is_left_out_and_named(data):
 
 def test_a_run_goes_on_with_its_own_data_only(data):
     "Resumed without change it is done already; with other data, or another limit, it is refused."
-    cfg = small(PretrainConfig, SMALL, data/"texts.jsonl", out=str(data/"run"), steps=2)
+    cfg = small(PretrainConfig, SMALL, data/"texts.jsonl", out=str(data/"run"), steps=2, watch=0)
     first = pretrain(cfg)
     assert pretrain(cfg, resume=True)["documents"] == first["documents"] == 100
     with open(data/"texts.jsonl", "a") as f: f.write('\n{"text": "one more"}')
