@@ -5,23 +5,16 @@
 # %% ../nbs/16_bench.ipynb #393f0557
 from __future__ import annotations
 import contextlib
-import ctypes
-import importlib
-import multiprocessing
-import os
-import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-import matplotlib.pyplot as plt
 import torch
-import transformers
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import Qwen2_5_VLConfig
 from .backbone import Backbone, load_backbone
+from .bench_arms import headline, machine
 from .corpus import load_corpus
 from .documents import BadInput, MocaError
 from .kernels import available
@@ -31,9 +24,8 @@ from .planning import fill, plan
 
 # %% auto #0
 __all__ = ['SHAPES', 'Arm', 'random_batches', 'padded_batch', 'stock_attention', 'pack_arms', 'loss_of', 'work', 'gate', 'clock',
-           'machine', 'summary', 'bench_pack', 'shaped_backbone', 'random_pack', 'mixed_lengths', 'bench_kernels',
-           'mixed_documents', 'made_up', 'resident', 'reset_peak', 'peak', 'now', 'Timed', 'serve', 'Remote',
-           'gemm_peak', 'spread', 'in_turns', 'arm_names', 'show_ratios', 'bench_text']
+           'summary', 'bench_pack', 'shaped_backbone', 'random_pack', 'mixed_lengths', 'bench_kernels',
+           'mixed_documents', 'made_up', 'bench_text']
 
 # %% ../nbs/16_bench.ipynb #34cd96eb
 @dataclass
@@ -135,11 +127,6 @@ def clock(backbone: Backbone, arms: list[Arm], repeats: int = 5, progress: bool 
             if cuda: torch.cuda.synchronize(); arm.memory = max(arm.memory, torch.cuda.max_memory_allocated())
             if k: arm.seconds.append(time.perf_counter() - began)
 
-def machine(device) -> dict:
-    "What the figures were measured on."
-    return dict(device=torch.cuda.get_device_name() if torch.device(device).type == "cuda" else f"CPU, {torch.get_num_threads()} threads of {os.cpu_count()} cores, {platform.machine()}",
-                python=platform.python_version(), torch=torch.__version__, transformers=transformers.__version__)
-
 def summary(arms: list[Arm], tokens: int) -> list[dict]:
     "One row an arm: real tokens a second (median, quartiles), share of computed positions that are real, ratio to the first arm."
     rows = []
@@ -181,7 +168,7 @@ SHAPES = { # language model and vision tower in the shapes of real models, weigh
     "3b": (_text(2048, 11008, 36, 16, 151936), _tower(1280, 3420, 32, [7, 15, 23, 31])), # Qwen2.5-VL-3B
 }
 
-def shaped_backbone(shape: str, device: str = "cpu", dtype: torch.dtype = torch.float32, checkpointing: bool = False,
+def shaped_backbone(shape: str, device: str = "cpu", dtype: torch.dtype = torch.float32, checkpointing: str = "none",
                     vocabulary: int | None = None, # words; None: the shape's own
                     seed: int = 0) -> Backbone:
     """A bidirectional Backbone with random weights in the shape of a real model, and the embedded model's tokenizer. Raises `BadInput` for
@@ -198,7 +185,7 @@ def shaped_backbone(shape: str, device: str = "cpu", dtype: torch.dtype = torch.
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(seed)
         return load_backbone(config, bidirectional=True, device=device, dtype=dtype, encoder=encoder, check=False,
-                             checkpointing="full" if checkpointing else "none")
+                             checkpointing=checkpointing)
 
 # %% ../nbs/16_bench.ipynb #c1bd0000
 def random_pack(lengths: list[int], axes: int = 3, seed: int = 0) -> Pack:
@@ -220,7 +207,7 @@ def mixed_lengths(budget: int, seed: int = 0) -> list[int]:
 def bench_kernels(shape: str = "tiny", budgets: tuple[int, ...] = (4096,), device: str = "cpu", dtype: torch.dtype = torch.float32, kernels: list[str] | None = None,
                   repeats: int = 5, checkpointing: bool = False, tolerance: float | None = None, progress: bool = True) -> dict:
     "Every kernel that the machine has on Packs of several budgets, forward and backward: milliseconds, peak memory, difference from the first kernel. A kernel that runs out of memory is reported as such."
-    backbone, rows = shaped_backbone(shape, device, dtype, checkpointing), []
+    backbone, rows = shaped_backbone(shape, device, dtype, "full" if checkpointing else "none"), []
     can = [k for k, why in available(device, dtype, backward=True).items() if why is None and (kernels is None or k in kernels)]
     for budget in budgets:
         one, arms = random_pack(mixed_lengths(budget)).to(device), []
@@ -259,182 +246,30 @@ def mixed_documents(tokens: int, scale: int = 1, seed: int = 0) -> list[tuple[in
 def made_up(encoder: Encoder, text: int, images: list[int], name: str, seed: int = 0) -> Encoded:
     "An encoded Document of Qwen's families with random words and pixels: its images first, each as square as its number of tokens allows."
     g, family = generator(seed, 0, name, "made up"), encoder.family
-    ids, places, grids, at = [], [], [], []
+    ids, places, grids, at, cells = [], [], [], [], []
     for n in images:
         rows = max(1, round(n**.5)); columns = max(1, round(n / rows))
         at.append(torch.arange(rows * columns) + len(ids) + 1)
         ids += [family.config.vision_start_token_id] + [family.image_id] * (rows * columns) + [family.config.vision_end_token_id]
-        places += [1, (rows, columns), 1]; grids.append((1, rows * family.merge, columns * family.merge))
+        places += [1, (rows, columns), 1]; cells.append((rows, columns)); grids.append((1, rows * family.merge, columns * family.merge))
     ids += torch.randint(300, 8000, (text,), generator=g).tolist() + [family.end]
     patches = sum(t * h * w for t, h, w in grids)
     table = lambda x, n: torch.tensor(x, dtype=torch.long).view(-1, n)
     ids, at = torch.tensor(ids), torch.cat(at) if at else torch.zeros(0, dtype=torch.long)
     return Encoded(name, ids, family.positions(places + [text + 1]), torch.randn(patches, encoder.patch_dim, generator=g), table(grids, 3),
-                   table([(h * family.patch, w * family.patch) for _, h, w in grids], 2), at, at)
-
-# %% ../nbs/16_bench.ipynb #63fc5e09
-def resident(what: str = "VmRSS") -> int | None:
-    "This process's memory in bytes: now (`VmRSS`), or the most since `reset_peak` (`VmHWM`). None where the system does not tell."
-    try: lines = open("/proc/self/status").read().splitlines()
-    except OSError: return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(what)), None)
-
-def reset_peak(device) -> None:
-    "Begin to measure the peak anew, with freed memory given back first."
-    if torch.device(device).type == "cuda": torch.cuda.reset_peak_memory_stats(); return
-    if not sys.platform.startswith("linux"): return
-    getattr(ctypes.CDLL(None), "malloc_trim", int)(0) # musl has none
-    with open("/proc/self/clear_refs", "w") as f: f.write("5")
-
-def peak(device) -> int | None:
-    "The most memory since `reset_peak`, in bytes: allocated on the GPU, or resident in this process."
-    return torch.cuda.max_memory_allocated() if torch.device(device).type == "cuda" else resident("VmHWM")
-
-def now(device) -> int | None:
-    "Memory in use, in bytes."
-    return torch.cuda.memory_allocated() if torch.device(device).type == "cuda" else resident()
-
-# %% ../nbs/16_bench.ipynb #4e667b6c
-class Timed:
-    """Something that runs rounds of work: `step(batch)` for each of `batches`, after `clear()`. Its time, and its peak memory beyond what
-    it began with."""
-    device, batches = "cpu", ()
-    def ready(self) -> None:
-        "Everything is loaded; nothing has been measured."
-        self.most, self.used = None, []
-
-    def ask(self, method: str):
-        "Call a method by its name, as one asks an arm in another process."
-        return getattr(self, method)()
-
-    def round(self) -> float:
-        "Run all batches once; seconds."
-        cuda = torch.device(self.device).type == "cuda"
-        self.clear(); reset_peak(self.device)
-        start = now(self.device) # other arms may live in the same memory
-        if cuda: begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2)); torch.cuda.synchronize(); begin.record()
-        began, busy = time.perf_counter(), time.process_time()
-        for b in self.batches: self.step(b)
-        if cuda: end.record(); torch.cuda.synchronize()
-        took = begin.elapsed_time(end) / 1000 if cuda else time.perf_counter() - began
-        self.used.append(time.process_time() - busy)
-        used = peak(self.device)
-        if used is not None: self.most = max(self.most or 0, used - start)
-        self.clear()
-        return took
-
-    def memory(self) -> int | None:
-        "The most of all rounds, in bytes: activations, logits, gradients."
-        return self.most
-
-    def processor(self) -> list[float]:
-        "Processor seconds of each round, all threads: neighbours of the process stretch its time, but hardly this."
-        return self.used
-
-    def close(self) -> None: "Nothing to end: the arm lives in this process."
-
-# %% ../nbs/16_bench.ipynb #ec087d92
-def serve(pipe, module: str, maker: str, setting: dict, name: str) -> None:
-    "The other process: build an arm, then call what it is asked for."
-    torch.set_num_threads(setting["threads"])
-    try:
-        arm = getattr(importlib.import_module(module), maker)(setting, name)
-        pipe.send((None, None))
-        while (method := pipe.recv()) is not None: pipe.send((getattr(arm, method)(), None))
-    except EOFError: pass # nobody asks any more
-    except Exception as e: pipe.send((None, f"{type(e).__name__}: {e}"))
-
-class Remote:
-    "An arm in a process of its own, built there; `ask` calls its methods. Raises `MocaError` with what went wrong there."
-    def __init__(self, module: str, maker: str, # the function `maker(setting, name)` of a module builds the arm
-                 setting: dict, name: str):
-        context = multiprocessing.get_context("spawn")
-        self.name, (self.pipe, theirs) = name, context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, module, maker, setting, name), daemon=True)
-        self.process.start(); theirs.close()
-        self.answer()
-
-    def answer(self):
-        "What the process says."
-        try: found, error = self.pipe.recv()
-        except EOFError:
-            raise MocaError(f"the process of arm {self.name} died with exit code {self.process.exitcode}: was there enough memory?") from None
-        if error: raise MocaError(f"arm {self.name}: {error}")
-        return found
-
-    def ask(self, method: str):
-        "Call a method there."
-        self.pipe.send(method)
-        return self.answer()
-
-    def close(self):
-        "End the process."
-        self.pipe.close(); self.process.join(5); self.process.terminate(); self.process.join()
-
-# %% ../nbs/16_bench.ipynb #1516466c
-def gemm_peak(device: str = "cpu", dtype: torch.dtype = torch.float32, sizes: tuple[int, ...] | None = None, # of square matrices
-              repeats: int = 10) -> dict[int, float]:
-    """FLOP/s of a matrix multiplication of random numbers, by size: the median of `repeats` after a warm-up. Its largest is the ceiling
-    that utilisation is measured against."""
-    found, cuda = {}, torch.device(device).type == "cuda"
-    for n in sizes or ((4096, 8192) if cuda else (1024, 2048, 3072)):
-        a, b, seconds = torch.randn(n, n, device=device, dtype=dtype), torch.randn(n, n, device=device, dtype=dtype), []
-        for _ in range(repeats + 1):
-            if cuda: torch.cuda.synchronize()
-            began = time.perf_counter(); a @ b
-            if cuda: torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - began)
-        found[n] = 2 * n**3 / statistics.median(seconds[1:])
-    return found
-
-def spread(values: list[float]) -> dict[str, float]:
-    "Median and quartiles."
-    q = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
-    return dict(median=q[1], quartiles=[q[0], q[2]])
-
-def in_turns(arms: dict, repeats: int, progress: bool = True) -> dict[str, list[float]]:
-    "Seconds of each arm, round by round, A B C A B C; the first round is a warm-up and left out."
-    seconds = {name: [] for name in arms}
-    for k in tqdm(range(repeats + 1), desc="bench", unit="round", disable=not progress):
-        for name, arm in arms.items():
-            took = arm.ask("round")
-            if k: seconds[name].append(took)
-    return seconds
-
-# %% ../nbs/16_bench.ipynb #cbe80852
-def arm_names(wanted, known, repeats: int = 1) -> list[str]:
-    "The arms to run, moca first. Raises `BadInput` for an unknown one, for a choice without moca, and for no repeats."
-    for n in wanted:
-        if n not in known: raise BadInput(f"there is no arm {n!r}: use {', '.join(known)}")
-    if "moca" not in wanted: raise BadInput("the arm moca is what the others are compared with: leave it in")
-    if repeats < 1: raise BadInput(f"{repeats} repeats: give 1 or more")
-    return ["moca", *(n for n in wanted if n != "moca")]
-
-def show_ratios(found: dict, targets: dict[str, float] | None = None, ax=None, label: str = "times the arm's real tokens a second"):
-    "The ratios of a bench of a stage as bars, quartiles as whiskers, targets as lines."
-    ax = ax or plt.subplots(figsize=(6, .5 * len(found["ratio"]) + .9), layout="constrained")[1]
-    names = list(found["ratio"])
-    for y, n in enumerate(names):
-        r, (low, high) = found["ratio"][n], found["ratio_quartiles"][n]
-        ax.barh(y, r, color="#2f6db3", height=.6, xerr=[[max(0, r - low)], [max(0, high - r)]], ecolor="#888")
-        ax.text(.05, y, f"{r:.2f} x", color="white", va="center")
-        if targets and n in targets: ax.plot([targets[n]] * 2, [y - .4, y + .4], color="#f08c2e", lw=2)
-    ax.axvline(1, color="black", lw=.8); ax.invert_yaxis()
-    ax.set_yticks(range(len(names)), [n.removeprefix("vs_") for n in names]); ax.set_xlabel(label)
-    return ax
+                   table([(h * family.patch, w * family.patch) for _, h, w in grids], 2), at, at,
+                   cells=torch.arange(len(at)), cell_grids=cells)
 
 # %% ../nbs/16_bench.ipynb #07c6e080
 def bench_text(found: dict) -> str:
     "The table of a bench, and what it was measured on."
-    m = found["machine"]
-    head = f"{m['device']}; Python {m['python']}, torch {m['torch']}, transformers {m['transformers']}"
     if found["bench"] == "pack":
-        lines = [head, f"{found['documents']} Documents, {found['tokens']} real tokens (median {found['median_length']:.0f}, longest {found['longest']}), budget {found['budget']}, kernel {found['kernel']}",
+        lines = [headline(found), f"{found['documents']} Documents, {found['tokens']} real tokens (median {found['median_length']:.0f}, longest {found['longest']}), budget {found['budget']}, kernel {found['kernel']}",
                  f"{'arm':10s}{'passes':>7s}{'real':>8s}{'tokens/s':>10s}  quartiles          packed is"]
         lines += [f"{r['arm']:10s}{r['passes']:7d}{r['real']:8.1%}{r['tokens_per_second']:10.0f}  {r['quartiles'][0]:.0f} to {r['quartiles'][1]:.0f}".ljust(54) + f"{r['first_over_this']:.2f} x" + (f"  {r['memory'] / 2**30:.2f} GiB" if r["memory"] else "") for r in found["rows"]]
         lines.append("equal before timing: " + ", ".join(f"{k} states {a:.0e} gradients {b:.0e}" for k, (a, b) in found["differences"].items()))
         return "\n".join(lines)
-    lines = [head, f"shape {found['shape']}, {found['parameters'] / 1e6:.0f} M parameters, {found['dtype']}, checkpointing {found['checkpointing']}", f"{'budget':>7s}  {'kernel':8s}{'ms':>9s}{'GiB':>7s}  difference from the first (states, gradients)"]
+    lines = [headline(found), f"shape {found['shape']}, {found['parameters'] / 1e6:.0f} M parameters, {found['dtype']}, checkpointing {found['checkpointing']}", f"{'budget':>7s}  {'kernel':8s}{'ms':>9s}{'GiB':>7s}  difference from the first (states, gradients)"]
     for r in found["rows"]:
         if r.get("out_of_memory"): lines.append(f"{r['budget']:7d}  {r['arm']:8s}  out of memory"); continue
         lines.append(f"{r['budget']:7d}  {r['arm']:8s}{r['milliseconds']:9.1f}{r['memory'] / 2**30:7.2f}  {r['states']:.0e} {r['gradients']:.0e}")

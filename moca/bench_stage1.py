@@ -6,31 +6,29 @@ import dataclasses
 import math
 import statistics
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from tqdm.auto import tqdm
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
-from .bench import SHAPES, Remote, Timed, arm_names, gemm_peak, in_turns, machine, made_up, mixed_documents, random_batches
-from .bench import shaped_backbone, spread
+from .bench import SHAPES, made_up, mixed_documents, random_batches, shaped_backbone
+from .bench_arms import Timed, arm_names, built, gate_arms, headline, in_turns, machine, slope, spread
 from .corpus import load_corpus
-from .documents import BadInput, MocaError
+from .corruption import Corruption, corrupt
+from .documents import BadInput
 from .masking import generator
 from .packing import Encoded, encode
 from .planning import bin_costs, bins, plan
-from .reconstruction import Corruption, PretrainConfig, Reconstruction, corrupt
+from .memory import matmul_peak
+from .reconstruction import PretrainConfig, Reconstruction, stage_flops
 
 # %% auto #0
 __all__ = ['ARMS', 'TOLERANCES', 'Stage1Setting', 'bench_documents', 'padded', 'moved', 'ChunkedLoss', 'Padded', 'Stage1Arm',
-           'Packed', 'per_document', 'PaddedArm', 'BinnedArm', 'HfTrainer', 'TrainerArm', 'make_arm', 'off', 'worst',
-           'compare', 'gate_arms', 'linear_weights', 'windows', 'useful_flops', 'counted_flops', 'bench', 'report',
-           'settings', 'slope', 'cost_laws', 'as_text']
+           'Packed', 'per_document', 'PaddedArm', 'BinnedArm', 'HfTrainer', 'TrainerArm', 'make_arm', 'bench', 'report',
+           'settings', 'cost_laws', 'as_text']
 
 # %% ../nbs/16_bench_stage1.ipynb #255c381f
 @dataclass
@@ -126,15 +124,11 @@ class Padded(nn.Module):
 
     def states(self, batch: dict) -> tuple[Tensor, Tensor]:
         "Hidden states `[D, L, hidden]` and the pixels `[K, ...]` predicted at masked image tokens."
-        recon, given = self.recon, []
-        hook = recon.backbone.text.layers[recon.middle].register_forward_pre_hook(lambda module, args, kwargs: given.append(kwargs),
-                                                                                  with_kwargs=True)
-        try: hidden = recon.backbone.model.model(**batch["inputs"]).last_hidden_state
-        finally: hook.remove()
+        backbone, decoder = self.recon.backbone, self.recon.decoder
+        with decoder.listening(backbone) as given: hidden = backbone.model.model(**batch["inputs"]).last_hidden_state
         if not len(batch["image_at"]): return hidden, batch["pixels"]
-        decoded = recon.decoder(hidden, **given[0])
-        decoded = decoded[0] if isinstance(decoded, tuple) else decoded
-        return hidden, recon.to_pixels(decoded.flatten(0, 1)[batch["image_at"]])
+        decoded = decoder.run(hidden, [given[i][0] for i in decoder.copied])
+        return hidden, decoder.to_pixels(decoded.flatten(0, 1)[batch["image_at"]])
 
     def token_losses(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
         "The summed loss, and each position's `[D, L]` where the arm has it."
@@ -158,7 +152,7 @@ class Padded(nn.Module):
 # %% ../nbs/16_bench_stage1.ipynb #acc4a84f
 class Stage1Arm(Timed):
     "What the four arms share. A subclass makes `batches`, and does `step(batch)` (forward and backward) and `losses(batch)`."
-    checkpointing, stock = False, False # stock: transformers' own attention
+    checkpointing, stock = "none", False # stock: transformers' own attention
     def __init__(self, setting: Stage1Setting):
         self.setting, self.device, cfg = setting, setting.device, setting.config
         backbone = shaped_backbone(setting.shape, setting.device, getattr(torch, setting.dtype), self.checkpointing, setting.vocabulary,
@@ -204,11 +198,17 @@ class Packed(Stage1Arm):
         return dict(super().about(), documents=sum(p.documents for p in packs), tokens=self.computed,
                     image_tokens=sum(len(p.image_tokens) for p in packs), **self.counts,
                     fill=self.computed / len(packs) / self.setting.budget, parameters=sum(p.numel() for p in self.recon.parameters()),
-                    flops=sum(useful_flops(self.recon, c) for c in self.batches))
+                    flops=stage_flops(self.recon)(self.batches))
 
     def count(self) -> float:
-        "FLOPs of a round as torch's counter sees them."
-        return counted_flops(self)
+        """FLOPs of a round as torch's counter sees them; attention and head as plain multiplications, because it knows neither the CPU's
+        fused kernel nor sums in place."""
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            for c in self.batches:
+                scores, pixels = self.recon.predict(c)
+                (scores.sum() + pixels.sum()).backward()
+        self.clear()
+        return counter.get_total_flops()
 
     def compiled(self, steps: int = 30, after: int = 20) -> int:
         "Graphs that torch.compile made in steps `after` to `steps`."
@@ -240,7 +240,7 @@ def per_document(ids: list[str], owner: Tensor, mlm: Tensor, image_owner: Tensor
 # %% ../nbs/16_bench_stage1.ipynb #01397a3a
 class PaddedArm(Stage1Arm):
     "N: random batches. Subclasses order and pad otherwise."
-    checkpointing, stock, head, multiple = True, True, "plain", 1
+    checkpointing, stock, head, multiple = "full", True, "plain", 1
     def order(self) -> list[list[int]]:
         "Document numbers of each batch."
         return random_batches([len(e) for e in self.encoded], self.setting.budget, self.setting.seed)
@@ -297,7 +297,7 @@ class HfTrainer(Trainer):
 
 class TrainerArm(PaddedArm):
     "hf: transformers' Trainer; its batches have a fixed number of samples, as many as a micro-batch of moca's holds on average."
-    checkpointing, head = False, "hf"
+    checkpointing, head = "none", "hf"
     def collate(self):
         self.folder = tempfile.TemporaryDirectory()
         size = max(1, round(self.setting.budget * len(self.encoded) / sum(map(len, self.encoded))))
@@ -321,107 +321,29 @@ def make_arm(setting: Stage1Setting | dict, name: str) -> Stage1Arm:
     return ARMS[name](setting)
 
 # %% ../nbs/16_bench_stage1.ipynb #d07be96f
-def off(a: float, b: float) -> float:
-    "Relative difference."
-    return abs(a - b) / max(abs(a), 1e-6)
-
-def worst(a: tuple[float, ...], b: tuple[float, ...]) -> float:
-    "Largest relative difference of a document's losses."
-    return max(map(off, a, b))
-
-def compare(first: dict, other: dict, apart: Callable = worst) -> dict[str, float]:
-    """Relative differences of two arms' `check`: of the round's loss, of the worst document as `apart` has it, and of the gradient (norm of
-    the difference)."""
-    if first["rows"].keys() != other["rows"].keys(): raise MocaError("two arms did other documents")
-    if first["grads"].keys() != other["grads"].keys():
-        raise MocaError(f"only one arm has a gradient of {', '.join(sorted(first['grads'].keys() ^ other['grads'].keys())[:3])}")
-    norm = lambda arrays: math.sqrt(sum(float(np.square(a, dtype=np.float64).sum()) for a in arrays))
-    return dict(loss=off(first["loss"], other["loss"]), document=max(apart(a, other["rows"][i]) for i, a in first["rows"].items()),
-                gradient=norm(g - other["grads"][n] for n, g in first["grads"].items()) / norm(first["grads"].values()))
-
-def gate_arms(arms: dict, tolerances: dict[str, float], apart: Callable = worst) -> dict[str, dict[str, float]]:
-    "Compare every arm with the first. Raises `MocaError` above a tolerance: then nothing is timed."
-    found, first = {}, None
-    for name, arm in arms.items():
-        told = arm.ask("check")
-        if first is None: first, head = told, name; continue
-        found[name] = compare(first, told, apart)
-        for what, value in found[name].items():
-            if not value <= tolerances[what]:
-                raise MocaError(f"arm {name} differs from {head} by {value:.1e} in {what}, more than {tolerances[what]:.0e}: nothing is "
-                                f"timed")
-    return found
-
 TOLERANCES = dict(float32=dict(loss=1e-5, document=1e-5, gradient=1e-4),
                   bfloat16=dict(loss=2e-2, document=2e-2, gradient=5e-2)) # gradients of bf16 weights add up in bf16
-
-# %% ../nbs/16_bench_stage1.ipynb #111cbb75
-def linear_weights(module: nn.Module) -> int:
-    "Weights of the linear layers inside."
-    return sum(m.weight.numel() for m in module.modules() if isinstance(m, nn.Linear))
-
-def windows(grid: tuple[int, int, int], side: int, unit: int) -> float:
-    "Sum of squares of the window sizes, in patches, of one picture whose windows are `side` merged tokens wide."
-    t, h, w = grid[0], grid[1] // math.isqrt(unit), grid[2] // math.isqrt(unit)
-    cut = lambda n: [min(side, n - k) for k in range(0, n, side)]
-    return t * sum((unit * a * b)**2 for a in cut(h) for b in cut(w))
-
-def useful_flops(recon: Reconstruction, c: Corruption) -> float:
-    """Multiplications and additions of forward and backward that a corrupted Pack needs (Qwen's families); norms, rotations and softmax are
-    left out, as usual."""
-    backbone, tower = recon.backbone, recon.backbone.vision
-    text, vision, unit = backbone.text.config, tower.config, backbone.encoder.unit
-    pixels, tokens, patches = len(c.masked_images) > 0, len(c.pack), len(c.pixel_values)
-    width = text.num_attention_heads * (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
-    layers = [*backbone.text.layers] + [recon.decoder] * pixels
-    found = 6 * tokens * sum(map(linear_weights, layers)) + 12 * len(layers) * width * sum(n * n for n in c.pack.lengths)
-    found += 6 * len(c.token_targets) * backbone.model.lm_head.weight.numel() + 6 * len(c.masked_images) * recon.to_pixels.weight.numel()
-    if not patches: return found
-    grids = c.pack.image_grid_thw.tolist()
-    whole, side = sum(t * (h * w)**2 for t, h, w in grids), getattr(vision, "window_size", 0) // vision.patch_size // math.isqrt(unit)
-    full = getattr(vision, "fullatt_block_indexes", None) or range(vision.depth)
-    apart = sum(windows(g, side, unit) for g in grids) if side else 0
-    found += 4 * patches * tower.patch_embed.proj.weight.numel() # pixels need no gradient
-    found += 6 * patches * linear_weights(tower.blocks) + 6 * patches // unit * linear_weights(tower.merger)
-    return found + 12 * vision.hidden_size * (len(full) * whole + (vision.depth - len(full)) * apart)
-
-def counted_flops(arm: Packed) -> float:
-    """What torch's counter sees in a round. Attention runs as two multiplications here, because the counter does not know the CPU's fused
-    kernel."""
-    arm.clear()
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        for b in arm.batches: arm.step(b)
-    arm.clear()
-    return counter.get_total_flops()
 
 # %% ../nbs/16_bench_stage1.ipynb #fd3653db
 def bench(setting: Stage1Setting | None = None, # None: the toy on the CPU
           arms: tuple[str, ...] = tuple(ARMS), repeats: int = 5,
           apart: bool | None = None, # each arm in a process of its own; None: on the CPU
           laws: bool = True, # also the three cost laws
-          sizes: tuple[int, ...] | None = None, # of the matrices whose product is the ceiling; None: as `gemm_peak`
           progress: bool = True) -> dict:
     "Gate, then time stage 1's arms in turns. Raises `MocaError` where an arm computes something else."
     setting = setting or Stage1Setting()
     names = arm_names(arms, ARMS, repeats)
-    apart, dtype = setting.device == "cpu" if apart is None else apart, getattr(torch, setting.dtype)
-    torch.set_num_threads(setting.threads)
-    made = {}
-    try:
-        for n in tqdm(names, desc="build", unit="arm", disable=not progress):
-            made[n] = Remote("moca.bench_stage1", "make_arm", dataclasses.asdict(setting), n) if apart else make_arm(setting, n)
+    ceiling = lambda: matmul_peak.__wrapped__(setting.device, getattr(torch, setting.dtype)) # afresh: neighbours come and go
+    with built("moca.bench_stage1", setting, names, apart, progress) as made:
         differences = gate_arms(made, TOLERANCES[setting.dtype])
         told = {n: a.ask("about") for n, a in made.items()}
-        counted, peaks = made["moca"].ask("count"), gemm_peak(setting.device, dtype, sizes)
-        seconds = in_turns(made, repeats, progress)
-        ceiling = max(*peaks.values(), *gemm_peak(setting.device, dtype, (max(peaks, key=peaks.get),)).values()) # before and after
+        counted, before = made["moca"].ask("count"), ceiling()
+        seconds, peak = in_turns(made, repeats, progress), max(before, ceiling())
         memory, busy = ({n: a.ask(what) for n, a in made.items()} for what in ("memory", "processor"))
-    finally:
-        for a in made.values(): a.close()
     found = dict(bench="stage1", machine=machine(setting.device), setting=dataclasses.asdict(setting), equal=True,
                  tolerances=TOLERANCES[setting.dtype], differences=differences,
-                 flops=dict(useful=told["moca"]["flops"], counted=counted, off=told["moca"]["flops"] / counted - 1), gemm_peak=ceiling,
-                 **report(told, seconds, memory, busy, ceiling))
+                 flops=dict(useful=told["moca"]["flops"], counted=counted, off=told["moca"]["flops"] / counted - 1), gemm_peak=peak,
+                 **report(told, seconds, memory, busy, peak))
     return dict(found, laws=cost_laws(setting, progress=progress)) if laws else found
 
 def report(told: dict, seconds: dict, memory: dict, busy: dict, ceiling: float) -> dict:
@@ -452,10 +374,6 @@ def settings(device: str = "cpu", budgets: list[int] = (), **given) -> list[Stag
     return [make(b) for b in budgets or ((12800, 32768) if cuda else (Stage1Setting.budget,))]
 
 # %% ../nbs/16_bench_stage1.ipynb #7901c226
-def slope(x: list[float], y: list[float]) -> float:
-    "Of the line through the logarithms."
-    return float(np.polyfit(np.log(x), np.log(y), 1)[0])
-
 def cost_laws(setting: Stage1Setting, factors: tuple[float, ...] = (.5, 1, 2, 4), # of the budget
               vocabularies: tuple[int, int] = (8256, 151936),
               shape: str | None = None, # of the vocabulary's law; None: `base` on a CPU, where `toy` has hardly a body
@@ -480,8 +398,8 @@ def cost_laws(setting: Stage1Setting, factors: tuple[float, ...] = (.5, 1, 2, 4)
 # %% ../nbs/16_bench_stage1.ipynb #ca44d3fb
 def as_text(found: dict) -> str:
     "The table of a bench of stage 1."
-    m, s, w = found["machine"], found["setting"], found["work"]
-    lines = [f"{m['device']}; Python {m['python']}, torch {m['torch']}, transformers {m['transformers']}",
+    s, w = found["setting"], found["work"]
+    lines = [headline(found),
              f"shape {s['shape']} ({w['parameters'] / 1e6:.1f} M weights, {s['dtype']}), {w['documents']} documents of the mix {s['mix']}"
              f"{' / ' + str(s['scale']) if s['mix'] == 'documents' else ''}, {w['tokens']} real tokens "
              f"({w['image_tokens'] / w['tokens']:.0%} of images), budget {s['budget']}, fill {found['fill']:.1%}",

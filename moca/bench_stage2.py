@@ -12,22 +12,22 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 from .backbone import load_backbone
-from .bench import SHAPES, Remote, Timed, arm_names, in_turns, machine, padded_batch, shaped_backbone, spread
-from .bench_stage1 import gate_arms, slope
+from .bench import SHAPES, padded_batch, shaped_backbone
+from .bench_arms import Timed, arm_names, built, gate_arms, headline, in_turns, machine, slope, spread
 from .contrastive import WEIGHTS, Contrastive, FinetuneConfig, content_key, make_batch
 from .corpus import load_corpus
 from .documents import BadInput, Pair
 from .gradcache import accumulate
 from .losses import LossConfig, Pairing, Vectors, contrast
 from .masking import generator
+from .memory import saved_bytes
 from .packing import encode
 
 # %% auto #0
 __all__ = ['ARMS', 'TOLERANCES', 'Stage2Setting', 'settings', 'corpus_pairs', 'bench_pairs', 'Stage2Arm', 'Cached', 'CachedOwn',
            'Direct', 'Stock', 'PaddedPairs', 'SentenceTransformers', 'Authors', 'make_arm', 'gate', 'distance',
-           'saved_bytes', 'saved_exponent', 'bench', 'report', 'as_text']
+           'loss_bytes', 'saved_exponent', 'bench', 'report', 'as_text']
 
 # %% ../nbs/16_bench_stage2.ipynb #7b1a7662
 @dataclass
@@ -85,7 +85,7 @@ def bench_pairs(setting: Stage2Setting) -> list[Pair]:
 # %% ../nbs/16_bench_stage2.ipynb #0f5bb7b8
 class Stage2Arm(Timed):
     "What the arms share. A subclass makes the one batch, and does `step(batch)` and `vectors()`."
-    checkpointing, stock, candidates = False, False, "all"
+    checkpointing, stock, candidates = "none", False, "all"
     def __init__(self, setting: Stage2Setting):
         self.setting, self.device, dtype = setting, setting.device, getattr(torch, setting.dtype)
         if setting.shape: backbone = shaped_backbone(setting.shape, setting.device, dtype, self.checkpointing, seed=setting.seed)
@@ -202,7 +202,7 @@ class SentenceTransformers(PaddedPairs):
 
 class Authors(PaddedPairs):
     "M: one padded batch of queries, one of all documents; own hard negatives; everything recomputed."
-    checkpointing = True
+    checkpointing = "full"
     def prepare(self):
         self.model = Stock(self.backbone)
         found = [self.features(self.columns[0]), self.features([d for column in self.columns[1:] for d in column])]
@@ -246,20 +246,19 @@ def distance(a: tuple, b: tuple) -> float:
     return float(np.abs(np.subtract(a, b)).max()) * math.sqrt(len(a))
 
 # %% ../nbs/16_bench_stage2.ipynb #9715eeb1
-def saved_bytes(pairs: int, dim: int = 64, negatives: int = 1) -> int:
+def loss_bytes(pairs: int, dim: int = 64, negatives: int = 1) -> int:
     "Bytes that moca's loss saves for backward, for a batch of random unit vectors."
-    g, kept = torch.Generator().manual_seed(0), {}
+    g = torch.Generator().manual_seed(0)
     q, p, n = (F.normalize(torch.randn(k, dim, generator=g), dim=-1).requires_grad_() for k in (pairs, pairs, pairs * negatives))
     keys = lambda k, width: torch.arange(k * width).view(k, width)
     who = Pairing(keys(pairs, 3), -2 - keys(pairs * negatives, 2), torch.arange(pairs).repeat_interleave(negatives))
-    def keep(x): kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes(); return x
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+    with saved_bytes() as held:
         contrast(Vectors(q), Vectors(p), Vectors(n), who, LossConfig(), torch.tensor([1 / .03]), None)["nce"]
-    return sum(kept.values())
+    return held()
 
 def saved_exponent(sizes: tuple[int, ...] = (512, 1024, 2048, 4096)) -> float:
     "How the saved bytes grow: the slope of their logarithm against that of the batch."
-    return slope(sizes, [saved_bytes(n) for n in sizes])
+    return slope(sizes, [loss_bytes(n) for n in sizes])
 
 # %% ../nbs/16_bench_stage2.ipynb #f76979f2
 def bench(setting: Stage2Setting | None = None, # None: the embedded model on the CPU
@@ -269,18 +268,11 @@ def bench(setting: Stage2Setting | None = None, # None: the embedded model on th
     "Gate, then time stage 2's arms in turns. Raises `MocaError` where an arm computes something else."
     setting = setting or Stage2Setting()
     names = arm_names(arms, ARMS, repeats)
-    torch.set_num_threads(setting.threads)
-    made = {}
-    try:
-        for n in tqdm(names, desc="build", unit="arm", disable=not progress):
-            made[n] = Remote("moca.bench_stage2", "make_arm", dataclasses.asdict(setting),
-                             n) if (setting.device == "cpu" if apart is None else apart) else make_arm(setting, n)
+    with built("moca.bench_stage2", setting, names, apart, progress) as made:
         differences = gate(made, setting)
         told = {n: a.ask("about") for n, a in made.items()}
         seconds = in_turns(made, repeats, progress)
         memory, busy = ({n: a.ask(what) for n, a in made.items()} for what in ("memory", "processor"))
-    finally:
-        for a in made.values(): a.close()
     return dict(bench="stage2", machine=machine(setting.device), setting=dataclasses.asdict(setting), equal=True,
                 tolerances=TOLERANCES[setting.dtype], differences=differences,
                 saved_bytes_exponent=saved_exponent(), **report(setting, told, seconds, memory, busy))
@@ -305,8 +297,8 @@ def report(setting: Stage2Setting, told: dict, seconds: dict, memory: dict, busy
 
 def as_text(found: dict) -> str:
     "The table of a bench of stage 2."
-    m, s, w = found["machine"], found["setting"], found["work"]
-    lines = [f"{m['device']}; Python {m['python']}, torch {m['torch']}, transformers {m['transformers']}",
+    s, w = found["setting"], found["work"]
+    lines = [headline(found),
              f"{s['shape'] or 'moca-tiny-base'} ({s['dtype']}), {s['pairs']} pairs, {w['documents']} documents of {w['median']:.0f} tokens "
              f"(median; longest {w['longest']}), {w['tokens']} tokens, {w['images']} images, budget {s['budget']}",
              f"{'arm':10s}{'real':>8s}{'pairs/s':>9s}  quartiles       peak MiB"]

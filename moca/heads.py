@@ -99,7 +99,9 @@ class PixelDecoder(nn.Module):
         encoder = backbone.encoder
         if why := encoder.family.mae: raise BadInput(f"patches of {encoder.family.name} cannot be rebuilt ({why}): use objective=mlm")
         self.copied, self.packs = middle_layers(backbone, depth), encoder.family.packs
-        self.layers = nn.ModuleList(copy.deepcopy(backbone.text.layers[i]).requires_grad_(True) for i in self.copied)
+        config = backbone.text.config # one for originals and copies, so that `use_kernel` reaches both
+        copied = (copy.deepcopy(backbone.text.layers[i], {id(config): config}) for i in self.copied)
+        self.layers = nn.ModuleList(layer.requires_grad_(True) for layer in copied)
         values = encoder.unit * encoder.patch_dim // (1 if all_frames else encoder.frames)
         self.to_pixels = nn.Linear(backbone.hidden_size, values).to(backbone.device, backbone.dtype)
         nn.init.normal_(self.to_pixels.weight, std=.02); nn.init.zeros_(self.to_pixels.bias)
