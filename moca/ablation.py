@@ -37,7 +37,7 @@ __all__ = ['MULTIMODAL', 'TEXT', 'LONG', 'AXES', 'FULL', 'CAUSAL', 'NAKED', 'BOT
            'load_grid', 'configs', 'show_grid', 'timed', 'price', 'probe_prices', 'steps_of', 'estimate', 'open_grid',
            'run_cell', 'ablate', 'collect']
 
-# %% ../nbs/16_ablation.ipynb #39e9a431
+# %% ../nbs/16_ablation.ipynb #7db2646e
 MULTIMODAL = "caption_to_picture,picture_to_caption,emoji_other_style,picture_category,scene_question,scene_grounding"
 TEXT, LONG = "word_to_gloss,label_translation", "title_to_page,page_to_article,article_half"
 AXES = dict(
@@ -62,7 +62,7 @@ def points(axis: str, *values: float) -> dict:
 POINTS = points("steps", 15, 30, 120) | points("text_ratio", .2, .6) | points("patch_ratio", .25, .75) | points("mae_weight", .1, 1)
 WITHOUT = ["all pairs", "no text pairs", "no long documents", "mixed batches"]
 _small = dict(tasks="moca-bench", split="test", limit=250, seeds=[0, 1, 2], base=None, stage1=dict(SMALL1, steps=60),
-              stage2=dict(SMALL2, steps=90), axes=AXES, compare=COMPARE)
+              stage2=dict(SMALL2, steps=120), axes=AXES, compare=COMPARE)
 _stage1, _stage2 = ({k: v for k, v in options.items() if k != "base"} for options in (QWEN1, QWEN2))
 GRIDS = {
     "tiny": dict(_small, cells=[dict(attention=BOTH, cpt=ALL)]),
