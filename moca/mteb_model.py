@@ -19,12 +19,12 @@ __all__ = ['PROMPTS', 'MARK', 'CODE', 'CITATION', 'need_mteb', 'prompt_for', 'ba
 
 # %% ../nbs/15_mteb.ipynb #227fea72
 def need_mteb():
-    "The package mteb, 2.26 or later and below 3. Raises `BadInput` where it is missing or another."
+    "The package mteb, 2.23 or later and below 3. Raises `BadInput` where it is missing or another."
     try: mteb = importlib.import_module("mteb")
     except ImportError as e: raise BadInput("this needs the package mteb: pip install 'moca[eval]'") from e
     version = mteb.__version__.split(".")
-    if not (2, 26) <= (int(version[0]), int(version[1])) < (3, 0):
-        raise BadInput(f"mteb {mteb.__version__} is installed: moca knows 2.26 and later, below 3")
+    if not (2, 23) <= (int(version[0]), int(version[1])) < (3, 0):
+        raise BadInput(f"mteb {mteb.__version__} is installed: moca knows 2.23 and later, below 3")
     return mteb
 
 # %% ../nbs/15_mteb.ipynb #c8cfedec
