@@ -19,8 +19,8 @@ env: $(STAMP) ## make the environment .venv with the tested versions
 quickstart: $(STAMP) ## train, evaluate and report on the embedded corpus: runs/quickstart
 	$(BIN)/moca quickstart --out runs/quickstart $(ARGS)
 
-test: $(STAMP) ## run every notebook cell and every ordinary test
-	$(BIN)/python -m pytest $(ARGS)
+test: $(STAMP) ## run every notebook cell and every ordinary test, two files at a time
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 notebooks: $(STAMP) ## execute the notebooks in place, refreshing their outputs
 	$(BIN)/python tools/run_nbs.py $(ARGS)

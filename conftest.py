@@ -1,6 +1,6 @@
 """Notebooks as tests: one kernel a notebook, one test a code cell, nbdev's directives honoured.
 
-MOCA_SLOW=1 runs `#| slow` cells, MOCA_CELL_TIMEOUT limits a cell (seconds, 600), MOCA_COV=1 prints the line coverage of `moca`
+MOCA_SLOW=1 runs `#| slow` cells, MOCA_CELL_TIMEOUT limits a cell (seconds, 600), MOCA_COV=1 (with `-n 0`) prints the line coverage of `moca`
 over the notebooks and the ordinary tests. `#| cuda` cells run where there is a GPU; `#| eval: false` and `#| notest` cells never.
 """
 from __future__ import annotations
