@@ -63,8 +63,8 @@ class Parts:
         return self.done[name]
 
 # %% ../nbs/16_quickstart.ipynb #0ba70f72
-QUICKSTART1 = dict(SMALL1, steps=80) # stage 1 of the quickstart
-QUICKSTART2 = dict(SMALL2, steps=240) # stage 2
+QUICKSTART1 = dict(SMALL1, steps=100) # stage 1 of the quickstart
+QUICKSTART2 = dict(SMALL2, steps=320) # stage 2
 NEED = 400 * 2**20 # bytes of disk that a run takes at most
 
 def options(seed: int | None, steps1: int | None, steps2: int | None, limit: int | None) -> dict:
