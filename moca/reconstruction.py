@@ -160,7 +160,7 @@ def fitted(encoder, docs: Sequence[Document], progress: bool = False, report: Re
     "`split_all`; raises `BadInput` where a picture is larger than `max_length`, or nothing is left."
     found, table, note = split_all(encoder, docs, progress, report, workers=4, cache=cache)
     if "larger than that are left out" in note: raise BadInput(f"{note}: raise max_length, or make pictures smaller with max_pixels")
-    if not len(found): raise BadInput("there is no Document to train on: all were rejected, or the corpus is empty")
+    if not len(found) and report is None: raise BadInput("there is no Document to train on: the corpus is empty") # a report names its rows
     return found, table, note
 
 def held_out(docs: Lazy, table: np.ndarray, cfg: PretrainConfig, most: int = 32) -> tuple[list[Document], Lazy, np.ndarray]:

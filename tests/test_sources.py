@@ -59,6 +59,13 @@ def test_too_many_bad_rows_stop_the_run(data):
         pretrain(small(PretrainConfig, SMALL, data/"mix.yaml", out=str(data/"run"), steps=2))
     assert len((data/"run"/"bad_samples.jsonl").read_text().splitlines()) == 6 and not (data/"run"/"state").exists()
 
+def test_nothing_but_bad_rows(data):
+    "The one row is named, and kept in the file of bad samples."
+    (data/"only").mkdir(); (data/"only"/"a.jpg").write_bytes(b"not a picture")
+    with pytest.raises(BadInput, match=r"none of 1 rows can be used; .*a\.jpg"):
+        pretrain(small(PretrainConfig, SMALL, data/"only", out=str(data/"run"), steps=2))
+    assert "a.jpg" in (data/"run"/"bad_samples.jsonl").read_text()
+
 def test_pairs_of_a_mixture(data):
     "Stage 2 reads foreign layouts, one task a source, and finds broken pictures before it starts."
     (data/"mmeb.jsonl").write_text("\n".join(json.dumps(dict(qry="<|image_1|> Which number?", qry_image_path=f"{k}.jpg",
