@@ -32,7 +32,7 @@ from .reconstruction import PretrainConfig, pretrain
 from .training import Stopped, make_config, read_log
 
 # %% auto #0
-__all__ = ['MULTIMODAL', 'TEXT', 'LONG', 'AXES', 'FULL', 'CAUSAL', 'NAKED', 'BOTH', 'ALL', 'COMPARE', 'POINTS', 'WITHOUT',
+__all__ = ['MULTIMODAL', 'TEXT', 'LONG', 'AXES', 'FULL', 'CAUSAL', 'NAKED', 'NEXT', 'BOTH', 'ALL', 'COMPARE', 'POINTS', 'WITHOUT',
            'GRIDS', 'CURVES', 'points', 'Grid', 'Cell', 'digest', 'label', 'arms', 'arm_of', 'make_cell', 'cells',
            'load_grid', 'configs', 'show_grid', 'timed', 'price', 'probe_prices', 'steps_of', 'estimate', 'open_grid',
            'run_cell', 'ablate', 'collect']
@@ -49,9 +49,10 @@ AXES = dict(
           "no long documents": dict(stage2=dict(tasks=f"{MULTIMODAL},{TEXT}")), "mixed batches": dict(stage2=dict(homogeneous=False))},
     pooling=dict(default={}, mean=dict(stage2=dict(pooling="mean")), last=dict(stage2=dict(pooling="last"))))
 FULL, CAUSAL, NAKED = ({"attention": a, "cpt": c} for a, c in (("bidirectional", "MLM+MAE"), ("causal", "none"), ("bidirectional", "none")))
+NEXT = {"attention": "causal", "cpt": "next token"} # as much learning for the causal model, its own way
 BOTH, ALL = ["causal", "bidirectional"], ["none", "MLM", "MAE", "MLM+MAE"]
 COMPARE = [[FULL, CAUSAL], [CAUSAL, NAKED], [FULL, NAKED], [FULL, {"attention": "causal", "cpt": "MLM+MAE"}],
-           [{"attention": "causal", "cpt": "MLM+MAE"}, CAUSAL],
+           [{"attention": "causal", "cpt": "MLM+MAE"}, CAUSAL], [FULL, NEXT], [NEXT, CAUSAL],
            [{"cpt": "MLM"}, NAKED], [{"cpt": "MAE"}, NAKED], *([FULL, {"data": d}]
                                                                for d in ("no text pairs", "no long documents", "mixed batches"))]
 
@@ -59,13 +60,13 @@ def points(axis: str, *values: float) -> dict:
     "An axis of one stage-1 option: as it is, then with these values."
     return {axis: {"default": {}, **{f"{v:g}": dict(stage1={axis: v}) for v in values}}}
 
-POINTS = points("steps", 15, 30, 120) | points("text_ratio", .2, .6) | points("patch_ratio", .25, .75) | points("mae_weight", .1, 1)
+POINTS = points("steps", 60, 120, 480) | points("text_ratio", .2, .6) | points("patch_ratio", .25, .75) | points("mae_weight", .1, 1)
 WITHOUT = ["all pairs", "no text pairs", "no long documents", "mixed batches"]
-_small = dict(tasks="moca-bench", split="test", limit=250, seeds=[0, 1, 2], base=None, stage1=dict(SMALL1, steps=60),
+_small = dict(tasks="moca-bench", split="test", limit=250, seeds=[0, 1, 2], base=None, stage1=dict(SMALL1, steps=240),
               stage2=dict(SMALL2, steps=120), axes=AXES, compare=COMPARE)
 _stage1, _stage2 = ({k: v for k, v in options.items() if k != "base"} for options in (QWEN1, QWEN2))
 GRIDS = {
-    "tiny": dict(_small, cells=[dict(attention=BOTH, cpt=ALL)]),
+    "tiny": dict(_small, cells=[dict(attention=BOTH, cpt=ALL), NEXT]), # 240 steps see about as many Documents as 120 batches have pairs
     "tiny-data": dict(_small, cells=[dict(data=WITHOUT), dict(cpt=["none", "MLM", "MAE"]), dict(attention=BOTH, cpt="none", data="multimodal pairs"), CAUSAL,
                                     dict(pooling="last"), CAUSAL | dict(pooling="mean")]),
     "tiny-curves": dict(_small, axes=AXES | POINTS, cells=[dict(cpt="none"), *({axis: list(values)} for axis, values in POINTS.items())]),
