@@ -27,9 +27,9 @@ from .weights import sharding
 
 # %% auto #0
 __all__ = ['SETTINGS', 'text_model', 'set_causal', 'make_bidirectional', 'make_causal', 'Backbone', 'check_files',
-           'load_backbone', 'is_causal', 'load_weights', 'read_settings', 'training_backbone', 'recomputation',
-           'add_lora', 'save', 'tiny_backbone', 'probe_families', 'attention_maps', 'show_attention', 'pool', 'embed',
-           'multi_vector', 'add_projection', 'read_projection']
+           'load_backbone', 'is_causal', 'load_weights', 'released', 'read_settings', 'training_backbone',
+           'recomputation', 'add_lora', 'save', 'tiny_backbone', 'probe_families', 'attention_maps', 'show_attention',
+           'pool', 'embed', 'multi_vector', 'add_projection', 'read_projection']
 
 # %% ../nbs/01_bidirectional_backbone.ipynb #73e7e49f
 def text_model(model: nn.Module) -> nn.Module:
@@ -191,7 +191,9 @@ def load_backbone(model: str | Path | PretrainedConfig | None = None, # a model 
                   strict: bool = True, # missing or unexpected weights are an error
                   check: bool = True, # run the probe and refuse a model that fails it
                   encoder: Encoder | None = None, # needed where `model` is a config
-                  max_length: int | None = None, **limits) -> Backbone: # limits: min_pixels, max_pixels
+                  processor: str | Path | None = None, # where the tokenizer and image processor lie; None: with the model
+                  max_length: int | None = None, end_token: bool | None = None, # None: as the model says
+                  **limits) -> Backbone: # limits: min_pixels, max_pixels
     """Load a Backbone of any family in `moca.families.FAMILIES`. Raises `BadInput` for what is no such model, lacks weights or wants to run code; `ProbeError` when the model is not what it says."""
     if isinstance(model, PretrainedConfig):
         if encoder is None: raise BadInput("a config has no tokenizer: give encoder=Encoder(tokenizer, image_processor, config) with it")
@@ -200,7 +202,10 @@ def load_backbone(model: str | Path | PretrainedConfig | None = None, # a model 
         path = model_path(model)
         check_files(path)
         saved = read_settings(path)
-        encoder = encoder or Encoder.from_pretrained(path, max_length or saved.get("max_length", 2048), **limits)
+        if not saved and (theirs := released(model, path)): # their config speaks neither of the mask nor of the end token
+            bidirectional, end_token, processor = bidirectional is not False, bool(end_token), processor or theirs
+        ends = saved.get("end_token", True) if end_token is None else end_token
+        encoder = encoder or Encoder.from_pretrained(processor or path, max_length or saved.get("max_length", 2048), end_token=ends, **limits)
         net = load_weights(path, dtype, strict)
         if saved.get("bidirectional", not is_causal(net)) == is_causal(net): raise BadInput(f"{path}: {SETTINGS} says {'bidirectional' if saved['bidirectional'] else 'causal'} and config.json the opposite: one of them was changed by hand")
     causal = is_causal(net) if bidirectional is None else not bidirectional
@@ -231,6 +236,15 @@ def load_weights(path: str, dtype: torch.dtype, strict: bool = True) -> nn.Modul
         raise BadInput(f"{path} has {lists}; a model with holes runs on random numbers (strict=False loads it all the same)")
     return model
 
+def released(model: str | Path | None, path: str) -> str | None:
+    "Where the processor is of weights that MoCa's authors released, by their hub name or the class that their config names; None for other models."
+    try: config = json.loads((Path(path)/"config.json").read_text("utf-8"))
+    except (OSError, ValueError): return None
+    named = str(model).startswith("moca-embed/MoCa-Qwen25VL")
+    if not named and "Qwen2_5ForEmbedding" not in (config.get("architectures") or ()): return None
+    size = "3B" if (config.get("text_config") or config).get("hidden_size") == 2048 else "7B"
+    return path if (Path(path)/"tokenizer.json").exists() else f"Qwen/Qwen2.5-VL-{size}-Instruct"
+
 def read_settings(path: str) -> dict:
     "moca's own settings of a saved directory; empty if it has none."
     file = Path(path)/SETTINGS
@@ -246,7 +260,7 @@ def training_backbone(cfg, # a TrainConfig
     "The Backbone that a training run starts with, on its device, proved with the kernel and the precision it will train with."
     stored, seen = (torch.bfloat16 if cfg.precision in which else torch.float32 for which in (("bf16-pure",), ("bf16", "bf16-pure")))
     backbone = load_backbone(cfg.base, bidirectional, stored, accelerator.device, check=False, lora=cfg.lora,
-                             max_length=cfg.max_length, max_pixels=cfg.max_pixels)
+                             max_length=cfg.max_length, end_token=cfg.end_token, max_pixels=cfg.max_pixels)
     backbone.use_kernel(cfg.attention or choose(accelerator.device, seen, backbone.softcap), seen)
     with accelerator.autocast(): report = prove(backbone, tolerance=None if seen == torch.float32 else 2e-2)
     accelerator.print(report)
@@ -282,7 +296,7 @@ def save(backbone: Backbone, path, pooling: str | None = None) -> None:
     model.save_pretrained(path)
     backbone.encoder.save_pretrained(path)
     e = backbone.encoder
-    settings = dict(bidirectional=backbone.bidirectional, pooling=pooling or backbone.pooling or ("mean" if backbone.bidirectional else "last"), prompts=backbone.prompts, max_length=e.max_length,
+    settings = dict(bidirectional=backbone.bidirectional, pooling=pooling or backbone.pooling or ("mean" if backbone.bidirectional else "last"), prompts=backbone.prompts, max_length=e.max_length, end_token=bool(e.tail),
                     image_size=dict(e.image_processor.size) if e.image_processor.size else None, mask_token=e.tokenizer.mask_token, added_mask_token=e.added_mask, projection=backbone.projection is not None, kernel=kernel)
     (path/SETTINGS).write_text(json.dumps(settings, indent=1) + "\n", "utf-8")
     if backbone.projection is not None: save_file({"weight": backbone.projection.weight.detach().cpu().contiguous()}, path/"projection.safetensors")

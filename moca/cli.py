@@ -10,6 +10,7 @@ import difflib
 import errno
 import importlib
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -20,10 +21,10 @@ from pathlib import Path
 # %% auto #0
 __all__ = ['STAGES', 'PRESETS', 'DATA', 'QUIET', 'Usage', 'nearest', 'Parser', 'fields_in', 'stage_options', 'options_help',
            'overrides', 'stage_config', 'run_stage', 'no_words', 'run_quickstart', 'model_path', 'free', 'run_evaluate',
-           'run_golden', 'run_ablate', 'best_device', 'embedder', 'write_vectors', 'run_embed', 'run_probe',
-           'run_bench', 'bench_parts', 'bench_stages', 'whole', 'names_of', 'probe_row', 'probe_table', 'run_mine',
-           'add', 'out_flags', 'add_stage', 'add_quickstart', 'add_mine', 'add_users', 'parser', 'add_evaluate',
-           'quiet', 'quiet_transformers', 'say', 'dispatch', 'main']
+           'run_golden', 'run_ablate', 'best_device', 'embedder', 'model_flags', 'write_vectors', 'run_embed',
+           'run_probe', 'run_bench', 'bench_parts', 'bench_stages', 'whole', 'names_of', 'probe_row', 'probe_table',
+           'run_mine', 'add', 'out_flags', 'add_stage', 'add_quickstart', 'add_mine', 'add_users', 'parser',
+           'add_evaluate', 'quiet', 'quiet_transformers', 'say', 'dispatch', 'main']
 
 # %% ../nbs/17_cli.ipynb #2b5dbfd3
 class Usage(Exception):
@@ -158,13 +159,13 @@ def run_evaluate(args: argparse.Namespace, words: list[str]) -> int:
     "`moca evaluate`: a model on tasks, beside chance, baseline and ceiling; or the golden check. Exit code 1 if that is off."
     no_words(words, args)
     if args.golden: return run_golden(args)
-    from moca.harness import file_name, find_tasks, run_tasks, summary_table
+    from moca.harness import file_name, find_tasks, kind_of, run_tasks, summary_table
     from moca.report import text_table
     tasks = find_tasks(names_of(args.tasks), args.data, args.split, args.download, args.limit)
     model, name = embedder(args), str(args.model)
     out = Path(args.out or f"runs/evaluate/{file_name('-'.join(Path(name).parts[-2:]))}")
     rows = run_tasks(tasks, model, name, out, args.force, split=args.split)
-    print(text_table(summary_table(rows, f"model ({model.pooling})")))
+    print(text_table(summary_table(rows, f"model ({kind_of(model)})")))
     print(f"results: {out/'results'}; table and figures: {out/'table.md'}, {out/'figures'}")
     return 0
 
@@ -198,37 +199,60 @@ def best_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 def embedder(args: argparse.Namespace):
-    "The Embedder that `--model` and `--pooling` name. Raises `BadInput`."
+    "The Embedder that the flags of a command name. Raises `BadInput`."
+    import torch
     from moca.embedder import Embedder
     quiet_transformers()
-    return Embedder.from_pretrained(model_path(args.model), args.pooling, device=best_device())
+    where = best_device()
+    dtype = torch.bfloat16 if (args.dtype or {"cuda": "bf16"}.get(where)) == "bf16" else torch.float32
+    given = {k: v for k in ("bidirectional", "end_token", "processor", "max_length", "min_pixels", "max_pixels") if (v := getattr(args, k)) is not None}
+    return Embedder.from_pretrained(model_path(args.model), args.pooling, args.multi_vector, device=where, dtype=dtype, **given)
+
+def model_flags(p: Parser) -> None:
+    "How a command uses its model, where not as it was saved."
+    p.add_argument("--pooling", choices=["mean", "last"], help="default: what the model was saved with")
+    p.add_argument("--multi-vector", action=argparse.BooleanOptionalAction, help="a vector a token, for late interaction; default: as the model was saved")
+    p.add_argument("--bidirectional", action=argparse.BooleanOptionalAction, help="open or close the mask; default: as the model was saved")
+    p.add_argument("--end-token", action=argparse.BooleanOptionalAction, help="end each Document with the end token; default: as the model was saved, else yes")
+    p.add_argument("--processor", metavar="PATH", help="where the tokenizer and image processor are; default: with the model")
+    p.add_argument("--max-length", type=int, metavar="N", help="tokens of a Document; default: as the model was saved")
+    for name, how in dict(min="a smaller image is scaled up", max="a larger image is scaled down").items():
+        p.add_argument(f"--{name}-pixels", type=int, metavar="N", help=f"{how} to so many; default: the model's")
+    p.add_argument("--dtype", choices=["fp32", "bf16"], help="default: bf16 on cuda, else fp32")
 
 # %% ../nbs/17_cli.ipynb #69a1dc2e
 def write_vectors(path: Path, ids: list[str], vectors) -> None:
-    """Write ids and fp32 vectors `[N, dim]`, atomically: Parquet (`id`, `vector` list<float>), or safetensors (`vectors`; ids as JSON
-    in the metadata). Raises `MocaError` when the disk is full; the old file stays."""
+    """Write ids and fp32 vectors, `[N, dim]` or N times `[tokens, dim]`, atomically: Parquet (`id`, `vector` list<float>, or `vectors`
+    list<list<float>>), or safetensors (`vectors`, of token vectors end to end with `lengths`; ids as JSON in the metadata). Raises
+    `MocaError` when the disk is full; the old file stays."""
+    import torch
     from moca.checkpoints import atomic
+    late = isinstance(vectors, list)
+    lengths, vectors = ([len(v) for v in vectors], torch.cat(vectors)) if late else (None, vectors)
     with atomic(path) as part:
         if path.suffix == ".parquet":
             import pyarrow as pa
             import pyarrow.parquet as pq
             starts = list(range(0, vectors.numel() + 1, vectors.shape[1]))
             rows = pa.ListArray.from_arrays(starts, vectors.numpy().ravel())
-            pq.write_table(pa.table({"id": pa.array(ids, pa.string()), "vector": rows}), part)
+            if late: rows = pa.ListArray.from_arrays([0, *itertools.accumulate(lengths)], rows)
+            pq.write_table(pa.table({"id": pa.array(ids, pa.string()), "vectors" if late else "vector": rows}), part)
         else:
             from safetensors.torch import save_file
-            save_file({"vectors": vectors}, part, {"ids": json.dumps(ids)})
+            save_file({"vectors": vectors} | ({"lengths": torch.tensor(lengths)} if late else {}), part, {"ids": json.dumps(ids)})
 
 def run_embed(args: argparse.Namespace, words: list[str]) -> None:
-    "`moca embed`: one vector a Document; rows that can't be used are named."
+    "`moca embed`: the vectors of each Document; rows that can't be used are named."
     no_words(words, args)
     free(args.out, args.force, (".parquet", ".safetensors"))
     from moca.mixtures import load_documents
     docs, report = load_documents(args.data, verify=True, progress=True)
     report.show(summary=False)
-    vectors = embedder(args).encode(docs, progress=True, multi_vector=False)
+    model = embedder(args)
+    vectors = model.encode(docs, progress=True)
     write_vectors(Path(args.out), [d.id for d in docs], vectors)
-    print(f"{len(vectors)} vectors of {vectors.shape[1]} numbers in {args.out}; {len(report.rejected)} of {report.n_read} rows rejected")
+    number = f"{sum(map(len, vectors))} vectors of {len(vectors)} Documents" if model.multi_vector else f"{len(vectors)} vectors"
+    print(f"{number} of {model.dimension} numbers in {args.out}; {len(report.rejected)} of {report.n_read} rows rejected")
 
 def run_probe(args: argparse.Namespace, words: list[str]) -> int:
     "`moca probe`: who sees whom, in one model or in small random ones of the families; exit code 1 if one is not what it says."
@@ -381,13 +405,13 @@ def add_mine(sub) -> None:
     p.add_argument("--keep", action="store_true", help="keep the pairs' own negatives, in front")
     p.add_argument("--limit", type=int, metavar="N", help="only the first N pairs")
     p.add_argument("--seed", type=int, default=0, metavar="N", help="of the embedded corpus' choices (default: %(default)s)")
-    p.add_argument("--pooling", choices=["mean", "last"], help="default: what the model was saved with")
+    model_flags(p)
     p.add_argument("--force", action="store_true", help="overwrite the file in --out")
 
 # %% ../nbs/17_cli.ipynb #52516274
 def add_users(sub) -> None:
     "`embed`, `probe` and `bench`: what uses a model."
-    m = add(sub, "embed", run_embed, "write one vector for each Document of a file or folder")
+    m = add(sub, "embed", run_embed, "write the vectors of the Documents of a file or folder")
     p = add(sub, "probe", run_probe, "ask a model which tokens see which, and print the answer")
     model = "directory of a saved model, a hub name, or base for the embedded causal model"
     b = add(sub, "bench", run_bench, "measure ratios on this machine: whole stages against other ways to do them, Packs against padded batches, kernels")
@@ -414,8 +438,8 @@ def add_users(sub) -> None:
     p.add_argument("--json", metavar="FILE.json", help="also write the reports")
     p.add_argument("--force", action="store_true", help="overwrite the file in --json")
     m.add_argument("--data", required=True, metavar="PATH", help=DATA)
-    m.add_argument("--out", required=True, metavar="FILE", help="*.parquet (id, vector) or *.safetensors (vectors; ids in the metadata)")
-    m.add_argument("--pooling", choices=["mean", "last"], help="default: what the model was saved with")
+    m.add_argument("--out", required=True, metavar="FILE", help="*.parquet (id, vector) or *.safetensors (vectors; ids in the metadata); of a multi-vector model id and vectors, or vectors end to end and lengths")
+    model_flags(m)
     m.add_argument("--force", action="store_true", help="overwrite the file in --out")
 
 def parser() -> Parser:
@@ -445,12 +469,10 @@ def add_evaluate(sub) -> None:
     e.add_argument("--limit", type=int, metavar="N", help="ask only so many queries a task: a trial, not a result")
     e.add_argument("--out", metavar="DIR",
                    help="results, vectors, table and figures; a finished task is not run again (default: runs/evaluate/MODEL)")
-    e.add_argument("--pooling", choices=["mean", "last"], help="default: what the model was saved with")
+    model_flags(e)
     e.add_argument("--force", action="store_true", help="replace the results in --out")
     e.add_argument("--golden", action="store_true", help="instead: the four similarities that MoCa-3B's authors publish")
     e.add_argument("--image", metavar="FILE", help="golden: the authors' figures/example.jpg")
-    e.add_argument("--processor", metavar="PATH",
-                   help="golden: where the tokenizer and image processor are (default: the model's own, else Qwen2.5-VL-3B's)")
     a = add(sub, "ablate", run_ablate, "train and score a grid of models under equal budgets, and write its tables and figures",
             epilog="options of the grid are written name=value: seeds=0,1,2 split=validation limit=50")
     a.add_argument("config", metavar="CONFIG", help="tiny, tiny-data, tiny-curves, paper, or a YAML file")

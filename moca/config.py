@@ -36,6 +36,7 @@ class TrainConfig:
     precision: str = "fp32" # fp32, bf16 (autocast) or bf16-pure (bf16 weights, fp32 copies in the optimizer)
     max_length: int = 2048 # tokens of a Document
     max_pixels: int | None = None # of an image; none: the model's own limit
+    end_token: bool | None = None # end each Document with the end token; none: as the base was saved, else yes
     freeze_vision: bool = False # leave the vision tower as it is
     attention: str | None = None # kernel: eager, sdpa, varlen, flex or flash; none: chosen for device and precision
     lora: int | None = None # train adapters of this rank on the language model instead of all its weights

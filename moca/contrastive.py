@@ -292,5 +292,5 @@ def show_interaction(e: Embedder, query: Document, page: Document, words: list[i
 QWEN_3B = dict(base="runs/cpt/model", precision="bf16", max_pixels=1024 * 28 * 28) # the rest are FinetuneConfig's defaults
 QWEN_7B = QWEN_3B # the base decides the size
 
-OFFICIAL_CODE = dict(lr=2e-5, warmup=0.05, max_length=1280, candidates="own", mask_duplicates=False, homogeneous=False, task_sample="first",
+OFFICIAL_CODE = dict(lr=2e-5, warmup=0.05, max_length=1280, end_token=False, candidates="own", mask_duplicates=False, homogeneous=False, task_sample="first",
                      kinds="long-document,multimodal") # what the authors' repository does where it and the paper differ

@@ -113,8 +113,9 @@ def sentence_transformers_files(e: Embedder) -> dict[str, dict | list]:
             "2_Normalize/config.json": {}}
 
 def ending_tokenizer(encoder):
-    "A copy of the tokenizer that ends each text with `<|endoftext|>` by itself."
+    "A copy of the tokenizer that ends each text with `<|endoftext|>` by itself, if the Encoder does."
     tokenizer = copy.deepcopy(encoder.tokenizer)
+    if not encoder.tail: return tokenizer
     end = tokenizer.convert_ids_to_tokens(encoder.end_id)
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"$A {end}", pair=f"$A {end} $B {end}", special_tokens=[(end, encoder.end_id)])
     return tokenizer

@@ -15,11 +15,13 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm.auto import tqdm
 from .documents import BadInput, Document, MocaError, Task
+from .losses import maxsim
 
 # %% auto #0
 __all__ = ['TIE', 'FAMILIES', 'COLOUR_CYCLE', 'discounts', 'measure', 'precision_at_1', 'recall_at_k', 'ndcg_at_k', 'gains_of',
-           'check_task', 'chance', 'bootstrap', 'Score', 'paired_difference', 'embed', 'score_blocks', 'score_task',
-           'evaluate', 'Table', 'score_table', 'score_plot', 'similarity', 'retrieval_grid']
+           'check_task', 'chance', 'bootstrap', 'Score', 'paired_difference', 'embed', 'rows_of', 'similarities',
+           'score_blocks', 'score_task', 'evaluate', 'Table', 'score_table', 'score_plot', 'similarity',
+           'retrieval_grid']
 
 # %% ../nbs/04_eval.ipynb #b6382aea
 def discounts(metric: str) -> Tensor: # "precision@1", "recall@K" or "ndcg@K", K any positive number
@@ -155,9 +157,9 @@ def paired_difference(a: Score, b: Score, seed: int = 0) -> tuple[float, float, 
     return (difference.mean().item(), *bootstrap(difference, seed))
 
 # %% ../nbs/04_eval.ipynb #486384dd
-def embed(encode: Callable[[list[Document]], Tensor], # documents to [N, D]
-          tasks: Sequence[Task], progress: bool = True, batch: int = 128) -> tuple[Tensor, dict[tuple, int]]:
-    """Encode each distinct document of the tasks once: (fp32 unit rows [U, D] on the CPU, row of each `Document.parts`).
+def embed(encode: Callable[[list[Document]], Tensor | list[Tensor]], # documents to [N, D], or a list of [tokens, D]
+          tasks: Sequence[Task], progress: bool = True, batch: int = 128) -> tuple[Tensor | list[Tensor], dict[tuple, int]]:
+    """Encode each distinct document of the tasks once: (fp32 unit rows on the CPU, `[U, D]` or U times `[tokens, D]`; the number of each `Document.parts`).
     Raises `MocaError` that names task and document for a wrong shape or a number that is not finite. A row of zeros stays zero."""
     rows, owners = {}, []
     for task in tasks:
@@ -169,35 +171,54 @@ def embed(encode: Callable[[list[Document]], Tensor], # documents to [N, D]
     with tqdm(total=len(owners), desc="encode", unit="doc", disable=not progress) as bar:
         for start in range(0, len(owners), batch):
             part = owners[start : start + batch]
-            x = torch.as_tensor(encode([d for _, d in part])).detach().float().cpu()
-            _check_vectors(x, part, vectors[0].shape[1] if vectors else None)
-            vectors.append(F.normalize(x, dim=1))
+            made = encode([d for _, d in part])
+            late = isinstance(made, list) and all(getattr(v, "ndim", 0) == 2 for v in made)
+            each = [torch.as_tensor(v).detach().float().cpu() for v in made] if late else torch.as_tensor(made).detach().float().cpu()
+            _check_vectors(each, part, vectors[0].shape[-1] if vectors else None)
+            vectors += [F.normalize(v, dim=-1) for v in each] if late else F.normalize(each, dim=1)
             bar.update(len(part))
-    return (torch.cat(vectors) if vectors else torch.zeros(0, 1)), rows
+    if not vectors: return torch.zeros(0, 1), rows
+    return vectors if vectors[0].ndim == 2 else torch.stack(vectors), rows
+
+def rows_of(vectors: Tensor | list[Tensor], rows: dict[tuple, int], documents: Sequence[Document]) -> Tensor | list[Tensor]:
+    "The vectors of some documents, out of what `embed` returned."
+    at = [rows[d.parts] for d in documents]
+    return vectors[at] if isinstance(vectors, Tensor) else [vectors[i] for i in at]
 
 # %% ../nbs/04_eval.ipynb #9d75af54
-def _check_vectors(x: Tensor, part: list[tuple[str, Document]], dim: int | None):
-    "Raise `MocaError` unless x is finite and [len(part), dim]."
+def _check_vectors(x: Tensor | list[Tensor], part: list[tuple[str, Document]], dim: int | None):
+    "Raise `MocaError` unless x is finite and `[len(part), dim]`, or as many `[tokens, dim]` of at least one token."
     task, first = part[0]
     where = f"documents {first.id!r} to {part[-1][1].id!r} (task {task!r})"
-    if x.dim() != 2 or len(x) != len(part) or (dim is not None and x.shape[1] != dim):
-        raise MocaError(f"encode returned {list(x.shape)} for {where}: expected [{len(part)}, {dim or 'D'}], one vector a document")
-    bad = (~x.isfinite().all(dim=1)).nonzero().flatten().tolist()
+    late, widths = isinstance(x, list), {v.shape[-1] for v in x if v.ndim}
+    if len(x) != len(part) or widths != {dim or min(widths, default=0)} or not (all(map(len, x)) if late else x.dim() == 2):
+        shape = f"{len(x)} lists of token vectors" if late else list(x.shape)
+        raise MocaError(f"encode returned {shape} for {where}: expected [{len(part)}, {dim or 'D'}], one vector a document, "
+                        "or for each a [tokens, D]")
+    bad = [i for i, v in enumerate(x) if not v.isfinite().all()]
     if bad:
         task, d = part[bad[0]]
         raise MocaError(f"encode returned NaN or infinity for document {d.id!r} of task {task!r} ({len(bad)} of {len(part)} in this batch)")
 
 # %% ../nbs/04_eval.ipynb #6adbcc66
-def score_blocks(queries: Tensor, candidates: Tensor, # [Q, D] and [N, D] fp32
+def similarities(queries: Tensor | list[Tensor], candidates: Tensor | list[Tensor]) -> Tensor: # unit rows
+    "`[Q, N]`: cosines of `[Q, D]` and `[N, D]`, or the mean MaxSim of lists of `[tokens, D]`."
+    if isinstance(queries, Tensor): return queries @ candidates.T
+    return maxsim(queries, candidates) / torch.tensor([[len(q)] for q in queries])
+
+def score_blocks(queries: Tensor | list[Tensor], candidates: Tensor | list[Tensor], # [Q, D] and [N, D] fp32, or lists of [tokens, D]
                  task: Task, block: int = 1 << 22) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Yield (first query, scores [n, W] fp32, gains [n, W]), about `block` numbers at a time. W: the number of candidates, or the
     longest list of choices, whose column j then is `choices[i][j]`, padded with -inf. Raises `BadInput` for a task that cannot be scored."""
     check_task(task)
     width = max(map(len, task.choices)) if task.choices else len(candidates)
-    step = max(1, block // max(1, width * (candidates.shape[1] if task.choices else 1)))
+    step = max(1, block // max(1, width * (candidates[0].shape[-1] if task.choices else 1)))
     for start in range(0, len(queries), step):
         q = queries[start : start + step]
-        if task.choices is None: scores = q @ candidates.T
+        if task.choices is None: scores = similarities(q, candidates)
+        elif isinstance(q, list):
+            each = [similarities([v], [candidates[j] for j in o])[0] for v, o in zip(q, task.choices[start : start + step])]
+            scores = torch.nn.utils.rnn.pad_sequence(each, batch_first=True, padding_value=-torch.inf)
         else:
             chosen = [torch.as_tensor(o) for o in task.choices[start : start + step]]
             index = torch.nn.utils.rnn.pad_sequence(chosen, batch_first=True, padding_value=-1).to(q.device)
@@ -210,7 +231,7 @@ def score_blocks(queries: Tensor, candidates: Tensor, # [Q, D] and [N, D] fp32
         yield start, scores, gains
 
 # %% ../nbs/04_eval.ipynb #80149338
-def score_task(queries: Tensor, candidates: Tensor, # [Q, D] and [N, D] unit rows
+def score_task(queries: Tensor | list[Tensor], candidates: Tensor | list[Tensor], # unit rows: [Q, D] and [N, D], or lists of [tokens, D]
                task: Task, seed: int = 0) -> Score:
     "Rank, measure, bootstrap one task whose documents have been embedded."
     values = torch.cat([measure(scores, gains, task.metric) for _, scores, gains in score_blocks(queries, candidates, task)]).cpu()
@@ -218,12 +239,12 @@ def score_task(queries: Tensor, candidates: Tensor, # [Q, D] and [N, D] unit row
     interval = bootstrap(values, seed)
     return Score(task.name, task.family, task.metric, values.mean().item(), *interval, chance(task), len(values), count, values)
 
-def evaluate(encode: Callable[[list[Document]], Tensor], # documents to [N, D]; any device and precision
+def evaluate(encode: Callable[[list[Document]], Tensor | list[Tensor]], # documents to [N, D] or a list of [tokens, D]; any device and precision
              tasks: Sequence[Task], progress: bool = True, batch: int = 128, seed: int = 0) -> list[Score]:
-    """Score an encoder on tasks: cosine similarity in fp32, each task's own metric, choices respected, 95 % bootstrap intervals.
+    """Score an encoder on tasks: cosine similarity or MaxSim in fp32, each task's own metric, choices respected, 95 % bootstrap intervals.
     Raises `MocaError` as `embed` does, and `BadInput` for a task that cannot be scored."""
     vectors, rows = embed(encode, tasks, progress, batch)
-    return [score_task(vectors[[rows[d.parts] for d in t.queries]], vectors[[rows[d.parts] for d in t.candidates]], t, seed) for t in tasks]
+    return [score_task(rows_of(vectors, rows, t.queries), rows_of(vectors, rows, t.candidates), t, seed) for t in tasks]
 
 # %% ../nbs/04_eval.ipynb #2b1eac86
 @dataclass(frozen=True)
@@ -319,7 +340,7 @@ def score_plot(columns: dict[str, Sequence[Score | None]]) -> Figure:
 def similarity(encode: Callable[[list[Document]], Tensor], task: Task, progress: bool = False) -> Tensor:
     "The whole score matrix of a task, fp32 [Q, N], -inf where a query may not choose; for small tasks (`evaluate` works in blocks)."
     vectors, rows = embed(encode, [task], progress)
-    scores = vectors[[rows[d.parts] for d in task.queries]] @ vectors[[rows[d.parts] for d in task.candidates]].T
+    scores = similarities(rows_of(vectors, rows, task.queries), rows_of(vectors, rows, task.candidates))
     if task.choices is None: return scores
     allowed = torch.zeros_like(scores, dtype=torch.bool)
     for i, chosen in enumerate(task.choices): allowed[i, list(chosen)] = True

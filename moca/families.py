@@ -6,9 +6,11 @@
 from __future__ import annotations
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 import torch
 import transformers
+from huggingface_hub import snapshot_download
 from PIL import Image
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
@@ -20,20 +22,30 @@ import moca
 from .documents import BadInput
 
 # %% auto #0
-__all__ = ['FAMILIES', 'TINY', 'model_path', 'base_path', 'Picture', 'mrope_positions', 'Family', 'Qwen2VL', 'Qwen25VL',
-           'Qwen3VL', 'Qwen35', 'Tiles', 'PaliGemma', 'Gemma3', 'InternVL', 'Idefics3', 'SmolVLM', 'LlavaOnevision',
-           'family_named', 'family_of', 'families_here', 'tiny_tokenizer', 'tiny_model']
+__all__ = ['FILES', 'FAMILIES', 'TINY', 'model_path', 'fetch_model', 'base_path', 'Picture', 'mrope_positions', 'Family',
+           'Qwen2VL', 'Qwen25VL', 'Qwen3VL', 'Qwen35', 'Tiles', 'PaliGemma', 'Gemma3', 'InternVL', 'Idefics3',
+           'SmolVLM', 'LlavaOnevision', 'family_named', 'family_of', 'families_here', 'tiny_tokenizer', 'tiny_model']
 
 # %% ../nbs/11_families.ipynb #9fdab7ba
 def model_path(path: str | Path | None = None # a model directory, a hub name, or None for the model that moca ships
                ) -> str:
-    "Where a model lies: `None` is the embedded moca-tiny-base. Raises `BadInput` for a local path that holds no model."
+    "The directory of a model: `None` is the embedded moca-tiny-base, a hub name that of its copy. Raises `BadInput` for one that holds no model or cannot be had."
     path = Path(base_path() if path is None else path)
     if path.is_dir() and not (path/"config.json").exists():
         raise BadInput(f"{path} holds no config.json: give the directory of a saved model (a training run keeps its own in RUN/model)")
     if not path.exists() and (path.is_absolute() or len(path.parts) != 2):
         raise BadInput(f"there is no model directory {path}: check the path (a hub name has the form owner/name)")
-    return str(path)
+    return str(path) if path.exists() else fetch_model(str(path))
+
+FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja") # what moca and transformers read; nothing that is pickled, no code
+
+@lru_cache(maxsize=64)
+def fetch_model(name: str) -> str:
+    "The directory of a hub model in the hub's cache; what is missing is fetched. Raises `BadInput`."
+    try: return snapshot_download(name, allow_patterns=list(FILES))
+    except Exception as e: # the hub library's own, requests', httpx', OSError
+        why = (str(e).strip() or type(e).__name__).splitlines()[0]
+        raise BadInput(f"{name} is no directory here, and the Hugging Face hub does not give it: {why}") from e
 
 def base_path() -> Path:
     "The directory of the embedded model, inside the installed package."

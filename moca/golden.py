@@ -4,21 +4,18 @@
 
 # %% ../nbs/16_golden.ipynb #a0307c44
 from __future__ import annotations
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 import torch
-import torch.nn.functional as F
-from torch import Tensor
-from .backbone import Backbone, load_backbone, pool
 from .documents import BadInput, Document, ImageRef
-from .packing import Encoded, Encoder, encode, pack
+from .embedder import Embedder
+from .packing import layout
 
 # %% auto #0
-__all__ = ['MODEL', 'PROCESSOR', 'GOLDEN', 'TOLERANCE', 'golden_pairs', 'without_end', 'raw_vectors', 'example_image',
-           'golden_backbone', 'GoldenRow', 'golden', 'golden_text']
+__all__ = ['MODEL', 'GOLDEN', 'TOLERANCE', 'golden_pairs', 'example_image', 'GoldenRow', 'golden', 'similarities', 'golden_text']
 
 # %% ../nbs/16_golden.ipynb #856fd3c4
-MODEL, PROCESSOR = "moca-embed/MoCa-Qwen25VL-3B", "Qwen/Qwen2.5-VL-3B-Instruct" # the released repository has no processor of its own
+MODEL = "moca-embed/MoCa-Qwen25VL-3B"
 GOLDEN = (0.4824, 0.3613, 0.3945, 0.3184) # bf16, from the model card
 TOLERANCE = 0.004 # one step of bf16 near 0.5
 
@@ -31,23 +28,6 @@ def golden_pairs(image: ImageRef) -> list[tuple[str, Document, Document]]:
     return [*((f"question about the image : {t}", asked, Document(t, (t,))) for t in (right, wrong)),
             *((f"caption {t} : the image", Document(f"caption {t}", (caption.format(t),)), shown) for t in (right, wrong))]
 
-def without_end(e: Encoded) -> Encoded:
-    "A Document's tensors without the end token that moca adds."
-    return replace(e, input_ids=e.input_ids[:-1], position_ids=e.position_ids[:, :-1])
-
-@torch.no_grad()
-def raw_vectors(backbone: Backbone, documents: list[Document]) -> Tensor:
-    "Mean-pooled unit vectors `[N, dim]` of exactly the given strings and pictures. Raises `BadInput` if one does not fit into max_length."
-    out = []
-    for d in documents:
-        e = encode(backbone.encoder, d)
-        if e.dropped:
-            raise BadInput(f"document {d.id!r} has {e.dropped} tokens more than the limit of {backbone.encoder.max_length}: use a "
-                           "smaller picture")
-        one = pack([without_end(e)]).to(backbone.device)
-        out.append(F.normalize(pool(backbone(one), one.cu_seqlens, "mean"), dim=-1)[0].cpu())
-    return torch.stack(out)
-
 # %% ../nbs/16_golden.ipynb #c1ff96e7
 def example_image(model: str, image: str | Path | None) -> ImageRef:
     "The picture of the check: the given file, or the one in the model's directory. Raises `BadInput`."
@@ -56,12 +36,6 @@ def example_image(model: str, image: str | Path | None) -> ImageRef:
         if p.is_file(): return ImageRef.of(p)
     if image: raise BadInput(f"image {image} does not exist: check --image")
     raise BadInput("the golden check needs the authors' picture: give --image FILE (figures/example.jpg of github.com/haon-chen/MoCa)")
-
-def golden_backbone(model: str = MODEL, processor: str | None = None, device: str = "cpu", dtype: torch.dtype = torch.bfloat16) -> Backbone:
-    "The released model as it was trained: bidirectional, default size limits. Raises `BadInput` for missing weights, `ProbeError`."
-    own = (Path(model)/"tokenizer.json").exists()
-    encoder = Encoder.from_pretrained(processor or (model if own else PROCESSOR), max_length=32768)
-    return load_backbone(model, bidirectional=True, dtype=dtype, device=device, encoder=encoder)
 
 @dataclass(frozen=True)
 class GoldenRow:
@@ -79,11 +53,20 @@ def golden(model: str = MODEL, image: str | Path | None = None, processor: str |
            dtype: torch.dtype = torch.bfloat16,
            expected: tuple[float, ...] = GOLDEN) -> list[GoldenRow]:
     "Compute the four similarities beside the expected ones. Raises `BadInput`."
-    picture = example_image(model, image)
-    backbone, pairs = golden_backbone(model, processor, device, dtype), golden_pairs(picture)
+    pairs = golden_pairs(example_image(model, image))
+    e = Embedder.from_pretrained(model, "mean", bidirectional=True, end_token=False, processor=processor, device=device, dtype=dtype,
+                                 max_length=32768)
+    values = similarities(e, pairs)
+    return [GoldenRow(name, v, x) for (name, _, _), v, x in zip(pairs, values, expected)]
+
+def similarities(e: Embedder, pairs: list[tuple[str, Document, Document]]) -> list[float]:
+    "The cosine of each pair. Raises `BadInput` where one does not fit into max_length."
     documents = list({d.id: d for _, q, t in pairs for d in (q, t)}.values())
-    vectors = dict(zip((d.id for d in documents), raw_vectors(backbone, documents)))
-    return [GoldenRow(name, float(vectors[q.id] @ vectors[t.id]), e) for (name, q, t), e in zip(pairs, expected)]
+    for d in documents:
+        if dropped := layout(e.backbone.encoder, d)[1]:
+            raise BadInput(f"document {d.id!r} has {dropped} tokens more than the limit of {e.backbone.encoder.max_length}: use a smaller picture")
+    vectors = dict(zip((d.id for d in documents), e.encode(documents)))
+    return [float(vectors[q.id] @ vectors[t.id]) for _, q, t in pairs]
 
 def golden_text(rows: list[GoldenRow]) -> str:
     "The rows as text."

@@ -22,7 +22,7 @@ from .checkpoints import atomic, remove
 from .corpus import TASKS
 from .documents import BadInput, Document, MocaError, Task
 from .embedder import Embedder
-from .evaluation import FAMILIES, Score, Table, chance, embed, measure, score_task
+from .evaluation import FAMILIES, Score, Table, chance, embed, measure, rows_of, score_task
 from .mmeb import MMEB, fetch_mmeb, mmeb_means, read_mmeb
 from .mocabench import ceiling, moca_bench
 from .mteb_model import MtebModel, need_mteb
@@ -32,8 +32,8 @@ from .vidore import METRICS, read_vidore
 
 # %% auto #0
 __all__ = ['SUITES', 'find_tasks', 'task_digest', 'file_name', 'open_run', 'Row', 'write_result', 'read_result', 'run_task',
-           'run_tasks', 'run_mteb', 'mean_interval', 'groups', 'summary_table', 'family_bars', 'family_radar',
-           'write_summary']
+           'kind_of', 'run_tasks', 'run_mteb', 'mean_interval', 'groups', 'summary_table', 'family_bars',
+           'family_radar', 'write_summary']
 
 # %% ../nbs/15_harness.ipynb #ec2c9f27
 SUITES = ("moca-bench", "mmeb", *METRICS) # METRICS: vidore-v1, vidore-v2, vidore-v3
@@ -113,9 +113,9 @@ def file_name(task: str) -> str:
     "A task's name as that of a file."
     return re.sub(r"[^\w.-]+", "_", task).strip("_")
 
-def open_run(out: str | Path, name: str, digest: str, pooling: str, dimension: int, force: bool = False) -> Path:
+def open_run(out: str | Path, name: str, digest: str, vectors: str, dimension: int, force: bool = False) -> Path:
     "Claim or reopen the directory of a run. Raises `BadInput` if it holds another model's results or something else."
-    out, fresh = Path(out), dict(model=name, digest=digest, pooling=pooling, dimension=dimension, moca=importlib.metadata.version("moca"))
+    out, fresh = Path(out), dict(model=name, digest=digest, vectors=vectors, dimension=dimension, moca=importlib.metadata.version("moca"))
     if out.exists() and not out.is_dir(): raise BadInput(f"{out} is a file: give a directory")
     if out.is_dir() and any(out.iterdir()):
         try: old = json.loads((out/"run.json").read_text("utf-8"))["digest"]
@@ -182,17 +182,21 @@ def run_task(task: Task, encode: Callable, seed: int = 0, progress: bool = True,
              floors: bool = True) -> Row: # floors: compute baseline and ceiling
     "Embed, rank and measure one task. Raises `BadInput` and `MocaError` as `moca.evaluation` does."
     vectors, rows = embed(encode, [task], progress)
-    score = score_task(vectors[[rows[d.parts] for d in task.queries]], vectors[[rows[d.parts] for d in task.candidates]], task, seed)
+    score = score_task(rows_of(vectors, rows, task.queries), rows_of(vectors, rows, task.candidates), task, seed)
     floor = baseline(task, seed) if floors else None
     return Row(score, floor.value if floor else None, ceiling(task) if floors else None)
+
+def kind_of(model: Embedder) -> str:
+    "What becomes of the token vectors, in words."
+    return "a vector a token" if model.multi_vector else f"{model.pooling} pooling"
 
 def run_tasks(tasks: Sequence, # Tasks, and tasks of mteb
               model: Embedder, name: str, out: str | Path, force: bool = False, progress: bool = True, split: str = "test",
               floors: bool = True) -> list[Row]:
     "Run what is not finished, one task after another; write results, table and figures into `out`. Raises `BadInput` and `MocaError`."
     digest = model_digest(model)
-    out = open_run(out, name, digest, model.pooling, model.dimension, force)
-    encode, rows = Cached(lambda docs: model.encode(docs, multi_vector=False), out/"vectors", digest), []
+    out = open_run(out, name, digest, kind_of(model), model.dimension, force)
+    encode, rows = Cached(lambda docs: model.encode(docs), out/"vectors", digest), []
     for k, task in enumerate(tasks):
         title, data = (task.name, task_digest(task)) if isinstance(task, Task) else (task.metadata.name, None)
         row, began = read_result(out, title, digest, data), time.perf_counter()

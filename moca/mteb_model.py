@@ -69,24 +69,23 @@ CITATION = """@article{chen2025moca,
   year = {2025}
 }"""
 
-def model_meta(e: Embedder, name: str, digest: str, multi_vector: bool = False, **more):
+def model_meta(e: Embedder, name: str, digest: str, **more):
     "mteb's ModelMeta of a model; `more` fills in or replaces fields (training_datasets, public_training_data, license ...)."
     need_mteb()
     from mteb.models.model_meta import ModelMeta, ScoringFunction
     weights = list(e.backbone.model.parameters())
     table = e.backbone.model.get_input_embeddings().weight
     name = name if name.count("/") == 1 else f"local/{Path(name).name or 'model'}"
-    known = dict(loader=MtebModel, loader_kwargs=dict(multi_vector=multi_vector), name=name, revision=digest, release_date=None,
+    known = dict(loader=MtebModel, loader_kwargs=dict(multi_vector=e.multi_vector), name=name, revision=digest, release_date=None,
                  languages=["eng-Latn"],
                  n_parameters=sum(p.numel() for p in weights), n_embedding_parameters=table.numel(),
                  memory_usage_mb=round(sum(p.numel() * p.element_size() for p in weights) / 2**20, 1),
-                 max_tokens=e.backbone.encoder.max_length, embed_dim=e.dimension if not multi_vector or e.backbone.projection is None
-                 else e.backbone.projection.out_features,
+                 max_tokens=e.backbone.encoder.max_length, embed_dim=e.dimension,
                  license=None, open_weights=True, public_training_code=CODE, public_training_data=None,
                  framework=["PyTorch", "Transformers", "safetensors"], reference=None,
-                 similarity_fn_name=ScoringFunction.MAX_SIM if multi_vector else ScoringFunction.COSINE, use_instructions=True,
+                 similarity_fn_name=ScoringFunction.MAX_SIM if e.multi_vector else ScoringFunction.COSINE, use_instructions=True,
                  training_datasets=None, modalities=["text", "image"],
-                 model_type=["late-interaction" if multi_vector else "dense"], citation=CITATION)
+                 model_type=["late-interaction" if e.multi_vector else "dense"], citation=CITATION)
     return ModelMeta(**known | more)
 
 # %% ../nbs/15_mteb.ipynb #15da3de1
@@ -94,29 +93,27 @@ class MtebModel:
     "A moca model as mteb's encoder: `mteb.evaluate(MtebModel(path), tasks)`."
     def __init__(self, model_name: str | Path, revision: str | None = None, *, device: str
                  | None = None, # as mteb's loaders are called; revision: a digest to check
-                 multi_vector: bool = False, prompts: dict[str, str] | None = None, **kwargs): # kwargs: as for `load_backbone`
+                 prompts: dict[str, str] | None = None, **kwargs): # kwargs: as for `Embedder.from_pretrained`
         e = Embedder.from_pretrained(None if model_name == "base" else model_name, device=device
                                      or ("cuda" if torch.cuda.is_available() else "cpu"), **kwargs)
-        digest = model_digest(e, "multi-vector" if multi_vector else "")
+        digest = model_digest(e)
         if revision not in (None, digest):
             raise BadInput(f"{model_name} is version {digest[:8]}, asked for was {revision[:8]}: its weights or settings have changed")
         public = dict(public_training_data=CODE) if model_name == "base" else {} # the embedded model was trained on the embedded corpus
-        self._fill(e, str(model_name), digest, None, multi_vector, prompts, **public)
+        self._fill(e, str(model_name), digest, None, prompts, **public)
 
-    def _fill(self, e, name, digest, encode, multi_vector, prompts, **meta):
-        self.embedder, self.multi_vector = e, multi_vector
-        self.vectors = encode or (lambda documents: e.encode(documents, multi_vector=False))
+    def _fill(self, e, name, digest, encode, prompts, **meta):
+        self.embedder, self.vectors = e, encode or e.encode
         self.prompts = {**e.backbone.prompts, **(prompts or {})}
-        self.mteb_model_meta = model_meta(e, name, digest, multi_vector, **meta)
+        self.mteb_model_meta = model_meta(e, name, digest, **meta)
 
     @classmethod
     def of(cls, e: Embedder, name: str = "model", digest: str | None = None, encode: Callable
            | None = None, # encode: instead of the model's own, such as one that remembers
-           multi_vector: bool = False, prompts: dict[str, str] | None = None, **meta) -> MtebModel:
+           prompts: dict[str, str] | None = None, **meta) -> MtebModel:
         "Wrap a model that is loaded already; `meta` fills in fields of the ModelMeta."
         self = cls.__new__(cls)
-        self._fill(e, name, digest or model_digest(e, "multi-vector" if multi_vector else ""), encode, multi_vector, prompts,
-                   **meta)
+        self._fill(e, name, digest or model_digest(e), encode, prompts, **meta)
         return self
 
     def documents(self, inputs, task_metadata, side: str | None, n: int = 64) -> Iterator[list[Document]]:
@@ -128,21 +125,21 @@ class MtebModel:
         if some: yield some
 
     def encode(self, inputs, *, task_metadata, hf_split, hf_subset, prompt_type=None, **kwargs):
-        "Tensor `[N, dim]`, or with `multi_vector` a list of `[tokens, dim]`. Raises `MocaError` for vectors that are not finite."
+        "Tensor `[N, dim]`, or for a multi-vector model a list of `[tokens, dim]`. Raises `MocaError` for vectors that are not finite."
         side, out = prompt_type.value if prompt_type else None, []
         for some in self.documents(inputs, task_metadata, side):
-            made = self.embedder.encode(some, multi_vector=True) if self.multi_vector else self.vectors(some)
+            made = self.vectors(some)
             if not all(v.isfinite().all() for v in made):
                 raise MocaError(f"the model's vectors for {task_metadata.name} hold NaN or infinity")
             out += list(made)
-        return out if self.multi_vector else torch.stack(out)
+        return out if self.embedder.multi_vector else torch.stack(out)
 
     def similarity(self, a, b) -> Tensor:
         "All pairs: cosine, or MaxSim."
         from mteb.similarity_functions import cos_sim, max_sim
-        return max_sim(a, b) if self.multi_vector else cos_sim(a, b)
+        return max_sim(a, b) if self.embedder.multi_vector else cos_sim(a, b)
 
     def similarity_pairwise(self, a, b) -> Tensor:
         "Pair by pair."
         from mteb.similarity_functions import pairwise_cos_sim, pairwise_max_sim
-        return pairwise_max_sim(a, b) if self.multi_vector else pairwise_cos_sim(a, b)
+        return pairwise_max_sim(a, b) if self.embedder.multi_vector else pairwise_cos_sim(a, b)

@@ -43,7 +43,8 @@ def add_mask_token(tokenizer) -> bool:
 # %% ../nbs/11_packing.ipynb #9299355b
 class Encoder:
     "Turns Documents into tensors for one model: tokenizer, image processor, family."
-    def __init__(self, tokenizer, image_processor, config, max_length: int = 2048, min_pixels: int | None = None, max_pixels: int | None = None):
+    def __init__(self, tokenizer, image_processor, config, max_length: int = 2048, min_pixels: int | None = None, max_pixels: int | None = None,
+                 end_token: bool = True):
         if max_length < 8: raise BadInput(f"max_length is {max_length}: give 8 tokens or more")
         family = family_of(config)
         self.without_mask, self.tokenizer, self.image_processor, self.max_length = copy.deepcopy(tokenizer), tokenizer, image_processor, max_length
@@ -51,16 +52,23 @@ class Encoder:
         self.family = family(config, tokenizer, image_processor)
         self.family.limit(min_pixels, max_pixels)
         self.mask_token_id, self.end_id, self.image_token_id = tokenizer.mask_token_id, self.family.end, self.family.image_id
+        self.tail = [self.end_id] if end_token else [] # what follows the last part
         self.unit, self.patch_dim, self.frames = self.family.unit, self.family.patch_dim, self.family.frames
         special = set(tokenizer.all_special_ids)
         self._markers = set(self.family.picture(64, 64).ids) & special | {self.image_token_id}
         self._special = torch.tensor(sorted(special | self._markers | {self.end_id, *self.family.start}))
 
+    @property
+    def added(self) -> int:
+        "Tokens of a Document that no part of it brings: those before and behind it."
+        return len(self.family.start) + len(self.tail)
+
     @classmethod
     def from_pretrained(cls, path=None, # directory or hub name; None: the embedded model
                         max_length: int = 2048, # tokens of a Document
                         min_pixels: int | None = None, # an image is scaled up to at least so many pixels
-                        max_pixels: int | None = None): # and down to at most so many; None: what the model's processor says
+                        max_pixels: int | None = None, # and down to at most so many; None: what the model's processor says
+                        end_token: bool = True): # end each Document with the end token
         "Load tokenizer and image processor. Raises `BadInput` where they are missing or of a family without a record."
         path = model_path(path)
         try:
@@ -70,7 +78,7 @@ class Encoder:
         except BadInput: raise
         except Exception as e: # OSError, ValueError, ImportError, the hub library's own ...
             raise BadInput(f"{path} is no complete model directory: {str(e).strip().splitlines()[0]}") from e
-        return cls(tokenizer, processor, config, max_length, min_pixels, max_pixels)
+        return cls(tokenizer, processor, config, max_length, min_pixels, max_pixels, end_token)
 
     def save_pretrained(self, path) -> None:
         "Write tokenizer (with its mask token) and image processor (with its pixel limits) into a model directory."
@@ -86,9 +94,9 @@ def text_ids(encoder: Encoder, text: str, name: str) -> list[int]:
     return ids
 
 def layout(encoder: Encoder, doc: Document) -> tuple[list, int]:
-    "The Document's segments `(token ids, None)` or `(image, Picture)` that fit into `max_length`, and the number of tokens left out. Raises `BadInput` for a Document without parts."
+    "The Document's segments `(token ids, None)` or `(image, Picture)` that fit into `max_length`, and the number of tokens left out. Raises `BadInput` for a Document without parts, or without a single token."
     if not doc.parts: raise BadInput(f"document {doc.id} is empty: no text, no image")
-    room, dropped, out = encoder.max_length - 1 - len(encoder.family.start), 0, []
+    room, dropped, out = encoder.max_length - encoder.added, 0, []
     for part in doc.parts:
         if isinstance(part, str):
             ids = text_ids(encoder, part, doc.id)
@@ -100,6 +108,7 @@ def layout(encoder: Encoder, doc: Document) -> tuple[list, int]:
             n = len(picture.ids)
             if n <= room: out.append((part, picture))
             room, dropped = (room - n, dropped) if n <= room else (room, dropped + n)
+    if not out and not encoder.added: raise BadInput(f"document {doc.id} is empty: it has no token")
     return out, dropped
 
 def picture_of(encoder: Encoder, image: ImageRef, name: str):
@@ -112,7 +121,7 @@ def sizes(encoder: Encoder, doc: Document) -> tuple[int, int]:
     "Tokens and patches of a Document, from image headers alone: what a plan needs."
     segments = layout(encoder, doc)[0]
     tokens = sum(len(what if picture is None else picture.ids) for what, picture in segments)
-    return tokens + 1 + len(encoder.family.start), sum(len(picture.patch_at) * encoder.unit for _, picture in segments if picture is not None)
+    return tokens + encoder.added, sum(len(picture.patch_at) * encoder.unit for _, picture in segments if picture is not None)
 
 def length(encoder: Encoder, doc: Document) -> int:
     "Tokens of a Document, from image headers alone."
@@ -136,7 +145,7 @@ def word_ids(encoder: Encoder, doc: Document, segments: list) -> Tensor: # [T] i
         words = next(texts)[:len(what)] if picture is None else [-1] * len(picture.ids)
         out += [k + before if k >= 0 else -1 for k in words]
         before += max(words, default=-1) + 1
-    return torch.tensor(out + [-1])
+    return torch.tensor(out + [-1] * len(encoder.tail))
 
 # %% ../nbs/11_packing.ipynb #552f8c5a
 @dataclass
@@ -174,7 +183,7 @@ def encode(encoder: Encoder, doc: Document, words: bool = False) -> Encoded:
         cells.append(picture.cells + sum(r * c for r, c in cell_grids)); cell_grids.append(picture.cell_grid)
         ids += picture.ids; places += picture.places
         grids.append(picture.grid); sizes.append(what.size[::-1])
-    ids.append(encoder.end_id); places.append(1)
+    if encoder.tail: ids += encoder.tail; places.append(len(encoder.tail))
     table = lambda x, n: torch.tensor(x, dtype=torch.long).view(-1, n)
     ids, empty = torch.tensor(ids), torch.zeros(0, dtype=torch.long)
     return Encoded(doc.id, ids, family.positions(places), torch.cat(rows) if rows else torch.zeros(0, encoder.patch_dim), table(grids, 3), table(sizes, 2),
@@ -195,7 +204,7 @@ def tiny_encoder(family: str, **kwargs) -> Encoder:
 def borders(encoder: Encoder, doc: Document) -> tuple[list[list[tuple[int, int, int]]], list[tuple[int, int]], list[str]]:
     """Pieces of at most `max_length` tokens as lists of (part, first character, last + 1), their tokens and patches, and the names of
     images too large by themselves."""
-    ends = 1 + len(encoder.family.start)
+    ends = encoder.added
     limit, pieces, table, lost = encoder.max_length - ends, [[]], [[ends, 0]], []
     def add(span: tuple[int, int, int], need: int, tokens: int, patches: int = 0): # a new piece unless there is room for `need`
         if table[-1][0] + need - ends > limit and pieces[-1]: pieces.append([]); table.append([ends, 0])
@@ -212,6 +221,7 @@ def borders(encoder: Encoder, doc: Document) -> tuple[list[list[tuple[int, int, 
             head, rest = cut_text(encoder, rest, limit) if n > limit else (rest, None)
             if rest is not None: n = len(text_ids(encoder, head, doc.id))
             add((k, at, at + len(head)), need, n); at += len(head)
+    if pieces[0] and not any(tokens for tokens, _ in table): raise BadInput(f"document {doc.id} is empty: it has no token")
     return (pieces, [tuple(t) for t in table], lost) if pieces[0] else ([], [], lost)
 
 def cut(doc: Document, piece: list[tuple[int, int, int]], number: int = 0) -> Document:
@@ -290,7 +300,7 @@ def split_all(encoder: Encoder, docs: Sequence[Document], progress: bool = False
 # %% ../nbs/11_packing.ipynb #92d4aa1e
 def encoder_mark(encoder: Encoder) -> str:
     "A digest of what lengths depend on: tokenizer, image processor, limits."
-    return digest(encoder.family.name, encoder.max_length, encoder.tokenizer.backend_tokenizer.to_str(),
+    return digest(encoder.family.name, encoder.max_length, encoder.tail, encoder.tokenizer.backend_tokenizer.to_str(),
                   encoder.image_processor.to_json_string())
 
 def remembered(path: Path, mark: str, make: Callable) -> dict:
@@ -336,7 +346,9 @@ def encode_each(encoder: Encoder, docs: Sequence[Document], chosen: Sequence[int
 
 def nothing(encoder: Encoder, **options) -> Encoded:
     "A Document without content: its start and end tokens."
-    return encode(encoder, Document("", ("",)), **options)
+    ending = copy.copy(encoder)
+    ending.tail = [encoder.end_id] # also where other Documents have none: there is no Document of no token
+    return encode(ending, Document("", ("",)), **options)
 
 def encode_all(encoder: Encoder, docs: Sequence[Document], chosen: Sequence[int], report: Report | None = None,
                lengths: Sequence[int] | None = None, **options) -> list[Encoded]:

@@ -141,7 +141,7 @@ class Reconstruction(nn.Module):
 
 # %% ../nbs/02_joint_reconstruction.ipynb #de7bf421
 # The released code's choices; learning rate, warm-up, clipping and ratios are the defaults.
-OFFICIAL_CODE = dict(base="Qwen/Qwen2.5-VL-3B-Instruct", precision="bf16", shift=False, noise="shared", mae_weight=0.1, max_length=1280,
+OFFICIAL_CODE = dict(base="Qwen/Qwen2.5-VL-3B-Instruct", precision="bf16", shift=False, noise="shared", mae_weight=0.1, max_length=1280, end_token=False,
                      reduction="micro", all_frames=True, batching="bins", max_pixels=1024 * 28 * 28, pack_tokens=12800, packs_per_step=128)
 
 # The paper's; the rest are PretrainConfig's defaults.

@@ -21,7 +21,7 @@ from .embedder import Embedder
 __all__ = ['model_digest', 'picture_hash', 'content_hash', 'Cached']
 
 # %% ../nbs/15_vectors.ipynb #abad7f06
-def model_digest(e: Embedder, kind: str = "") -> str: # kind: what else is done with the hidden states, such as "multi-vector"
+def model_digest(e: Embedder) -> str:
     "32 hex digits that change with any weight or setting of a model."
     h, b = blake2b(digest_size=16), e.backbone
     tensors = named_tensors(b.model) | ({"projection": b.projection.weight} if b.projection is not None else {})
@@ -29,7 +29,7 @@ def model_digest(e: Embedder, kind: str = "") -> str: # kind: what else is done 
         x = tensors[name].detach().cpu().contiguous()
         h.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
         h.update(x.reshape(-1).view(torch.uint8).numpy())
-    settings = [kind, e.pooling, b.bidirectional, b.encoder.max_length, b.encoder.family.name, b.encoder.image_processor.to_dict()]
+    settings = ["multi-vector" if e.multi_vector else e.pooling, b.bidirectional, b.encoder.max_length, b.encoder.tail, b.encoder.family.name, b.encoder.image_processor.to_dict()]
     h.update(json.dumps(settings, sort_keys=True, default=str).encode())
     h.update(b.encoder.tokenizer.backend_tokenizer.to_str().encode())
     return h.hexdigest()
@@ -55,8 +55,8 @@ def content_hash(doc: Document) -> str:
 
 # %% ../nbs/15_vectors.ipynb #18abe1a6
 class Cached:
-    "An encoder (Documents to `[N, D]`) that keeps its vectors in `folder/digest`. Raises `BadInput` for a damaged file."
-    def __init__(self, encode: Callable[[list[Document]], Tensor], folder: str | Path, digest: str):
+    "An encoder (Documents to `[N, D]`, or to a list of `[tokens, D]`) that keeps its vectors in `folder/digest`. Raises `BadInput` for a damaged file."
+    def __init__(self, encode: Callable[[list[Document]], Tensor | list[Tensor]], folder: str | Path, digest: str):
         self.encode, self.folder, self.places, self.found, self.made = encode, Path(folder)/digest, {}, 0, 0
         for shard in sorted(self.folder.glob("*.safetensors")):
             try:
@@ -65,29 +65,34 @@ class Cached:
                 raise BadInput(f"{shard} is damaged ({e}): delete it, and its vectors will be computed again") from e
             self.places |= {k: (shard, i) for i, k in enumerate(keys)}
 
-    def __call__(self, documents: list[Document]) -> Tensor:
-        "One vector a Document, computed only where none is kept."
+    def __call__(self, documents: list[Document]) -> Tensor | list[Tensor]:
+        "The vectors of each Document, computed only where none are kept."
         keys = [content_hash(d) for d in documents]
         new = {k: d for k, d in zip(keys, documents) if k not in self.places}
         known = self.load({k for k in keys if k in self.places})
         if new:
-            made = self.encode(list(new.values())).detach().float().cpu()
+            made = [v.detach().float().cpu() for v in self.encode(list(new.values()))]
             known |= dict(zip(new, made))
-            if len(made) == len(new) and made.isfinite().all(): self.keep(list(new), made)
+            if len(made) == len(new) and all(v.isfinite().all() for v in made): self.keep(list(new), made)
         self.found, self.made = self.found + len(set(keys)) - len(new), self.made + len(new)
-        return torch.stack([known[k] for k in keys])
+        found = [known[k] for k in keys]
+        return torch.stack(found) if not found or found[0].ndim == 1 else found
 
     def load(self, keys: set[str]) -> dict[str, Tensor]:
         "Kept vectors by content hash."
         out, shards = {}, {}
         for k in keys: shards.setdefault(self.places[k][0], []).append(k)
         for shard, inside in shards.items():
-            with safe_open(shard, "pt") as f: vectors = f.get_tensor("vectors")
-            out |= {k: vectors[self.places[k][1]] for k in inside}
+            with safe_open(shard, "pt") as f:
+                vectors = f.get_tensor("vectors")
+                if "lengths" in f.keys(): vectors = vectors.split(f.get_tensor("lengths").tolist())
+            out |= {k: vectors[self.places[k][1]].clone() for k in inside}
         return out
 
-    def keep(self, keys: list[str], vectors: Tensor) -> None:
-        "Write one shard."
+    def keep(self, keys: list[str], vectors: list[Tensor]) -> None:
+        "Write one shard: `vectors`, and where Documents have several their numbers as `lengths`."
+        late = vectors[0].ndim == 2
+        tensors = dict(vectors=torch.cat(vectors), lengths=torch.tensor([len(v) for v in vectors])) if late else dict(vectors=torch.stack(vectors))
         shard = self.folder/f"{keys[0]}.safetensors"
-        with atomic(shard) as part: save_file({"vectors": vectors.contiguous()}, part, {"keys": json.dumps(keys)})
+        with atomic(shard) as part: save_file(tensors, part, {"keys": json.dumps(keys)})
         self.places |= {k: (shard, i) for i, k in enumerate(keys)}
