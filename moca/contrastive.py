@@ -24,13 +24,14 @@ from .memory import Work
 from .mixtures import open_pairs
 from .packing import Encoded, encode
 from .pairs import labels, only
+from .rows import Lazy
 from .tasks import TaskBatches, describe_tasks
 from .training import end_run, fit, start_run
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'SHARPEST', 'SMALL', 'QWEN_3B', 'QWEN_7B', 'OFFICIAL_CODE', 'PairBatch', 'number', 'content_key', 'id_key',
-           'complete', 'make_batch', 'FinetuneConfig', 'numbers', 'Contrastive', 'stage_pairs', 'contrastive_model',
-           'finetune', 'picture_grid', 'show_interaction']
+           'complete', 'make_batch', 'FinetuneConfig', 'numbers', 'Contrastive', 'stage_pairs', 'stage_batches',
+           'contrastive_model', 'finetune', 'picture_grid', 'show_interaction']
 
 # %% ../nbs/03_contrastive.ipynb #5a6a4959
 WEIGHTS = dict(nce=1.0, right=0.0, alone=0.0, filtered=0.0, copies=0.0, temperature=0.0) # only the first is trained, the others are logged
@@ -218,6 +219,11 @@ def stage_pairs(cfg: FinetuneConfig) -> tuple[Sequence[Pair], Report]:
     else: pairs, report = open_pairs(cfg.data, verify=True, workers=4, progress=True)
     return only(only(pairs, "task", cfg.tasks), "kind", cfg.kinds), report
 
+def stage_batches(cfg: FinetuneConfig, pairs: Sequence[Pair]) -> TaskBatches:
+    "The global batch of any step: of the pairs that the weights of a mixture draw for its epoch."
+    among = (lambda epoch: pairs.draw(cfg.seed, epoch)) if isinstance(pairs, Lazy) else None
+    return TaskBatches(labels(pairs, "task"), cfg.batch_size, cfg.seed, among, **cfg.plan)
+
 def contrastive_model(cfg: FinetuneConfig, accelerator) -> Contrastive:
     "The model that a run starts with. Raises `BadInput` for a projection other than the one the base has."
     backbone = training_backbone(cfg, accelerator, bidirectional=not cfg.causal)
@@ -232,13 +238,12 @@ def finetune(cfg: FinetuneConfig, resume: bool = False, force: bool = False, acc
     """Run stage 2; writes `model/` (an Embedder), `config.yaml`, `log.jsonl`, `bad_samples.jsonl` and `state/` into `cfg.out`, returns
     a summary. Raises `BadInput` for bad options or data, `Stopped` after a signal."""
     pairs, report = stage_pairs(cfg)
-    names = labels(pairs, "task")
-    plan = TaskBatches(names, cfg.batch_size, cfg.seed, **cfg.plan)
+    plan = stage_batches(cfg, pairs)
     steps = cfg.steps or plan.steps(cfg.epochs)
     accelerator = start_run(cfg, resume, force)
     report.keep(Path(cfg.out)/"bad_samples.jsonl", cfg.max_bad, accelerator.is_main_process)
     if cfg.data: accelerator.print(report.summary())
-    accelerator.print(describe_tasks(names, cfg.batch_size, **cfg.plan))
+    accelerator.print(describe_tasks(plan.tasks, cfg.batch_size, among=plan.among and plan.among(0), **cfg.plan))
     model = contrastive_model(cfg, accelerator)
     work = Work(model.backbone)
     def batches(step: int, rank: int, processes: int) -> list[PairBatch]:
@@ -252,7 +257,7 @@ def finetune(cfg: FinetuneConfig, resume: bool = False, force: bool = False, acc
                                         f"positive or too similar, and nothing was learnt from them")
     if mean["copies"]: accelerator.print(f"{mean['copies']:.3f} hard negatives a query were equal to the positive and left out")
     end_run(cfg, accelerator)
-    return dict(steps=steps, pairs=len(pairs), rejected=len(report.rejected), tasks=len(set(names)), loss=log[-1]["loss"],
+    return dict(steps=steps, pairs=len(pairs), rejected=len(report.rejected), tasks=len(set(plan.tasks)), loss=log[-1]["loss"],
                 tokens=sum(r["tokens"] for r in log), **mean)
 
 # %% ../nbs/03_contrastive.ipynb #fa4672b6

@@ -5,8 +5,7 @@
 # %% ../nbs/13_tasks.ipynb #937b3e60
 from __future__ import annotations
 import math
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import torch
 from .documents import BadInput
 from .masking import generator
@@ -15,11 +14,11 @@ from .masking import generator
 __all__ = ['by_task', 'quotas', 'plan_tasks', 'cut', 'TaskBatches', 'describe_tasks']
 
 # %% ../nbs/13_tasks.ipynb #74f4e958
-def by_task(tasks: Sequence[str]) -> dict[str, list[int]]:
-    "The numbers of the pairs of each task, tasks in alphabetical order."
-    groups = defaultdict(list)
-    for i, t in enumerate(tasks): groups[t].append(i)
-    return {t: groups[t] for t in sorted(groups)}
+def by_task(tasks: Sequence[str], among: Sequence[int] | None = None) -> dict[str, list[int]]:
+    "The numbers of the pairs of each task, all or some of them, tasks in alphabetical order."
+    groups = {t: [] for t in sorted(set(tasks))}
+    for i in range(len(tasks)) if among is None else among: groups[tasks[i]].append(int(i))
+    return groups
 
 def quotas(sizes: dict[str, int], # pairs of each task
            cap: int | None = None, weights: dict[str, float] | None = None) -> dict[str, int]:
@@ -40,7 +39,8 @@ def plan_tasks(tasks: Sequence[str], # task of each pair
                cap: int | None = None, # most pairs of a task an epoch
                weights: dict[str, float] | None = None, # share of a task's pairs that an epoch shows; 1 where nothing is said
                leftover: str = "keep", # a task's last pairs: a smaller batch, or `drop`: not in this epoch
-               draw: str = "random" # which pairs under a cap: anew each epoch, or always the `first` (released code)
+               draw: str = "random", # which pairs under a cap: anew each epoch, or always the `first` (released code)
+               among: Sequence[int] | None = None # the pairs that this epoch holds; None: all
                ) -> list[list[int]]:
     """Batches of pair numbers, each pair at most once. A single leftover joins the batch before it; a task of one pair is left out, for
     it has nothing to be compared with. Raises `BadInput`."""
@@ -48,7 +48,7 @@ def plan_tasks(tasks: Sequence[str], # task of each pair
     for name, value, allowed in (("leftover", leftover, ("keep", "drop")), ("task_sample", draw, ("random", "first"))):
         if value not in allowed: raise BadInput(f"option {name} is {value!r}: use one of {', '.join(allowed)}")
     shuffled = lambda items, key: [items[i] for i in torch.randperm(len(items), generator=generator(seed, epoch, key, "pairs")).tolist()]
-    groups = by_task(tasks)
+    groups = by_task(tasks, among)
     most = quotas({t: len(g) for t, g in groups.items()}, cap, weights)
     groups = {t: shuffled(g[:most[t]], t) if draw == "first" else shuffled(g, t)[:most[t]] for t, g in groups.items()}
     if not homogeneous: groups = {"": shuffled([i for g in groups.values() for i in g], "")}
@@ -65,9 +65,9 @@ def cut(order: list[int], batch_size: int, leftover: str = "keep") -> list[list[
 
 # %% ../nbs/13_tasks.ipynb #518c11a5
 class TaskBatches:
-    "The global batch of any step; the options are those of `plan_tasks`."
-    def __init__(self, tasks: Sequence[str], batch_size: int, seed: int = 0, **options):
-        self.tasks, self.batch_size, self.seed, self.options = tasks, batch_size, seed, options
+    "The global batch of any step; the options are those of `plan_tasks`, and `among(epoch)` are the pairs of an epoch."
+    def __init__(self, tasks: Sequence[str], batch_size: int, seed: int = 0, among: Callable[[int], Sequence[int]] | None = None, **options):
+        self.tasks, self.batch_size, self.seed, self.among, self.options = tasks, batch_size, seed, among, options
         self.ends, self.kept = [], {} # steps before the end of each epoch; the last two plans
         if not self.plan(0): raise BadInput(f"{len(tasks)} pairs make no batch: give a task with 2 pairs or more")
 
@@ -75,7 +75,7 @@ class TaskBatches:
         "An epoch's batches."
         if epoch not in self.kept:
             self.kept = {e: p for e, p in self.kept.items() if e == epoch - 1}
-            self.kept[epoch] = plan_tasks(self.tasks, self.batch_size, self.seed, epoch, **self.options)
+            self.kept[epoch] = plan_tasks(self.tasks, self.batch_size, self.seed, epoch, among=self.among and self.among(epoch), **self.options)
         return self.kept[epoch]
 
     def place(self, step: int) -> tuple[int, int]:
@@ -96,10 +96,10 @@ class TaskBatches:
 
 # %% ../nbs/13_tasks.ipynb #81c4a729
 def describe_tasks(tasks: Sequence[str], batch_size: int, cap: int | None = None, weights: dict[str, float] | None = None,
-                   leftover: str = "keep", homogeneous: bool = True, **_) -> str:
+                   leftover: str = "keep", homogeneous: bool = True, among: Sequence[int] | None = None, **_) -> str:
     "A line a task: its pairs, how many an epoch shows, in how many batches; and what is smaller than a batch or left out."
     sizes = {t: len(g) for t, g in by_task(tasks).items()}
-    shown, lines = quotas(sizes, cap, weights), []
+    shown, lines = quotas({t: len(g) for t, g in by_task(tasks, among).items()}, cap, weights), []
     if not homogeneous:
         made = cut(list(range(sum(shown.values()))), batch_size, leftover)
         return f"{sum(map(len, made)):,} of {len(tasks):,} pairs an epoch, tasks mixed, in {_many(len(made))}"
