@@ -15,16 +15,16 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 # %% auto #0
 __all__ = ['STAGES', 'PRESETS', 'DATA', 'QUIET', 'Usage', 'nearest', 'Parser', 'fields_in', 'stage_options', 'options_help',
            'overrides', 'stage_config', 'run_stage', 'no_words', 'run_quickstart', 'model_path', 'free', 'run_evaluate',
-           'run_golden', 'run_ablate', 'best_device', 'embedder', 'model_flags', 'write_vectors', 'run_embed',
-           'run_probe', 'run_bench', 'bench_parts', 'bench_stages', 'whole', 'names_of', 'probe_row', 'probe_table',
-           'run_mine', 'add', 'out_flags', 'add_stage', 'add_quickstart', 'add_mine', 'add_users', 'parser',
-           'add_evaluate', 'quiet', 'quiet_transformers', 'say', 'dispatch', 'main']
+           'run_golden', 'run_ablate', 'best_device', 'embedder', 'model_flags', 'write_vectors', 'write_parquet',
+           'run_embed', 'run_probe', 'run_bench', 'bench_parts', 'bench_stages', 'whole', 'names_of', 'probe_row',
+           'probe_table', 'run_mine', 'add', 'out_flags', 'add_stage', 'add_quickstart', 'add_mine', 'add_users',
+           'parser', 'add_evaluate', 'quiet', 'quiet_transformers', 'say', 'dispatch', 'main']
 
 # %% ../nbs/17_cli.ipynb #2b5dbfd3
 class Usage(Exception):
@@ -221,37 +221,59 @@ def model_flags(p: Parser) -> None:
     p.add_argument("--dtype", choices=["fp32", "bf16"], help="default: bf16 on cuda, else fp32")
 
 # %% ../nbs/17_cli.ipynb #69a1dc2e
-def write_vectors(path: Path, ids: list[str], vectors) -> None:
-    """Write ids and fp32 vectors, `[N, dim]` or N times `[tokens, dim]`, atomically: Parquet (`id`, `vector` list<float>, or `vectors`
-    list<list<float>>), or safetensors (`vectors`, of token vectors end to end with `lengths`; ids as JSON in the metadata). Raises
-    `MocaError` when the disk is full; the old file stays."""
+def write_vectors(path: Path, chunks: Iterable[tuple[list[str], object]]) -> None: # (ids, [N, dim] or N times [tokens, dim])
+    """Write ids and fp32 vectors, atomically: Parquet (`id`, `vector` list<float>, or `vectors` list<list<float>>), chunk by chunk; or
+    safetensors (`vectors`, of token vectors end to end with `lengths`; ids as JSON in the metadata), all at once. Raises `MocaError`
+    when the disk is full; the old file stays."""
     import torch
     from moca.checkpoints import atomic
-    late = isinstance(vectors, list)
-    lengths, vectors = ([len(v) for v in vectors], torch.cat(vectors)) if late else (None, vectors)
     with atomic(path) as part:
-        if path.suffix == ".parquet":
-            import pyarrow as pa
-            import pyarrow.parquet as pq
-            starts = list(range(0, vectors.numel() + 1, vectors.shape[1]))
-            rows = pa.ListArray.from_arrays(starts, vectors.numpy().ravel())
-            if late: rows = pa.ListArray.from_arrays([0, *itertools.accumulate(lengths)], rows)
-            pq.write_table(pa.table({"id": pa.array(ids, pa.string()), "vectors" if late else "vector": rows}), part)
-        else:
-            from safetensors.torch import save_file
-            save_file({"vectors": vectors} | ({"lengths": torch.tensor(lengths)} if late else {}), part, {"ids": json.dumps(ids)})
+        if path.suffix == ".parquet": return write_parquet(part, chunks)
+        from safetensors.torch import save_file
+        ids, vectors = [], []
+        for names, found in chunks: ids += names; vectors += list(found)
+        tensors = dict(vectors=torch.stack(vectors)) if vectors[0].ndim == 1 else dict(
+            vectors=torch.cat(vectors), lengths=torch.tensor([len(v) for v in vectors]))
+        save_file(tensors, part, {"ids": json.dumps(ids)})
 
-def run_embed(args: argparse.Namespace, words: list[str]) -> None:
+def write_parquet(path: Path, chunks: Iterable[tuple[list[str], object]]) -> None:
+    "The chunks as row groups."
+    from contextlib import ExitStack
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    import torch
+    with ExitStack() as stack:
+        file = None
+        for ids, found in chunks:
+            late = isinstance(found, list)
+            flat = torch.cat(found) if late else found
+            rows = pa.ListArray.from_arrays(list(range(0, flat.numel() + 1, flat.shape[1])), flat.numpy().ravel())
+            if late: rows = pa.ListArray.from_arrays([0, *itertools.accumulate(map(len, found))], rows)
+            table = pa.table({"id": pa.array(ids, pa.string()), "vectors" if late else "vector": rows})
+            file = file or stack.enter_context(pq.ParquetWriter(path, table.schema))
+            file.write_table(table)
+
+def run_embed(args: argparse.Namespace, words: list[str], rows: int = 8192) -> None: # rows: Documents whose vectors are in memory
     "`moca embed`: the vectors of each Document; rows that can't be used are named."
     no_words(words, args)
     free(args.out, args.force, (".parquet", ".safetensors"))
+    import numpy as np
+    from tqdm.auto import tqdm
     from moca.mixtures import load_documents
+    from moca.rows import Selection
     docs, report = load_documents(args.data, verify=True, progress=True)
     report.show(summary=False)
-    model = embedder(args)
-    vectors = model.encode(docs, progress=True)
-    write_vectors(Path(args.out), [d.id for d in docs], vectors)
-    number = f"{sum(map(len, vectors))} vectors of {len(vectors)} Documents" if model.multi_vector else f"{len(vectors)} vectors"
+    model, total = embedder(args), 0
+    with tqdm(total=len(docs), desc="embed", unit="doc") as bar:
+        def chunks():
+            nonlocal total
+            for k in range(0, len(docs), rows):
+                some = Selection(docs, np.arange(k, min(k + rows, len(docs))))
+                found = model.encode(some, progress=bar)
+                total += sum(map(len, found)) if model.multi_vector else len(found)
+                yield [d.id for d in some], found
+        write_vectors(Path(args.out), chunks())
+    number = f"{total} vectors of {len(docs)} Documents" if model.multi_vector else f"{total} vectors"
     print(f"{number} of {model.dimension} numbers in {args.out}; {len(report.rejected)} of {report.n_read} rows rejected")
 
 def run_probe(args: argparse.Namespace, words: list[str]) -> int:

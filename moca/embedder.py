@@ -6,7 +6,10 @@
 from __future__ import annotations
 import copy
 import json
+import warnings
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 import torch
 from tokenizers.processors import TemplateProcessing
@@ -45,22 +48,30 @@ class Embedder:
         return self.backbone.projection.out_features if self.multi_vector and self.backbone.projection is not None else self.backbone.hidden_size
 
     @torch.no_grad()
-    def encode(self, inputs: list, # str, PIL image, {"text", "image"}, list of parts, or Document
+    def encode(self, inputs: Sequence, # of str, PIL image, {"text", "image"}, list of parts, or Document; a lazy one is never all in memory
                pack_tokens: int = 4096, # tokens of one forward pass; memory grows with it
-               progress: bool = False,
+               progress: bool | tqdm = False, # or a bar of the caller's, which is moved on
                multi_vector: bool | None = None, # a vector a token instead of one a Document; None: as this Embedder was made
                token_pooling: int = 1, # of token vectors: means of so many neighbours; for Documents, queries stay as they are
                ) -> Tensor | list[Tensor]: # [N, dim], or N times [tokens, dim]: fp32 unit rows, on the CPU
-        "Embed; the order is kept, and company changes nothing. Raises `BadInput` (a single input instead of a list), `BadImage` naming the file."
+        "Embed; the order is kept, and company changes nothing. Warns of Documents that max_length cuts. Raises `BadInput` (a single input instead of a list), `BadImage` naming the file."
         multi = self.multi_vector if multi_vector is None else multi_vector
-        if isinstance(inputs, (str, dict, Document)) or not hasattr(inputs, "__len__"): raise BadInput("encode takes a list: write encode([x]) for a single input")
-        docs, training = [document(x, id=None if isinstance(x, Document) else str(i)) for i, x in enumerate(inputs)], self.backbone.training
-        if not docs: return [] if multi else torch.zeros(0, self.dimension)
-        lengths, out = [length(self.backbone.encoder, d) for d in docs], [None] * len(docs)
-        packs = plan(lengths, max(pack_tokens, max(lengths)), shuffle=False, window=len(docs))
+        if isinstance(inputs, (str, dict, Document)) or not all(hasattr(inputs, a) for a in ("__len__", "__getitem__")): raise BadInput("encode takes a list: write encode([x]) for a single input")
+        if not len(inputs): return [] if multi else torch.zeros(0, self.dimension)
+        encoder, training, out = self.backbone.encoder, self.backbone.training, [None] * len(inputs)
+        def at(i: int) -> Document:
+            x = inputs[i]
+            return document(x, id=None if isinstance(x, Document) else str(i))
+        lengths = [length(encoder, at(i)) for i in range(len(inputs))]
+        packs = plan(lengths, max(pack_tokens, max(lengths)), shuffle=False, window=4096)
         self.backbone.eval()
-        make = lambda chosen: pack([encode(self.backbone.encoder, docs[i]) for i in chosen])
-        with tqdm(total=len(docs), desc="embed", unit="doc", disable=not progress) as bar, ThreadPoolExecutor(1) as thread:
+        def make(chosen: list[int]):
+            found = [encode(encoder, at(i)) for i in chosen]
+            if any(e.dropped for e in found):
+                warnings.warn(f"some Documents are longer than max_length={encoder.max_length}: what lies beyond is not read", stacklevel=2)
+            return pack(found)
+        own = progress if isinstance(progress, tqdm) else tqdm(total=len(inputs), desc="embed", unit="doc", disable=not progress)
+        with nullcontext(progress) if own is progress else own as bar, ThreadPoolExecutor(1) as thread:
             coming = thread.submit(make, packs[0]) # the next Pack is made while the model reads this one
             for k, chosen in enumerate(packs):
                 one = coming.result().to(self.backbone.device)
