@@ -136,6 +136,7 @@ def arm_of(grid: Grid, chosen: dict) -> tuple:
     first = {a: next(iter(v)) for a, v in grid.axes.items()}
     return tuple((a, chosen.get(a, first[a]), chosen.get(a, first[a]) == first[a]) for a in grid.axes)
 
+# %% ../nbs/16_ablation.ipynb #087b3d53
 def make_cell(grid: Grid, arm: tuple, seed: int) -> Cell:
     "The options of an arm, later axes winning."
     stage1, stage2 = dict(grid.stage1), dict(grid.stage2)
@@ -150,6 +151,7 @@ def cells(grid: Grid) -> list[Cell]:
     "All cells, one seed after another, so that a run that is stopped has whole seeds."
     return [make_cell(grid, arm, seed) for seed in grid.seeds for arm in arms(grid)]
 
+# %% ../nbs/16_ablation.ipynb #67a413a2
 def load_grid(source: str | Path | dict, changes: dict[str, str]
               | None = None) -> Grid: # changes: name -> text, as the command line has them; stage1.NAME and stage2.NAME go into the stages
     "A preset, a YAML file or a dict as a Grid, checked cell by cell. Raises `BadInput`."
@@ -259,6 +261,7 @@ def open_grid(out: str | Path, grid: Grid, force: bool) -> Path:
     with atomic(out/"ablation.json") as part: part.write_text(json.dumps(what, indent=1) + "\n", "utf-8")
     return out
 
+# %% ../nbs/16_ablation.ipynb #82bd6c8c
 def run_cell(grid: Grid, cell: Cell, tasks: list[Task], out: Path) -> dict:
     "Train and score one cell, each part once; the record is in `cells/KEY.json`."
     path = out/"cells"/f"{cell.key}.json"
@@ -282,6 +285,7 @@ def run_cell(grid: Grid, cell: Cell, tasks: list[Task], out: Path) -> dict:
                                                                stage2=cell.stage2, seconds=seconds, scores=scores)), "utf-8")
     return json.loads(path.read_text("utf-8"))
 
+# %% ../nbs/16_ablation.ipynb #efb0e9f4
 def ablate(grid: Grid, out: str | Path, force: bool = False, dry: bool = False, data=None, download: bool = False) -> dict | None:
     "Say how long it will take (`dry` stops there), run what is not finished, write results, report and figures. Raises `BadInput`, `Stopped`."
     tasks = find_tasks(grid.tasks.split(","), data, grid.split, download, grid.limit)

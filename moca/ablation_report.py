@@ -166,6 +166,7 @@ def arms_figure(results: dict) -> Figure:
     ax.spines[["top", "right"]].set_visible(False)
     return fig
 
+# %% ../nbs/16_ablation_report.ipynb #e700e755
 def comparison_figure(results: dict) -> Figure:
     "A row a comparison: the difference with both intervals; what crosses the line is undecided."
     fig = Figure(figsize=(8.5, 1.1 + .36 * len(results["comparisons"])), layout="constrained")
@@ -184,6 +185,7 @@ def comparison_figure(results: dict) -> Figure:
     ax.legend(frameon=False, fontsize=8); ax.spines[["top", "right"]].set_visible(False)
     return fig
 
+# %% ../nbs/16_ablation_report.ipynb #3b3ddb63
 def curves(results: dict) -> dict[str, list[tuple[float, str]]]:
     "Options of stage 1 with three or more values in otherwise equal full arms, {option: [(value, arm), ...]}: the paper's figures 3 and 4."
     full, out = find_arm(results), {}

@@ -127,6 +127,7 @@ class Remote:
         "End the process."
         self.pipe.close(); self.process.join(5); self.process.terminate(); self.process.join()
 
+# %% ../nbs/16_bench_arms.ipynb #4954e91f
 @contextlib.contextmanager
 def built(module: str, setting, names: list[str], apart: bool | None = None, # each arm in a process of its own; None: on the CPU
           progress: bool = True) -> Iterator[dict]:

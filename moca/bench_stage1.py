@@ -185,6 +185,7 @@ class Stage1Arm(Timed):
         self.clear()
         return dict(loss=total, rows=rows, grads=grads)
 
+# %% ../nbs/16_bench_stage1.ipynb #df62cc19
 class Packed(Stage1Arm):
     "moca: Packs, and the head on masked positions only."
     def prepare(self, cfg):
@@ -232,6 +233,7 @@ class Packed(Stage1Arm):
         mae = (pixels.float() - c.patch_targets.float()).pow(2).sum(1)
         return per_document(c.pack.ids, c.pack.document_ids[c.read_at], mlm, c.pack.document_ids[c.masked_images], mae)
 
+# %% ../nbs/16_bench_stage1.ipynb #d1d8c338
 def per_document(ids: list[str], owner: Tensor, mlm: Tensor, image_owner: Tensor, mae: Tensor) -> dict[str, tuple[float, float]]:
     "Sums of both losses by document."
     a, b = (torch.zeros(len(ids), device=x.device).index_add(0, o, x) for o, x in ((owner, mlm), (image_owner, mae)))
@@ -275,6 +277,7 @@ class PaddedArm(Stage1Arm):
         return per_document(batch["ids"], torch.arange(len(y), device=y.device).repeat_interleave(y.shape[1]), rows.flatten(),
                             batch["image_at"] // y.shape[1], mae)
 
+# %% ../nbs/16_bench_stage1.ipynb #61d185d5
 class BinnedArm(PaddedArm):
     """M: the authors' bins, their budget chosen so that a micro-batch holds as many real tokens as moca's on average; the rest of each bin
     is kept, since every arm must do the same samples."""

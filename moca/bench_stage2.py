@@ -65,6 +65,7 @@ def settings(device: str = "cpu", budgets: list[int] = (), **given) -> list[Stag
     return [Stage2Setting(**{**usual, **dict(device=device, budget=b), **given}) for b in budgets or ((12800,
         ) if device == "cuda" else (Stage2Setting.budget,))]
 
+# %% ../nbs/16_bench_stage2.ipynb #18c4d842
 @functools.cache
 def corpus_pairs(seed: int) -> list[Pair]:
     "The embedded corpus' pairs, once a process."
@@ -117,6 +118,7 @@ class Stage2Arm(Timed):
         self.clear()
         return dict(loss=loss, rows=rows, grads=grads)
 
+# %% ../nbs/16_bench_stage2.ipynb #d8bfbde9
 class Cached(Stage2Arm):
     "moca: GradCache over Packs."
     def prepare(self):
@@ -182,6 +184,7 @@ class PaddedPairs(Stage2Arm):
         "Of queries, positives, hard negatives."
         return torch.cat([self.model(self.features(column))["sentence_embedding"] for column in self.columns])
 
+# %% ../nbs/16_bench_stage2.ipynb #25045491
 class SentenceTransformers(PaddedPairs):
     "st-cached: mini-batches of real tokens, trimmed to their longest by the loss itself."
     def prepare(self):
@@ -200,6 +203,7 @@ class SentenceTransformers(PaddedPairs):
         loss.backward()
         return loss.detach()
 
+# %% ../nbs/16_bench_stage2.ipynb #bcaba573
 class Authors(PaddedPairs):
     "M: one padded batch of queries, one of all documents; own hard negatives; everything recomputed."
     checkpointing = "full"
@@ -220,6 +224,7 @@ class Authors(PaddedPairs):
 
 ARMS = {"moca": Cached, "direct": Direct, "st-cached": SentenceTransformers, "M": Authors}
 
+# %% ../nbs/16_bench_stage2.ipynb #a905046f
 def make_arm(setting: Stage2Setting | dict, name: str) -> Stage2Arm:
     "Build an arm; another process gets the setting as a dict. Raises `BadInput` for an unknown name, or a missing sentence-transformers."
     if isinstance(setting, dict): setting = Stage2Setting(**setting)
@@ -277,6 +282,7 @@ def bench(setting: Stage2Setting | None = None, # None: the embedded model on th
                 tolerances=TOLERANCES[setting.dtype], differences=differences,
                 saved_bytes_exponent=saved_exponent(), **report(setting, told, seconds, memory, busy))
 
+# %% ../nbs/16_bench_stage2.ipynb #33c4a8f7
 def report(setting: Stage2Setting, told: dict, seconds: dict, memory: dict, busy: dict) -> dict:
     "The figures of each arm and the ratios: moca's time over the direct step's, the others' over moca's."
     arms, real, name = {}, told["moca"]["tokens"], dict(direct="gradcache_vs_direct", M="vs_M")

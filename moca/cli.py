@@ -253,6 +253,7 @@ def write_parquet(path: Path, chunks: Iterable[tuple[list[str], object]]) -> Non
             file = file or stack.enter_context(pq.ParquetWriter(path, table.schema))
             file.write_table(table)
 
+# %% ../nbs/17_cli.ipynb #2e60e780
 def run_embed(args: argparse.Namespace, words: list[str], rows: int = 8192) -> None: # rows: Documents whose vectors are in memory
     "`moca embed`: the vectors of each Document; rows that can't be used are named."
     no_words(words, args)
@@ -276,6 +277,7 @@ def run_embed(args: argparse.Namespace, words: list[str], rows: int = 8192) -> N
     number = f"{total} vectors of {len(docs)} Documents" if model.multi_vector else f"{total} vectors"
     print(f"{number} of {model.dimension} numbers in {args.out}; {len(report.rejected)} of {report.n_read} rows rejected")
 
+# %% ../nbs/17_cli.ipynb #eb9e5201
 def run_probe(args: argparse.Namespace, words: list[str]) -> int:
     "`moca probe`: who sees whom, in one model or in small random ones of the families; exit code 1 if one is not what it says."
     no_words(words, args)
@@ -322,6 +324,7 @@ def bench_stages(args: argparse.Namespace) -> tuple[list[dict], Callable]:
     settings = stage.settings(args.device, [whole("budgets", b) for b in names_of(args.budgets or "")], **{k: v for k, v in given.items() if v is not None})
     return [stage.bench(s, repeats=args.repeats, **more) for s in settings], stage.as_text
 
+# %% ../nbs/17_cli.ipynb #408bf76b
 def whole(name: str, text: str) -> int:
     "A positive whole number. Raises `BadInput`."
     from moca.documents import BadInput
@@ -464,6 +467,7 @@ def add_users(sub) -> None:
     model_flags(m)
     m.add_argument("--force", action="store_true", help="overwrite the file in --out")
 
+# %% ../nbs/17_cli.ipynb #0335f5c5
 def parser() -> Parser:
     "The parser of all commands."
     p = Parser(prog="moca", description="Turn a causal vision-language model into a bidirectional multimodal embedding model.",

@@ -170,6 +170,7 @@ class FinetuneConfig(TrainConfig):
         return dict(homogeneous=self.homogeneous, cap=self.task_cap, weights=numbers("task_weights", self.task_weights, "="),
                     leftover=self.leftover, draw=self.task_sample)
 
+# %% ../nbs/03_contrastive.ipynb #6f1c03e2
 def numbers(name: str, text: str | None, sign: str, whole: bool = False) -> dict[str, float]:
     "The numbers in `NAME=0.5,NAME=1`, or in `256:1,64`, 1 where none is given. Raises `BadInput`."
     out = {}

@@ -280,6 +280,7 @@ class Rejected(NamedTuple):
     where: str # file and line, or picture
     why: str
 
+# %% ../nbs/10_documents.ipynb #dc061da7
 @dataclass
 class Report:
     "What a reader met: how many rows, which it rejected, which files it ignored."

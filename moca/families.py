@@ -168,6 +168,7 @@ class Qwen2VL(Family):
         image = dict(pixel_values=rows, image_grid_thw=grids) if len(grids) else {}
         return dict(image, mm_token_type_ids=(ids == self.image_id).int())
 
+# %% ../nbs/11_families.ipynb #4bdf0ee0
 class Qwen25VL(Qwen2VL):
     "Like Qwen2-VL; its tower attends in windows, and returns in the order of the input."
     name = "qwen2_5_vl"

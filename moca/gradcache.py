@@ -63,6 +63,7 @@ class Chunks:
         "Documents of a Pack, the filler left out."
         return 0 if k is None else self.parts[k][1] - self.parts[k][0]
 
+# %% ../nbs/13_gradcache.ipynb #e1212305
 def filler(picture: bool) -> Document:
     "What a process computes when it has nothing to do and the others wait for it; its gradient is zero."
     return Document("filler", ("-", *([ImageRef.of(Image.new("RGB", (64, 64), "white"), "filler")] if picture else [])))

@@ -46,6 +46,7 @@ def _below(data: str | Path | None, suite: str) -> Path | None:
     if not Path(data).exists(): raise BadInput(f"{data} does not exist: check --data")
     return Path(data)/suite if (Path(data)/suite).is_dir() else Path(data)
 
+# %% ../nbs/15_harness.ipynb #f44de6bc
 def find_tasks(names: Sequence[str], # suites and single tasks
                data: str | Path | None = None, # local copies: of one suite, or with a folder a suite
                split: str = "test", # of moca-bench
@@ -74,6 +75,7 @@ def _named(name: str, data, split: str, download: bool) -> list:
     if name in METRICS and data is not None: return _vidore_local(_below(data, name), METRICS[name])
     return _mteb_tasks(name, download)
 
+# %% ../nbs/15_harness.ipynb #5777491b
 def _vidore_local(folder: Path, metric: str) -> list[Task]:
     "Each data set whole, and where it has several languages its English queries alone: the columns of the paper's table 2."
     whole, out = read_vidore(folder, metric=metric), []
@@ -137,6 +139,7 @@ class Row:
     baseline: float | None = None
     ceiling: float | None = None
 
+# %% ../nbs/15_harness.ipynb #ce81a221
 def write_result(out: Path, row: Row, digest: str, data: str, seconds: float, split: str = "test") -> None:
     "`results/TASK.json` in mteb's format and `queries/TASK.json`."
     s = row.score
@@ -155,6 +158,7 @@ def write_result(out: Path, row: Row, digest: str, data: str, seconds: float, sp
         with atomic(out/"queries"/f"{file_name(s.task)}.json") as part: part.write_text(json.dumps([round(v, 6)
             for v in s.per_query.tolist()]) + "\n", "utf-8")
 
+# %% ../nbs/15_harness.ipynb #3047c885
 def read_result(out: Path, task: str, digest: str, data: str | None = None) -> Row | None:
     "A finished task; None if it is not. Raises `BadInput` for a file that is damaged, or of another model or other data."
     path = out/"results"/f"{file_name(task)}.json"
@@ -226,6 +230,7 @@ def run_mteb(task, model, out: Path, progress: bool = True) -> Row: # task: an m
     task.unload_data()
     return row
 
+# %% ../nbs/15_harness.ipynb #ca5f56ea
 def _mteb_score(task, value: float, predictions: Path) -> Score:
     "A Score of an mteb task; chance and interval are NaN where they are not known."
     meta, nan = task.metadata, math.nan
@@ -327,6 +332,7 @@ def family_bars(rows: Sequence[Row], name: str) -> Figure:
     ax.legend(frameon=False, fontsize=8, ncols=4, loc="lower center", bbox_to_anchor=(.5, 1))
     return fig
 
+# %% ../nbs/15_harness.ipynb #14c6be58
 def family_radar(rows: Sequence[Row], name: str) -> Figure:
     "The same as a radar: the share of the way from chance to the ceiling, a family an axis; the band is the 95 % interval."
     found = {f: m for f, m in groups(rows).items() if all(r.ceiling is not None and not math.isnan(r.score.chance + r.score.low)
@@ -347,6 +353,7 @@ def family_radar(rows: Sequence[Row], name: str) -> Figure:
     ax.set_title("share of the way from chance to the ceiling, %", fontsize=9)
     return fig
 
+# %% ../nbs/15_harness.ipynb #b572e107
 def write_summary(out: Path, rows: Sequence[Row], name: str) -> None:
     "`table.md` and the figures."
     with atomic(out/"table.md") as part: part.write_text(f"{summary_table(rows, name)}\n", "utf-8")

@@ -55,6 +55,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         out = [None if g is None else g.mul_(grad.to(g.dtype)).to(dtype) for g, dtype in zip((dh, dw, db), ctx.dtypes)]
         return *out, None, None, None, None, None
 
+# %% ../nbs/13_heads.ipynb #18eb3293
 def masked_cross_entropy(hidden: Tensor, # [M, hidden] states that are asked
                          head: nn.Linear, # hidden -> vocabulary, tied to the embeddings or not
                          targets: Tensor, # [M] int64

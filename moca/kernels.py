@@ -48,6 +48,7 @@ class Groups:
     shapes: list[tuple[int, int]] # (documents, length) of each group
     sorted: bool = False # they already lie in this order
 
+# %% ../nbs/11_kernels.ipynb #0f992668
 class Borders:
     "Where each Document of a Pack starts and ends: `lengths`, `total`, `longest`, `cu_seqlens` [D+1] int32 on `device`."
     def __init__(self, lengths: list[int], # tokens of each Document, in the order of the Pack

@@ -78,6 +78,7 @@ class MiningReport:
                  f"mean similarity: {mean(self.positive):.3f} with the positive, {mean(self.negative):.3f} with a mined negative"]
         return "\n".join(lines + self.examples)
 
+# %% ../nbs/15_mining.ipynb #310cb10e
 @dataclass(frozen=True)
 class Rule:
     "Which candidates may be negatives."
@@ -174,6 +175,7 @@ def _beside(ref: ImageRef, folder: Path, root: Path) -> str:
         with atomic(file) as part: part.write_bytes(picture_bytes(ref))
     return file.relative_to(root).as_posix()
 
+# %% ../nbs/15_mining.ipynb #0454d3a0
 def pair_row(pair: Pair, image) -> dict:
     "A Pair as a row of a file; `image` says what stands for a picture. The instruction is part of the query."
     side = lambda d: dict(parts=[dict(text=p, image=None) if isinstance(p, str) else dict(text=None, image=image(p)) for p in d.parts])
@@ -186,6 +188,7 @@ def pair_schema() -> pa.Schema:
     side = pa.struct([("parts", pa.list_(pa.struct([("text", pa.string()), ("image", image)])))])
     return pa.schema([*((k, pa.string()) for k in ("id", "task", "kind", "source")), ("query", side), ("positive", side), ("negatives", pa.list_(side))])
 
+# %% ../nbs/15_mining.ipynb #c78cf35d
 def write_pairs(pairs: Sequence[Pair], path: str | Path) -> None:
     "Write Pairs as .jsonl or .parquet, atomically, so that `read_pairs` reads them back. Raises `BadInput` for another suffix."
     path = Path(path)

@@ -126,6 +126,7 @@ class Mixed(Chain):
 
     def signature(self): return digest(super().signature(), self.shares)
 
+# %% ../nbs/10_mixtures.ipynb #086d8bff
 def times(weight: float) -> list[float]:
     "A weight as shares, one for each time that a source is gone through: 2.5 is 1, 1, 0.5."
     whole = int(weight)
@@ -139,6 +140,7 @@ def mixed(mixture: Mixture, make: type, progress: bool = False) -> Mixed:
         for copy, share in enumerate(times(s.weight)): parts.append(make(rows, s, copy)); shares.append(share)
     return Mixed(parts, shares)
 
+# %% ../nbs/10_mixtures.ipynb #e742686b
 def open_documents(data: str | Path, progress: bool = False) -> tuple[Mixed, Report]:
     """The Documents of a file, folder, hub data set or mixture, none of them read yet, and an empty Report for what will turn out to be
     unusable."""

@@ -261,6 +261,7 @@ class Pieces(Lazy):
         doc = self.docs.make(k)
         return cut(doc, self.cuts[k][n], n) if k in self.cuts else doc
 
+# %% ../nbs/11_packing.ipynb #6aae7311
 def measured(encoder: Encoder, items: Lazy, workers: int = 1, progress: bool = False) -> dict:
     """One pass over the data: which items can be used, pieces of each, tokens and patches of each piece; borders, lost images and
     rejected rows."""
@@ -275,6 +276,7 @@ def measured(encoder: Encoder, items: Lazy, workers: int = 1, progress: bool = F
     return dict(keep=good.index, counts=np.array([len(t) for _, t, _ in found], np.int64),
                 table=np.array([x for _, t, _ in found for x in t], np.int64).reshape(-1, 2), info=info)
 
+# %% ../nbs/11_packing.ipynb #e3ceb7b3
 def split_all(encoder: Encoder, docs: Sequence[Document], progress: bool = False,
               report: Report | None = None, # gets what cannot be used; None: the first such Document raises `BadInput`
               workers: int = 1, # threads; they change nothing

@@ -250,6 +250,7 @@ class Pairs(Lazy):
     def signature(self): return digest(self.rows.signature(), self.source.signature(), self.copy,
                                        self.corpus and self.corpus.rows.signature())
 
+# %% ../nbs/10_pairs.ipynb #17ca49fe
 def pair(row: dict, id: str, source: Source, image: Callable) -> Pair:
     "A row of ours as a Pair. Raises `BadInput` with the reason alone."
     own = lambda name: str(row.get(name) or getattr(source, name, None) or "")
@@ -276,6 +277,7 @@ class ReadPairs(Selection):
         "Some of the pairs."
         return ReadPairs(self.base, self.index[numbers], [self.task[i] for i in numbers], [self.kind[i] for i in numbers])
 
+# %% ../nbs/10_pairs.ipynb #cc4c9d91
 def labels(pairs: Sequence[Pair], field: str) -> list[str]:
     "The `task` or `kind` of each pair, without making the pairs where they are lazy."
     return getattr(pairs, field) if isinstance(pairs, ReadPairs) else [getattr(p, field) for p in pairs]
@@ -291,6 +293,7 @@ def only(pairs: Sequence[Pair], field: str, # task or kind
     keep = [i for i, t in enumerate(found) if t in names]
     return pairs.take(keep) if isinstance(pairs, ReadPairs) else [pairs[i] for i in keep]
 
+# %% ../nbs/10_pairs.ipynb #f03fc596
 def sift_pairs(pairs: Lazy, report: Report, verify: bool = False, workers: int = 1, progress: bool = False) -> ReadPairs:
     "The pairs that can be used; the others, and how many negatives the rows have, go to the report."
     def measure(p: Pair) -> tuple[str, str, int]:

@@ -245,6 +245,7 @@ def show_words(looks: list[dict], most: int = 3) -> plt.Figure:
         show_guesses(tokens, ax, lines=n).set_title(f"step {o['step']}", fontsize=8, loc="left")
     return fig
 
+# %% ../nbs/13_rebuilding.ipynb #7e1cb878
 def show_progress(log: list[dict], looks: list[dict], smooth: int = 10) -> plt.Figure:
     "Losses by part and by kind of Document; masked-token accuracy on the way (training Documents) and at the looks (held out)."
     fig, axes = plt.subplots(1, 4, figsize=(14, 2.8), layout="constrained")

@@ -76,6 +76,7 @@ def file_mark(path: Path) -> str:
         f.seek(max(0, size - 2**16))
         return digest(size, blake2b(head + f.read(), digest_size=16).hexdigest())
 
+# %% ../nbs/10_rows.ipynb #b87db2ce
 class Chain(Lazy):
     "Sequences end to end."
     def __init__(self, parts: Sequence[Lazy]):
@@ -323,6 +324,7 @@ class TarRows(Lazy):
                 if len(data[suffix]) < self.sizes[m]: raise BadInput(f"its member .{suffix} is cut off")
         return sample(data)
 
+# %% ../nbs/10_rows.ipynb #63bddc06
 def sample(data: dict[str, bytes]) -> dict:
     "The row that the members of a sample make, by their suffixes; several pictures in the order of the numbers in their names."
     row, images = {}, []
@@ -424,6 +426,7 @@ class FolderRows(Lazy):
         caption = os.path.splitext(file)[0] + ".txt"
         return {"image": file, "text": text_of(self.inside(caption)) if caption in self.captions else None}
 
+# %% ../nbs/10_rows.ipynb #f6c90d15
 def text_of(path: Path) -> str:
     "A text file. Raises `BadInput`."
     if path.stat().st_size > MAX_LINE: raise BadInput(f"it is larger than {MAX_LINE:,} bytes")

@@ -78,6 +78,7 @@ class Source:
         places = ("data", "image_root", "cache", "corpus")
         return digest(*((k, v) for k, v in dataclasses.asdict(self).items() if k not in places))
 
+# %% ../nbs/10_sources.ipynb #c922df12
 def checked(f: dataclasses.Field, value):
     "A field's value in its type. Raises `BadInput`."
     kinds = str(f.type).replace(" ", "").split("|")
@@ -181,6 +182,7 @@ def asked(items: Lazy, measure: Callable, workers: int) -> Iterator[tuple[int | 
             if k is not None: waiting.append(pool.submit(ask, k))
             while waiting and (k is None or len(waiting) > 2 * workers): yield from waiting.pop(0).result()
 
+# %% ../nbs/10_sources.ipynb #728475c1
 def sift(items: Lazy, report: Report, # that the others go to
          measure: Callable = lambda item: None, # asked of each item; `BadInput` rejects it
          workers: int = 1, # threads
@@ -207,6 +209,7 @@ def again(digests: np.ndarray, bad: dict) -> dict[int, int]:
     firsts = good[first][which]
     return {int(i): int(f) for i, f in zip(good[firsts != good], firsts[firsts != good])}
 
+# %% ../nbs/10_sources.ipynb #e22c4689
 def look(doc: Document, verify: bool = False) -> None:
     "Ask a Document's pictures for their sizes, or decode them. Raises `BadImage`."
     for image in doc.images: image.open() if verify else image.size
@@ -288,6 +291,7 @@ def tables(stream, source: Source, state: dict) -> Iterator[tuple[pa.Table, dict
             yield table.take(pa.array(rows)).append_column(ROW, names), dict(shard=at, row=row, stream=shard.state_dict(),
                                                                              seen=state["seen"])
 
+# %% ../nbs/10_sources.ipynb #04b75c13
 def fill_cache(folder: Path, source: Source, progress: bool = False) -> None:
     """Take the rows of a hub data set into a cache, going on where it stopped. Raises `BadInput` if the stream breaks; what has arrived
     is kept."""
