@@ -9,6 +9,7 @@ import itertools
 import json
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -34,8 +35,8 @@ from .training import Stopped, make_config, read_log
 # %% auto #0
 __all__ = ['MULTIMODAL', 'TEXT', 'LONG', 'AXES', 'FULL', 'CAUSAL', 'NAKED', 'NEXT', 'BOTH', 'ALL', 'COMPARE', 'POINTS', 'WITHOUT',
            'GRIDS', 'CURVES', 'points', 'Grid', 'Cell', 'digest', 'label', 'arms', 'arm_of', 'make_cell', 'cells',
-           'load_grid', 'configs', 'show_grid', 'timed', 'price', 'probe_prices', 'steps_of', 'estimate', 'open_grid',
-           'run_cell', 'ablate', 'collect']
+           'load_grid', 'configs', 'show_grid', 'timed', 'price', 'probe_prices', 'experience', 'steps_of', 'estimate',
+           'open_grid', 'run_cell', 'ablate', 'collect']
 
 # %% ../nbs/16_ablation.ipynb #7db2646e
 MULTIMODAL = "caption_to_picture,picture_to_caption,emoji_other_style,picture_category,scene_question,scene_grounding"
@@ -229,6 +230,15 @@ def probe_prices(grid: Grid, tasks: list[Task], out: Path) -> dict:
     remove(scratch)
     return found
 
+def experience(grid: Grid, out: Path) -> dict:
+    "Prices from the finished cells of a run: seconds a step, starting included, and of scoring; empty without any."
+    spent = defaultdict(list)
+    for c in cells(grid):
+        if not (path := out/"cells"/f"{c.key}.json").exists(): continue
+        steps = dict(zip(("stage1", "stage2"), (None if cfg is None else steps_of(cfg) for cfg in configs(grid, c, out))))
+        for what, seconds in json.loads(path.read_text("utf-8"))["seconds"].items(): spent[what].append(seconds / (steps.get(what) or 1))
+    return {what: statistics.fmean(x) if what == "score" else [statistics.fmean(x), 0.0] for what, x in spent.items()}
+
 def steps_of(cfg) -> int:
     "Steps of a config. Raises `BadInput` if it counts in epochs: then nobody knows beforehand."
     if cfg.steps is None: raise BadInput("a grid needs steps in stage1 and stage2: equal budgets are counted in steps")
@@ -311,13 +321,13 @@ def ablate(grid: Grid, out: str | Path, force: bool = False, dry: bool = False, 
     return results
 
 def _prices(grid: Grid, tasks: list[Task], out: Path) -> dict:
-    "Prices, measured once a directory."
+    "Prices: of the run's own cells where there are any, else measured, once a directory."
     path = out/"prices.json"
     if not path.exists():
         print("measuring how long a step takes ...", flush=True)
         found = probe_prices(grid, tasks, out)
         with atomic(path) as part: part.write_text(json.dumps(found), "utf-8")
-    return json.loads(path.read_text("utf-8"))
+    return json.loads(path.read_text("utf-8")) | experience(grid, out)
 
 # %% ../nbs/16_ablation.ipynb #b9f7a1bc
 CURVES = ("steps", "text_ratio", "patch_ratio", "mae_weight", "lr") # options of stage 1 that make a curve (paper, figures 3 and 4)

@@ -18,8 +18,8 @@ from .evaluation import FAMILIES, Table
 
 # %% auto #0
 __all__ = ['STUDENT', 'TABLE3', 't_interval', 'query_test', 'compare', 'summarise', 'arm_means', 'families_of', 'arms_table',
-           'find_arm', 'ablation_table', 'comparison_table', 'clear', 'read_order', 'arms_figure', 'comparison_figure',
-           'curves', 'curves_figure', 'about', 'report_text', 'write_ablation', 'read_ablation']
+           'find_arm', 'ablation_table', 'comparison_table', 'holm', 'clear', 'read_order', 'arms_figure',
+           'comparison_figure', 'curves', 'curves_figure', 'about', 'report_text', 'write_ablation', 'read_ablation']
 
 # %% ../nbs/16_ablation_report.ipynb #c813338e
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145,
@@ -119,12 +119,18 @@ def ablation_table(results: dict) -> Table:
 
 # %% ../nbs/16_ablation_report.ipynb #88610efe
 def comparison_table(results: dict) -> Table:
-    "Each difference in points, its interval over seeds, its interval over queries, and p of the paired randomisation test."
+    "Each difference in points, its interval over seeds, its interval over queries, and p of the paired randomisation test, corrected by `holm`."
     points = lambda x: "–" if math.isnan(x) else f"{100 * x:+.2f}"
     rows = [[f"{c['a']} − {c['b']}", points(c["mean"]), f"[{points(c['seed_low'])}, {points(c['seed_high'])}]",
-             f"[{points(c['query_low'])}, {points(c['query_high'])}]", "< 0.001" if c["p"] < .001 else f"{c['p']:.3f}", clear(c)]
-             for c in results["comparisons"]]
-    return Table(["difference of means over all tasks", "points", "95 % over seeds", "95 % over queries", "p (queries)", ""], rows)
+             f"[{points(c['query_low'])}, {points(c['query_high'])}]", "< 0.001" if p < .001 else f"{p:.3f}", clear(c)]
+             for c, p in zip(results["comparisons"], holm([c["p"] for c in results["comparisons"]]))]
+    return Table(["difference of means over all tasks", "points", "95 % over seeds", "95 % over queries", "p (queries, Holm)", ""], rows)
+
+def holm(ps: Sequence[float]) -> list[float]:
+    "p-values corrected for their number (Holm 1979): the chance that any of several true null hypotheses is rejected stays below the level."
+    order, out, worst = sorted(range(len(ps)), key=lambda i: ps[i]), [0.0] * len(ps), 0.0
+    for rank, i in enumerate(order): out[i] = worst = min(1.0, max(worst, (len(ps) - rank) * ps[i]))
+    return out
 
 def clear(c: dict) -> str:
     "higher, lower, or undecided: what both intervals say."
