@@ -42,7 +42,8 @@ def text_model(model: nn.Module) -> nn.Module:
 
 # %% ../nbs/01_bidirectional_backbone.ipynb #9cc96bd6
 def set_causal(model: nn.Module, causal: bool) -> None:
-    "Make a VLM's language model causal or bidirectional: the text config decides masks, the modules decide kernels; both are set. The vision tower is never causal and stays as it is."
+    """Make a VLM's language model causal or bidirectional: the text config decides masks, the modules decide kernels; both are set.
+    The vision tower is never causal and stays as it is."""
     model.config.get_text_config().is_causal = causal
     for layer in text_model(model).layers:
         for module in layer.modules():
@@ -59,7 +60,8 @@ def make_causal(model: nn.Module) -> None:
 # %% ../nbs/01_bidirectional_backbone.ipynb #7a863e61
 class Backbone(nn.Module):
     "A VLM that reads Packs. `.model` is the stock Hugging Face model, `.encoder` makes its inputs."
-    def __init__(self, model: nn.Module, encoder: Encoder, attention: str | None = None, pooling: str | None = None, prompts: dict[str, str] | None = None):
+    def __init__(self, model: nn.Module, encoder: Encoder, attention: str | None = None, pooling: str | None = None,
+                 prompts: dict[str, str] | None = None):
         super().__init__()
         self.model, self.encoder, self.claim, self.peft = model, encoder, None, None
         self.pooling, self.prompts, self.projection = pooling, dict(prompts or {}), None
@@ -112,13 +114,15 @@ class Backbone(nn.Module):
     @property
     def kernel(self) -> str:
         "The attention kernel in use."
-        return next((k for k, name in IMPLEMENTATIONS.items() if name == self.text.config._attn_implementation), self.text.config._attn_implementation)
+        return next((k for k, name in IMPLEMENTATIONS.items() if name == self.text.config._attn_implementation),
+                    self.text.config._attn_implementation)
 
     def use_kernel(self, name: str, dtype: torch.dtype | None = None # of the activations, where autocast makes it another than the weights'
                    ) -> None:
         "Run attention through another of moca's kernels. Raises `BadInput` if this machine or this model cannot."
         find_kernel(name)
-        if reason := why_not(name, self.device, dtype or self.dtype, self.softcap): raise BadInput(f"attention {name!r} cannot run here: {reason}")
+        if reason := why_not(name, self.device, dtype or self.dtype, self.softcap):
+            raise BadInput(f"attention {name!r} cannot run here: {reason}")
         self.set_attention(IMPLEMENTATIONS[name])
 
     def set_attention(self, name: str) -> None:
@@ -130,15 +134,20 @@ class Backbone(nn.Module):
         return Borders(pack.lengths, pack.input_ids.device)
 
     def inputs(self, pack: Pack, pixel_values: Tensor | None = None, input_ids: Tensor | None = None) -> tuple[Tensor, dict]:
-        "Input embeddings `[1, T, hidden]`: tokens, and the vision tower's output in the places of image tokens; and what the family's language model wants besides."
+        """Input embeddings `[1, T, hidden]`: tokens, and the vision tower's output in the places of image tokens;
+        and what the family's language model wants besides."""
         ids, pixels = pack.input_ids if input_ids is None else input_ids, pack.pixel_values if pixel_values is None else pixel_values
         at = pack.image_tokens
         x = self.model.get_input_embeddings()(ids.index_fill(0, at, 0)) # some families' image token lies outside the table
         if not len(pixels): return self.glance(x)[None], {}
-        images, deep = self.encoder.family.features(self.model, pixels.to(next(self.vision.parameters()).dtype), pack.image_grid_thw, pack.image_sizes)
-        if len(images) != len(at): raise BadInput(f"{len(images)} image features for {len(at)} image tokens in Pack {', '.join(pack.ids[:3])}: the model's vision config and its image processor disagree")
+        images, deep = self.encoder.family.features(self.model, pixels.to(next(self.vision.parameters()).dtype),
+                                                    pack.image_grid_thw, pack.image_sizes)
+        if len(images) != len(at):
+            raise BadInput(f"{len(images)} image features for {len(at)} image tokens in Pack {', '.join(pack.ids[:3])}: "
+                           "the model's vision config and its image processor disagree")
         x = x.index_put((at,), images.to(x.dtype))[None]
-        return x, {} if deep is None else dict(visual_pos_masks=torch.zeros_like(ids, dtype=torch.bool).index_fill(0, at, True)[None], deepstack_visual_embeds=deep)
+        return x, {} if deep is None else dict(visual_pos_masks=torch.zeros_like(ids, dtype=torch.bool).index_fill(0, at, True)[None],
+                                               deepstack_visual_embeds=deep)
 
     def glance(self, x: Tensor) -> Tensor:
         """The embeddings of a Pack without pictures, as they are. Where other processes may be at work in the vision tower at this moment,
@@ -149,31 +158,40 @@ class Backbone(nn.Module):
         images, deep = self.encoder.family.features(self.model, rows.to(next(self.vision.parameters()).dtype), *where)
         return x + sum((o * 0).sum() for o in (images, *(deep or ()))).to(x.dtype)
 
-    def forward(self, pack: Pack, pixel_values: Tensor | None = None, input_ids: Tensor | None = None, record: Record | None = None) -> Tensor:
+    def forward(self, pack: Pack, pixel_values: Tensor | None = None, input_ids: Tensor | None = None,
+                record: Record | None = None) -> Tensor:
         "Hidden states `[T, hidden]` after the final norm."
         x, more = self.inputs(pack, pixel_values, input_ids)
         places = pack.position_ids[:, None] if self.encoder.family.axes > 1 else pack.position_ids
         if record is not None: more["record"] = record
-        if self.encoder.family.packs: return self.text(inputs_embeds=x, position_ids=places, use_cache=False, borders=self.borders(pack), **more).last_hidden_state[0]
-        parts = zip(x.split(pack.lengths, 1), places.split(pack.lengths, -1), pack.lengths) # recurrent layers would carry one Document into the next
-        return torch.cat([self.text(inputs_embeds=y, position_ids=p, use_cache=False, borders=Borders([n], x.device), **more).last_hidden_state[0] for y, p, n in parts])
+        if self.encoder.family.packs:
+            return self.text(inputs_embeds=x, position_ids=places, use_cache=False, borders=self.borders(pack), **more).last_hidden_state[0]
+        # recurrent layers would carry one Document into the next
+        parts = zip(x.split(pack.lengths, 1), places.split(pack.lengths, -1), pack.lengths)
+        return torch.cat([self.text(inputs_embeds=y, position_ids=p, use_cache=False, borders=Borders([n], x.device),
+                                    **more).last_hidden_state[0] for y, p, n in parts])
 
 # %% ../nbs/01_bidirectional_backbone.ipynb #1cae2eea
 def check_files(path: str | Path) -> None:
-    "Refuse a model directory that runs code, holds only pickled weights, or has a damaged weight file. Raises `BadInput` naming the file. A hub name is left to transformers, which is told the same."
+    "Refuse a model directory that runs code, holds only pickled weights, or has a damaged weight file. Raises `BadInput` naming the file."
     path = Path(path)
-    if not path.is_dir(): return
     try: config = json.loads((path/"config.json").read_text("utf-8"))
     except (OSError, ValueError) as e: raise BadInput(f"{path/'config.json'} cannot be read: {e}") from e
     if not isinstance(config, dict): raise BadInput(f"{path/'config.json'} holds a {type(config).__name__}, not an object")
     family_named(config.get("model_type"))
     for where in (config, *(v for v in config.values() if isinstance(v, dict))):
         for key in where:
-            if key == "auto_map": raise BadInput(f"{path/'config.json'} names code to run (auto_map), which moca never does: use the family's version inside transformers, or remove the entry if the model needs none of it")
-            if key.startswith("_attn_implementation"): raise BadInput(f"{path/'config.json'} sets {key}, which can name code to fetch: remove the entry and choose with attention=")
+            if key == "auto_map":
+                raise BadInput(f"{path/'config.json'} names code to run (auto_map), which moca never does: "
+                               "use the family's version inside transformers, or remove the entry if the model needs none of it")
+            if key.startswith("_attn_implementation"):
+                raise BadInput(f"{path/'config.json'} sets {key}, which can name code to fetch: "
+                               "remove the entry and choose with attention=")
     if not (weights := sorted(path.glob("*.safetensors"))):
         pickled = sorted(p.name for s in ("bin", "pt", "pth", "ckpt") for p in path.glob(f"*.{s}"))
-        raise BadInput(f"{path} holds {'only pickled weights (' + pickled[0] + '), which can run code: save them again with save_pretrained, which writes safetensors' if pickled else 'no weights: a .safetensors file is missing'}")
+        why = (f"only pickled weights ({pickled[0]}), which can run code: save them again with save_pretrained, which writes safetensors"
+               if pickled else "no weights: a .safetensors file is missing")
+        raise BadInput(f"{path} holds {why}")
     for file in weights:
         try:
             with safe_open(file, "pt") as f: f.keys()
@@ -182,11 +200,11 @@ def check_files(path: str | Path) -> None:
 # %% ../nbs/01_bidirectional_backbone.ipynb #179a1b72
 SETTINGS = "moca.json" # beside config.json: what moca needs to use the model as it was trained
 
-def load_backbone(model: str | Path | PretrainedConfig | None = None, # a model directory, a hub name, a config (random weights), or None for the embedded model
+def load_backbone(model: str | Path | PretrainedConfig | None = None, # directory, hub name, config (random weights); None: embedded model
                   bidirectional: bool | None = None, # None: as the model says
                   dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu",
                   attention: str | None = None, # a kernel of moca.kernels; None: chosen for device and dtype
-                  lora: int | dict | None = None, # train low-rank adapters of this rank (PEFT) instead of all weights; a dict is passed to LoraConfig
+                  lora: int | dict | None = None, # train low-rank adapters of this rank (PEFT), not all weights; a dict goes to LoraConfig
                   checkpointing: str = "none", # recompute activations in the backward pass: none, selective or full (moca.memory)
                   strict: bool = True, # missing or unexpected weights are an error
                   check: bool = True, # run the probe and refuse a model that fails it
@@ -194,7 +212,8 @@ def load_backbone(model: str | Path | PretrainedConfig | None = None, # a model 
                   processor: str | Path | None = None, # where the tokenizer and image processor lie; None: with the model
                   max_length: int | None = None, end_token: bool | None = None, # None: as the model says
                   **limits) -> Backbone: # limits: min_pixels, max_pixels
-    """Load a Backbone of any family in `moca.families.FAMILIES`. Raises `BadInput` for what is no such model, lacks weights or wants to run code; `ProbeError` when the model is not what it says."""
+    """Load a Backbone of any family in `moca.families.FAMILIES`.
+    Raises `BadInput` for what is no such model, lacks weights or wants to run code; `ProbeError` when the model is not what it says."""
     if isinstance(model, PretrainedConfig):
         if encoder is None: raise BadInput("a config has no tokenizer: give encoder=Encoder(tokenizer, image_processor, config) with it")
         net, saved = AutoModelForImageTextToText.from_config(model, dtype=dtype), {}
@@ -205,9 +224,12 @@ def load_backbone(model: str | Path | PretrainedConfig | None = None, # a model 
         if not saved and (theirs := released(model, path)): # their config speaks neither of the mask nor of the end token
             bidirectional, end_token, processor = bidirectional is not False, bool(end_token), processor or theirs
         ends = saved.get("end_token", True) if end_token is None else end_token
-        encoder = encoder or Encoder.from_pretrained(processor or path, max_length or saved.get("max_length", 2048), end_token=ends, **limits)
+        encoder = encoder or Encoder.from_pretrained(processor or path, max_length or saved.get("max_length", 2048),
+                                                     end_token=ends, **limits)
         net = load_weights(path, dtype, strict)
-        if saved.get("bidirectional", not is_causal(net)) == is_causal(net): raise BadInput(f"{path}: {SETTINGS} says {'bidirectional' if saved['bidirectional'] else 'causal'} and config.json the opposite: one of them was changed by hand")
+        if saved.get("bidirectional", not is_causal(net)) == is_causal(net):
+            raise BadInput(f"{path}: {SETTINGS} says {'bidirectional' if saved['bidirectional'] else 'causal'} "
+                           "and config.json the opposite: one of them was changed by hand")
     causal = is_causal(net) if bidirectional is None else not bidirectional
     set_causal(net, causal) # the modules follow the config
     same = saved.get("bidirectional") == (not causal) # pooling belongs to the mask it was trained with
@@ -227,7 +249,8 @@ def load_weights(path: str, dtype: torch.dtype, strict: bool = True) -> nn.Modul
     "The stock model with its weights. Raises `BadInput` that lists missing and unexpected ones."
     try:
         AutoConfig.from_pretrained(path, trust_remote_code=False)
-        model, info = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, output_loading_info=True, use_safetensors=True, trust_remote_code=False, ignore_mismatched_sizes=False)
+        model, info = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, output_loading_info=True, use_safetensors=True,
+                                                                  trust_remote_code=False, ignore_mismatched_sizes=False)
     except Exception as e: # OSError, RuntimeError, ValueError, SafetensorError, the hub library's own ...
         raise BadInput(f"{path} can't be loaded: {str(e).strip().splitlines()[0]}") from e
     wrong = {f"{kind} weights": sorted(info[f"{kind}_keys"]) for kind in ("missing", "unexpected") if info[f"{kind}_keys"]}
@@ -237,7 +260,8 @@ def load_weights(path: str, dtype: torch.dtype, strict: bool = True) -> nn.Modul
     return model
 
 def released(model: str | Path | None, path: str) -> str | None:
-    "Where the processor is of weights that MoCa's authors released, by their hub name or the class that their config names; None for other models."
+    """Where the processor is of weights that MoCa's authors released, by their hub name or the class that their config names;
+    None for other models."""
     try: config = json.loads((Path(path)/"config.json").read_text("utf-8"))
     except (OSError, ValueError): return None
     named = str(model).startswith("moca-embed/MoCa-Qwen25VL")
@@ -285,21 +309,28 @@ def add_lora(backbone: Backbone, r: int = 16, **config) -> None:
     except ImportError as e: raise BadInput("lora needs the package peft: pip install 'moca[lora]'") from e
     inside = {id(m) for m in backbone.text.layers.modules()}
     names = [n for n, m in backbone.model.named_modules() if isinstance(m, nn.Linear) and id(m) in inside]
-    backbone.peft = (get_peft_model(backbone.model, LoraConfig(**dict(dict(r=r, lora_alpha=2 * r, target_modules=names), **config))),) # in a tuple: no second owner of the weights
+    # in a tuple: no second owner of the weights
+    backbone.peft = (get_peft_model(backbone.model, LoraConfig(**dict(dict(r=r, lora_alpha=2 * r, target_modules=names), **config))),)
 
 # %% ../nbs/01_bidirectional_backbone.ipynb #4c9fa80c
 def save(backbone: Backbone, path, pooling: str | None = None) -> None:
-    "Write weights (safetensors), config, tokenizer, image processor and moca's settings: a directory that stock transformers loads too, and that says that it is bidirectional."
+    """Write weights (safetensors), config, tokenizer, image processor and moca's settings:
+    a directory that stock transformers loads too, and that says that it is bidirectional."""
     path = Path(path)
     model = copy.deepcopy(backbone.peft[0]).merge_and_unload() if backbone.peft else backbone.model
     kernel = backbone.kernel
     model.save_pretrained(path)
     backbone.encoder.save_pretrained(path)
     e = backbone.encoder
-    settings = dict(bidirectional=backbone.bidirectional, pooling=pooling or backbone.pooling or ("mean" if backbone.bidirectional else "last"), prompts=backbone.prompts, max_length=e.max_length, end_token=bool(e.tail),
-                    image_size=dict(e.image_processor.size) if e.image_processor.size else None, mask_token=e.tokenizer.mask_token, added_mask_token=e.added_mask, projection=backbone.projection is not None, kernel=kernel)
+    settings = dict(bidirectional=backbone.bidirectional,
+                    pooling=pooling or backbone.pooling or ("mean" if backbone.bidirectional else "last"),
+                    prompts=backbone.prompts, max_length=e.max_length, end_token=bool(e.tail),
+                    image_size=dict(e.image_processor.size) if e.image_processor.size else None,
+                    mask_token=e.tokenizer.mask_token, added_mask_token=e.added_mask,
+                    projection=backbone.projection is not None, kernel=kernel)
     (path/SETTINGS).write_text(json.dumps(settings, indent=1) + "\n", "utf-8")
-    if backbone.projection is not None: save_file({"weight": backbone.projection.weight.detach().cpu().contiguous()}, path/"projection.safetensors")
+    if backbone.projection is not None:
+        save_file({"weight": backbone.projection.weight.detach().cpu().contiguous()}, path/"projection.safetensors")
 
 # %% ../nbs/01_bidirectional_backbone.ipynb #d34fb9bd
 def tiny_backbone(family: str, bidirectional: bool = True, seed: int = 0, attention: str | None = None, **text) -> Backbone:
@@ -314,7 +345,8 @@ def probe_families(families: list[str] | None = None, # None: all that the insta
                    device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, progress: bool = False) -> list[ProbeReport]:
     "Probe small random bidirectional models: one report a family and kernel, the stock kernels with three paddings included."
     out, can = [], [k for k, why in available(device, dtype).items() if why is None and (kernels is None or k in kernels)]
-    for family in tqdm(families or [f for f, why in families_here().items() if why is None], desc="probe", unit="family", disable=not progress):
+    for family in tqdm(families or [f for f, why in families_here().items() if why is None], desc="probe", unit="family",
+                       disable=not progress):
         backbone = tiny_backbone(family).to(device, dtype)
         for kernel in can:
             backbone.use_kernel(kernel)
@@ -333,7 +365,8 @@ def attention_maps(backbone: Backbone, doc: Document) -> list[Tensor]:
 def show_attention(before: Backbone, after: Backbone, doc: Document, layer: int = -1, names=("causal", "bidirectional")) -> plt.Figure:
     "Two attention maps side by side, mean over heads."
     e = encode(before.encoder, doc)
-    tokens = ["▪" if t == before.encoder.image_token_id else before.encoder.tokenizer.decode([t]).replace("<|vision_", "<").replace("|>", ">") for t in e.input_ids.tolist()]
+    tokens = ["▪" if t == before.encoder.image_token_id else
+              before.encoder.tokenizer.decode([t]).replace("<|vision_", "<").replace("|>", ">") for t in e.input_ids.tolist()]
     fig, axes = plt.subplots(1, 2, figsize=(11, 5.2), layout="constrained")
     for ax, b, name in zip(axes, (before, after), names):
         m = attention_maps(b, doc)[layer].float().mean(0).cpu()

@@ -28,7 +28,8 @@ __all__ = ['TEMPLATE', 'Embedder', 'saved_pooling', 'sentence_transformers_files
 
 # %% ../nbs/15_embedder.ipynb #b23d0c4d
 class Embedder:
-    "A Backbone with a pooling rule, `mean` or `last` (none: mean if bidirectional, else last), or without one: a vector a token, for late interaction."
+    """A Backbone with a pooling rule, `mean` or `last` (none: mean if bidirectional, else last),
+    or without one: a vector a token, for late interaction."""
     def __init__(self, backbone: Backbone, pooling: str | None = None, multi_vector: bool = False):
         self.backbone, self.pooling = backbone, pooling or backbone.pooling or ("mean" if backbone.bidirectional else "last")
         self.multi_vector = multi_vector # what `encode` returns where it is not told
@@ -37,7 +38,8 @@ class Embedder:
     def from_pretrained(cls, path=None, # a saved directory, a hub name, or none for the embedded causal base
                         pooling: str | None = None, multi_vector: bool | None = None, # None: as the saved directory says
                         **kwargs): # as for `load_backbone`: bidirectional, dtype, device, attention, max_length, max_pixels
-        "Load; the saved directory knows its pooling and whether it is bidirectional. Raises `BadInput`, or `ProbeError` when the model is not what its config says."
+        """Load; the saved directory knows its pooling and whether it is bidirectional.
+        Raises `BadInput`, or `ProbeError` when the model is not what its config says."""
         backbone = load_backbone(path, **kwargs)
         multi = bool(read_settings(model_path(path)).get("multi_vector")) if multi_vector is None else multi_vector
         return cls(backbone, pooling or backbone.pooling or saved_pooling(path), multi)
@@ -45,7 +47,8 @@ class Embedder:
     @property
     def dimension(self) -> int:
         "Length of a vector."
-        return self.backbone.projection.out_features if self.multi_vector and self.backbone.projection is not None else self.backbone.hidden_size
+        return (self.backbone.projection.out_features if self.multi_vector and self.backbone.projection is not None
+                else self.backbone.hidden_size)
 
     @torch.no_grad()
     def encode(self, inputs: Sequence, # of str, PIL image, {"text", "image"}, list of parts, or Document; a lazy one is never all in memory
@@ -54,9 +57,11 @@ class Embedder:
                multi_vector: bool | None = None, # a vector a token instead of one a Document; None: as this Embedder was made
                token_pooling: int = 1, # of token vectors: means of so many neighbours; for Documents, queries stay as they are
                ) -> Tensor | list[Tensor]: # [N, dim], or N times [tokens, dim]: fp32 unit rows, on the CPU
-        "Embed; the order is kept, and company changes nothing. Warns of Documents that max_length cuts. Raises `BadInput` (a single input instead of a list), `BadImage` naming the file."
+        """Embed; the order is kept, and company changes nothing. Warns of Documents that max_length cuts.
+        Raises `BadInput` (a single input instead of a list), `BadImage` naming the file."""
         multi = self.multi_vector if multi_vector is None else multi_vector
-        if isinstance(inputs, (str, dict, Document)) or not all(hasattr(inputs, a) for a in ("__len__", "__getitem__")): raise BadInput("encode takes a list: write encode([x]) for a single input")
+        if isinstance(inputs, (str, dict, Document)) or not all(hasattr(inputs, a) for a in ("__len__", "__getitem__")):
+            raise BadInput("encode takes a list: write encode([x]) for a single input")
         if not len(inputs): return [] if multi else torch.zeros(0, self.dimension)
         encoder, training, out = self.backbone.encoder, self.backbone.training, [None] * len(inputs)
         def at(i: int) -> Document:
@@ -84,10 +89,12 @@ class Embedder:
         return out if multi else torch.stack(out)
 
     def save_pretrained(self, path) -> None:
-        "Write the model, atomically; for Qwen2.5-VL with sentence-transformers' settings, other families and multi-vector models load with moca and transformers."
+        """Write the model, atomically; for Qwen2.5-VL with sentence-transformers' settings,
+        other families and multi-vector models load with moca and transformers."""
         with atomic(path) as part:
             save(self.backbone, part, self.pooling)
-            if self.multi_vector: (part/SETTINGS).write_text(json.dumps(read_settings(part) | dict(multi_vector=True), indent=1) + "\n", "utf-8")
+            if self.multi_vector:
+                (part/SETTINGS).write_text(json.dumps(read_settings(part) | dict(multi_vector=True), indent=1) + "\n", "utf-8")
             if self.backbone.encoder.family.name != "qwen2_5_vl" or self.multi_vector: return
             for name, value in sentence_transformers_files(self).items():
                 (part/name).parent.mkdir(exist_ok=True)
@@ -106,7 +113,8 @@ def saved_pooling(path=None) -> str | None:
     return {"lasttoken": "last"}.get(pooling, pooling)
 
 # %% ../nbs/15_embedder.ipynb #9e174efa
-TEMPLATE = ("{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}{% for c in m.content %}{% if c.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+TEMPLATE = ("{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}{% for c in m.content %}"
+            "{% if c.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
             "{% elif c.type == 'text' %}{{ c.text }}{% endif %}{% endfor %}{% endif %}{% endfor %}") # parts end to end
 
 def sentence_transformers_files(e: Embedder) -> dict[str, dict | list]:
@@ -114,13 +122,17 @@ def sentence_transformers_files(e: Embedder) -> dict[str, dict | list]:
     kind, how = "sentence_transformers.sentence_transformer.modules", dict(method="forward", method_output_name="last_hidden_state")
     image = e.backbone.encoder.image_processor
     same = {k: getattr(image, k) for k in ("image_mean", "image_std", "merge_size", "patch_size", "temporal_patch_size")}
-    return {"modules.json": [dict(idx=i, name=str(i), path=p, type=f"{kind}.{t}") for i, (p, t) in enumerate((("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")))],
-            "sentence_bert_config.json": dict(max_seq_length=e.backbone.encoder.max_length, transformer_task="feature-extraction", module_output_name="token_embeddings",
+    return {"modules.json": [dict(idx=i, name=str(i), path=p, type=f"{kind}.{t}")
+                             for i, (p, t) in enumerate((("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")))],
+            "sentence_bert_config.json": dict(max_seq_length=e.backbone.encoder.max_length, transformer_task="feature-extraction",
+                                              module_output_name="token_embeddings",
                                               modality_config=dict(text=how, image=how, message=how | dict(format="structured"))),
             "config_sentence_transformers.json": dict(similarity_fn_name="cosine"),
-            "processor_config.json": dict(processor_class="Qwen2_5_VLProcessor", image_processor=dict(same, image_processor_type="Qwen2VLImageProcessor", size=dict(image.size)),
+            "processor_config.json": dict(processor_class="Qwen2_5_VLProcessor",
+                                          image_processor=dict(same, image_processor_type="Qwen2VLImageProcessor", size=dict(image.size)),
                                           video_processor=dict(same, video_processor_type="Qwen2VLVideoProcessor")),
-            "1_Pooling/config.json": dict(embedding_dimension=e.dimension, pooling_mode={"last": "lasttoken"}.get(e.pooling, e.pooling), include_prompt=True),
+            "1_Pooling/config.json": dict(embedding_dimension=e.dimension,
+                                          pooling_mode={"last": "lasttoken"}.get(e.pooling, e.pooling), include_prompt=True),
             "2_Normalize/config.json": {}}
 
 def ending_tokenizer(encoder):
@@ -128,5 +140,6 @@ def ending_tokenizer(encoder):
     tokenizer = copy.deepcopy(encoder.tokenizer)
     if not encoder.tail: return tokenizer
     end = tokenizer.convert_ids_to_tokens(encoder.end_id)
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"$A {end}", pair=f"$A {end} $B {end}", special_tokens=[(end, encoder.end_id)])
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"$A {end}", pair=f"$A {end} $B {end}",
+                                                                    special_tokens=[(end, encoder.end_id)])
     return tokenizer

@@ -29,7 +29,8 @@ __all__ = ['FILES', 'FAMILIES', 'TINY', 'model_path', 'fetch_model', 'base_path'
 # %% ../nbs/11_families.ipynb #9fdab7ba
 def model_path(path: str | Path | None = None # a model directory, a hub name, or None for the model that moca ships
                ) -> str:
-    "The directory of a model: `None` is the embedded moca-tiny-base, a hub name that of its copy. Raises `BadInput` for one that holds no model or cannot be had."
+    """The directory of a model: `None` is the embedded moca-tiny-base, a hub name that of its copy.
+    Raises `BadInput` for one that holds no model or cannot be had."""
     path = Path(base_path() if path is None else path)
     if path.is_dir() and not (path/"config.json").exists():
         raise BadInput(f"{path} holds no config.json: give the directory of a saved model (a training run keeps its own in RUN/model)")
@@ -103,7 +104,8 @@ class Family:
     def id(self, token: str) -> int:
         "Id of a special token. Raises `BadInput` if the tokenizer lacks it."
         found = self.tokenizer.convert_tokens_to_ids(token)
-        if found is None or (found == self.tokenizer.unk_token_id and token != self.tokenizer.unk_token): raise BadInput(f"the tokenizer of this {self.name} model has no token {token}: it belongs to another model")
+        if found is None or (found == self.tokenizer.unk_token_id and token != self.tokenizer.unk_token):
+            raise BadInput(f"the tokenizer of this {self.name} model has no token {token}: it belongs to another model")
         return found
 
     def text(self, text: str) -> list[int]:
@@ -151,7 +153,8 @@ class Qwen2VL(Family):
         h, w = (o // self.patch for o in smart_resize(height, width, self.patch * self.merge, size["shortest_edge"], size["longest_edge"]))
         n = h * w // self.unit
         ids = [self.config.vision_start_token_id] + [self.image_id] * n + [self.config.vision_end_token_id]
-        return Picture(ids, [1, (h // self.merge, w // self.merge), 1], (1, h, w), torch.arange(1, n + 1), torch.arange(n), (h // self.merge, w // self.merge))
+        return Picture(ids, [1, (h // self.merge, w // self.merge), 1], (1, h, w), torch.arange(1, n + 1),
+                       torch.arange(n), (h // self.merge, w // self.merge))
 
     def rows(self, images: list) -> Tensor:
         return self.images(images=images, return_tensors="pt")["pixel_values"].float()
@@ -197,7 +200,8 @@ class Tiles(Family):
     def to_rows(self, tiles: Tensor) -> Tensor:
         "Tiles `[N, 3, size, size]` as rows `[P, patch_dim]`, a token's block together."
         n, b, p = self.side // self.block, self.block, self.patch
-        return tiles[..., :self.side * p, :self.side * p].reshape(-1, 3, n, b, p, n, b, p).permute(0, 2, 5, 3, 6, 1, 4, 7).reshape(-1, self.patch_dim)
+        return (tiles[..., :self.side * p, :self.side * p].reshape(-1, 3, n, b, p, n, b, p)
+                .permute(0, 2, 5, 3, 6, 1, 4, 7).reshape(-1, self.patch_dim))
 
     def to_tiles(self, rows: Tensor) -> Tensor:
         "The inverse of `to_rows`."
@@ -283,7 +287,8 @@ class Idefics3(Tiles):
     def features(self, model, rows, grids, sizes):
         tiles = self.to_tiles(rows)
         seen = torch.ones(len(tiles), self.side, self.side, dtype=torch.bool, device=rows.device)
-        return model.model.connector(self.vision(model)(pixel_values=tiles, patch_attention_mask=seen).last_hidden_state).flatten(0, 1), None
+        return model.model.connector(self.vision(model)(pixel_values=tiles, patch_attention_mask=seen)
+                                     .last_hidden_state).flatten(0, 1), None
     def stock(self, rows, grids, sizes, ids): return dict(pixel_values=self.to_tiles(rows)[None]) if len(grids) else {}
 
 class SmolVLM(Idefics3):
@@ -299,7 +304,9 @@ class LlavaOnevision(Tiles):
         self.images.image_grid_pinpoints = [list(p) for p in self.images.image_grid_pinpoints if p[0] * p[1] <= self.most * self.size**2]
     def limit(self, min_pixels, max_pixels):
         pins = self.images.image_grid_pinpoints
-        if max_pixels: self.images.image_grid_pinpoints = [p for p in pins if p[0] * p[1] <= max_pixels] or [min(pins, key=lambda p: p[0] * p[1])]
+        if max_pixels:
+            self.images.image_grid_pinpoints = ([p for p in pins if p[0] * p[1] <= max_pixels]
+                                                or [min(pins, key=lambda p: p[0] * p[1])])
     def prepare(self, model): model.config.image_grid_pinpoints = self.images.image_grid_pinpoints
     def picture(self, width, height):
         rows, cols = (o // self.size for o in select_best_resolution((height, width), self.images.image_grid_pinpoints))
@@ -311,7 +318,8 @@ class LlavaOnevision(Tiles):
         at = torch.full((h, w), -1)
         at[top:h - top, left:w - left] = n * n + torch.arange(high)[:, None] * (broad + 1) + torch.arange(broad)
         total = n * n + high * (broad + 1)
-        over = lambda x, start, length: ((x - start) * n // max(1, length)).clamp(0, n - 1) # without the padding the picture fills the overview
+        # without the padding the picture fills the overview
+        over = lambda x, start, length: ((x - start) * n // max(1, length)).clamp(0, n - 1)
         cells = over(torch.arange(h), top, high)[:, None] * n + over(torch.arange(w), left, broad)
         tiled = lambda x: x.view(rows, n, cols, n).transpose(1, 2).flatten()
         return Picture([self.image_id] * total, [total], (1 + rows * cols, n, n), torch.cat([torch.arange(n * n), tiled(at)]),
@@ -329,7 +337,8 @@ FAMILIES = {f.name: f for f in (Qwen2VL, Qwen25VL, Qwen3VL, Qwen35, Idefics3, Sm
 def family_named(kind: str | None) -> type[Family]:
     "The record for a model type. Raises `BadInput` for a family that moca does not know, saying what is missing."
     if kind not in FAMILIES:
-        raise BadInput(f"model type {kind!r} has no record: moca must know how its pictures become tokens; write one (nbs/11_families) or use one of {', '.join(FAMILIES)}")
+        raise BadInput(f"model type {kind!r} has no record: moca must know how its pictures become tokens; "
+                       f"write one (nbs/11_families) or use one of {', '.join(FAMILIES)}")
     return FAMILIES[kind]
 
 def family_of(config) -> type[Family]:
@@ -344,22 +353,63 @@ def families_here() -> dict[str, str | None]: # family -> None, or why its pictu
     return {name: why(record) for name, record in FAMILIES.items()}
 
 # %% ../nbs/11_families.ipynb #515f5c39
-_text = dict(hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=4096)
+_text = dict(hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+             max_position_embeddings=4096)
 _tile = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, image_size=56, patch_size=14)
 _qwen = dict(depth=2, num_heads=4, spatial_merge_size=2, temporal_patch_size=2)
 _siglip = dict(_tile, model_type="siglip_vision_model", vision_use_head=False)
 _rope = lambda **more: dict(rope_parameters=dict(rope_type="default", rope_theta=1e4, **more))
 
 TINY = { # family: (special tokens, config keywords from their ids, settings of its image processor)
-    "qwen2_vl": ((), lambda t: dict(text_config=dict(_text, **_rope(mrope_section=[2, 3, 3])), vision_config=dict(_qwen, embed_dim=32, hidden_size=64, mlp_ratio=2, patch_size=14)), dict(min_pixels=784, max_pixels=784 * 16)),
-    "qwen2_5_vl": ((), lambda t: dict(text_config=dict(_text, **_rope(mrope_section=[2, 3, 3])), vision_config=dict(_qwen, hidden_size=32, intermediate_size=64, out_hidden_size=64, patch_size=14, window_size=56, fullatt_block_indexes=[1])), dict(min_pixels=784, max_pixels=784 * 16)),
-    "qwen3_vl": ((), lambda t: dict(text_config=dict(_text, head_dim=16, **_rope(mrope_section=[4, 2, 2], mrope_interleaved=True)), vision_config=dict(_qwen, hidden_size=32, intermediate_size=64, out_hidden_size=64, patch_size=16, num_position_embeddings=64, deepstack_visual_indexes=[0, 1])), dict(min_pixels=1024, max_pixels=1024 * 16, patch_size=16)),
-    "qwen3_5": ((), lambda t: dict(text_config=dict(_text, num_hidden_layers=4, head_dim=16, linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=16, linear_value_head_dim=16, **_rope(mrope_section=[1, 1, 0], mrope_interleaved=True, partial_rotary_factor=.25)), vision_config=dict(_qwen, hidden_size=32, intermediate_size=64, out_hidden_size=64, patch_size=16, num_position_embeddings=64)), dict(min_pixels=1024, max_pixels=1024 * 16, patch_size=16)),
-    "idefics3": (("<image>", "<fake_token_around_image>", "<global-img>", *(f"<row_{r}_col_{c}>" for r in range(1, 5) for c in range(1, 5))), lambda t: dict(text_config=dict(_text, model_type="llama"), vision_config=_tile, scale_factor=2), dict(size={"longest_edge": 112}, max_image_size={"longest_edge": 56})),
-    "llava_onevision": (("<image>",), lambda t: dict(text_config=dict(_text, model_type="qwen2"), vision_config=_siglip, image_grid_pinpoints=[[56, 56], [56, 112], [112, 56], [112, 112]]), dict(size={"height": 56, "width": 56}, image_grid_pinpoints=[[56, 56], [56, 112], [112, 56], [112, 112]])),
-    "gemma3": (("<image_soft_token>", "<start_of_image>", "<end_of_image>"), lambda t: dict(text_config=dict(_text, head_dim=16, query_pre_attn_scalar=16, sliding_window=24, layer_types=["sliding_attention", "full_attention", "sliding_attention"]), vision_config=_siglip, mm_tokens_per_image=4, boi_token_index=t["<start_of_image>"], eoi_token_index=t["<end_of_image>"]), dict(size={"height": 56, "width": 56})),
-    "paligemma": (("<image>",), lambda t: dict(text_config=dict(_text, model_type="gemma", head_dim=16), vision_config=_siglip, projection_dim=64, hidden_size=64), dict(size={"height": 56, "width": 56})),
-    "internvl": (("<IMG_CONTEXT>", "<img>", "</img>"), lambda t: dict(text_config=dict(_text, model_type="qwen2"), vision_config=_tile, image_seq_length=4), dict(size={"height": 56, "width": 56}, crop_to_patches=True, min_patches=1, max_patches=4)),
+    "qwen2_vl": (
+        (),
+        lambda t: dict(text_config=dict(_text, **_rope(mrope_section=[2, 3, 3])),
+                       vision_config=dict(_qwen, embed_dim=32, hidden_size=64, mlp_ratio=2, patch_size=14)),
+        dict(min_pixels=784, max_pixels=784 * 16)),
+    "qwen2_5_vl": (
+        (),
+        lambda t: dict(text_config=dict(_text, **_rope(mrope_section=[2, 3, 3])),
+                       vision_config=dict(_qwen, hidden_size=32, intermediate_size=64, out_hidden_size=64, patch_size=14,
+                                          window_size=56, fullatt_block_indexes=[1])),
+        dict(min_pixels=784, max_pixels=784 * 16)),
+    "qwen3_vl": (
+        (),
+        lambda t: dict(text_config=dict(_text, head_dim=16, **_rope(mrope_section=[4, 2, 2], mrope_interleaved=True)),
+                       vision_config=dict(_qwen, hidden_size=32, intermediate_size=64, out_hidden_size=64, patch_size=16,
+                                          num_position_embeddings=64, deepstack_visual_indexes=[0, 1])),
+        dict(min_pixels=1024, max_pixels=1024 * 16, patch_size=16)),
+    "qwen3_5": (
+        (),
+        lambda t: dict(text_config=dict(_text, num_hidden_layers=4, head_dim=16, linear_num_key_heads=2, linear_num_value_heads=4,
+                                        linear_key_head_dim=16, linear_value_head_dim=16,
+                                        **_rope(mrope_section=[1, 1, 0], mrope_interleaved=True, partial_rotary_factor=.25)),
+                       vision_config=dict(_qwen, hidden_size=32, intermediate_size=64, out_hidden_size=64, patch_size=16,
+                                          num_position_embeddings=64)),
+        dict(min_pixels=1024, max_pixels=1024 * 16, patch_size=16)),
+    "idefics3": (
+        ("<image>", "<fake_token_around_image>", "<global-img>", *(f"<row_{r}_col_{c}>" for r in range(1, 5) for c in range(1, 5))),
+        lambda t: dict(text_config=dict(_text, model_type="llama"), vision_config=_tile, scale_factor=2),
+        dict(size={"longest_edge": 112}, max_image_size={"longest_edge": 56})),
+    "llava_onevision": (
+        ("<image>",),
+        lambda t: dict(text_config=dict(_text, model_type="qwen2"), vision_config=_siglip,
+                       image_grid_pinpoints=[[56, 56], [56, 112], [112, 56], [112, 112]]),
+        dict(size={"height": 56, "width": 56}, image_grid_pinpoints=[[56, 56], [56, 112], [112, 56], [112, 112]])),
+    "gemma3": (
+        ("<image_soft_token>", "<start_of_image>", "<end_of_image>"),
+        lambda t: dict(text_config=dict(_text, head_dim=16, query_pre_attn_scalar=16, sliding_window=24,
+                                        layer_types=["sliding_attention", "full_attention", "sliding_attention"]),
+                       vision_config=_siglip, mm_tokens_per_image=4,
+                       boi_token_index=t["<start_of_image>"], eoi_token_index=t["<end_of_image>"]),
+        dict(size={"height": 56, "width": 56})),
+    "paligemma": (
+        ("<image>",),
+        lambda t: dict(text_config=dict(_text, model_type="gemma", head_dim=16), vision_config=_siglip, projection_dim=64, hidden_size=64),
+        dict(size={"height": 56, "width": 56})),
+    "internvl": (
+        ("<IMG_CONTEXT>", "<img>", "</img>"),
+        lambda t: dict(text_config=dict(_text, model_type="qwen2"), vision_config=_tile, image_seq_length=4),
+        dict(size={"height": 56, "width": 56}, crop_to_patches=True, min_patches=1, max_patches=4)),
 }
 # some releases (5.20) merge SmolVLM's pictures in runs of patch_size tokens: a tile needs a multiple of that many
 TINY["smolvlm"] = (TINY["idefics3"][0], lambda t: dict(TINY["idefics3"][1](t), vision_config=dict(_tile, image_size=64, patch_size=8)),
@@ -373,18 +423,22 @@ def tiny_tokenizer(family: str):
     if tokens: tokenizer.add_special_tokens({"additional_special_tokens": tokens})
     if "<bos>" in tokens:
         tokenizer.bos_token = "<bos>"
-        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<bos> $A", pair="<bos> $A <bos> $B", special_tokens=[("<bos>", tokenizer.bos_token_id)])
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<bos> $A", pair="<bos> $A <bos> $B",
+                                                                        special_tokens=[("<bos>", tokenizer.bos_token_id)])
     return tokenizer
 
 def tiny_model(family: str, seed: int = 0, **text) -> tuple[nn.Module, object, object]:
-    "A small random model of a family, its tokenizer and its image processor; keywords change the text config. Raises `BadInput` for an unknown family."
+    """A small random model of a family, its tokenizer and its image processor; keywords change the text config.
+    Raises `BadInput` for an unknown family."""
     if family not in TINY: raise BadInput(f"there is no tiny model of family {family!r}: use one of {', '.join(TINY)}")
     tokenizer, record = tiny_tokenizer(family), FAMILIES[family]
     ids = {t: tokenizer.convert_tokens_to_ids(t) for t in TINY[family][0]}
-    qwen = {f"{n}_token_id": tokenizer.convert_tokens_to_ids(f"<|{t}|>") for n, t in (("image", "image_pad"), ("video", "video_pad"), ("vision_start", "vision_start"), ("vision_end", "vision_end"))}
+    qwen = {f"{n}_token_id": tokenizer.convert_tokens_to_ids(f"<|{t}|>")
+            for n, t in (("image", "image_pad"), ("video", "video_pad"), ("vision_start", "vision_start"), ("vision_end", "vision_end"))}
     special = dict(image_token_id=ids[TINY[family][0][0]]) if ids else qwen
     keys = TINY[family][1](ids)
-    keys["text_config"] |= dict(vocab_size=-(-len(tokenizer) // 64) * 64, pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, **text)
+    keys["text_config"] |= dict(vocab_size=-(-len(tokenizer) // 64) * 64, pad_token_id=tokenizer.pad_token_id,
+                                bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, **text)
     config = transformers.CONFIG_MAPPING[family](**keys, **special)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -43,11 +43,12 @@ def add_mask_token(tokenizer) -> bool:
 # %% ../nbs/11_packing.ipynb #9299355b
 class Encoder:
     "Turns Documents into tensors for one model: tokenizer, image processor, family."
-    def __init__(self, tokenizer, image_processor, config, max_length: int = 2048, min_pixels: int | None = None, max_pixels: int | None = None,
-                 end_token: bool = True):
+    def __init__(self, tokenizer, image_processor, config, max_length: int = 2048,
+                 min_pixels: int | None = None, max_pixels: int | None = None, end_token: bool = True):
         if max_length < 8: raise BadInput(f"max_length is {max_length}: give 8 tokens or more")
         family = family_of(config)
-        self.without_mask, self.tokenizer, self.image_processor, self.max_length = copy.deepcopy(tokenizer), tokenizer, image_processor, max_length
+        self.without_mask, self.tokenizer, self.image_processor, self.max_length = (
+            copy.deepcopy(tokenizer), tokenizer, image_processor, max_length)
         self.added_mask = add_mask_token(tokenizer)
         self.family = family(config, tokenizer, image_processor)
         self.family.limit(min_pixels, max_pixels)
@@ -90,11 +91,13 @@ def text_ids(encoder: Encoder, text: str, name: str) -> list[int]:
     "Token ids of a text. Raises `BadInput` naming the Document if the text spells a token that stands for a picture."
     ids = encoder.tokenizer(text, add_special_tokens=False)["input_ids"]
     if found := encoder._markers.intersection(ids):
-        raise BadInput(f"document {name}: its text holds {encoder.tokenizer.convert_ids_to_tokens(min(found))}, which marks a picture: remove it or give the picture")
+        raise BadInput(f"document {name}: its text holds {encoder.tokenizer.convert_ids_to_tokens(min(found))}, "
+                       "which marks a picture: remove it or give the picture")
     return ids
 
 def layout(encoder: Encoder, doc: Document) -> tuple[list, int]:
-    "The Document's segments `(token ids, None)` or `(image, Picture)` that fit into `max_length`, and the number of tokens left out. Raises `BadInput` for a Document without parts, or without a single token."
+    """The Document's segments `(token ids, None)` or `(image, Picture)` that fit into `max_length`, and the number of tokens left out.
+    Raises `BadInput` for a Document without parts, or without a single token."""
     if not doc.parts: raise BadInput(f"document {doc.id} is empty: no text, no image")
     room, dropped, out = encoder.max_length - encoder.added, 0, []
     for part in doc.parts:
@@ -167,7 +170,8 @@ class Encoded:
     def __len__(self) -> int: return len(self.input_ids)
 
 def encode(encoder: Encoder, doc: Document, words: bool = False) -> Encoded:
-    "Tensors of one Document, with `word_ids` if wanted. Raises `BadImage` naming the file for an image that can't be read or that gives another number of patches than its header promised."
+    """Tensors of one Document, with `word_ids` if wanted.
+    Raises `BadImage` naming the file for an image that can't be read or that gives another number of patches than its header promised."""
     segments, dropped = layout(encoder, doc)
     family = encoder.family
     ids, places, rows, grids, sizes, at = list(family.start), [len(family.start)] if family.start else [], [], [], [], []
@@ -178,7 +182,8 @@ def encode(encoder: Encoder, doc: Document, words: bool = False) -> Encoded:
             continue
         rows.append(family.rows([what.open()]))
         if len(rows[-1]) != len(picture.patch_at) * encoder.unit:
-            raise BadImage(f"document {doc.id}: image {what.name} gave {len(rows[-1])} patches, planned were {len(picture.patch_at) * encoder.unit}")
+            raise BadImage(f"document {doc.id}: image {what.name} gave {len(rows[-1])} patches, "
+                           f"planned were {len(picture.patch_at) * encoder.unit}")
         at.append(torch.where(picture.patch_at < 0, -1, picture.patch_at + len(ids)))
         cells.append(picture.cells + sum(r * c for r, c in cell_grids)); cell_grids.append(picture.cell_grid)
         ids += picture.ids; places += picture.places
@@ -186,7 +191,8 @@ def encode(encoder: Encoder, doc: Document, words: bool = False) -> Encoded:
     if encoder.tail: ids += encoder.tail; places.append(len(encoder.tail))
     table = lambda x, n: torch.tensor(x, dtype=torch.long).view(-1, n)
     ids, empty = torch.tensor(ids), torch.zeros(0, dtype=torch.long)
-    return Encoded(doc.id, ids, family.positions(places), torch.cat(rows) if rows else torch.zeros(0, encoder.patch_dim), table(grids, 3), table(sizes, 2),
+    return Encoded(doc.id, ids, family.positions(places), torch.cat(rows) if rows else torch.zeros(0, encoder.patch_dim),
+                   table(grids, 3), table(sizes, 2),
                    (ids == encoder.image_token_id).nonzero()[:, 0], torch.cat(at) if at else empty, dropped,
                    torch.cat(cells) if cells else empty, cell_grids, word_ids(encoder, doc, segments) if words else None)
 

@@ -52,13 +52,16 @@ def plan(lengths: list[int], # tokens of each Document, also as a 1-D array
          shuffle: bool = True, # False: windows of Documents in their order, Packs as they were opened
          window: int = 512 # Documents that are packed together
          ) -> list[list[int]]:
-    "An epoch's Packs as lists of Document numbers: best fit decreasing inside shuffled windows. Raises `MocaError` for a Document that no Pack can hold."
+    """An epoch's Packs as lists of Document numbers: best fit decreasing inside shuffled windows.
+    Raises `MocaError` for a Document that no Pack can hold."""
     sizes = np.asarray(lengths)
     if window < 1: raise MocaError(f"window is {window}: give 1 Document or more")
     if not sizes.size: return []
-    if sizes.ndim != 1 or sizes.dtype.kind not in "iu": raise MocaError(f"lengths is {sizes.dtype} of shape {list(sizes.shape)}: give one whole number a Document")
+    if sizes.ndim != 1 or sizes.dtype.kind not in "iu":
+        raise MocaError(f"lengths is {sizes.dtype} of shape {list(sizes.shape)}: give one whole number a Document")
     sizes, i, j = sizes.astype(np.int64), int(sizes.argmax()), int(sizes.argmin())
-    if sizes[i] > budget: raise MocaError(f"Document {i} has {sizes[i]} tokens, more than the Pack budget of {budget}: raise the budget or lower max_length")
+    if sizes[i] > budget:
+        raise MocaError(f"Document {i} has {sizes[i]} tokens, more than the Pack budget of {budget}: raise the budget or lower max_length")
     if sizes[j] < 1: raise MocaError(f"Document {j} has {sizes[j]} tokens: give 1 or more")
     n, tokens = len(sizes), sizes.tolist()
     order = torch.randperm(n, generator=keyed(seed, epoch, "plan")).numpy() if shuffle else np.arange(n)
@@ -99,10 +102,12 @@ def deal(packs: list[list[int]], # as planned
          seed: int = 0, epoch: int = 0, # the order of steps is a function of both
          window: int = 32 # steps whose Packs are exchanged; 1: none
          ) -> list[list[list[list[int]]]]: # steps[step][rank][micro] is a Pack
-    """Packs to steps and ranks, every rank as many in every step, with ranks of a step about equally expensive and the largest Pack of a rank first.
-    Which Packs a step holds depends on `ranks * per_rank` alone. The last step is filled up with the first Packs. Raises `MocaError` for costs that are not one a Document."""
+    """Packs to steps and ranks, every rank as many in every step, with ranks of a step about equally expensive and the largest Pack
+    of a rank first. Which Packs a step holds depends on `ranks * per_rank` alone. The last step is filled up with the first Packs.
+    Raises `MocaError` for costs that are not one a Document."""
     if min(ranks, per_rank, window) < 1: raise MocaError(f"ranks, per_rank and window are {ranks}, {per_rank} and {window}: give 1 or more")
-    if packs and max(map(max, packs)) >= len(costs): raise MocaError(f"Document {max(map(max, packs))} has no cost: {len(costs)} were given; give one a Document, not one a Pack")
+    if packs and max(map(max, packs)) >= len(costs):
+        raise MocaError(f"Document {max(map(max, packs))} has no cost: {len(costs)} were given; give one a Document, not one a Pack")
     each, work = ranks * per_rank, [math.fsum(costs[i] for i in p) for p in packs]
     full, rng = len(packs) // each, keyed(seed, epoch, "steps")
     if each == 1: window = 1

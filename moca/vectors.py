@@ -29,7 +29,8 @@ def model_digest(e: Embedder) -> str:
         x = tensors[name].detach().cpu().contiguous()
         h.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
         h.update(x.reshape(-1).view(torch.uint8).numpy())
-    settings = ["multi-vector" if e.multi_vector else e.pooling, b.bidirectional, b.encoder.max_length, b.encoder.tail, b.encoder.family.name, b.encoder.image_processor.to_dict()]
+    settings = ["multi-vector" if e.multi_vector else e.pooling, b.bidirectional, b.encoder.max_length, b.encoder.tail,
+                b.encoder.family.name, b.encoder.image_processor.to_dict()]
     h.update(json.dumps(settings, sort_keys=True, default=str).encode())
     h.update(b.encoder.tokenizer.backend_tokenizer.to_str().encode())
     return h.hexdigest()
@@ -55,7 +56,8 @@ def content_hash(doc: Document) -> str:
 
 # %% ../nbs/15_vectors.ipynb #18abe1a6
 class Cached:
-    "An encoder (Documents to `[N, D]`, or to a list of `[tokens, D]`) that keeps its vectors in `folder/digest`. Raises `BadInput` for a damaged file."
+    """An encoder (Documents to `[N, D]`, or to a list of `[tokens, D]`) that keeps its vectors in `folder/digest`.
+    Raises `BadInput` for a damaged file."""
     def __init__(self, encode: Callable[[list[Document]], Tensor | list[Tensor]], folder: str | Path, digest: str):
         self.encode, self.folder, self.places, self.found, self.made = encode, Path(folder)/digest, {}, 0, 0
         for shard in sorted(self.folder.glob("*.safetensors")):
@@ -92,7 +94,8 @@ class Cached:
     def keep(self, keys: list[str], vectors: list[Tensor]) -> None:
         "Write one shard: `vectors`, and where Documents have several their numbers as `lengths`."
         late = vectors[0].ndim == 2
-        tensors = dict(vectors=torch.cat(vectors), lengths=torch.tensor([len(v) for v in vectors])) if late else dict(vectors=torch.stack(vectors))
+        tensors = (dict(vectors=torch.cat(vectors), lengths=torch.tensor([len(v) for v in vectors])) if late
+                   else dict(vectors=torch.stack(vectors)))
         shard = self.folder/f"{keys[0]}.safetensors"
         with atomic(shard) as part: save_file(tensors, part, {"keys": json.dumps(keys)})
         self.places |= {k: (shard, i) for i, k in enumerate(keys)}
