@@ -51,14 +51,16 @@ def random_batches(lengths: list[int], budget: int, seed: int = 0, grouped: bool
 
 def padded_batch(backbone: Backbone, encoded: list[Encoded], chosen: list[int]) -> dict:
     "One right-padded batch for the stock forward of Qwen's families."
-    if backbone.encoder.family.axes != 3: raise BadInput(f"the padded arms are written for Qwen's families, not {backbone.encoder.family.name}")
+    if backbone.encoder.family.axes != 3:
+        raise BadInput(f"the padded arms are written for Qwen's families, not {backbone.encoder.family.name}")
     docs, pad = [encoded[i] for i in chosen], backbone.encoder.tokenizer.pad_token_id or 0
     cat = lambda name: torch.cat([getattr(e, name) for e in docs]).to(backbone.device)
     ids = torch.nn.utils.rnn.pad_sequence([e.input_ids for e in docs], True, pad).to(backbone.device)
     mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(e.input_ids) for e in docs], True, 0).to(backbone.device)
     grids = cat("image_grid_thw")
     return dict(chosen=chosen, lengths=[len(e) for e in docs],
-                inputs=dict(input_ids=ids, attention_mask=mask, use_cache=False, **backbone.encoder.family.stock(cat("pixel_values").to(backbone.dtype), grids, cat("image_sizes"), ids)))
+                inputs=dict(input_ids=ids, attention_mask=mask, use_cache=False,
+                            **backbone.encoder.family.stock(cat("pixel_values").to(backbone.dtype), grids, cat("image_sizes"), ids)))
 
 # %% ../nbs/16_bench.ipynb #3e936e02
 @contextlib.contextmanager
@@ -109,8 +111,11 @@ def gate(backbone: Backbone, arms: list[Arm], tolerance: float) -> dict[str, tup
         if first is None: first = states, grad
         if states.keys() != first[0].keys(): raise MocaError(f"arm {arm.name} did other Documents than {arms[0].name}")
         scale = max(float(h.abs().max()) for h in first[0].values())
-        found[arm.name] = (max(float((states[i].float() - h.float()).abs().max()) for i, h in first[0].items()) / scale, float((grad - first[1]).norm() / first[1].norm()))
-        if max(found[arm.name]) > tolerance: raise MocaError(f"arm {arm.name} differs from {arms[0].name} by {found[arm.name][0]:.1e} in states and {found[arm.name][1]:.1e} in gradients, more than {tolerance:.0e}: nothing is timed")
+        found[arm.name] = (max(float((states[i].float() - h.float()).abs().max()) for i, h in first[0].items()) / scale,
+                           float((grad - first[1]).norm() / first[1].norm()))
+        if max(found[arm.name]) > tolerance:
+            raise MocaError(f"arm {arm.name} differs from {arms[0].name} by {found[arm.name][0]:.1e} in states "
+                            f"and {found[arm.name][1]:.1e} in gradients, more than {tolerance:.0e}: nothing is timed")
     backbone.zero_grad(set_to_none=True)
     return found
 
@@ -132,12 +137,14 @@ def summary(arms: list[Arm], tokens: int) -> list[dict]:
     rows = []
     for arm in arms:
         q = statistics.quantiles(arm.seconds, n=4) if len(arm.seconds) > 1 else [arm.seconds[0]] * 3
-        rows.append(dict(arm=arm.name, passes=len(arm.passes), real=tokens / arm.computed, seconds=q[1], tokens_per_second=tokens / q[1], quartiles=[tokens / q[2], tokens / q[0]], memory=arm.memory))
+        rows.append(dict(arm=arm.name, passes=len(arm.passes), real=tokens / arm.computed, seconds=q[1],
+                         tokens_per_second=tokens / q[1], quartiles=[tokens / q[2], tokens / q[0]], memory=arm.memory))
     for row in rows: row["first_over_this"] = rows[0]["tokens_per_second"] / row["tokens_per_second"]
     return rows
 
 # %% ../nbs/16_bench.ipynb #487d3027
-def bench_pack(model=None, device: str = "cpu", documents: int = 256, budget: int = 4096, repeats: int = 5, seed: int = 0, dtype: torch.dtype = torch.float32, progress: bool = True) -> dict:
+def bench_pack(model=None, device: str = "cpu", documents: int = 256, budget: int = 4096, repeats: int = 5, seed: int = 0,
+               dtype: torch.dtype = torch.float32, progress: bool = True) -> dict:
     "Packs against padded batches on the embedded corpus's own mix of lengths, forward and backward; the gate comes first."
     backbone = load_backbone(model, bidirectional=True, device=device, dtype=dtype, max_length=min(budget, 2048))
     docs = load_corpus().documents("train")
@@ -146,7 +153,8 @@ def bench_pack(model=None, device: str = "cpu", documents: int = 256, budget: in
     arms, lengths = pack_arms(backbone, encoded, budget, seed), [len(e) for e in encoded]
     differences = gate(backbone, arms, 1e-4 if dtype == torch.float32 else 5e-2)
     clock(backbone, arms, repeats, progress)
-    return dict(bench="pack", machine=machine(device), kernel=backbone.kernel, budget=budget, documents=len(chosen), tokens=sum(lengths), longest=max(lengths), median_length=statistics.median(lengths),
+    return dict(bench="pack", machine=machine(device), kernel=backbone.kernel, budget=budget, documents=len(chosen),
+                tokens=sum(lengths), longest=max(lengths), median_length=statistics.median(lengths),
                 fill=fill(plan(lengths, budget, seed), lengths, budget), differences=differences, rows=summary(arms, sum(lengths)))
 
 # %% ../nbs/16_bench.ipynb #bd355341
@@ -177,7 +185,8 @@ def shaped_backbone(shape: str, device: str = "cpu", dtype: torch.dtype = torch.
     encoder, (text, tower) = Encoder.from_pretrained(), SHAPES[shape]
     head = text["hidden_size"] // text["num_attention_heads"]
     sections = [head // 8, 3 * head // 16, head // 2 - head // 8 - 3 * head // 16]
-    text = dict(text, bos_token_id=None, eos_token_id=None, max_position_embeddings=32768, rope_parameters=dict(rope_type="default", rope_theta=1e6, mrope_section=sections),
+    text = dict(text, bos_token_id=None, eos_token_id=None, max_position_embeddings=32768,
+                rope_parameters=dict(rope_type="default", rope_theta=1e6, mrope_section=sections),
                 vocab_size=max(vocabulary or text["vocab_size"], 8256))
     config = Qwen2_5_VLConfig(text_config=text, vision_config=dict(tower, out_hidden_size=text["hidden_size"]), tie_word_embeddings=True,
                               **{n: getattr(encoder.family.config, n) for n in ("image_token_id", "video_token_id", "vision_start_token_id",
@@ -204,9 +213,11 @@ def mixed_lengths(budget: int, seed: int = 0) -> list[int]:
     return out
 
 # %% ../nbs/16_bench.ipynb #a95b5e5c
-def bench_kernels(shape: str = "tiny", budgets: tuple[int, ...] = (4096,), device: str = "cpu", dtype: torch.dtype = torch.float32, kernels: list[str] | None = None,
-                  repeats: int = 5, checkpointing: bool = False, tolerance: float | None = None, progress: bool = True) -> dict:
-    "Every kernel that the machine has on Packs of several budgets, forward and backward: milliseconds, peak memory, difference from the first kernel. A kernel that runs out of memory is reported as such."
+def bench_kernels(shape: str = "tiny", budgets: tuple[int, ...] = (4096,), device: str = "cpu", dtype: torch.dtype = torch.float32,
+                  kernels: list[str] | None = None, repeats: int = 5, checkpointing: bool = False, tolerance: float | None = None,
+                  progress: bool = True) -> dict:
+    """Every kernel that the machine has on Packs of several budgets, forward and backward: milliseconds, peak memory,
+    difference from the first kernel. A kernel that runs out of memory is reported as such."""
     backbone, rows = shaped_backbone(shape, device, dtype, "full" if checkpointing else "none"), []
     can = [k for k, why in available(device, dtype, backward=True).items() if why is None and (kernels is None or k in kernels)]
     for budget in budgets:
@@ -226,7 +237,8 @@ def bench_kernels(shape: str = "tiny", budgets: tuple[int, ...] = (4096,), devic
         for arm in arms:
             row = next(r for r in rows if r["budget"] == budget and r["arm"] == arm.name)
             row.update(milliseconds=statistics.median(arm.seconds) * 1000, memory=arm.memory)
-    return dict(bench="kernels", machine=machine(device), shape=shape, dtype=str(dtype), checkpointing=checkpointing, parameters=sum(p.numel() for p in backbone.parameters()), rows=rows)
+    return dict(bench="kernels", machine=machine(device), shape=shape, dtype=str(dtype), checkpointing=checkpointing,
+                parameters=sum(p.numel() for p in backbone.parameters()), rows=rows)
 
 # %% ../nbs/16_bench.ipynb #29915765
 def mixed_documents(tokens: int, scale: int = 1, seed: int = 0) -> list[tuple[int, list[int]]]:
@@ -264,13 +276,22 @@ def made_up(encoder: Encoder, text: int, images: list[int], name: str, seed: int
 def bench_text(found: dict) -> str:
     "The table of a bench, and what it was measured on."
     if found["bench"] == "pack":
-        lines = [headline(found), f"{found['documents']} Documents, {found['tokens']} real tokens (median {found['median_length']:.0f}, longest {found['longest']}), budget {found['budget']}, kernel {found['kernel']}",
+        lines = [headline(found),
+                 f"{found['documents']} Documents, {found['tokens']} real tokens (median {found['median_length']:.0f}, "
+                 f"longest {found['longest']}), budget {found['budget']}, kernel {found['kernel']}",
                  f"{'arm':10s}{'passes':>7s}{'real':>8s}{'tokens/s':>10s}  quartiles          packed is"]
-        lines += [f"{r['arm']:10s}{r['passes']:7d}{r['real']:8.1%}{r['tokens_per_second']:10.0f}  {r['quartiles'][0]:.0f} to {r['quartiles'][1]:.0f}".ljust(54) + f"{r['first_over_this']:.2f} x" + (f"  {r['memory'] / 2**30:.2f} GiB" if r["memory"] else "") for r in found["rows"]]
-        lines.append("equal before timing: " + ", ".join(f"{k} states {a:.0e} gradients {b:.0e}" for k, (a, b) in found["differences"].items()))
+        lines += [(f"{r['arm']:10s}{r['passes']:7d}{r['real']:8.1%}{r['tokens_per_second']:10.0f}  "
+                   f"{r['quartiles'][0]:.0f} to {r['quartiles'][1]:.0f}").ljust(54)
+                  + f"{r['first_over_this']:.2f} x" + (f"  {r['memory'] / 2**30:.2f} GiB" if r["memory"] else "") for r in found["rows"]]
+        lines.append("equal before timing: "
+                     + ", ".join(f"{k} states {a:.0e} gradients {b:.0e}" for k, (a, b) in found["differences"].items()))
         return "\n".join(lines)
-    lines = [headline(found), f"shape {found['shape']}, {found['parameters'] / 1e6:.0f} M parameters, {found['dtype']}, checkpointing {found['checkpointing']}", f"{'budget':>7s}  {'kernel':8s}{'ms':>9s}{'GiB':>7s}  difference from the first (states, gradients)"]
+    lines = [headline(found),
+             f"shape {found['shape']}, {found['parameters'] / 1e6:.0f} M parameters, {found['dtype']}, "
+             f"checkpointing {found['checkpointing']}",
+             f"{'budget':>7s}  {'kernel':8s}{'ms':>9s}{'GiB':>7s}  difference from the first (states, gradients)"]
     for r in found["rows"]:
         if r.get("out_of_memory"): lines.append(f"{r['budget']:7d}  {r['arm']:8s}  out of memory"); continue
-        lines.append(f"{r['budget']:7d}  {r['arm']:8s}{r['milliseconds']:9.1f}{r['memory'] / 2**30:7.2f}  {r['states']:.0e} {r['gradients']:.0e}")
+        lines.append(f"{r['budget']:7d}  {r['arm']:8s}{r['milliseconds']:9.1f}{r['memory'] / 2**30:7.2f}  "
+                     f"{r['states']:.0e} {r['gradients']:.0e}")
     return "\n".join(lines)

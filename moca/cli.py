@@ -205,15 +205,18 @@ def embedder(args: argparse.Namespace):
     quiet_transformers()
     where = best_device()
     dtype = torch.bfloat16 if (args.dtype or {"cuda": "bf16"}.get(where)) == "bf16" else torch.float32
-    given = {k: v for k in ("bidirectional", "end_token", "processor", "max_length", "min_pixels", "max_pixels") if (v := getattr(args, k)) is not None}
+    given = {k: v for k in ("bidirectional", "end_token", "processor", "max_length", "min_pixels", "max_pixels")
+             if (v := getattr(args, k)) is not None}
     return Embedder.from_pretrained(model_path(args.model), args.pooling, args.multi_vector, device=where, dtype=dtype, **given)
 
 def model_flags(p: Parser) -> None:
     "How a command uses its model, where not as it was saved."
     p.add_argument("--pooling", choices=["mean", "last"], help="default: what the model was saved with")
-    p.add_argument("--multi-vector", action=argparse.BooleanOptionalAction, help="a vector a token, for late interaction; default: as the model was saved")
+    p.add_argument("--multi-vector", action=argparse.BooleanOptionalAction,
+                   help="a vector a token, for late interaction; default: as the model was saved")
     p.add_argument("--bidirectional", action=argparse.BooleanOptionalAction, help="open or close the mask; default: as the model was saved")
-    p.add_argument("--end-token", action=argparse.BooleanOptionalAction, help="end each Document with the end token; default: as the model was saved, else yes")
+    p.add_argument("--end-token", action=argparse.BooleanOptionalAction,
+                   help="end each Document with the end token; default: as the model was saved, else yes")
     p.add_argument("--processor", metavar="PATH", help="where the tokenizer and image processor are; default: with the model")
     p.add_argument("--max-length", type=int, metavar="N", help="tokens of a Document; default: as the model was saved")
     for name, how in dict(min="a smaller image is scaled up", max="a larger image is scaled down").items():
@@ -287,7 +290,8 @@ def run_probe(args: argparse.Namespace, words: list[str]) -> int:
     from moca.backbone import load_backbone, probe, probe_families
     quiet_transformers()
     if args.model: reports = [probe(load_backbone(model_path(args.model), check=False, device=best_device(), attention=args.attention))]
-    else: reports = probe_families(None if args.families == "all" else names_of(args.families), names_of(args.attention) if args.attention else None, best_device(), progress=True)
+    else: reports = probe_families(None if args.families == "all" else names_of(args.families),
+                                   names_of(args.attention) if args.attention else None, best_device(), progress=True)
     if args.model: print(reports[0].table())
     else: print(probe_table(reports))
     if args.json: Path(args.json).write_text(json.dumps([probe_row(r) for r in reports], indent=1) + "\n", "utf-8")
@@ -304,7 +308,9 @@ def run_bench(args: argparse.Namespace, words: list[str]) -> None:
     args.device = args.device or best_device()
     found, text = (bench_stages if args.what.startswith("stage") else bench_parts)(args)
     print("\n\n".join(map(text, found)))
-    if args.json: Path(args.json).write_text(json.dumps(found[0] if len(found) == 1 and args.what.startswith("stage") else found, indent=1) + "\n", "utf-8")
+    if args.json:
+        Path(args.json).write_text(json.dumps(found[0] if len(found) == 1 and args.what.startswith("stage") else found, indent=1) + "\n",
+                                   "utf-8")
 
 def bench_parts(args: argparse.Namespace) -> tuple[list[dict], Callable]:
     "`pack` and `kernels`: the figures, and what makes a table of them."
@@ -312,16 +318,19 @@ def bench_parts(args: argparse.Namespace) -> tuple[list[dict], Callable]:
     from moca.bench import bench_kernels, bench_pack, bench_text
     dtype = dict(fp32=torch.float32, bf16=torch.bfloat16)[args.dtype or ("bf16" if args.device == "cuda" else "fp32")]
     budgets = [whole("budgets", b) for b in names_of(args.budgets or "4096")]
-    if args.what == "pack": return [bench_pack(model_path(args.model), args.device, args.documents, b, args.repeats, dtype=dtype) for b in budgets], bench_text
+    if args.what == "pack":
+        return [bench_pack(model_path(args.model), args.device, args.documents, b, args.repeats, dtype=dtype) for b in budgets], bench_text
     kernels = names_of(args.attention) if args.attention else None
     return [bench_kernels(args.shape or "tiny", tuple(budgets), args.device, dtype, kernels, args.repeats, args.checkpointing)], bench_text
 
 def bench_stages(args: argparse.Namespace) -> tuple[list[dict], Callable]:
     "`stage1` and `stage2`: one result a budget; what is not given is the bench's own choice for the device."
     stage = importlib.import_module(f"moca.bench_{args.what}")
-    given = dict(shape=args.shape, mix=args.mix, tokens=args.tokens, pairs=args.pairs, dtype=args.dtype and dict(fp32="float32", bf16="bfloat16")[args.dtype])
+    given = dict(shape=args.shape, mix=args.mix, tokens=args.tokens, pairs=args.pairs,
+                 dtype=args.dtype and dict(fp32="float32", bf16="bfloat16")[args.dtype])
     more = dict(arms=tuple(names_of(args.arms))) if args.arms else {}
-    settings = stage.settings(args.device, [whole("budgets", b) for b in names_of(args.budgets or "")], **{k: v for k, v in given.items() if v is not None})
+    settings = stage.settings(args.device, [whole("budgets", b) for b in names_of(args.budgets or "")],
+                              **{k: v for k, v in given.items() if v is not None})
     return [stage.bench(s, repeats=args.repeats, **more) for s in settings], stage.as_text
 
 # %% ../nbs/17_cli.ipynb #408bf76b
@@ -348,7 +357,9 @@ def probe_table(reports: list) -> str:
     lines = [f"{'family':17s}{'kernel':8s}{'layers':>7s}  " + " ".join(f"{i:>2d}" for i in range(1, len(checks) + 1)) + "   worst"]
     for r in reports:
         marks = " ".join(" ." if c.ok else " X" for c in r.checks)
-        lines.append(f"{r.model:17s}{r.kernel:8s}{f'{sum(o.sees_ahead for o in r.layers)}/{len(r.layers)}':>7s}  {marks}   {max(c.value for c in r.checks if c.must == 'equal'):.0e}" + ("" if all(o.ok for o in r.layers) else "  layers FAIL"))
+        lines.append(f"{r.model:17s}{r.kernel:8s}{f'{sum(o.sees_ahead for o in r.layers)}/{len(r.layers)}':>7s}  {marks}   "
+                     f"{max(c.value for c in r.checks if c.must == 'equal'):.0e}"
+                     + ("" if all(o.ok for o in r.layers) else "  layers FAIL"))
         lines += [f"  FAILS {f}" for f in r.failures]
     lines += [f"{i:2d} {name}" for i, name in enumerate(checks, 1)]
     lines += [f"not run here: {k} ({why})" for k, why in [*available(best_device()).items(), *families_here().items()] if why]
@@ -418,14 +429,17 @@ def add_quickstart(sub) -> None:
 def add_mine(sub) -> None:
     "`mine`."
     p = add(sub, "mine", run_mine, "find hard negatives for pairs with a model, and write the pairs with them")
-    p.add_argument("--model", required=True, metavar="PATH", help="directory of a saved model, a hub name, or base for the embedded causal model")
+    p.add_argument("--model", required=True, metavar="PATH",
+                   help="directory of a saved model, a hub name, or base for the embedded causal model")
     p.add_argument("--data", metavar="PATH", help="pairs: .jsonl, .parquet or folder; default: the embedded corpus")
     p.add_argument("--corpus", metavar="PATH", help="Documents to search; default: positives and negatives of the same task")
     p.add_argument("--out", required=True, metavar="FILE", help="*.jsonl (pictures in a folder beside it) or *.parquet")
     p.add_argument("--negatives", type=int, default=2, metavar="N", help="of a pair, at most (default: %(default)s)")
-    p.add_argument("--ratio", type=float, default=0.95, metavar="X", help="a negative's similarity is at most this share of the positive's; 0: no limit (default: %(default)s)")
+    p.add_argument("--ratio", type=float, default=0.95, metavar="X",
+                   help="a negative's similarity is at most this share of the positive's; 0: no limit (default: %(default)s)")
     p.add_argument("--margin", type=float, metavar="X", help="... and at least so much below it")
-    p.add_argument("--skip", type=int, default=0, metavar="N", help="so many of the best that remain are passed over (default: %(default)s)")
+    p.add_argument("--skip", type=int, default=0, metavar="N",
+                   help="so many of the best that remain are passed over (default: %(default)s)")
     p.add_argument("--depth", type=int, default=100, metavar="N", help="candidates looked at for a query (default: %(default)s)")
     p.add_argument("--keep", action="store_true", help="keep the pairs' own negatives, in front")
     p.add_argument("--limit", type=int, metavar="N", help="only the first N pairs")
@@ -439,7 +453,8 @@ def add_users(sub) -> None:
     m = add(sub, "embed", run_embed, "write the vectors of the Documents of a file or folder")
     p = add(sub, "probe", run_probe, "ask a model which tokens see which, and print the answer")
     model = "directory of a saved model, a hub name, or base for the embedded causal model"
-    b = add(sub, "bench", run_bench, "measure ratios on this machine: whole stages against other ways to do them, Packs against padded batches, kernels")
+    b = add(sub, "bench", run_bench,
+            "measure ratios on this machine: whole stages against other ways to do them, Packs against padded batches, kernels")
     b.add_argument("what", choices=["stage1", "stage2", "pack", "kernels"], help="what to compare")
     b.add_argument("--model", default="base", metavar="PATH", help="pack: " + model + " (default: base)")
     b.add_argument("--documents", type=int, default=256, metavar="N", help="pack: Documents of the embedded corpus (default: %(default)s)")
@@ -459,11 +474,14 @@ def add_users(sub) -> None:
     m.add_argument("--model", required=True, metavar="PATH", help=model)
     p.add_argument("model", nargs="?", metavar="MODEL", help=model)
     p.add_argument("--families", metavar="all|A,B", help="instead of a model: small random models of all families, or of these")
-    p.add_argument("--attention", metavar="KERNEL", help="kernel to run (with --families a comma-separated list); default: the machine's choice (all that it has)")
+    p.add_argument("--attention", metavar="KERNEL",
+                   help="kernel to run (with --families a comma-separated list); default: the machine's choice (all that it has)")
     p.add_argument("--json", metavar="FILE.json", help="also write the reports")
     p.add_argument("--force", action="store_true", help="overwrite the file in --json")
     m.add_argument("--data", required=True, metavar="PATH", help=DATA)
-    m.add_argument("--out", required=True, metavar="FILE", help="*.parquet (id, vector) or *.safetensors (vectors; ids in the metadata); of a multi-vector model id and vectors, or vectors end to end and lengths")
+    m.add_argument("--out", required=True, metavar="FILE",
+                   help="*.parquet (id, vector) or *.safetensors (vectors; ids in the metadata); "
+                        "of a multi-vector model id and vectors, or vectors end to end and lengths")
     model_flags(m)
     m.add_argument("--force", action="store_true", help="overwrite the file in --out")
 

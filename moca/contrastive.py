@@ -106,8 +106,8 @@ def make_batch(encoder, pairs: list[Pair], negatives: int = 2, budget: int = 819
     chunks, long = Chunks(encoder, docs, budget, keep), lambda x, *shape: torch.tensor(x, dtype=torch.long).view(-1, *shape)
     at, tasks = lambda items: long([chunks.row[r] for r in items]), {x.task for x in pairs}
     return PairBatch(chunks, at([r for r, _ in q]), at([r for r, _ in p]), at([r for _, r, *_ in found]), long([i for i, *_ in found]),
-                     long([(b, id_key(x.positive), a) for x, (_, a), (_, b) in zip(pairs, q, p)], 3), long([(c, d) for *_, c, d in found], 2),
-                     tasks.pop() if len(tasks) == 1 else "", copies)
+                     long([(b, id_key(x.positive), a) for x, (_, a), (_, b) in zip(pairs, q, p)], 3),
+                     long([(c, d) for *_, c, d in found], 2), tasks.pop() if len(tasks) == 1 else "", copies)
 
 # %% ../nbs/03_contrastive.ipynb #7fc344bd
 @dataclass
@@ -298,5 +298,6 @@ def show_interaction(e: Embedder, query: Document, page: Document, words: list[i
 QWEN_3B = dict(base="runs/cpt/model", precision="bf16", max_pixels=1024 * 28 * 28) # the rest are FinetuneConfig's defaults
 QWEN_7B = QWEN_3B # the base decides the size
 
-OFFICIAL_CODE = dict(lr=2e-5, warmup=0.05, max_length=1280, end_token=False, candidates="own", mask_duplicates=False, homogeneous=False, task_sample="first",
+OFFICIAL_CODE = dict(lr=2e-5, warmup=0.05, max_length=1280, end_token=False, candidates="own", mask_duplicates=False,
+                     homogeneous=False, task_sample="first",
                      kinds="long-document,multimodal") # what the authors' repository does where it and the paper differ

@@ -113,7 +113,8 @@ def caption(row: dict, # of the pictures
     return f"{row['label']}: {', '.join(tags)}" if tags else row["label"]
 
 def pictures(corpus: Corpus, split: str) -> list[dict]:
-    "Rows of the pictures without copies: of clip art one for each picture, of emoji (some flags are equal) one for each picture and concept."
+    """Rows of the pictures without copies: of clip art one for each picture,
+    of emoji (some flags are equal) one for each picture and concept."""
     out = {}
     for r in corpus.rows("pictures", split):
         kept = out.setdefault((r["image"], "" if r["source"] == "openclipart" else r["concept"]), dict(r, categories=[]))
@@ -190,7 +191,8 @@ DOCUMENTS = dict(pictures=picture_documents, scenes=scene_documents, articles=ar
 
 # %% ../nbs/12_corpus.ipynb #eb469e05
 INSTRUCTIONS = dict(
-    caption_to_picture="Find a picture of:", picture_to_caption="Describe the picture.", emoji_other_style="Find the same in another style.",
+    caption_to_picture="Find a picture of:", picture_to_caption="Describe the picture.",
+    emoji_other_style="Find the same in another style.",
     picture_category="What kind of thing is this?", scene_question="Answer the question:", scene_grounding="Find in the picture:",
     title_to_page="Find the page titled:", page_to_article="Find the text of this page.", article_half="How does this go on?",
     word_to_gloss="What does this word mean:", label_translation="Say in {language}:")

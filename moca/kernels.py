@@ -27,7 +27,8 @@ __all__ = ['KERNELS', 'IMPLEMENTATIONS', 'TOWER', 'reach', 'window_mask', 'Group
 
 # %% ../nbs/11_kernels.ipynb #48f86dd4
 def reach(causal: bool, window: int | None) -> tuple[int, int]:
-    "How many tokens back and ahead a token may look, -1 for no limit: what FlashAttention calls `window_size`. Raises `BadInput` for a window below 1."
+    """How many tokens back and ahead a token may look, -1 for no limit: what FlashAttention calls `window_size`.
+    Raises `BadInput` for a window below 1."""
     if window is None: return -1, 0 if causal else -1
     if window < 1: raise BadInput(f"the attention window is {window}: give 1 token or more, or None for no window")
     return (window - 1, 0) if causal else (window, window)
@@ -126,9 +127,11 @@ def find_kernel(name: str) -> Callable:
 # %% ../nbs/11_kernels.ipynb #bb4bed5c
 def pack_mask(borders: Borders, causal: bool, window: int | None = None) -> Tensor: # [T, T] bool
     "Who may look at whom in a Pack: inside a Document, in the direction, within the window."
-    return attention_mask(borders.cu_seqlens, "causal" if causal else "bidirectional") & window_mask(borders.total, causal, window, borders.device)
+    return (attention_mask(borders.cu_seqlens, "causal" if causal else "bidirectional")
+            & window_mask(borders.total, causal, window, borders.device))
 
-def attention_weights(q: Tensor, k: Tensor, borders: Borders, causal: bool, window: int | None, scale: float, softcap: float | None) -> Tensor: # [heads, T, T]
+def attention_weights(q: Tensor, k: Tensor, borders: Borders, causal: bool, window: int | None, scale: float,
+                      softcap: float | None) -> Tensor: # [heads, T, T]
     "The attention weights, which no other kernel forms: rows sum to 1."
     scores = q.float() @ _expand(q, k)[0].float().transpose(-1, -2) * scale
     if softcap: scores = softcap * (scores / softcap).tanh()
@@ -184,14 +187,16 @@ def call_varlen(attend: Callable, # torch's varlen_attn, of any version
     if "enable_gqa" not in knows: k, v = _expand(q, k, v)
     q, k, v = (_pad(x.transpose(0, 1), 8) for x in (q, k, v))
     options = dict(window_size=reach(causal, window)) if "window_size" in knows else dict(is_causal=causal)
-    if window is not None and "window_size" not in knows: raise MocaError(f"varlen_attn of torch {torch.__version__} knows no sliding window: use sdpa or flex, or torch 2.11 or newer")
+    if window is not None and "window_size" not in knows:
+        raise MocaError(f"varlen_attn of torch {torch.__version__} knows no sliding window: use sdpa or flex, or torch 2.11 or newer")
     if "enable_gqa" in knows: options["enable_gqa"] = q.shape[1] != k.shape[1]
     if "scale" in knows: options["scale"] = scale
     else: q = q * (scale * q.shape[-1]**.5) # it divides by sqrt(d) of its own accord
     return attend(q, k, v, cu, cu, n, n, **options)[..., :d]
 
 def call_flash(attend: Callable, # flash_attn_varlen_func
-               q: Tensor, k: Tensor, v: Tensor, borders: Borders, causal: bool, window: int | None, scale: float, softcap: float | None) -> Tensor:
+               q: Tensor, k: Tensor, v: Tensor, borders: Borders, causal: bool, window: int | None, scale: float,
+               softcap: float | None) -> Tensor:
     "flash-attn's `flash_attn_varlen_func`."
     d, cu, n = q.shape[-1], borders.cu_seqlens, borders.longest
     q, k, v = (_pad(x.transpose(0, 1), 8) for x in (q, k, v))
@@ -210,7 +215,8 @@ def flex(q, k, v, borders, causal, window, scale, softcap):
     def cap(score, batch, head, i, j): return softcap * torch.tanh(score / softcap)
     attend, d = _compiled(flex_attention) if q.is_cuda else flex_attention, q.shape[-1]
     q, k, v = (_pad(x, 16)[None] if q.is_cuda else x.detach()[None] for x in (q, k, v)) # on the CPU it takes nothing that wants a gradient
-    out = attend(q, k, v, score_mod=cap if softcap else None, block_mask=borders.block_mask(causal, window), scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+    out = attend(q, k, v, score_mod=cap if softcap else None, block_mask=borders.block_mask(causal, window), scale=scale,
+                 enable_gqa=q.shape[1] != k.shape[1])
     return out[0, ..., :d].transpose(0, 1)
 
 @kernel
@@ -219,7 +225,8 @@ def flash(q, k, v, borders, causal, window, scale, softcap):
     return call_flash(library("flash"), q, k, v, borders, causal, window, scale, softcap)
 
 # %% ../nbs/11_kernels.ipynb #5b4d994b
-def why_not(name: str, device="cpu", dtype: torch.dtype = torch.float32, softcap: float | None = None, backward: bool = False) -> str | None:
+def why_not(name: str, device="cpu", dtype: torch.dtype = torch.float32, softcap: float | None = None,
+            backward: bool = False) -> str | None:
     "Why a kernel can't run there, in one sentence; None if it can. Raises `BadInput` for an unknown kernel."
     find_kernel(name)
     device = torch.device(device)
@@ -230,7 +237,8 @@ def why_not(name: str, device="cpu", dtype: torch.dtype = torch.float32, softcap
         if device.type == "cuda" and not find_spec("triton"): return "flex needs the package triton on CUDA"
         if device.type == "cpu" and backward: return "flex has no backward pass on the CPU: use sdpa or eager"
     if name in _LIBRARY:
-        if library(name) is None: return "flash needs the package flash-attn, which is not installed" if name == "flash" else "varlen needs torch 2.10 or newer"
+        if library(name) is None:
+            return "flash needs the package flash-attn, which is not installed" if name == "flash" else "varlen needs torch 2.10 or newer"
         if device.type != "cuda": return f"{name} runs on CUDA only, not on {device.type}"
         if dtype not in (torch.bfloat16, torch.float16): return f"{name} needs bfloat16 or float16, not {str(dtype).removeprefix('torch.')}"
         if torch.cuda.get_device_capability(device) < (8, 0): return f"{name} needs a GPU of compute capability 8.0 or newer"
@@ -258,12 +266,15 @@ class Record(list):
 def hf_attention(name: str) -> Callable:
     "A kernel as transformers calls attention functions."
     run = find_kernel(name)
-    def attention(module, query: Tensor, key: Tensor, value: Tensor, attention_mask=None, # [1, heads, T, d], [1, kv heads, T, d] twice; no mask is used
-                  scaling: float | None = None, dropout: float = 0.0, borders: Borders | None = None, record: list | None = None, is_causal: bool | None = None,
-                  sliding_window: int | None = None, softcap: float | None = None, s_aux: Tensor | None = None, **kwargs) -> tuple[Tensor, None]: # [1, T, heads, d]
+    def attention(module, query: Tensor, key: Tensor, value: Tensor, # [1, heads, T, d], [1, kv heads, T, d] twice
+                  attention_mask=None, # no mask is used
+                  scaling: float | None = None, dropout: float = 0.0, borders: Borders | None = None, record: list | None = None,
+                  is_causal: bool | None = None, sliding_window: int | None = None, softcap: float | None = None,
+                  s_aux: Tensor | None = None, **kwargs) -> tuple[Tensor, None]: # [1, T, heads, d]
         if borders is None: raise MocaError(f"moca_{name} attention runs on Packs: call the Backbone, not the model inside it")
         if query.shape[0] != 1 or query.shape[2] != borders.total:
-            raise MocaError(f"moca_{name} attention got {query.shape[0]} rows of {query.shape[2]} tokens for a Pack of {borders.total}: a Pack is one row, all of it")
+            raise MocaError(f"moca_{name} attention got {query.shape[0]} rows of {query.shape[2]} tokens for a Pack of {borders.total}: "
+                            "a Pack is one row, all of it")
         if dropout: raise MocaError(f"moca_{name} attention has no dropout: set attention_dropout of the model's text config to 0")
         if s_aux is not None: raise MocaError(f"moca_{name} attention knows no attention sinks")
         causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
@@ -272,13 +283,16 @@ def hf_attention(name: str) -> Callable:
         if record is not None:
             weights = None
             if getattr(record, "weights", False):
-                if len(borders.lengths) != 1: raise MocaError(f"attention weights are recorded for a Pack of one Document, not of {len(borders.lengths)}")
+                if len(borders.lengths) != 1:
+                    raise MocaError(f"attention weights are recorded for a Pack of one Document, not of {len(borders.lengths)}")
                 weights = attention_weights(q, k, borders, causal, sliding_window, scale, softcap).detach()
-            record.append(dict(layer=getattr(module, "layer_idx", None), kernel=name, causal=causal, window=sliding_window, weights=weights))
+            record.append(dict(layer=getattr(module, "layer_idx", None), kernel=name, causal=causal, window=sliding_window,
+                               weights=weights))
         return run(q, k, v, borders, causal, sliding_window, scale, softcap)[None], None
     return attention
 
-IMPLEMENTATIONS = {name: "moca_fa" if name == "flash" else f"moca_{name}" for name in KERNELS} # kernel -> the name for `set_attn_implementation`
+# kernel -> the name for `set_attn_implementation`
+IMPLEMENTATIONS = {name: "moca_fa" if name == "flash" else f"moca_{name}" for name in KERNELS}
 for name, registered in IMPLEMENTATIONS.items(): AttentionInterface.register(registered, hf_attention(name))
 
 # %% ../nbs/11_kernels.ipynb #299591b5

@@ -186,7 +186,8 @@ def pair_schema() -> pa.Schema:
     "The columns of a Parquet file of pairs, pictures inside."
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     side = pa.struct([("parts", pa.list_(pa.struct([("text", pa.string()), ("image", image)])))])
-    return pa.schema([*((k, pa.string()) for k in ("id", "task", "kind", "source")), ("query", side), ("positive", side), ("negatives", pa.list_(side))])
+    return pa.schema([*((k, pa.string()) for k in ("id", "task", "kind", "source")),
+                      ("query", side), ("positive", side), ("negatives", pa.list_(side))])
 
 # %% ../nbs/15_mining.ipynb #c78cf35d
 def write_pairs(pairs: Sequence[Pair], path: str | Path) -> None:

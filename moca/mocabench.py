@@ -73,7 +73,8 @@ def picture_words(corpus: Corpus, split: str) -> dict[ImageRef, str]:
     for s in corpus.rows("scenes", split):
         out[corpus.image("scenes", s["scene_id"])] = "; ".join(f"{i['label']} in the {i['corner']} corner" for i in s["items"])
         out |= {scene_image(corpus, s, k): i["label"] for k, i in enumerate(s["items"])}
-    return out | {corpus.image("pages", r["page_id"]): article_text(corpus.row("articles", r["doc_id"])).text for r in corpus.rows("pages", split)}
+    return out | {corpus.image("pages", r["page_id"]): article_text(corpus.row("articles", r["doc_id"])).text
+                  for r in corpus.rows("pages", split)}
 
 def with_words(task: Task, words: dict[ImageRef, str]) -> Task:
     "The task with every picture replaced by its words."

@@ -21,7 +21,8 @@ __all__ = ['ATTENTION', 'PADDINGS', 'probe_documents', 'ProbeError', 'Check', 'L
 def probe_documents() -> list[Document]:
     "Two small Documents, text before and after a picture."
     image = lambda a, b: Image.linear_gradient("L").resize((84, 56)).point(lambda v: a + v * b // 256).convert("RGB")
-    return [document(["the first text ", image(20, 200), " and what follows it, up to the last word"], id="A"), document(["another one ", image(250, -180), " with an end"], id="B")]
+    return [document(["the first text ", image(20, 200), " and what follows it, up to the last word"], id="A"),
+            document(["another one ", image(250, -180), " with an end"], id="B")]
 
 # %% ../nbs/11_probe.ipynb #47e7eb5b
 class ProbeError(MocaError):
@@ -29,7 +30,8 @@ class ProbeError(MocaError):
 
 @dataclass
 class Check:
-    "One answer: a relative difference in hidden states (largest absolute one, divided by the largest state), and whether it is as it must be."
+    """One answer: a relative difference in hidden states (largest absolute one, divided by the largest state),
+    and whether it is as it must be."""
     name: str
     value: float
     ok: bool
@@ -76,19 +78,24 @@ class ProbeReport:
         "Everything that is wrong, in words that name layer and kernel."
         words = {"move": "should move and does not", "stay": "should not move and does", "equal": "should be equal and is not"}
         return [f"{c.name}: {words[c.must]} ({c.value:.1e}, kernel {self.kernel})" for c in self.checks if not c.ok] + \
-               [f"layer {o.index} ({o.kind}, kernel {self.kernel}): " + (o.told or ("sees ahead" if o.sees_ahead and not o.must[0] else "does not see ahead" if not o.sees_ahead else "does not see from end to end" if not o.spans else "sees beyond its window")) for o in self.layers if not o.ok]
+               [f"layer {o.index} ({o.kind}, kernel {self.kernel}): "
+                + (o.told or ("sees ahead" if o.sees_ahead and not o.must[0] else "does not see ahead" if not o.sees_ahead
+                              else "does not see from end to end" if not o.spans else "sees beyond its window"))
+                for o in self.layers if not o.ok]
 
     def __str__(self):
         ahead = sum(o.sees_ahead for o in self.layers)
         never = [o for o in self.layers if o.kind not in ATTENTION]
         note = f" ({len(never)} are {never[0].kind}, which only looks back)" if never else ""
-        return (f"{self.model}: {ahead} of {len(self.layers)} layers bidirectional{note}, kernel {self.kernel}, {sum(c.ok for c in self.checks)} of {len(self.checks)} checks passed"
+        return (f"{self.model}: {ahead} of {len(self.layers)} layers bidirectional{note}, kernel {self.kernel}, "
+                f"{sum(c.ok for c in self.checks)} of {len(self.checks)} checks passed"
                 + "".join(f"\n  FAILS {f}" for f in self.failures))
 
     def table(self) -> str:
         "Checks and layers, one a line."
         rows = [f"{'ok' if c.ok else 'FAILS':6s}{c.name:34s}{c.value:9.1e}  must {c.must}" for c in self.checks]
-        rows += [f"{'ok' if o.ok else 'FAILS':6s}{f'layer {o.index}, {o.kind}':34s}{'both ways' if o.sees_ahead else 'back only':>9s}  {o.told or (f'window {o.window}' if o.window else '')}".rstrip() for o in self.layers]
+        rows += [(f"{'ok' if o.ok else 'FAILS':6s}{f'layer {o.index}, {o.kind}':34s}{'both ways' if o.sees_ahead else 'back only':>9s}  "
+                  f"{o.told or (f'window {o.window}' if o.window else '')}").rstrip() for o in self.layers]
         return "\n".join([str(self).splitlines()[0], *rows])
 
 ATTENTION = ("full_attention", "sliding_attention")
@@ -104,7 +111,8 @@ def layer_kinds(backbone) -> list[tuple[str, int | None]]:
 def probe_layers(backbone, one: Pack) -> list[Layer]:
     "Run each decoder layer alone on the inputs it gets for a Pack of one Document."
     calls, record = [], Record()
-    hooks = [layer.register_forward_pre_hook(lambda m, args, kwargs: calls.append((m, args, kwargs)), with_kwargs=True) for layer in backbone.text.layers]
+    hooks = [layer.register_forward_pre_hook(lambda m, args, kwargs: calls.append((m, args, kwargs)), with_kwargs=True)
+             for layer in backbone.text.layers]
     try: backbone(one, record=record)
     finally:
         for h in hooks: h.remove()
@@ -122,7 +130,9 @@ def wrong_mask(told: dict | None, kind: str, window: int | None, causal: bool) -
     "What is wrong with what a kernel was told; an empty string if nothing."
     if kind not in ATTENTION: return ""
     if told is None: return "moca's kernel was never called: another attention ran"
-    if told["causal"] != causal: return f"its kernel was told {'causal' if told['causal'] else 'bidirectional'}, the model says {'causal' if causal else 'bidirectional'}"
+    if told["causal"] != causal:
+        return (f"its kernel was told {'causal' if told['causal'] else 'bidirectional'}, "
+                f"the model says {'causal' if causal else 'bidirectional'}")
     if told["window"] != window: return f"its kernel was told a window of {told['window']}, the config says {window}"
     return ""
 
@@ -135,7 +145,8 @@ def stock_states(backbone, e: Encoded, left: int = 0, right: int = 0, kernel: st
     ids = torch.nn.functional.pad(e.input_ids, (left, right), value=pad).to(device)[None]
     mask = torch.nn.functional.pad(torch.ones(n, dtype=torch.long), (left, right)).to(device)[None]
     tower = next(backbone.vision.parameters())
-    inputs = backbone.encoder.family.stock(e.pixel_values.to(device, tower.dtype), e.image_grid_thw.to(device), e.image_sizes.to(device), ids)
+    inputs = backbone.encoder.family.stock(e.pixel_values.to(device, tower.dtype), e.image_grid_thw.to(device),
+                                           e.image_sizes.to(device), ids)
     before = backbone.text.config._attn_implementation
     try:
         backbone.set_attention(kernel)
@@ -160,7 +171,8 @@ def probe(backbone, stock: tuple[str, ...] = ("sdpa",), # transformers' own kern
     limit, scale = tolerance or (1e-5 if exact else 2e-2), float(ha.abs().max())
     size = lambda x: float(x.float().abs().max()) / scale
     report = ProbeReport(backbone.model.config.model_type, backbone.kernel, open_)
-    add = lambda name, value, must, limit=0.0: report.checks.append(Check(name, value, value > limit if must == "move" else value <= limit, must))
+    add = lambda name, value, must, limit=0.0: report.checks.append(
+        Check(name, value, value > limit if must == "move" else value <= limit, must))
     text = maskable(backbone.encoder, a.input_ids).nonzero()[:, 0].tolist()
     late, early = (backbone(a, input_ids=exchanged(a.input_ids, [i])) for i in (text[-1], text[0]))
     dark = backbone(a, pixel_values=-a.pixel_values)
@@ -176,7 +188,8 @@ def probe(backbone, stock: tuple[str, ...] = ("sdpa",), # transformers' own kern
     add("Document A, Document B", size(changed[n:] - h[n:]), "stay", 0.0 if exact and device.type == "cpu" else limit)
     add("packed, alone", max(size(h[:n] - ha), size(h[n:] - hb)), "equal", limit)
     for kernel in stock:
-        for name, (left, right) in PADDINGS.items(): add(f"stock {kernel}, {name}", size(stock_states(backbone, ea, left, right, kernel) - ha), "equal", limit)
+        for name, (left, right) in PADDINGS.items():
+            add(f"stock {kernel}, {name}", size(stock_states(backbone, ea, left, right, kernel) - ha), "equal", limit)
     report.layers = probe_layers(backbone, a)
     backbone.train(training)
     report.seconds = time.perf_counter() - began

@@ -181,9 +181,11 @@ def draw_grids(out: Path, tasks: list[Task], rows: int = 6, k: int = 5) -> dict:
         scores, k = similarity(encode, task), min(k, len(task.candidates))
         hits = [[j in task.relevant[i] for j in near] for i, near in enumerate(scores.topk(k).indices.tolist())]
         drawn = both_kinds(list(map(any, hits)), rows)
-        few = dataclasses.replace(task, queries=[task.queries[i] for i in drawn], relevant=[task.relevant[i] for i in drawn], choices=task.choices and [task.choices[i] for i in drawn])
+        few = dataclasses.replace(task, queries=[task.queries[i] for i in drawn], relevant=[task.relevant[i] for i in drawn],
+                                  choices=task.choices and [task.choices[i] for i in drawn])
         keep(retrieval_grid(few, scores[drawn], rows, k), out/"figures"/f"retrieval_{slug(task.name)}.png")
-        found[task.name] = dict(queries=len(hits), k=k, first=sum(h[0] for h in hits), among=sum(map(any, hits)), shown=len(drawn), shown_right=sum(any(hits[i]) for i in drawn))
+        found[task.name] = dict(queries=len(hits), k=k, first=sum(h[0] for h in hits), among=sum(map(any, hits)),
+                                shown=len(drawn), shown_right=sum(any(hits[i]) for i in drawn))
     return found
 
 def draw_pictures(out: Path, corpus: Corpus, tasks: list[Task], cfg: PretrainConfig) -> dict:

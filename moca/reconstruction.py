@@ -141,8 +141,9 @@ class Reconstruction(nn.Module):
 
 # %% ../nbs/02_joint_reconstruction.ipynb #de7bf421
 # The released code's choices; learning rate, warm-up, clipping and ratios are the defaults.
-OFFICIAL_CODE = dict(base="Qwen/Qwen2.5-VL-3B-Instruct", precision="bf16", shift=False, noise="shared", mae_weight=0.1, max_length=1280, end_token=False,
-                     reduction="micro", all_frames=True, batching="bins", max_pixels=1024 * 28 * 28, pack_tokens=12800, packs_per_step=128)
+OFFICIAL_CODE = dict(base="Qwen/Qwen2.5-VL-3B-Instruct", precision="bf16", shift=False, noise="shared", mae_weight=0.1,
+                     max_length=1280, end_token=False, reduction="micro", all_frames=True, batching="bins",
+                     max_pixels=1024 * 28 * 28, pack_tokens=12800, packs_per_step=128)
 
 # The paper's; the rest are PretrainConfig's defaults.
 QWEN_3B = dict(base="Qwen/Qwen2.5-VL-3B-Instruct", precision="bf16", max_pixels=1024 * 28 * 28, pack_tokens=8192, packs_per_step=64)
@@ -164,7 +165,8 @@ def fitted(encoder, docs: Sequence[Document], progress: bool = False, report: Re
     return found, table, note
 
 def held_out(docs: Lazy, table: np.ndarray, cfg: PretrainConfig, most: int = 32) -> tuple[list[Document], Lazy, np.ndarray]:
-    "Documents to look at on the way, with pictures where there are some; the others to train on, and their table. At most one in fifty is kept apart."
+    """Documents to look at on the way, with pictures where there are some; the others to train on, and their table.
+    At most one in fifty is kept apart."""
     if not cfg.watch: return [], docs, table
     if cfg.data is None:
         found = [d for d in picture_documents(load_corpus(), "validation") if d.text]

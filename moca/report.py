@@ -133,8 +133,10 @@ def read_rebuilt(f: dict) -> str:
 
 def read_grid(f: dict) -> str:
     "What the retrieval grid shows."
-    return (f"Of all {f['queries']} queries, {f['first']} {'has' if f['first'] == 1 else 'have'} a right candidate first and {f['among']} at least one among the nearest {f['k']}. "
-            f"Shown are {f['shown_right']} of the latter and {f['shown'] - f['shown_right']} others, each at equal distances. Solid green: right; dashed red: wrong.")
+    return (f"Of all {f['queries']} queries, {f['first']} {'has' if f['first'] == 1 else 'have'} a right candidate first "
+            f"and {f['among']} at least one among the nearest {f['k']}. "
+            f"Shown are {f['shown_right']} of the latter and {f['shown'] - f['shown_right']} others, each at equal distances. "
+            "Solid green: right; dashed red: wrong.")
 
 # %% ../nbs/16_report.ipynb #ccd5b2c6
 def png(fig: Figure) -> bytes:

@@ -66,7 +66,8 @@ def cut(order: list[int], batch_size: int, leftover: str = "keep") -> list[list[
 # %% ../nbs/13_tasks.ipynb #518c11a5
 class TaskBatches:
     "The global batch of any step; the options are those of `plan_tasks`, and `among(epoch)` are the pairs of an epoch."
-    def __init__(self, tasks: Sequence[str], batch_size: int, seed: int = 0, among: Callable[[int], Sequence[int]] | None = None, **options):
+    def __init__(self, tasks: Sequence[str], batch_size: int, seed: int = 0,
+                 among: Callable[[int], Sequence[int]] | None = None, **options):
         self.tasks, self.batch_size, self.seed, self.among, self.options = tasks, batch_size, seed, among, options
         self.ends, self.kept = [], {} # steps before the end of each epoch; the last two plans
         if not self.plan(0): raise BadInput(f"{len(tasks)} pairs make no batch: give a task with 2 pairs or more")
@@ -75,7 +76,8 @@ class TaskBatches:
         "An epoch's batches."
         if epoch not in self.kept:
             self.kept = {e: p for e, p in self.kept.items() if e == epoch - 1}
-            self.kept[epoch] = plan_tasks(self.tasks, self.batch_size, self.seed, epoch, among=self.among and self.among(epoch), **self.options)
+            self.kept[epoch] = plan_tasks(self.tasks, self.batch_size, self.seed, epoch,
+                                          among=self.among and self.among(epoch), **self.options)
         return self.kept[epoch]
 
     def place(self, step: int) -> tuple[int, int]:
