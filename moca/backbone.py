@@ -180,12 +180,12 @@ def check_files(path: str | Path) -> None:
     if not isinstance(config, dict): raise BadInput(f"{path/'config.json'} holds a {type(config).__name__}, not an object")
     family_named(config.get("model_type"))
     for where in (config, *(v for v in config.values() if isinstance(v, dict))):
-        for key in where:
+        for key, value in where.items():
             if key == "auto_map":
                 raise BadInput(f"{path/'config.json'} names code to run (auto_map), which moca never does: "
                                "use the family's version inside transformers, or remove the entry if the model needs none of it")
-            if key.startswith("_attn_implementation"):
-                raise BadInput(f"{path/'config.json'} sets {key}, which can name code to fetch: "
+            if key.startswith("_attn_implementation") and "/" in json.dumps(value): # a kernel on the hub; some models save a plain word
+                raise BadInput(f"{path/'config.json'} sets {key} to {value!r}, which is code to fetch: "
                                "remove the entry and choose with attention=")
     if not (weights := sorted(path.glob("*.safetensors"))):
         pickled = sorted(p.name for s in ("bin", "pt", "pth", "ckpt") for p in path.glob(f"*.{s}"))
@@ -284,7 +284,8 @@ def training_backbone(cfg, # a TrainConfig
     "The Backbone that a training run starts with, on its device, proved with the kernel and the precision it will train with."
     stored, seen = (torch.bfloat16 if cfg.precision in which else torch.float32 for which in (("bf16-pure",), ("bf16", "bf16-pure")))
     backbone = load_backbone(cfg.base, bidirectional, stored, accelerator.device, check=False, lora=cfg.lora,
-                             max_length=cfg.max_length, end_token=cfg.end_token, max_pixels=cfg.max_pixels)
+                             max_length=cfg.max_length, end_token=cfg.end_token,
+                             min_pixels=cfg.min_pixels, max_pixels=cfg.max_pixels)
     backbone.use_kernel(cfg.attention or choose(accelerator.device, seen, backbone.softcap), seen)
     with accelerator.autocast(): report = prove(backbone, tolerance=None if seen == torch.float32 else 2e-2)
     accelerator.print(report)

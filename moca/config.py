@@ -35,7 +35,8 @@ class TrainConfig:
     ema: float | None = None # decay of an average of the weights, which is then saved as the model, such as 0.999
     precision: str = "fp32" # fp32, bf16 (autocast) or bf16-pure (bf16 weights, fp32 copies in the optimizer)
     max_length: int = 2048 # tokens of a Document
-    max_pixels: int | None = None # of an image; none: the model's own limit
+    min_pixels: int | None = None # a smaller image is scaled up to so many; none: the model's own limit
+    max_pixels: int | None = None # a larger image is scaled down to so many; none: the model's own limit
     end_token: bool | None = None # end each Document with the end token; none: as the base was saved, else yes
     freeze_vision: bool = False # leave the vision tower as it is
     attention: str | None = None # kernel: eager, sdpa, varlen, flex or flash; none: chosen for device and precision

@@ -298,6 +298,6 @@ def show_interaction(e: Embedder, query: Document, page: Document, words: list[i
 QWEN_3B = dict(base="runs/cpt/model", precision="bf16", max_pixels=1024 * 28 * 28) # the rest are FinetuneConfig's defaults
 QWEN_7B = QWEN_3B # the base decides the size
 
-OFFICIAL_CODE = dict(lr=2e-5, warmup=0.05, max_length=1280, end_token=False, candidates="own", mask_duplicates=False,
-                     homogeneous=False, task_sample="first",
-                     kinds="long-document,multimodal") # what the authors' repository does where it and the paper differ
+# What the authors' repository does where it and the paper differ.
+OFFICIAL_CODE = dict(QWEN_3B, lr=2e-5, warmup=0.05, max_length=1280, end_token=False, min_pixels=256 * 28 * 28, candidates="own",
+                     mask_duplicates=False, homogeneous=False, task_sample="first", kinds="long-document,multimodal")

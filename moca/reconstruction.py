@@ -143,7 +143,7 @@ class Reconstruction(nn.Module):
 # The released code's choices; learning rate, warm-up, clipping and ratios are the defaults.
 OFFICIAL_CODE = dict(base="Qwen/Qwen2.5-VL-3B-Instruct", precision="bf16", shift=False, noise="shared", mae_weight=0.1,
                      max_length=1280, end_token=False, reduction="micro", all_frames=True, batching="bins",
-                     max_pixels=1024 * 28 * 28, pack_tokens=12800, packs_per_step=128)
+                     min_pixels=256 * 28 * 28, max_pixels=1024 * 28 * 28, pack_tokens=12800, packs_per_step=128)
 
 # The paper's; the rest are PretrainConfig's defaults.
 QWEN_3B = dict(base="Qwen/Qwen2.5-VL-3B-Instruct", precision="bf16", max_pixels=1024 * 28 * 28, pack_tokens=8192, packs_per_step=64)
