@@ -150,7 +150,9 @@ def read_order(results: dict) -> str:
     if words == ["higher", "higher"]: verdict = "The order of the paper holds"
     if "lower" in words: verdict = "The order of the paper does not hold"
     few = f" with {len(results['seeds'])} seed{'s' * (len(results['seeds']) > 1)}, " if len(results["seeds"]) < 3 else " "
-    return f"{verdict} at this scale:{few}{' and '.join(said)}."
+    means = {a: statistics.fmean(arm_means(results, a, list(results["tasks"]))) for a in dict.fromkeys(x for pair in asked for x in pair)}
+    stand = " > ".join(f"{a} {100 * v:.1f}" for a, v in sorted(means.items(), key=lambda o: -o[1]))
+    return f"{verdict} at this scale:{few}{' and '.join(said)}. The means stand in the order {stand}."
 
 # %% ../nbs/16_ablation_report.ipynb #61430906
 def arms_figure(results: dict) -> Figure:
