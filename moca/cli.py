@@ -174,7 +174,8 @@ def run_golden(args: argparse.Namespace) -> int:
     import torch
     from moca.golden import golden, golden_text
     quiet_transformers()
-    rows = golden(args.model, args.image, args.processor, best_device(), torch.bfloat16)
+    rows = golden(args.model, args.image, args.processor, best_device(),
+                  torch.float32 if args.dtype == "fp32" else torch.bfloat16)
     print(golden_text(rows))
     return int(not all(r.ok for r in rows))
 
@@ -300,6 +301,7 @@ def run_probe(args: argparse.Namespace, words: list[str]) -> int:
     print(f"{sum(r.seconds for r in reports):.1f} s", file=sys.stderr)
     return int(failed > 0)
 
+# %% ../nbs/17_cli.ipynb #5721ce8a
 def run_bench(args: argparse.Namespace, words: list[str]) -> None:
     "`moca bench`: measured ratios, after an equality check."
     no_words(words, args)

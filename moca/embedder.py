@@ -8,7 +8,6 @@ import copy
 import json
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 import torch
@@ -20,11 +19,12 @@ from .checkpoints import atomic
 from .documents import BadInput, Document, document
 from .families import model_path
 from .losses import packed, pool_tokens
-from .packing import encode, length, pack
+from .packing import ahead, encode, length, pack
 from .planning import plan
 
 # %% auto #0
-__all__ = ['TEMPLATE', 'Embedder', 'saved_pooling', 'sentence_transformers_files', 'ending_tokenizer']
+__all__ = ['TEMPLATE', 'Embedder', 'saved_pooling', 'sentence_transformers_files', 'ending_tokenizer',
+           'add_sentence_transformers']
 
 # %% ../nbs/15_embedder.ipynb #b23d0c4d
 class Embedder:
@@ -76,11 +76,9 @@ class Embedder:
                 warnings.warn(f"some Documents are longer than max_length={encoder.max_length}: what lies beyond is not read", stacklevel=2)
             return pack(found)
         own = progress if isinstance(progress, tqdm) else tqdm(total=len(inputs), desc="embed", unit="doc", disable=not progress)
-        with nullcontext(progress) if own is progress else own as bar, ThreadPoolExecutor(1) as thread:
-            coming = thread.submit(make, packs[0]) # the next Pack is made while the model reads this one
-            for k, chosen in enumerate(packs):
-                one = coming.result().to(self.backbone.device)
-                if k + 1 < len(packs): coming = thread.submit(make, packs[k + 1])
+        with nullcontext(progress) if own is progress else own as bar:
+            for chosen, one in zip(packs, ahead(make, packs)):
+                one = one.to(self.backbone.device)
                 vectors = pool_tokens(packed(token_vectors(self.backbone, one)), token_pooling) if multi else None
                 rows = vectors.values.cpu().split(vectors.lengths) if multi else embed(self.backbone, one, self.pooling).cpu()
                 for i, v in zip(chosen, rows): out[i] = v.clone() # no view, which would keep the whole Pack's
@@ -95,13 +93,7 @@ class Embedder:
             save(self.backbone, part, self.pooling)
             if self.multi_vector:
                 (part/SETTINGS).write_text(json.dumps(read_settings(part) | dict(multi_vector=True), indent=1) + "\n", "utf-8")
-            if self.backbone.encoder.family.name != "qwen2_5_vl" or self.multi_vector: return
-            for name, value in sentence_transformers_files(self).items():
-                (part/name).parent.mkdir(exist_ok=True)
-                (part/name).write_text(json.dumps(value, indent=1) + "\n", "utf-8")
-            tokenizer = ending_tokenizer(self.backbone.encoder)
-            tokenizer.save_pretrained(part)
-            (part/"chat_template.jinja").write_text(TEMPLATE, "utf-8")
+            elif self.backbone.encoder.family.name == "qwen2_5_vl": add_sentence_transformers(self, part)
 
 # %% ../nbs/15_embedder.ipynb #3481163a
 def saved_pooling(path=None) -> str | None:
@@ -143,3 +135,12 @@ def ending_tokenizer(encoder):
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"$A {end}", pair=f"$A {end} $B {end}",
                                                                     special_tokens=[(end, encoder.end_id)])
     return tokenizer
+
+# %% ../nbs/15_embedder.ipynb #dd65625f
+def add_sentence_transformers(e: Embedder, folder: Path) -> None:
+    "Write what `SentenceTransformer(folder)` needs beside the model."
+    for name, value in sentence_transformers_files(e).items():
+        (folder/name).parent.mkdir(exist_ok=True)
+        (folder/name).write_text(json.dumps(value, indent=1) + "\n", "utf-8")
+    ending_tokenizer(e.backbone.encoder).save_pretrained(folder)
+    (folder/"chat_template.jinja").write_text(TEMPLATE, "utf-8")

@@ -12,7 +12,7 @@ from .embedder import Embedder
 from .packing import layout
 
 # %% auto #0
-__all__ = ['MODEL', 'GOLDEN', 'TOLERANCE', 'golden_pairs', 'example_image', 'GoldenRow', 'golden', 'similarities', 'golden_text']
+__all__ = ['MODEL', 'GOLDEN', 'TOLERANCE', 'golden_pairs', 'example_image', 'GoldenRow', 'golden', 'cosines', 'golden_text']
 
 # %% ../nbs/16_golden.ipynb #856fd3c4
 MODEL = "moca-embed/MoCa-Qwen25VL-3B"
@@ -56,10 +56,10 @@ def golden(model: str = MODEL, image: str | Path | None = None, processor: str |
     pairs = golden_pairs(example_image(model, image))
     e = Embedder.from_pretrained(model, "mean", bidirectional=True, end_token=False, processor=processor, device=device, dtype=dtype,
                                  max_length=32768)
-    values = similarities(e, pairs)
+    values = cosines(e, pairs)
     return [GoldenRow(name, v, x) for (name, _, _), v, x in zip(pairs, values, expected)]
 
-def similarities(e: Embedder, pairs: list[tuple[str, Document, Document]]) -> list[float]:
+def cosines(e: Embedder, pairs: list[tuple[str, Document, Document]]) -> list[float]:
     "The cosine of each pair. Raises `BadInput` where one does not fit into max_length."
     documents = list({d.id: d for _, q, t in pairs for d in (q, t)}.values())
     for d in documents:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 import torch
 import torch.distributed as dist
@@ -15,11 +14,11 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from .documents import Document, ImageRef, MocaError
 from .losses import Vectors
-from .packing import Encoder, Pack, encode, length, pack
+from .packing import Encoder, Pack, ahead, encode, length, pack
 from .planning import plan
 
 # %% auto #0
-__all__ = ['Chunks', 'filler', 'ahead', 'random_state', 'replayed', 'process_rank', 'process_sizes', 'Gather', 'gather_rows',
+__all__ = ['Chunks', 'filler', 'random_state', 'replayed', 'process_rank', 'process_sizes', 'Gather', 'gather_rows',
            'gather_vectors', 'schedule', 'accumulate', 'Passes']
 
 # %% ../nbs/13_gradcache.ipynb #6e439921
@@ -67,15 +66,6 @@ class Chunks:
 def filler(picture: bool) -> Document:
     "What a process computes when it has nothing to do and the others wait for it; its gradient is zero."
     return Document("filler", ("-", *([ImageRef.of(Image.new("RGB", (64, 64), "white"), "filler")] if picture else [])))
-
-def ahead(make: Callable, items: list) -> Iterator:
-    "`make(x)` of each item, in order, each made in a thread while the one before is in use."
-    with ThreadPoolExecutor(1) as thread:
-        coming = [thread.submit(make, x) for x in items[:1]]
-        for k in range(len(items)):
-            made = coming.pop().result()
-            if k + 1 < len(items): coming.append(thread.submit(make, items[k + 1]))
-            yield made
 
 # %% ../nbs/13_gradcache.ipynb #81382a42
 def random_state(device: torch.device) -> list[Tensor]:

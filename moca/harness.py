@@ -200,7 +200,7 @@ def run_tasks(tasks: Sequence, # Tasks, and tasks of mteb
     "Run what is not finished, one task after another; write results, table and figures into `out`. Raises `BadInput` and `MocaError`."
     digest = model_digest(model)
     out = open_run(out, name, digest, kind_of(model), model.dimension, force)
-    encode, rows = Cached(lambda docs: model.encode(docs), out/"vectors", digest), []
+    encode, rows = Cached(model.encode, out/"vectors", digest), []
     for k, task in enumerate(tasks):
         title, data = (task.name, task_digest(task)) if isinstance(task, Task) else (task.metadata.name, None)
         row, began = read_result(out, title, digest, data), time.perf_counter()

@@ -8,7 +8,8 @@ import copy
 import json
 import re
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 import numpy as np
@@ -28,7 +29,7 @@ from .sources import sift
 __all__ = ['MASK_NAMES', 'add_mask_token', 'Encoder', 'text_ids', 'layout', 'picture_of', 'sizes', 'length', 'words_of',
            'word_ids', 'Encoded', 'encode', 'maskable', 'tiny_encoder', 'borders', 'cut', 'split', 'cut_text', 'Pieces',
            'measured', 'split_all', 'encoder_mark', 'remembered', 'encode_each', 'nothing', 'encode_all', 'Pack',
-           'pack']
+           'pack', 'ahead']
 
 # %% ../nbs/11_packing.ipynb #5d26aa81
 MASK_NAMES = ("<|mask|>", "<mask>", "[MASK]")
@@ -403,3 +404,13 @@ def pack(encoded: list[Encoded]) -> Pack:
     moved = lambda name: torch.cat([torch.where(getattr(e, name) < 0, -1, getattr(e, name) + k) for e, k in zip(encoded, borders.tolist())])
     return Pack(cat("input_ids"), cat("position_ids", 1), borders.int(), cat("pixel_values"), cat("image_grid_thw"), cat("image_sizes"),
                 moved("image_tokens"), moved("patch_tokens"), lengths, [e.id for e in encoded])
+
+# %% ../nbs/11_packing.ipynb #98e68458
+def ahead(make: Callable, items: list) -> Iterator:
+    "`make(x)` of each item, in order, each made in a thread while the one before is in use."
+    with ThreadPoolExecutor(1) as thread:
+        coming = [thread.submit(make, x) for x in items[:1]]
+        for k in range(len(items)):
+            made = coming.pop().result()
+            if k + 1 < len(items): coming.append(thread.submit(make, items[k + 1]))
+            yield made
