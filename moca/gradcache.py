@@ -5,7 +5,7 @@
 # %% ../nbs/13_gradcache.ipynb #e2dcfccf
 from __future__ import annotations
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 import torch
 import torch.distributed as dist
