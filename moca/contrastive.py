@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from .backbone import Backbone, add_projection, embed, multi_vector, training_backbone
 from .config import TrainConfig, one_of
 from .corpus import load_corpus
-from .documents import BadInput, Document, Pair, Report
+from .account import Report
+from .documents import BadInput, Document, Pair
 from .embedder import Embedder
 from .gradcache import Chunks, accumulate, gather_rows, gather_vectors, process_rank, process_sizes
 from .losses import LossConfig, Pairing, Vectors, contrast, pool_tokens

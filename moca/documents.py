@@ -6,21 +6,18 @@
 from __future__ import annotations
 import json
 import re
-import sys
 import warnings
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
 # %% auto #0
 __all__ = ['FORMATS', 'MAX_PIXELS', 'MAX_ASPECT', 'MARKER', 'KINDS', 'FIELDS', 'MocaError', 'BadInput', 'BadImage', 'ImageRef',
-           'Document', 'Pair', 'Task', 'document', 'prompt', 'Rejected', 'Report']
+           'Document', 'Pair', 'Task', 'document', 'prompt']
 
 # %% ../nbs/10_documents.ipynb #71cc619d
 class MocaError(ValueError):
@@ -272,82 +269,3 @@ def prompt(instruction: str, # what to look for; "" leaves the Document alone
     n = next((i for i, p in enumerate(document.parts) if isinstance(p, str)), len(document.parts))
     text = document.parts[n] if n < len(document.parts) else ""
     return replace(document, parts=(*document.parts[:n], f"{instruction} {text}".rstrip(), *document.parts[n + 1:]))
-
-# %% ../nbs/10_documents.ipynb #399af9b1
-class Rejected(NamedTuple):
-    "One row that cannot be used."
-    id: str # of the Document or Pair; where it stands if it has none
-    where: str # file and line, or picture
-    why: str
-
-# %% ../nbs/10_documents.ipynb #dc061da7
-@dataclass
-class Report:
-    "What a reader met: how many rows, which it rejected, which files it ignored."
-    name: str # of the file, folder, data set or mixture
-    n_read: int = 0 # rows met, rejected ones included
-    rejected: list[Rejected] = field(default_factory=list)
-    ignored: list[str] = field(default_factory=list) # files that hold no rows
-    notes: Counter = field(default_factory=Counter) # peculiarities that lose nothing: how many rows have each
-    max_bad: float = 1.0 # largest share of rejected rows once `keep` was called
-    path: Path | None = None # where they are written
-    _known: set = field(default_factory=set, repr=False) # ids of the rejected rows
-
-    @property
-    def n_kept(self) -> int:
-        "Rows that became Documents or Pairs."
-        return self.n_read - len(self.rejected)
-
-    def reject(self, where: str, why, id: str = "") -> None:
-        "Note a rejected row, once for each id. After `keep` also in the file, and raises `BadInput` above the limit."
-        row = Rejected(id or where, where, " ".join(str(why).split()))
-        if row.id in self._known: return
-        self.rejected.append(row); self._known.add(row.id)
-        if self.path: self._write([row]); self.check()
-
-    def _write(self, rows: list[Rejected]) -> None:
-        "Add lines to the file, each in one write, so that several processes can share it."
-        with open(self.path, "a", encoding="utf-8") as f:
-            for r in rows: f.write(json.dumps(dict(id=r.id, file=r.where, reason=r.why), ensure_ascii=False) + "\n"); f.flush()
-
-    def keep(self, path: str | Path, # bad_samples.jsonl of a run
-             max_bad: float = 0.01, # share of the rows
-             main: bool = True # False: another process writes what was rejected so far
-             ) -> None:
-        "Write the rejected rows, now and from now on. Raises `BadInput` if they are more than `max_bad` of all, or if nothing was kept."
-        if not 0 <= max_bad <= 1: raise BadInput(f"max_bad is {max_bad}: give a share between 0 and 1")
-        self.path, self.max_bad = Path(path), max_bad
-        known = self.path.read_text("utf-8").splitlines() if self.path.exists() else [] # a run that goes on
-        written = {json.loads(line)["id"] for line in known}
-        if main: self._write([r for r in self.rejected if r.id not in written])
-        self._known |= written
-        self.raise_if_empty()
-        self.check()
-
-    def check(self) -> None:
-        "Raises `BadInput` if more than the share `max_bad` was rejected."
-        n = len(self._known)
-        if n <= self.max_bad * self.n_read: return
-        raise BadInput(f"{self.name}: {n:,} of {self.n_read:,} rows cannot be used ({n / self.n_read:.2%}), more than max_bad allows "
-                       f"({self.max_bad:.2%}): see {self.path or 'the report'}, mend or remove them, or raise max_bad; "
-                       f"the last: {self.rejected[-1].where}: {self.rejected[-1].why}")
-
-    def summary(self) -> str:
-        "One line: the counts, and the first reason."
-        first = f"; the first: {self.rejected[0].where}: {self.rejected[0].why}" if self.rejected else ""
-        more = f" and {len(self.ignored) - 3:,} more" if len(self.ignored) > 3 else ""
-        other = f"; ignored: {', '.join(self.ignored[:3])}{more}" if self.ignored else ""
-        notes = "".join(f"; {what}: {n:,} row{'s' * (n != 1)}" for what, n in sorted(self.notes.items()))
-        return f"{self.name}: {self.n_kept:,} of {self.n_read:,} rows kept, {len(self.rejected):,} rejected{first}{other}{notes}"
-
-    def show(self, most: int = 20, summary: bool = True) -> None:
-        "Print the summary, and to stderr up to `most` rejected rows with their reasons."
-        for r in self.rejected[:most]: print(f"rejected: {r.where}: {r.why}", file=sys.stderr)
-        if len(self.rejected) > most: print(f"rejected: {len(self.rejected) - most} more", file=sys.stderr)
-        if summary: print(self.summary())
-
-    def raise_if_empty(self) -> None:
-        "Raises `BadInput` if nothing was kept."
-        if self.n_kept: return
-        if not self.n_read: raise BadInput(f"{self.name} is empty: give a file with at least one row, or a folder with images or texts")
-        raise BadInput(f"{self.name}: none of {self.n_read} rows can be used; {self.rejected[0].where}: {self.rejected[0].why}")

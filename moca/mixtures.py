@@ -13,7 +13,8 @@ import numpy as np
 import torch
 import yaml
 import moca
-from .documents import BadInput, Report
+from .account import Report
+from .documents import BadInput
 from .masking import generator
 from .pairs import Pairs, ReadPairs, sift_pairs
 from .rows import Chain, Lazy, Selection, digest

@@ -19,7 +19,8 @@ from filelock import FileLock
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
 from .checkpoints import atomic
-from .documents import BadImage, BadInput, Document, ImageRef, MocaError, Report
+from .account import Ignored, Report
+from .documents import BadImage, BadInput, Document, ImageRef, MocaError
 from .families import family_of, model_path, tiny_model
 from .masking import document_ids
 from .rows import Lazy, Listed, Selection, digest
@@ -279,7 +280,7 @@ def measured(encoder: Encoder, items: Lazy, workers: int = 1, progress: bool = F
     text_ids(encoder, "", "") # the first call may change the tokenizer's state, which threads must not do
     good, found = sift(items, own, measure, workers, progress, "lengths")
     info = dict(cuts={str(k): p for k, (p, _, _) in enumerate(found) if p is not None}, lost=[x for _, _, xs in found for x in xs],
-                n_read=own.n_read, rejected=own.rejected, ignored=own.ignored)
+                n_read=own.n_read, rejected=own.rejected, ignored=own.ignored, notes=own.notes)
     return dict(keep=good.index, counts=np.array([len(t) for _, t, _ in found], np.int64),
                 table=np.array([x for _, t, _ in found for x in t], np.int64).reshape(-1, 2), info=info)
 
@@ -295,7 +296,7 @@ def split_all(encoder: Encoder, docs: Sequence[Document], progress: bool = False
     make = lambda: measured(encoder, items, workers, progress)
     found = make() if cache is None else remembered(Path(cache), digest(items.signature(), encoder_mark(encoder)), make)
     info, counts = found["info"], found["counts"]
-    own.n_read += info["n_read"]; own.ignored += info["ignored"]
+    own.n_read += info["n_read"]; own.ignored += [Ignored(*x) for x in info["ignored"]]; own.notes.update(info["notes"])
     for id, where, why in info["rejected"]: own.reject(where, why, id)
     if report is None and own.rejected: raise BadInput(f"{own.rejected[0].where}: {own.rejected[0].why}")
     owner = np.repeat(np.arange(len(counts)), counts)

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
-from .documents import MARKER, BadInput, Document, Pair, Report, _parts, prompt
+from .account import Report
+from .documents import MARKER, BadInput, Document, Pair, _parts, prompt
 from .rows import Lazy, Selection, digest, open_rows
 from .sources import ROW, Source, _inside, look, place, renamed, row_id, sift, source_rows
 
@@ -219,7 +220,7 @@ def detect(columns: list[str], name: str, format: str | None = None) -> str:
 class Pairs(Lazy):
     "The Pairs that rows hold. Raises `BadInput` for columns in no known layout."
     def __init__(self, rows: Lazy, source: Source, copy: int = 0):
-        self.rows, self.source, self.copy, self.flags = rows, source, copy, {}
+        self.rows, self.source, self.copy = rows, source, copy
         self.rejected, self.ignored = ([], []) if copy else (rows.rejected, rows.ignored)
         columns = list(source.columns) + (["text"] if source.template else []) or columns_of(rows)
         self.format = detect(columns, source.title, source.format) if len(rows) else "native"
@@ -230,13 +231,9 @@ class Pairs(Lazy):
     def __len__(self): return len(self.rows)
     def where(self, i): return place(self.rows.where(i), self.source, self.copy)
 
-    def note(self, what: str, i: int) -> None:
-        "Remember a peculiarity of row `i`, however often it is read."
-        self.flags.setdefault(what, np.zeros(len(self), bool))[i] = True
-
     def notes(self) -> Counter:
         "How many rows have which peculiarity, and columns that no adapter reads."
-        found = Counter({what: int(f.sum()) for what, f in self.flags.items()})
+        found = super().notes() + (Counter() if self.copy else self.rows.notes())
         if self.unused: found[f"columns that are not read: {', '.join(self.unused)}"] = len(self)
         return found
 
@@ -301,7 +298,6 @@ def sift_pairs(pairs: Lazy, report: Report, verify: bool = False, workers: int =
         return p.task, p.kind, len(p.negatives)
     good, found = sift(pairs, report, measure, workers, progress, "pairs")
     report.notes.update(Counter(f"{n} hard negatives" for *_, n in found))
-    for part in getattr(pairs, "parts", [pairs]): report.notes.update(part.notes())
     return ReadPairs(good.base, good.index, [t for t, *_ in found], [k for _, k, _ in found])
 
 def read_pairs(path: str | Path, # a file, a folder, a pattern, or a data set on the hub

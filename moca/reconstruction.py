@@ -19,7 +19,8 @@ from .checkpoints import atomic
 from .config import TrainConfig, make_config, one_of, within
 from .corpus import load_corpus, picture_documents
 from .corruption import Corruption, corrupt
-from .documents import BadInput, Document, Report
+from .account import Report
+from .documents import BadInput, Document
 from .heads import PixelDecoder, head_flops, masked_cross_entropy
 from .masking import NOISES, PATCH_MASKS, TEXT_MASKS
 from .memory import Work

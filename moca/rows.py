@@ -13,7 +13,7 @@ import tarfile
 import threading
 from array import array
 from bisect import bisect_right
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
+from .account import Ignored
 from .documents import MAX_PIXELS, BadInput, ImageRef
 
 # %% auto #0
@@ -36,7 +37,17 @@ __all__ = ['MAX_LINE', 'MAX_MEMBER', 'IMAGE_SUFFIXES', 'TEXT_SUFFIXES', 'PDF_PAR
 class Lazy(Sequence):
     "A sequence whose items are made when they are asked for; a slice gives a list."
     rejected: list = [] # (where, why): what turned out to be unusable when it was opened
-    ignored: list = [] # files that hold no rows
+    ignored: list = [] # Ignored(name, why): files, members ... that are in no row
+    flags: dict | None = None # what was noted of rows: {what: [n] bool}
+
+    def note(self, what: str, i: int) -> None:
+        "Remember a peculiarity of row `i`, once, however often it is read: what was read in part, or otherwise than it stands."
+        if self.flags is None: self.flags = {}
+        self.flags.setdefault(what, np.zeros(len(self), bool))[i] = True
+
+    def notes(self) -> Counter:
+        "How many rows have which peculiarity, so far."
+        return Counter({what: int(found.sum()) for what, found in (self.flags or {}).items()})
 
     def make(self, i: int):
         "Item `i`, `0 <= i < len(self)`. Raises `BadInput` with the reason alone."
@@ -102,6 +113,7 @@ class Chain(Lazy):
         part, k = self.find(i)
         return part.folder(k)
 
+    def notes(self): return sum((p.notes() for p in self.parts), Counter())
     def signature(self): return digest(*(p.signature() for p in self.parts))
 
 class Listed(Lazy):
@@ -121,6 +133,7 @@ class Selection(Lazy):
     def make(self, i): return self.base.make(int(self.index[i]))
     def where(self, i): return self.base.where(int(self.index[i]))
     def folder(self, i): return self.base.folder(int(self.index[i]))
+    def notes(self): return self.base.notes()
     def draw(self, seed, epoch): return np.flatnonzero(np.isin(self.index, self.base.draw(seed, epoch)))
     def signature(self): return digest(self.base.signature(), blake2b(self.index.tobytes(), digest_size=16).hexdigest())
 
@@ -392,7 +405,7 @@ class FolderRows(Lazy):
             if f in self.captions: continue
             if suffix(f) in (*IMAGE_SUFFIXES, *TEXT_SUFFIXES): pages = [-1]
             elif suffix(f) == ".pdf": pages = range(self.count(f))
-            else: self.ignored.append(f); continue
+            else: self.ignored.append(Ignored(f, "of no kind that is read")); continue
             self.files += [f] * len(pages); self.pages.extend(pages)
 
     def count(self, file: str) -> int:
@@ -488,7 +501,8 @@ def open_rows(path: str | Path, # a file, a folder, a pattern, or a folder that 
         return FolderRows(root, files, pdf, dpi, max_pixels)
     chosen, others = of_split(rows, split, Path(path).name) if not single else (rows, [])
     chain = Chain([ROW_FILES[suffix(f)](root/f, f) for f in chosen])
-    chain.ignored = others + [f for f in files if suffix(f) not in (*SHARDS, *IMAGE_SUFFIXES)] if not single else []
+    of_no_kind = [f for f in files if suffix(f) not in (*SHARDS, *IMAGE_SUFFIXES)]
+    chain.ignored = [] if single else [Ignored(f, "of another split") for f in others] + [Ignored(f, "of no kind that is read") for f in of_no_kind]
     return chain
 
 def each_row(path: Path):

@@ -9,6 +9,7 @@ import difflib
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -23,7 +24,8 @@ import torch
 from filelock import FileLock
 from tqdm.auto import tqdm
 from .checkpoints import atomic
-from .documents import MAX_PIXELS, BadInput, Document, ImageRef, MocaError, Report, _parts, prompt
+from .account import Ignored, Report
+from .documents import MAX_PIXELS, BadInput, Document, ImageRef, MocaError, _parts, prompt
 from .masking import generator
 from .rows import Chain, Lazy, ParquetRows, Selection, digest, open_rows
 
@@ -149,6 +151,7 @@ class Documents(Lazy):
 
     def __len__(self): return len(self.rows)
     def where(self, i): return place(self.rows.where(i), self.source, self.copy)
+    def notes(self): return super().notes() + (Counter() if self.copy else self.rows.notes())
 
     def make(self, i) -> Document:
         row, s = self.rows.make(i), self.source
@@ -189,8 +192,6 @@ def sift(items: Lazy, report: Report, # that the others go to
          progress: bool = False, what: str = "rows") -> tuple[Selection, list]:
     "The items that can be used, and what `measure` said of each."
     report.n_read += len(items) + len(items.rejected)
-    report.ignored += items.ignored
-    for where, why in items.rejected: report.reject(where, why)
     digests, found, bad = np.zeros(len(items), np.uint64), [], {}
     bar = tqdm(asked(items, measure, workers), total=len(items), desc=what, unit="row", disable=not progress)
     for i, (key, said) in enumerate(bar):
@@ -199,6 +200,7 @@ def sift(items: Lazy, report: Report, # that the others go to
         else: digests[i] = key
     for i, first in again(digests, bad).items(): bad[i] = f"its id {items.make(i).id} was used at {items.where(first)}"
     for i in sorted(bad): report.reject(items.where(i), bad[i])
+    report.take(items)
     keep = np.setdiff1d(np.arange(len(items)), np.fromiter(bad, np.int64, len(bad)))
     return Selection(items, keep), [found[i] for i in keep] if bad else found
 
@@ -337,8 +339,8 @@ def hub_rows(source: Source, progress: bool = False) -> Lazy:
     rows = Chain([ParquetRows(folder/p, p) for p in state["parts"]])
     if len(rows) != state["rows"]: raise BadInput(f"the cache {folder} holds {len(rows)} rows and should hold {state['rows']}: delete it "
                                                   f"and start again")
-    if capped and len(rows) == HUB_CAP: rows.ignored.append(f"what stands behind the first {HUB_CAP:,} rows of {hub_name(source.data)} "
-                                                            f"(give a cap to read more)")
+    if capped and len(rows) == HUB_CAP: rows.ignored.append(Ignored(f"what stands behind the first {HUB_CAP:,} rows of "
+                                                                    f"{hub_name(source.data)}", "give a cap to read more"))
     return rows
 
 # %% ../nbs/10_sources.ipynb #b6c2b651
