@@ -10,103 +10,223 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
-from .documents import BadInput
+from fastcore.basics import patch
+from .documents import BadInput, MocaError, printable
 
 # %% auto #0
-__all__ = ['Rejected', 'Ignored', 'Report']
+__all__ = ['MOST_IGNORED', 'Rejected', 'Ignored', 'json_lines', 'by_reason', 'Report']
 
 # %% ../nbs/10_account.ipynb #a4183521
 class Rejected(NamedTuple):
     "One row that cannot be used."
-    id: str # of the Document or Pair; where it stands if it has none
+    id: str # of the Document or Pair; where it stands if none was made
     where: str # file and line, or picture
     why: str
+    own: str = "" # the id that stands in the row
 
 class Ignored(NamedTuple):
     "A file, a member of an archive ... that is in no row."
     name: str
     why: str
-    def __str__(self): return f"{self.name} ({self.why})"
+    def __str__(self): return f"{printable(self.name)} ({self.why})"
+
+# %% ../nbs/10_account.ipynb #379e05cf
+def json_lines(path: str | Path, mend: bool = False) -> list[dict]:
+    """The objects of a file of JSON lines; none if there is no file. A torn last line is left out, and with `mend` cut off in the file.
+    Raises `BadInput` for any other line that is no JSON object."""
+    path = Path(path)
+    data = path.read_bytes() if path.exists() else b""
+    out, at, good = [], 0, 0
+    for n, line in enumerate(data.split(b"\n"), 1):
+        if text := line.strip(b"\0 \r"):
+            try: found = json.loads(text)
+            except ValueError: found = None # UnicodeDecodeError is one
+            if isinstance(found, dict):
+                out.append(found)
+                good = at + len(line.rstrip(b"\0"))
+            elif data[at + len(line):].strip(b"\0\n\r "):
+                raise BadInput(f"{path}: line {n} is no JSON: mend or remove that line, or move the file away")
+        at += len(line) + 1
+    if mend and data[good:] != b"\n"[:len(data)]: _cut(path, good)
+    return out
+
+def _cut(path: Path, end: int) -> None:
+    "Make a file end after `end` bytes and a line break."
+    with open(path, "r+b") as f:
+        f.truncate(end)
+        f.seek(end)
+        if end: f.write(b"\n")
+
+# %% ../nbs/10_account.ipynb #8c55de91
+def by_reason(ignored: list[Ignored], most: int = 3) -> list[str]:
+    "One line for each reason: how many, and the first names."
+    reasons = {}
+    for name, why in ignored: reasons.setdefault(why, []).append(name)
+    def line(why: str, names: list[str]) -> str:
+        more = f" and {len(names) - most:,} more" if len(names) > most else ""
+        return f"ignored, {why}: {', '.join(map(printable, names[:most]))}{more}"
+    return [line(why, names) for why, names in reasons.items()]
 
 # %% ../nbs/10_account.ipynb #0ce3a2f1
+MOST_IGNORED = 1000 # names of ignored files, of one reason, in the file of a run
+
 @dataclass
 class Report:
     "One account of what was read: `n_met == n_kept + len(rejected) + len(ignored)`, and notes on what was read in part."
     name: str # of the file, folder, data set or mixture
     n_read: int = 0 # rows met, rejected ones included
+    n_kept: int | None = None # rows that became Documents or Pairs; None: all that were read
     rejected: list[Rejected] = field(default_factory=list)
     ignored: list[Ignored] = field(default_factory=list) # files, members of archives ... that are in no row
     notes: Counter = field(default_factory=Counter) # what was read in part or otherwise than it stands: how many rows have each
+    files_mark: str = "" # a digest of the picture files that rows name; "": they name none
     max_bad: float = 1.0 # largest share of rejected rows once `keep` was called
     path: Path | None = None # where they are written
-    _known: set = field(default_factory=set, repr=False) # ids of the rejected rows
+    _late: set = field(default_factory=set, repr=False) # ids of rows that were kept first and rejected later
+    _before: dict = field(default_factory=dict, repr=False) # {id: line} that the file had already, of other rows than `rejected`
+    _told: set = field(default_factory=set, repr=False) # lines on ignored files and notes that the file has
 
-    @property
-    def n_kept(self) -> int:
-        "Rows that became Documents or Pairs."
-        return self.n_read - len(self.rejected)
+    def __post_init__(self):
+        if self.n_kept is None: self.n_kept = self.n_read
 
     @property
     def n_met(self) -> int:
         "Rows, and files that are in no row."
         return self.n_read + len(self.ignored)
 
-    def take(self, reader) -> None:
-        "Add what a Lazy says of itself: rows rejected when it was opened, what is in no row, notes on rows."
-        for where, why in reader.rejected: self.reject(where, why)
-        self.ignored += reader.ignored
-        self.notes.update(reader.notes())
+    @property
+    def n_bad(self) -> int:
+        "Rejected rows, those that an earlier start of the run found included."
+        return len(self.rejected) + len(self._before)
 
-    def reject(self, where: str, why, id: str = "") -> None:
-        "Note a rejected row, once for each id. After `keep` also in the file, and raises `BadInput` above the limit."
-        row = Rejected(id or where, where, " ".join(str(why).split()))
-        if row.id in self._known: return
-        self.rejected.append(row); self._known.add(row.id)
-        if self.path: self._write([row]); self.check()
+    def adds_up(self) -> None:
+        "Raises `MocaError` if something that was met is neither kept nor rejected nor ignored."
+        parts = f"{self.n_kept:,} kept, {len(self.rejected):,} rejected, {len(self.ignored):,} ignored"
+        if self.n_met == self.n_kept + len(self.rejected) + len(self.ignored): return
+        raise MocaError(f"{self.name}: {self.n_met:,} rows and files were met, and they are not {parts}: this is a fault of moca")
 
-    def _write(self, rows: list[Rejected]) -> None:
-        "Add lines to the file, each in one write, so that several processes can share it."
-        with open(self.path, "a", encoding="utf-8") as f:
-            for r in rows: f.write(json.dumps(dict(id=r.id, file=r.where, reason=r.why), ensure_ascii=False) + "\n"); f.flush()
+# %% ../nbs/10_account.ipynb #0686f0b8
+@patch
+def set_apart(self: Report, where: str, why, own: str = "") -> None:
+    "Note a row that cannot be used and was not kept."
+    self.rejected.append(Rejected(where, where, " ".join(str(why).split()), own))
 
-    def keep(self, path: str | Path, # bad_samples.jsonl of a run
-             max_bad: float = 0.01, # share of the rows
-             main: bool = True # False: another process writes what was rejected so far
-             ) -> None:
-        "Write the rejected rows, now and from now on. Raises `BadInput` if they are more than `max_bad` of all, or if nothing was kept."
-        if not 0 <= max_bad <= 1: raise BadInput(f"max_bad is {max_bad}: give a share between 0 and 1")
-        self.path, self.max_bad = Path(path), max_bad
-        known = self.path.read_text("utf-8").splitlines() if self.path.exists() else [] # a run that goes on
-        written = {json.loads(line)["id"] for line in known}
-        if main: self._write([r for r in self.rejected if r.id not in written])
-        self._known |= written
-        self.raise_if_empty()
-        self.check()
+@patch
+def take(self: Report, reader) -> None:
+    "Add what a Lazy says of itself: rows rejected when it was opened, what is in no row, notes on rows."
+    for where, why in reader.rejected: self.set_apart(where, why)
+    self.ignored += reader.ignored
+    self.notes.update(reader.notes())
 
-    def check(self) -> None:
-        "Raises `BadInput` if more than the share `max_bad` was rejected."
-        n = len(self._known)
-        if n <= self.max_bad * self.n_read: return
-        raise BadInput(f"{self.name}: {n:,} of {self.n_read:,} rows cannot be used ({n / self.n_read:.2%}), more than max_bad allows "
-                       f"({self.max_bad:.2%}): see {self.path or 'the report'}, mend or remove them, or raise max_bad; "
-                       f"the last: {self.rejected[-1].where}: {self.rejected[-1].why}")
+@patch
+def as_dict(self: Report) -> dict:
+    "The counts, rows, files and notes, for JSON."
+    return dict(n_read=self.n_read, n_kept=self.n_kept, rejected=list(map(list, self.rejected)),
+                ignored=list(map(list, self.ignored)), notes=dict(self.notes), files_mark=self.files_mark)
 
-    def summary(self) -> str:
-        "One line: the counts, and the first reason."
-        first = f"; the first: {self.rejected[0].where}: {self.rejected[0].why}" if self.rejected else ""
-        more = f" and {len(self.ignored) - 3:,} more" if len(self.ignored) > 3 else ""
-        other = f"; ignored: {', '.join(map(str, self.ignored[:3]))}{more}" if self.ignored else ""
-        notes = "".join(f"; {what}: {n:,} row{'s' * (n != 1)}" for what, n in sorted(self.notes.items()))
-        return f"{self.name}: {self.n_kept:,} of {self.n_read:,} rows kept, {len(self.rejected):,} rejected{first}{other}{notes}"
+@patch
+def add(self: Report, other: dict) -> None:
+    "Add what another report's `as_dict` says."
+    self.n_read += other["n_read"]
+    self.n_kept += other["n_kept"]
+    self.rejected += [Rejected(*r) for r in other["rejected"]]
+    self.ignored += [Ignored(*i) for i in other["ignored"]]
+    self.notes.update(other["notes"])
+    self.files_mark = other["files_mark"]
 
-    def show(self, most: int = 20, summary: bool = True) -> None:
-        "Print the summary, and to stderr up to `most` rejected rows with their reasons."
-        for r in self.rejected[:most]: print(f"rejected: {r.where}: {r.why}", file=sys.stderr)
-        if len(self.rejected) > most: print(f"rejected: {len(self.rejected) - most} more", file=sys.stderr)
-        if summary: print(self.summary())
+# %% ../nbs/10_account.ipynb #fcc6359e
+@patch
+def summary(self: Report) -> str:
+    "The counts; below them the first reason, the ignored files by reason, and the notes."
+    ignored = f", {len(self.ignored):,} ignored" if self.ignored else ""
+    lines = [f"{self.name}: {self.n_kept:,} of {self.n_read:,} rows kept, {len(self.rejected):,} rejected{ignored}"]
+    if self.rejected: lines.append(f"the first rejected: {_spoken(self.rejected[0])}")
+    lines += by_reason(self.ignored)
+    lines += [f"{what}: {n:,} row{'s' * (n != 1)}" for what, n in sorted(self.notes.items())]
+    return "\n  ".join(lines)
 
-    def raise_if_empty(self) -> None:
-        "Raises `BadInput` if nothing was kept."
-        if self.n_kept: return
-        if not self.n_read: raise BadInput(f"{self.name} is empty: give a file with at least one row, or a folder with images or texts")
-        raise BadInput(f"{self.name}: none of {self.n_read} rows can be used; {self.rejected[0].where}: {self.rejected[0].why}")
+def _spoken(row: Rejected) -> str:
+    "A rejected row as a line for people."
+    own = f" (id {printable(row.own)})" if row.own else ""
+    return f"{printable(row.where)}{own}: {printable(row.why, 400)}"
+
+@patch
+def show(self: Report, most: int = 20, summary: bool = True) -> None:
+    "Print to stderr up to `most` rejected rows with their reasons, and the summary."
+    for r in self.rejected[:most]: print(f"rejected: {_spoken(r)}", file=sys.stderr)
+    if len(self.rejected) > most: print(f"rejected: {len(self.rejected) - most:,} more", file=sys.stderr)
+    if summary: print(self.summary(), file=sys.stderr)
+
+# %% ../nbs/10_account.ipynb #32b9eacc
+@patch
+def keep(self: Report, path: str | Path, # bad_samples.jsonl of a run
+         max_bad: float = 0.01, # share of the rows
+         main: bool = True # False: another process writes what was rejected so far
+         ) -> None:
+    """Write the rejected rows, the ignored files and the notes, now and from now on.
+    Raises `BadInput` if more than `max_bad` of the rows are rejected, or if nothing was kept; `MocaError` if the sum is wrong."""
+    if not 0 <= max_bad <= 1: raise BadInput(f"max_bad is {max_bad}: give a share between 0 and 1")
+    self.adds_up()
+    self.path, self.max_bad = Path(path), max_bad
+    written = json_lines(self.path, mend=main) # by a run that goes on
+    self._told = {json.dumps(x) for x in written if "id" not in x}
+    before = {x["id"]: x for x in written if "id" in x}
+    if main: self._write([_line(r) for r in self.rejected if r.id not in before])
+    if main: self.tell()
+    for r in self.rejected: before.pop(r.id, None)
+    self._before = before
+    self.raise_if_empty()
+    self.check()
+
+@patch
+def tell(self: Report) -> None:
+    "Write the ignored files and the notes that the file does not have yet."
+    counts, lines = Counter(), []
+    for name, why in self.ignored:
+        counts[why] += 1
+        if counts[why] <= MOST_IGNORED: lines.append({"ignored": name, "reason": why})
+    lines += [{"ignored": f"{n - MOST_IGNORED:,} more", "reason": why} for why, n in counts.items() if n > MOST_IGNORED]
+    lines += [{"note": what, "rows": n} for what, n in sorted(self.notes.items())]
+    new = [x for x in lines if json.dumps(x) not in self._told]
+    self._told |= set(map(json.dumps, new))
+    self._write(new)
+
+def _line(row: Rejected) -> dict:
+    "A rejected row as the file keeps it."
+    return {"id": row.id, "file": row.where} | ({"own_id": row.own} if row.own else {}) | {"reason": row.why}
+
+@patch
+def _write(self: Report, lines: list[dict]) -> None:
+    "Add lines to the file, each in one write."
+    with open(self.path, "ab", buffering=0) as f:
+        for x in lines: f.write((json.dumps(x, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
+
+# %% ../nbs/10_account.ipynb #d4030826
+@patch
+def reject(self: Report, where: str, why, id: str = "") -> None:
+    "Note a row that was kept and cannot be used, once for each id. After `keep` also in the file; raises `BadInput` above the limit."
+    row = Rejected(id or where, where, " ".join(str(why).split()))
+    if row.id in self._late or row.id in self._before: return
+    self._late.add(row.id)
+    self.rejected.append(row)
+    self.n_kept -= 1
+    if self.path is None: return
+    self._write([_line(row)])
+    self.check()
+
+@patch
+def check(self: Report) -> None:
+    "Raises `BadInput` if more than the share `max_bad` was rejected."
+    if self.n_bad <= self.max_bad * self.n_read: return
+    last = self.rejected[-1] if self.rejected else Rejected(*(next(reversed(self._before.values()))[k] for k in ("id", "file", "reason")))
+    raise BadInput(f"{self.name}: {self.n_bad:,} of {self.n_read:,} rows cannot be used ({self.n_bad / max(1, self.n_read):.2%}), more "
+                   f"than max_bad allows ({self.max_bad:.2%}): see {self.path or 'the report'}, mend or remove them, or raise max_bad; "
+                   f"the last: {_spoken(last)}")
+
+@patch
+def raise_if_empty(self: Report) -> None:
+    "Raises `BadInput` if nothing was kept."
+    if self.n_kept: return
+    what = "".join(f"; {x}" for x in by_reason(self.ignored))
+    if not self.n_read: raise BadInput(f"{self.name} is empty: give a file with at least one row, or a folder with images or texts{what}")
+    raise BadInput(f"{self.name}: none of {self.n_read:,} rows can be used; {_spoken(self.rejected[0])}{what}")

@@ -4,10 +4,13 @@
 
 # %% ../nbs/10_documents.ipynb #9452dfbd
 from __future__ import annotations
+import base64
+import difflib
 import json
 import re
+import unicodedata
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from io import BytesIO
@@ -16,8 +19,9 @@ import numpy as np
 from PIL import Image
 
 # %% auto #0
-__all__ = ['FORMATS', 'MAX_PIXELS', 'MAX_ASPECT', 'MARKER', 'KINDS', 'FIELDS', 'MocaError', 'BadInput', 'BadImage', 'ImageRef',
-           'Document', 'Pair', 'Task', 'document', 'prompt']
+__all__ = ['FORMATS', 'MAX_PIXELS', 'MAX_ASPECT', 'MAX_WRITTEN', 'MARKER', 'KINDS', 'FIELDS', 'MocaError', 'BadInput', 'BadImage',
+           'printable', 'written', 'stored', 'of_pixels', 'ImageRef', 'blank', 'missing', 'Document', 'Pair', 'Task',
+           'document', 'known_keys', 'content', 'with_id', 'prompt']
 
 # %% ../nbs/10_documents.ipynb #71cc619d
 class MocaError(ValueError):
@@ -29,8 +33,18 @@ class BadInput(MocaError):
 class BadImage(BadInput):
     "A picture that cannot be opened."
 
+# %% ../nbs/10_documents.ipynb #266159b5
+def printable(name, most: int = 80) -> str:
+    "A name as a message may show it: `most` characters or fewer on one line; what cannot be shown is written as an escape."
+    name = str(name)
+    if len(name) > 4 * most: name = name[:2 * most] + name[-2 * most:]
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+    if len(shown) <= most: return shown
+    head = (most - 3) // 2
+    return f"{shown[:head]}...{shown[len(shown) - (most - 3 - head):]}"
+
 # %% ../nbs/10_documents.ipynb #a31b9606
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF") # the decoders that a file may reach; the name of a file decides nothing
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM") # the decoders that a file may reach; its name decides nothing
 MAX_PIXELS = 64_000_000 # a larger picture is rejected from its header
 MAX_ASPECT = 200 # so is a picture whose one side is more than so many times the other: no patch grid fits it
 
@@ -38,10 +52,11 @@ _turn = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: I
          5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}
 
 def _orientation(image: Image.Image) -> int:
-    "The EXIF orientation, 1 to 8, from what stands before the pixels; 1 where the EXIF data is broken. Pillow itself turns TIFF."
+    "The EXIF orientation, 1 to 8, from what stands before the pixels; 1 where it is broken or none of these. Pillow itself turns TIFF."
     if image.format == "TIFF": return 1
-    try: return int(Image.Image.getexif(image).get(0x0112, 1)) # not PngImageFile.getexif, which would decode the pixels
+    try: found = int(Image.Image.getexif(image).get(0x0112, 1)) # not PngImageFile.getexif, which would decode the pixels
     except Exception: return 1
+    return found if found in _turn else 1
 
 def _rgb(image: Image.Image) -> Image.Image:
     "Any mode as 8-bit RGB, alpha over white."
@@ -65,7 +80,7 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 def _key(source, name: str) -> str:
-    "A text that names the content of a source."
+    "A text that names the content of a source. Of a function nothing else is known than the name it was given."
     if isinstance(source, Path): return f"path {source}"
     if callable(source) and not isinstance(source, Image.Image): return f"call {name}"
     data = source if isinstance(source, bytes) else f"{source.mode}{source.size}".encode() + source.tobytes()
@@ -74,7 +89,7 @@ def _key(source, name: str) -> str:
 # %% ../nbs/10_documents.ipynb #9f8b030b
 def _use(source, name: str, max_pixels: int, what: Callable):
     "Open `source` without decoding it, check what its header says, return `what(image)`. Every failure is a `BadImage`."
-    if isinstance(source, Path) and not source.is_file(): raise BadImage(f"image {name} does not exist: check the path")
+    if isinstance(source, Path) and not _is_file(source): raise BadImage(f"image {name} does not exist: check the path")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore") # Pillow warns of odd metadata and of large pictures; what matters is checked here
@@ -87,7 +102,7 @@ def _use(source, name: str, max_pixels: int, what: Callable):
             return what(image)
     except Exception as e: # OSError, ValueError, SyntaxError, struct.error, MemoryError ...
         reason = str(e) or type(e).__name__
-        if isinstance(e, Image.UnidentifiedImageError): reason = f"no {', '.join(FORMATS)} data, or its beginning is damaged"
+        if isinstance(e, Image.UnidentifiedImageError): reason = _unknown(source)
         if isinstance(e, Image.DecompressionBombError): reason = f"it has more than {max_pixels:,} pixels"
         raise BadImage(f"image {name} cannot be used: {reason}") from e
 
@@ -99,28 +114,93 @@ def _checked(image: Image.Image, max_pixels: int) -> Image.Image:
     if max(w, h) > MAX_ASPECT * min(w, h): raise ValueError(f"it is {w} x {h} pixels, a strip longer than {MAX_ASPECT} times its width")
     return image
 
+# %% ../nbs/10_documents.ipynb #fb876f2c
+def _unknown(source: Path | bytes) -> str:
+    "What a file is that no decoder knows."
+    if isinstance(source, bytes): head = source[:512]
+    else:
+        with open(source, "rb") as f: head = f.read(512)
+    hint = ""
+    if not head: hint = " (it is empty)"
+    if head.startswith(b"version https://git-lfs"): hint = " (it is the stand-in that Git LFS leaves: run git lfs pull)"
+    if head[4:8] == b"ftyp": hint = " (it is HEIC or a film: convert it to JPEG)"
+    if b"<svg" in head.lower(): hint = " (it is SVG: draw it as PNG)"
+    return f"no {', '.join(FORMATS)} data, or its beginning is damaged{hint}"
+
+def _is_file(path: Path) -> bool:
+    "Is it a file? A path that the system refuses, too long or with a zero byte in it, is none."
+    try: return path.is_file()
+    except (OSError, ValueError): return False
+
+# %% ../nbs/10_documents.ipynb #993a2f76
+MAX_WRITTEN = 64 * 2**20 # characters of a picture that is written as text
+_address = re.compile(r"(?:[a-z][a-z0-9+.-]+://|(?:data|file|https?):)", re.I)
+
+def _starts_like_image(data: bytes) -> bool:
+    "Are these the first 12 bytes of a picture?"
+    if data.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")): return True
+    return data[:4] == b"RIFF" and data[8:12] == b"WEBP" or data[:2] == b"BM" and data[6:10] == bytes(4) or data[4:8] == b"ftyp"
+
+def written(text: str) -> bytes | None:
+    "The bytes of a picture that is written as base64, or as a `data:` address; None for any other text. Raises `BadInput` if damaged."
+    address = re.match(r"data:[^,]{0,100};base64,", text[:200], re.I)
+    if not address and text[:5].lower() == "data:": raise BadInput("an image is a data: address without base64: write base64, or a path")
+    if not address:
+        try: start = base64.b64decode(text[:16], validate=True)
+        except ValueError: return None
+        if len(text) < 64 or not _starts_like_image(start): return None
+    body = text[address.end():] if address else text
+    if len(body) > MAX_WRITTEN: raise BadInput(f"an image is written in {len(body):,} characters, more than {MAX_WRITTEN:,}")
+    try: return base64.b64decode(re.sub(r"\s+", "", body), validate=True)
+    except ValueError as e: raise BadInput(f"an image is written in base64 that is damaged ({e})") from e
+
+# %% ../nbs/10_documents.ipynb #8eeb7338
+def stored(x: dict) -> bytes | str | None:
+    "The bytes of a picture as `datasets` stores one, else its path. Raises `BadInput` if they are neither."
+    data, path = x.get("bytes"), x.get("path")
+    if other := [k for k in x if k not in ("bytes", "path") and x[k] is not None]:
+        raise BadInput(f"an image is given with the key {printable(other[0])!r}: the keys are bytes and path")
+    if data is None and (path is None or isinstance(path, (str, Path))): return path
+    if isinstance(data, (bytes, bytearray, memoryview)): return bytes(data)
+    if data is None: raise BadInput(f"the path of an image is a {type(path).__name__}")
+    raise BadInput(f"the bytes of an image are a {type(data).__name__}: {'text is no bytes, ' if isinstance(data, str) else ''}"
+                   "give bytes, or a path")
+
+def of_pixels(x) -> Image.Image:
+    "An array or tensor, height x width or height x width x 1, 3 or 4, uint8, as an image. Raises `BadInput` for any other."
+    x = x.detach().cpu().numpy() if hasattr(x, "detach") else np.asarray(x)
+    if x.dtype != np.uint8 or x.ndim not in (2, 3) or x.ndim == 3 and x.shape[2] not in (1, 3, 4):
+        raise BadInput(f"a picture is given as an array of {x.dtype}, {' x '.join(map(str, x.shape)) or 'one number'}: "
+                       "give uint8, height x width x 3")
+    return Image.fromarray(x[:, :, 0] if x.ndim == 3 and x.shape[2] == 1 else x)
+
 # %% ../nbs/10_documents.ipynb #38375648
 class ImageRef:
     "A picture that is opened when it is needed. Equal refs have the same path, bytes or pixels, or functions of the same name."
     __slots__ = ("source", "name", "max_pixels", "_size", "_key")
 
     def __init__(self, source, name: str, size: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS):
-        self.source, self.name, self.max_pixels, self._size, self._key = source, name, max_pixels, size, None
+        self.source, self.name, self.max_pixels, self._size, self._key = source, printable(name), max_pixels, size, None
+        if callable(source) and not isinstance(source, Image.Image): self._key = _key(source, name) # of the whole name
 
     @classmethod
-    def of(cls, x: str | Path | bytes | Image.Image | dict | ImageRef | Callable, # or a function that returns an image
+    def of(cls, x: str | Path | bytes | Image.Image | dict | ImageRef | Callable, # or an array; a function returns an image
            name: str = "", # for messages; a function's name must say which picture it draws
            size: tuple[int, int] | None = None, # (width, height) that a function will return, so that planning need not call it
            max_pixels: int = MAX_PIXELS) -> ImageRef:
         "Wrap anything that is a picture. Opens nothing. Raises `BadInput` for anything else."
         if isinstance(x, ImageRef): return x
-        if isinstance(x, dict): x, name = x.get("bytes") or x.get("path"), name or str(x.get("path") or "") # as datasets store one
+        if isinstance(x, dict): x, name = stored(x), name or str(x.get("path") or "")
         if isinstance(x, (bytearray, memoryview)): x = bytes(x)
+        if hasattr(x, "__array__") or hasattr(x, "detach"): x = of_pixels(x)
+        if isinstance(x, str) and (data := written(x)) is not None: x, name = data, name or f"written as {len(x)} characters"
+        if isinstance(x, str) and _address.match(x):
+            raise BadInput(f"image {printable(x)} is an address: nothing is fetched, give a path")
         if isinstance(x, (str, Path)): x, name = Path(x), name or str(x)
         elif isinstance(x, bytes): name = name or f"of {len(x)} bytes"
         elif isinstance(x, Image.Image): name, size = name or f"of {x.width} x {x.height} pixels in memory", None
         elif not callable(x):
-            raise BadInput(f"{name or 'a picture'} is given as {type(x).__name__}: give a path, bytes, a PIL image or a function")
+            raise BadInput(f"{printable(name) or 'a picture'} is given as {type(x).__name__}: give a path, bytes, a PIL image or a function")
         return cls(x, name or f"drawn by {getattr(x, '__qualname__', type(x).__name__)}", size if callable(x) else None, max_pixels)
 
     @property
@@ -143,6 +223,21 @@ class ImageRef:
     def __eq__(self, other): return isinstance(other, ImageRef) and self.key == other.key
     def __hash__(self): return hash(self.key)
     def __repr__(self): return f"ImageRef({self.name!r})"
+
+# %% ../nbs/10_documents.ipynb #95fc09ba
+_unseen = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0") | frozenset(map(chr, (*range(0x180b, 0x1810), *range(0xfe00, 0xfe10))))
+
+def _seen(c: str) -> bool:
+    "Does this character show? Not if it is a space, a control or format character, a filler or a variation selector."
+    return unicodedata.category(c) not in ("Zs", "Zl", "Zp", "Cc", "Cf") and c not in _unseen
+
+def blank(text: str) -> bool:
+    "Is there nothing to be seen in a text?"
+    return not (any(map(_seen, text[:64])) or any(map(_seen, set(text[64:]))))
+
+def missing(x) -> bool:
+    "None, NaN and pandas' own words for nothing: what a table holds where it holds nothing."
+    return x is None or isinstance(x, float) and x != x or type(x).__name__ in ("NAType", "NaTType")
 
 # %% ../nbs/10_documents.ipynb #851e002d
 MARKER = "<|vision_start|><|image_pad|><|vision_end|>" # where a picture goes, in the data sets of MoCa's authors
@@ -171,6 +266,11 @@ class Document:
     def text(self) -> str:
         "Its texts, joined without anything in between."
         return "".join(p for p in self.parts if isinstance(p, str))
+
+    @property
+    def empty(self) -> bool:
+        "Does it hold no picture, and no text with a visible character?"
+        return not self.images and blank(self.text)
 
     @property
     def images(self) -> tuple[ImageRef, ...]:
@@ -212,10 +312,20 @@ def document(x: str | Path | Image.Image | ImageRef | dict | list | Document, # 
              ) -> Document:
     "Anything as a Document. A dictionary has `text`, `image` or `images` (they come before the text), or `parts`. Raises `BadInput`."
     if isinstance(x, Document): return x if id is None else replace(x, id=id)
+    if missing(x): raise BadInput(f"it is missing ({x}): give a text or a picture, or leave it out")
     if not isinstance(x, dict) or x.keys() <= {"bytes", "path"}: x = {"parts": list(x) if isinstance(x, (list, tuple)) else [x]}
+    known_keys(x, FIELDS)
     parts = _parts(x, ImageRef.of)
     id = id if id is not None else x.get("id")
     return Document(_digest(parts) if id is None else str(id), tuple(parts), str(x.get("source") or ""))
+
+def known_keys(given: dict, known: Iterable[str], what: str = "it") -> None:
+    "Raises `BadInput` for a key that is none of those known, with the nearest."
+    for key in given:
+        if key in known: continue
+        near = difflib.get_close_matches(str(key), known, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"the keys are {', '.join(known)}"
+        raise BadInput(f"{what} has the unknown key {printable(key)!r}: {hint}")
 
 def _digest(parts: list[str | ImageRef]) -> str:
     "An id made from content."
@@ -225,41 +335,74 @@ def _digest(parts: list[str | ImageRef]) -> str:
 # %% ../nbs/10_documents.ipynb #304a50db
 def _parts(row: dict, image: Callable) -> list[str | ImageRef]:
     "The parts of one row; `image` makes an ImageRef from what a row holds. Raises `BadInput` with the reason alone."
-    row = {k: v for k, v in row.items() if v is not None}
+    row = {k: v for k, v in row.items() if not missing(v)}
     if not any(k in row for k in FIELDS[1:5]): raise BadInput(f"it has none of {', '.join(FIELDS[1:5])}")
     if "parts" in row:
         if any(k in row for k in FIELDS[1:4]): raise BadInput("it has parts and also text or images: give one of the two")
         if not isinstance(row["parts"], (list, tuple)): raise BadInput("its parts are no list")
         parts = [_part(p, image) for p in row["parts"]]
     else:
-        if "image" in row and "images" in row: raise BadInput("it has both image and images: give one of the two")
-        images = row.get("images", row.get("image", []))
-        images = [image(i) for i in (images if isinstance(images, (list, tuple)) else [images])]
         text = row.get("text", "")
         if not isinstance(text, str): raise BadInput(f"its text is a {type(text).__name__}")
-        parts = _interleave(text, images)
+        parts = _interleave(text, [image(i) for i in _given_images(row)])
     parts = [p for p in parts if p != ""]
-    if not any(isinstance(p, ImageRef) or p.strip() for p in parts): raise BadInput("it is empty: no text, no image")
+    if not any(isinstance(p, ImageRef) or not blank(p) for p in parts): raise BadInput("it is empty: no text, no image")
     return parts
+
+def _given_images(row: dict) -> list:
+    "What a row has as `image` or `images`; an empty text or list is none. Raises `BadInput` if it has both."
+    given = {k: row[k] for k in ("image", "images") if k in row and not (isinstance(row[k], (str, list, tuple)) and not len(row[k]))}
+    if len(given) == 2: raise BadInput("it has both image and images: give one of the two")
+    found = next(iter(given.values()), [])
+    return list(found) if isinstance(found, (list, tuple)) else [found]
 
 def _part(p, image: Callable) -> str | ImageRef:
     "One part: a string, a picture, {\"text\"} or {\"image\"}."
-    if isinstance(p, dict) and not {"text", "image"}.isdisjoint(p):
-        given = {k: v for k, v in p.items() if k in ("text", "image") and v is not None}
-        if len(given) != 1: raise BadInput("a part needs a text or an image, one of the two")
-        if "image" in given: return image(given["image"])
-        p = given["text"]
-        if not isinstance(p, str): raise BadInput(f"the text of a part is a {type(p).__name__}")
-    return p if isinstance(p, str) else image(p)
+    if missing(p): raise BadInput("one of its parts is missing (None or NaN)")
+    if isinstance(p, str): return p
+    if not isinstance(p, dict) or p.keys() <= {"bytes", "path"}: return image(p)
+    given = {k: v for k, v in p.items() if not missing(v) and k != "type"}
+    known_keys(given, ("text", "image"), "a part")
+    if len(given) != 1: raise BadInput("a part needs a text or an image, one of the two")
+    if "image" in given: return image(given["image"])
+    if not isinstance(given["text"], str): raise BadInput(f"the text of a part is a {type(given['text']).__name__}")
+    return given["text"]
 
 # %% ../nbs/10_documents.ipynb #e80e685d
+_places = re.compile(r"<image>|<\|image_(\d+)\|>")
+
 def _interleave(text: str, images: list[ImageRef]) -> list[str | ImageRef]:
-    "Pictures in the places of their markers; without markers, pictures first."
-    pieces = text.split(MARKER)
-    if len(pieces) == 1: return [*images, text]
-    if len(pieces) - 1 != len(images):
-        raise BadInput(f"the numbers of image markers in its text ({len(pieces) - 1}) and of its images ({len(images)}) differ")
-    return [p for pair in zip(pieces, [*images, ""]) for p in pair]
+    "Pictures in the places of their markers; without markers, pictures first. Raises `BadInput` where their numbers differ."
+    found = list(re.finditer(re.escape(MARKER), text) if MARKER in text else _places.finditer(text))
+    if not found or not images and MARKER not in text: return [*images, text]
+    if len(found) != len(images):
+        raise BadInput(f"the numbers of image markers in its text ({len(found)}) and of its images ({len(images)}) differ")
+    out, at = [], 0
+    for place, image in zip(found, _in_order(found, images)):
+        out += [text[at:place.start()], image]
+        at = place.end()
+    return [*out, text[at:]]
+
+def _in_order(found: list[re.Match], images: list) -> list:
+    "The pictures in the order of their places: places that all have a number say which. Raises `BadInput` for numbers that do not fit."
+    numbers = [int(m[1]) for m in found if m.re is _places and m[1]]
+    if len(numbers) < len(found): return images
+    if sorted(numbers) != list(range(1, len(images) + 1)): raise BadInput(f"its text names the images {numbers}, and it has {len(images)}")
+    return [images[n - 1] for n in numbers]
+
+# %% ../nbs/10_documents.ipynb #52198653
+def content(item: Document | Pair) -> str:
+    "A digest of what an item holds, its id left out: equal items have equal ones."
+    if isinstance(item, Document): return _digest(item.parts)
+    sides = (item.query, item.positive, *item.negatives)
+    return blake2b("\0".join([*map(content, sides), item.task, item.kind]).encode("utf-8", "replace"), digest_size=8).hexdigest()
+
+def with_id(item: Document | Pair, id: str) -> Document | Pair:
+    "The same item under another id; the sides of a Pair that are named after it follow."
+    if isinstance(item, Document): return replace(item, id=id)
+    def side(doc: Document) -> Document:
+        return replace(doc, id=id + doc.id[len(item.id):]) if doc.id.startswith(f"{item.id}/") else doc
+    return replace(item, id=id, query=side(item.query), positive=side(item.positive), negatives=tuple(map(side, item.negatives)))
 
 # %% ../nbs/10_documents.ipynb #304739ba
 def prompt(instruction: str, # what to look for; "" leaves the Document alone
