@@ -17,23 +17,27 @@ from functools import lru_cache
 from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
+import yaml
 from filelock import FileLock
 from tqdm.auto import tqdm
-from .checkpoints import atomic
 from .account import Ignored, Report
-from .documents import MAX_PIXELS, BadInput, Document, ImageRef, MocaError, _parts, prompt
-from .masking import generator
-from .rows import Chain, Lazy, ParquetRows, Selection, digest, open_rows
+from .documents import MAX_PIXELS, BadInput, Document, ImageRef, MocaError, _address, _parts, content, missing, printable, prompt
+from .documents import stored, with_id, written
+from .layouts import Columns, coco, holds_nothing, layout_of, read_row
+from .rows import Chain, Lazy, Listed, ParquetRows, Selection, digest, file_mark, open_rows
 
 # %% auto #0
-__all__ = ['SAMPLING', 'ROW', 'CHUNK', 'HUB_CAP', 'PART_BYTES', 'GROUP_BYTES', 'Source', 'checked', 'source_of', 'renamed',
-           'row_id', 'place', 'Documents', 'digest64', 'asked', 'sift', 'again', 'look', 'hub_name', 'cache_folder',
-           'read_state', 'hub_stream', 'chosen_rows', 'draw_rows', 'tables', 'fill_cache', 'write_part', 'hub_rows',
-           'source_rows', 'open_source', 'read_documents']
+__all__ = ['SAMPLING', 'ROW', 'MOST_NOTES', 'MOST_NAMES', 'UNREAD', 'CHUNK', 'MASK64', 'HUB_CAP', 'PART_BYTES', 'GROUP_BYTES',
+           'COCO_BYTES', 'Source', 'checked', 'source_of', 'source_words', 'typed', 'source_from_words', 'inline',
+           'inlined', 'renamed', 'left_over', 'row_id', 'place', 'Documents', 'digest64', 'Asked', 'ask', 'asked',
+           'holder', 'sources_of', 'own_id', 'second_id', 'Renamed', 'files_of', 'files_mark', 'marked_files', 'sift',
+           'used_again', 'why_copy', 'again', 'look', 'hub_name', 'cache_folder', 'read_state', 'hub_stream',
+           'chosen_rows', 'draw_rows', 'shuffled', 'tables', 'fill_cache', 'write_part', 'hub_rows', 'source_rows',
+           'there_is', 'CocoRows', 'coco_rows', 'open_source', 'read_documents']
 
 # %% ../nbs/10_sources.ipynb #17ec7071
 SAMPLING = ("random", "first", "shards")
@@ -41,7 +45,7 @@ SAMPLING = ("random", "first", "shards")
 @dataclass
 class Source:
     "Where rows come from and what is taken of them. Raises `BadInput` for values that make no sense."
-    data: str # file, folder, pattern, `owner/name` on the hub, or `hub:...`
+    data: str # file, folder, pattern, or `hub:owner/name`, a data set on the hub
     name: str = "" # before the ids, `name/row`; "": ids as they are
     split: str | None = None # None: train where there are several
     config: str | None = None # of a data set on the hub
@@ -50,8 +54,9 @@ class Source:
     sampling: str = "random" # how a cap chooses: one of SAMPLING
     seed: int = 0 # of that choice
     weight: float = 1.0 # how often an epoch goes through the rows; 0.5: half of them, others each time
-    columns: dict = field(default_factory=dict) # our name: theirs; empty: they are named as ours
+    columns: dict = field(default_factory=dict) # our name: theirs, and no others are read; empty: told by the layout
     template: str = "" # the text, made of columns: "{question} {answer}"
+    lines: bool = False # a text file is a Document a line, not one Document
     instruction: str = "" # put into the Document, or into the query of a Pair
     image_root: str | None = None # folder of the image paths; None: the folder of the file
     max_pixels: int = MAX_PIXELS # larger pictures are rejected
@@ -63,6 +68,7 @@ class Source:
     task: str = "" # of Pairs whose rows name none
     kind: str | None = None # of Pairs whose rows name none; None: by their content
     corpus: str | None = None # file of the Documents that Pairs name by id
+    verify_content: bool = False # whether pictures changed is told by their bytes, not by size and time
 
     def __post_init__(self):
         for f in dataclasses.fields(self): setattr(self, f.name, checked(f, getattr(self, f.name)))
@@ -77,7 +83,7 @@ class Source:
 
     def signature(self) -> str:
         "A digest of the options that change what a row becomes; where the data lie is none of them."
-        places = ("data", "image_root", "cache", "corpus")
+        places = ("data", "image_root", "cache", "corpus", "verify_content")
         return digest(*((k, v) for k, v in dataclasses.asdict(self).items() if k not in places))
 
 # %% ../nbs/10_sources.ipynb #c922df12
@@ -102,39 +108,111 @@ def source_of(values: dict, name: str) -> Source:
     try: return Source(**values)
     except BadInput as e: raise BadInput(f"source {name}: {e}") from e
 
+# %% ../nbs/10_sources.ipynb #7d4fa451
+def source_words(words: list[str], # `name=value`, the first perhaps only the data
+                 ) -> dict:
+    "The fields of a Source that words of a command line give. Raises `BadInput` for an unknown name, with the nearest, or an odd value."
+    fields, found = {f.name: f for f in dataclasses.fields(Source)}, {}
+    for k, word in enumerate(words):
+        name, sign, value = word.partition("=")
+        if not k and (not sign or name.partition(".")[0] not in fields and ("/" in name or Path(word).exists())):
+            found["data"] = word
+            continue
+        name, _, key = name.partition(".")
+        if name not in fields or not sign:
+            near = difflib.get_close_matches(name, fields, 1)
+            raise BadInput(f"{printable(word)!r} is no option of a source: " + (f"did you mean {near[0]}=...?" if near else
+                                                                              f"write name=value, of {', '.join(fields)}"))
+        if key and name != "columns": raise BadInput(f"option {name} takes one value: write {name}={printable(value)}")
+        if key: found.setdefault("columns", {})[key] = value
+        else: found[name] = checked(fields[name], typed(fields[name], value))
+    return found
+
+def typed(f: dataclasses.Field, value: str):
+    "A word as a value for a field: a text as it stands, anything else as YAML reads it. Raises `BadInput`."
+    kinds = str(f.type).replace(" ", "").split("|")
+    if "None" in kinds and value in ("", "null", "none"): return None
+    if "str" in kinds: return value
+    try: return yaml.safe_load(value)
+    except yaml.YAMLError: raise BadInput(f"option {f.name} is {printable(value)!r}: it takes {f.type}") from None
+
+def source_from_words(words: list[str]) -> Source:
+    "The Source that words of a command line name. Raises `BadInput`."
+    values = source_words(words)
+    return source_of(values, Path(values.get("data", "")).name)
+
+def inline(values: dict) -> str:
+    "A source on one line, `{data: ..., columns: {...}}`; its data alone where nothing else is given."
+    if values.keys() == {"data"}: return values["data"]
+    return yaml.safe_dump(values, default_flow_style=True, sort_keys=False, width=10**6, allow_unicode=True).strip()
+
+def inlined(data: str) -> dict | None:
+    "The fields of a source written on one line; None for any other text. Raises `BadInput` if it is damaged."
+    if not data.lstrip().startswith("{"): return None
+    try: found = yaml.safe_load(data)
+    except yaml.YAMLError as e: raise BadInput(f"the source {printable(data)} is not YAML: {str(e).splitlines()[0]}") from None
+    if not isinstance(found, dict): raise BadInput(f"the source {printable(data)} is no dictionary")
+    return found
+
 # %% ../nbs/10_sources.ipynb #9bc31719
 @lru_cache
 def _inside(root: str | Path | None, max_pixels: int) -> Callable:
     "A function that makes an ImageRef from what a row holds, for paths below `root` only."
-    base, root = (None, None) if root is None else (Path(root).resolve(), Path(root))
+    home = None if root is None else _home(Path(root).resolve())
     def image(x) -> ImageRef:
         name = ""
-        if isinstance(x, dict) and not x.get("bytes"): x = x.get("path")
-        if isinstance(x, (str, Path)):
-            name = str(x)
-            if re.match(r"[a-z]{2,}:", name, re.I): raise BadInput(f"image {name[:80]} is an address: nothing is fetched, give a path")
-            if root is None: raise BadInput(f"image {name[:80]} is a path, and its row is in no folder: give image_root")
-            if "\0" in name: raise BadInput("the path of its image holds a zero byte")
-            x = root/name
-            if not x.resolve().is_relative_to(base): raise BadInput(f"image {name} lies outside the folder of the data: move it there or "
-                                                                    f"give image_root")
-            if not x.is_file(): raise BadInput(f"image {name} does not exist: check the path, or give image_root")
-        if x is None: raise BadInput("an image is null")
+        if isinstance(x, dict): x, name = stored(x), str(x.get("path") or "")
+        if missing(x): raise BadInput("an image is null")
+        if isinstance(x, str) and (data := written(x)) is not None: x, name = data, f"written as {len(x):,} characters"
+        if isinstance(x, (str, Path)): x, name = _followed(str(x), root, home), str(x)
         return ImageRef.of(x, name, max_pixels=max_pixels)
     return image
+
+def _home(root: Path) -> Path:
+    "The folder that links may not leave: a snapshot of the hub's cache belongs to a repository."
+    for k, part in enumerate(root.parts[:-2]):
+        if re.fullmatch(r"(datasets|models|spaces)--.+", part) and root.parts[k + 1] == "snapshots": return Path(*root.parts[:k + 1])
+    return root
+
+def _followed(name: str, root: str | Path | None, home: Path | None) -> Path:
+    "The file that a row names. Raises `BadInput` for one that is not there, or not in the folder of the data."
+    shown = printable(name)
+    if _address.match(name): raise BadInput(f"image {shown} is an address: nothing is fetched, give a path")
+    if root is None: raise BadInput(f"image {shown} is a path, and its row is in no folder: give image_root")
+    if "\0" in name: raise BadInput("the path of its image holds a zero byte")
+    path = Path(root)/name
+    try: inside, there = path.resolve().is_relative_to(home), path.is_file()
+    except (OSError, RuntimeError, ValueError) as e: # too long, a loop of links, half a character
+        raise BadInput(f"image {shown} is no path that can be followed ({getattr(e, 'strerror', None) or type(e).__name__})") from e
+    if not inside: raise BadInput(f"image {shown} lies outside the folder of the data: move it there or give image_root")
+    if not there: raise BadInput(f"image {shown} does not exist: check the path, or give image_root")
+    return path
+
+# %% ../nbs/10_sources.ipynb #5b0a92ac
+_field = re.compile(r"\{(\w+)\}")
 
 def renamed(row: dict, source: Source) -> dict:
     "A row under our names: its text made from the template, its columns renamed. Raises `BadInput` for a column that is not there."
     def column(name: str):
-        if name not in row: raise BadInput(f"it has no column {name!r}: it has {', '.join(map(str, row))}"[:300])
+        if name not in row: raise BadInput(f"it has no column {name!r}: it has {', '.join(map(printable, row))}"[:300])
         return row[name]
+    def words(m: re.Match) -> str:
+        value = column(m[1])
+        if isinstance(value, (bytes, dict)): raise BadInput(f"the template needs a text, and its column {m[1]!r} is a {type(value).__name__}")
+        return "" if missing(value) else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     out = {ours: column(theirs) for ours, theirs in source.columns.items()} if source.columns else dict(row)
-    if source.template: out["text"] = re.sub(r"\{(\w+)\}", lambda m: "" if column(m[1]) is None else str(column(m[1])), source.template)
+    if source.template: out["text"] = _field.sub(words, source.template)
     return out
+
+def left_over(row: dict, columns: Columns, source: Source) -> list[str]:
+    "The columns of a row that hold something and are in nothing that was read."
+    read = columns.read - {"text"} if source.template else columns.read
+    used = {source.columns.get(k, k) for k in read} | {ROW} | set(_field.findall(source.template))
+    return [str(k) for k, v in (row if source.columns or source.template else columns).items() if k not in used and not holds_nothing(v)]
 
 def row_id(row: dict, where: str, source: Source, copy: int = 0) -> str:
     "The id of a row: its own, or its place."
-    return place(next((str(row[k]) for k in ("id", ROW) if row.get(k) is not None), where), source, copy)
+    return place(next((str(row[k]) for k in ("id", ROW) if not missing(row.get(k))), where), source, copy)
 
 def place(id: str, source: Source, copy: int = 0) -> str:
     "An id below the name of its source, with `~1` for a second time in an epoch."
@@ -143,25 +221,43 @@ def place(id: str, source: Source, copy: int = 0) -> str:
 ROW = "_row" # the column in which the cache keeps where a row of the hub came from
 
 # %% ../nbs/10_sources.ipynb #9e3c50a1
+MOST_NOTES = 50 # different notes on the rows of a source
+MOST_NAMES = 20 # columns that a note names
+
 class Documents(Lazy):
-    "The Documents that rows hold: `text`, `image` or `images`, or `parts`, and perhaps `id` and `source`."
+    "The Documents that rows hold, in any layout."
     def __init__(self, rows: Lazy, source: Source, copy: int = 0): # copy 1, 2 ...: the same rows again, under other ids
-        self.rows, self.source, self.copy = rows, source, copy
+        self.rows, self.source, self.copy, self.unread = rows, source, copy, set()
         self.rejected, self.ignored = ([], []) if copy else (rows.rejected, rows.ignored)
 
     def __len__(self): return len(self.rows)
     def where(self, i): return place(self.rows.where(i), self.source, self.copy)
-    def notes(self): return super().notes() + (Counter() if self.copy else self.rows.notes())
+    def signature(self): return digest(self.rows.signature(), self.source.signature(), self.copy)
+
+    def note(self, what, i):
+        if len(self.flags or ()) >= MOST_NOTES and what not in self.flags: what = "other peculiarities"
+        super().note(what, i)
+
+    def notes(self) -> Counter:
+        "How many rows have which peculiarity; all columns that are not read are one."
+        if self.copy: return Counter()
+        own, names = super().notes(), sorted(self.unread)
+        more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+        if n := own.pop(UNREAD, 0): own[f"{UNREAD}: {', '.join(map(printable, names[:MOST_NAMES]))}{more}"] = n
+        return own + self.rows.notes()
 
     def make(self, i) -> Document:
         row, s = self.rows.make(i), self.source
-        known = renamed(row, s)
-        parts = _parts(known, _inside(s.image_root or self.rows.folder(i), s.max_pixels))
-        doc = Document(row_id({ROW: row.get(ROW)} | known, self.rows.where(i), s, self.copy), tuple(parts),
-                       str(s.name or known.get("source") or s.title))
+        ours, columns = read_row(renamed(row, s), lambda what: self.note(what, i))
+        parts = _parts(ours, _inside(s.image_root or self.rows.folder(i), s.max_pixels))
+        if unread := left_over(row, columns, s):
+            self.unread.update(unread)
+            self.note(UNREAD, i)
+        doc = Document(row_id({ROW: row.get(ROW)} | ours, self.rows.where(i), s, self.copy), tuple(parts),
+                       str(s.name or ours.get("source") or s.title))
         return prompt(s.instruction, doc)
 
-    def signature(self): return digest(self.rows.signature(), self.source.signature(), self.copy)
+UNREAD = "columns that are not read"
 
 # %% ../nbs/10_sources.ipynb #2280da3b
 CHUNK = 64 # items that a thread takes at a time
@@ -170,20 +266,118 @@ def digest64(text: str) -> int:
     "64 bits that stand for an id."
     return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
-def asked(items: Lazy, measure: Callable, workers: int) -> Iterator[tuple[int | None, object]]:
-    "For each item, in order: the digest of its id and what `measure` says, or None and what is wrong."
-    def one(i: int):
-        try:
-            item = items.make(i)
-            return digest64(item.id), measure(item)
-        except BadInput as e: return None, str(e)
-    ask = lambda k: [one(i) for i in range(k, min(k + CHUNK, len(items)))]
-    if workers <= 1: yield from (x for k in range(0, len(items), CHUNK) for x in ask(k)); return
+class Asked(NamedTuple):
+    "What is known of an item after a look at it."
+    said: object = None # by `measure`
+    why: str | None = None # it cannot be used
+    id: int = 0 # digests: of its id; 0 if it could not be made
+    content: int = 0 # of its content, if its id is not its place
+    second: int = 0 # of the id that it has if the first was used before
+    files: int = 0 # of the picture files it names
+
+def ask(items: Lazy, i: int, measure: Callable, whole: bool = False) -> Asked: # whole: digest picture files
+    "Make an item and measure it."
+    try: item = items.make(i)
+    except BadInput as e: return Asked(why=str(e))
+    except (OSError, UnicodeError, RecursionError) as e: return Asked(why=f"it cannot be read ({e or type(e).__name__})")
+    own = item.id != items.where(i)
+    known = dict(id=digest64(item.id), content=digest64(content(item)) if own else 0,
+                 second=digest64(second_id(item.id, items, i)) if own else 0, files=files_mark(item, whole))
+    try: return Asked(measure(item), None, **known)
+    except BadInput as e: return Asked(None, str(e), **known)
+
+def asked(items: Lazy, measure: Callable, workers: int) -> Iterator[Asked]:
+    "What `ask` says of each item, in order."
+    whole = any(s.verify_content for s in sources_of(items))
+    some = lambda k: [ask(items, i, measure, whole) for i in range(k, min(k + CHUNK, len(items)))]
+    if workers <= 1:
+        yield from (x for k in range(0, len(items), CHUNK) for x in some(k))
+        return
     with ThreadPoolExecutor(workers) as pool:
         waiting, starts = [], iter(range(0, len(items), CHUNK))
         for k in chain(starts, [None] * 2 * workers): # a few chunks ahead, not all of them
-            if k is not None: waiting.append(pool.submit(ask, k))
+            if k is not None: waiting.append(pool.submit(some, k))
             while waiting and (k is None or len(waiting) > 2 * workers): yield from waiting.pop(0).result()
+
+# %% ../nbs/10_sources.ipynb #5cf3e6fe
+def holder(items: Lazy, i: int) -> tuple[Lazy, int]:
+    "The Documents or Pairs that make item `i`, and its number there."
+    while True:
+        if isinstance(items, Chain): items, i = items.find(i)
+        elif isinstance(items, Selection): items, i = items.base, int(items.index[i])
+        elif isinstance(items, Renamed): items = items.base
+        else: return items, i
+
+def sources_of(items: Lazy) -> list[Source]:
+    "The sources that items come from."
+    if isinstance(items, Chain): return [s for p in items.parts for s in sources_of(p)]
+    if isinstance(items, (Selection, Renamed)): return sources_of(items.base)
+    return [items.source] if isinstance(getattr(items, "source", None), Source) else []
+
+def own_id(items: Lazy, i: int) -> str:
+    "The id that stands in the row of item `i`; empty if there is none, or no row."
+    part, k = holder(items, i)
+    if not hasattr(part, "rows"): return ""
+    try: found = part.rows.make(k).get(part.source.columns.get("id", "id"))
+    except (BadInput, OSError, UnicodeError, RecursionError): return ""
+    return "" if missing(found) else str(found)
+
+def second_id(id: str, items: Lazy, i: int) -> str:
+    "The id of item `i` where `id` was used before: with its place behind it."
+    part, k = holder(items, i)
+    return f"{id}@{part.rows.where(k) if hasattr(part, 'rows') else part.where(k)}"
+
+class Renamed(Lazy):
+    "Items, some of them under their second id. It is made again from the numbers alone, without a look at the data."
+    def __init__(self, base: Lazy, numbers): # of the items whose id was used before
+        self.base, self.numbers = base, frozenset(map(int, numbers))
+        self.rejected, self.ignored = base.rejected, base.ignored
+
+    def __len__(self): return len(self.base)
+    def where(self, i): return self.base.where(i)
+    def folder(self, i): return self.base.folder(i)
+    def notes(self): return self.base.notes()
+    def draw(self, seed, epoch): return self.base.draw(seed, epoch)
+    def signature(self): return digest(self.base.signature(), *sorted(self.numbers))
+
+    def make(self, i):
+        item = self.base.make(i)
+        return with_id(item, second_id(item.id, self.base, i)) if i in self.numbers else item
+
+# %% ../nbs/10_sources.ipynb #397e374d
+MASK64 = 2**64 - 1
+
+def files_of(item) -> list[Path]:
+    "The picture files that a Document or Pair names."
+    docs = [item] if isinstance(item, Document) else [item.query, item.positive, *item.negatives]
+    return [image.source for doc in docs for image in doc.images if isinstance(image.source, Path)]
+
+def files_mark(item, whole: bool = False) -> int:
+    "A digest of the picture files of an item: name, size and time of each, or `whole`, their bytes. Marks of several items are added."
+    return sum(_file_mark(path, whole) for path in files_of(item)) & MASK64
+
+def _file_mark(path: Path, whole: bool) -> int:
+    "A digest of a file; of one that is gone, of its name."
+    try:
+        if whole:
+            with open(path, "rb") as f: return digest64(f"{path.name} {_digest_of(f)}")
+        stat = os.stat(path)
+        return digest64(f"{path.name} {stat.st_size} {int(stat.st_mtime)}")
+    except OSError: return digest64(path.name)
+
+def _digest_of(f) -> str:
+    "A digest of an open file's bytes."
+    h = blake2b(digest_size=16)
+    while data := f.read(2**20): h.update(data)
+    return h.hexdigest()
+
+def marked_files(items: Lazy, workers: int = 1) -> str:
+    "The mark of all picture files that items name, as `sift` leaves it in the report: one pass over the rows, no picture is opened."
+    return _hex(sum(x.files for x in asked(items, lambda item: None, workers)))
+
+def _hex(total: int) -> str:
+    "A sum of marks as text; empty if there is nothing to mark."
+    return f"{total & MASK64:016x}" if total else ""
 
 # %% ../nbs/10_sources.ipynb #728475c1
 def sift(items: Lazy, report: Report, # that the others go to
@@ -191,25 +385,49 @@ def sift(items: Lazy, report: Report, # that the others go to
          workers: int = 1, # threads
          progress: bool = False, what: str = "rows") -> tuple[Selection, list]:
     "The items that can be used, and what `measure` said of each."
-    report.n_read += len(items) + len(items.rejected)
-    digests, found, bad = np.zeros(len(items), np.uint64), [], {}
-    bar = tqdm(asked(items, measure, workers), total=len(items), desc=what, unit="row", disable=not progress)
-    for i, (key, said) in enumerate(bar):
-        found.append(said)
-        if key is None: bad[i] = said
-        else: digests[i] = key
-    for i, first in again(digests, bad).items(): bad[i] = f"its id {items.make(i).id} was used at {items.where(first)}"
-    for i in sorted(bad): report.reject(items.where(i), bad[i])
+    n, found, bad, files = len(items), [], {}, 0
+    ids, contents, seconds = (np.zeros(n, np.uint64) for _ in range(3))
+    for i, x in enumerate(tqdm(asked(items, measure, workers), total=n, desc=what, unit="row", disable=not progress)):
+        found.append(x.said)
+        ids[i], contents[i], seconds[i], files = x.id, x.content, x.second, files + x.files
+        if x.why is not None: bad[i] = x.why
+    copies, others = used_again(ids, contents, seconds)
+    for i, first in copies.items(): bad.setdefault(i, why_copy(items, i, first, bool(contents[i])))
+    for i in sorted(bad): report.set_apart(items.where(i), bad[i], own_id(items, i))
+    keep = np.setdiff1d(np.arange(n), np.fromiter(bad, np.int64, len(bad)))
+    second = np.intersect1d(np.fromiter(others, np.int64, len(others)), keep)
+    good = Selection(Renamed(items, second) if len(second) else items, keep)
+    report.n_read += n + len(items.rejected)
+    report.n_kept += len(good)
+    report.files_mark = _hex(files)
     report.take(items)
-    keep = np.setdiff1d(np.arange(len(items)), np.fromiter(bad, np.int64, len(bad)))
-    return Selection(items, keep), [found[i] for i in keep] if bad else found
+    if len(second): report.notes["ids used again, kept as id@place"] += len(second)
+    return good, [found[i] for i in keep] if bad else found
 
-def again(digests: np.ndarray, bad: dict) -> dict[int, int]:
-    "Items whose digest an earlier good item has: {item: the first}."
-    good = np.setdiff1d(np.arange(len(digests)), np.fromiter(bad, np.int64, len(bad)))
-    _, first, which = np.unique(digests[good], return_index=True, return_inverse=True)
-    firsts = good[first][which]
-    return {int(i): int(f) for i, f in zip(good[firsts != good], firsts[firsts != good])}
+def used_again(ids: np.ndarray, contents: np.ndarray, seconds: np.ndarray # [n] uint64 digests; id 0: not made
+               ) -> tuple[dict[int, int], list[int]]:
+    "Copies {item: the first that is equal}, and the items that need their second id."
+    both = ids * np.uint64(0x9e3779b97f4a7c15) + contents
+    copies = again(both, ids > 0)
+    others = [i for i in again(ids, ids > 0) if i not in copies]
+    taken = set(ids.tolist())
+    for i in others: # a second id that is somebody else's first: cannot be told apart
+        if int(seconds[i]) in taken: copies[i] = i
+        taken.add(int(seconds[i]))
+    return dict(sorted(copies.items())), [i for i in others if i not in copies]
+
+def why_copy(items: Lazy, i: int, first: int, equal: bool) -> str: # equal: their contents are known to be
+    "What is wrong with an item whose id an earlier one has."
+    if i == first: return f"its id is used by another row, and so is the id that would tell them apart ({second_id('...', items, i)})"
+    if equal or content(items.make(i)) == content(items.make(first)): return f"its id and its content are those of {items.where(first)}"
+    return f"another row stands at {items.where(first)} too, and neither has an id of its own"
+
+def again(digests: np.ndarray, of: np.ndarray) -> dict[int, int]: # [n] uint64, [n] bool
+    "Items, of some, whose digest an earlier one has: {item: the first}."
+    some = np.flatnonzero(of)
+    _, first, which = np.unique(digests[some], return_index=True, return_inverse=True)
+    firsts = some[first][which]
+    return {int(i): int(f) for i, f in zip(some[firsts != some], firsts[firsts != some])}
 
 # %% ../nbs/10_sources.ipynb #e22c4689
 def look(doc: Document, verify: bool = False) -> None:
@@ -221,20 +439,18 @@ HUB_CAP = 500_000 # rows of a data set on the hub, where no cap is given (the pa
 PART_BYTES, GROUP_BYTES = 256 * 2**20, 2 * 2**20 # of a file and of a row group of the cache
 
 def hub_name(data: str) -> str | None:
-    """The data set on the hub that a text names; None if it names a file: `owner/name` that is nowhere on the disk, or `hub:` and a name
-    (or a local folder, to be read in the same way)."""
-    if data.startswith("hub:"): return data[4:]
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", data) or re.search(r"\.(jsonl?|parquet|arrow|tar|pdf|[ct]sv|ya?ml)$", data): return None
-    return None if Path(data).exists() or Path(data).parent.exists() else data
+    """The data set on the hub that a text names: `hub:owner/name` (or `hub:` and a local folder, to be read in the same way);
+    None if it names a file."""
+    return data[4:] if data.startswith("hub:") else None
 
 def cache_folder(source: Source) -> Path:
     "Where the rows of a hub data set are kept: below `cache`, else `$MOCA_CACHE`, else `~/.cache/moca`."
-    asked = {k: getattr(source, k) for k in ("config", "split", "revision", "cap", "sampling")} | dict(name=hub_name(source.data), format=1)
-    asked["seed"] = None if source.sampling == "first" else source.seed
-    key = blake2b(json.dumps(asked, sort_keys=True).encode(), digest_size=6).hexdigest()
+    wanted = {k: getattr(source, k) for k in ("config", "split", "revision", "cap", "sampling")} | dict(name=hub_name(source.data), format=1)
+    wanted["seed"] = None if source.sampling == "first" else source.seed
+    key = blake2b(json.dumps(wanted, sort_keys=True).encode(), digest_size=6).hexdigest()
     root = source.cache or os.environ.get("MOCA_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()/"moca"
     return Path(root).expanduser()/(re.sub(r"[^\w.-]+", "--",
-                                           "/".join(filter(None, (asked["name"], source.config)))).strip("-")[-80:] + "-" + key)
+                                           "/".join(filter(None, (wanted["name"], source.config)))).strip("-")[-80:] + "-" + key)
 
 def read_state(folder: Path) -> dict | None:
     "How far a cache is; None if it was not begun. Raises `BadInput` if it is damaged."
@@ -258,7 +474,7 @@ def hub_stream(source: Source, revision: str | None):
         reason = next((o for o in str(e).splitlines() if o.strip()), type(e).__name__)
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on") else ""
         raise BadInput(f"the data set {name} cannot be opened on the hub{offline}: {reason[:300]}; check its name, split and config and "
-                       "the network; if a file was meant, check its path") from e
+                       "the network") from e
 
 def chosen_rows(stream, source: Source) -> np.ndarray | None:
     """The rows that random sampling takes, in order; None: all, until the cap is reached. Raises `BadInput` where the number of rows is
@@ -272,15 +488,19 @@ def chosen_rows(stream, source: Source) -> np.ndarray | None:
 
 def draw_rows(n: int, source: Source) -> np.ndarray: # [min(n, cap)] int64, ascending
     "`cap` of `n` rows, without replacement."
-    order = torch.randperm(n, generator=generator(source.seed, 0, source.title, "cap")).numpy()
-    return np.sort(order[:source.cap])
+    return np.sort(shuffled(n, source, "cap")[:source.cap])
+
+def shuffled(n: int, source: Source, purpose: str) -> np.ndarray: # [n] int64
+    "The numbers below `n` in an order that the seed, the name of the source and the purpose decide."
+    import torch
+    from moca.masking import generator
+    return torch.randperm(n, generator=generator(source.seed, 0, source.title, purpose)).numpy()
 
 # %% ../nbs/10_sources.ipynb #a03bb4be
 def tables(stream, source: Source, state: dict) -> Iterator[tuple[pa.Table, dict]]:
     "The rows to keep, in pieces, from where `state` says, and the place in the stream after each piece."
     n, chosen = stream.num_shards, chosen_rows(stream, source)
-    order = torch.randperm(n, generator=generator(source.seed, 0, source.title,
-                                                  "shards")).tolist() if source.sampling == "shards" else range(n)
+    order = shuffled(n, source, "shards").tolist() if source.sampling == "shards" else range(n)
     for at in range(state["shard"], n):
         shard, row = stream.shard(n, order[at]).with_format("arrow"), 0
         if at == state["shard"] and state["stream"]: shard.load_state_dict(state["stream"]); row = state["row"]
@@ -299,6 +519,7 @@ def fill_cache(folder: Path, source: Source, progress: bool = False) -> None:
     is kept."""
     state = read_state(folder) or dict(asked=dataclasses.asdict(source), revision=None, parts=[], rows=0, shard=0, row=0, seen=0,
                                        stream=None, complete=False)
+    from moca.checkpoints import atomic
     stream, state["revision"] = hub_stream(source, state["revision"])
     held, place = [], {}
     def flush(**more):
@@ -322,6 +543,7 @@ def fill_cache(folder: Path, source: Source, progress: bool = False) -> None:
 
 def write_part(path: Path, held: list[pa.Table]) -> None:
     "Some tables as one Parquet file of small row groups, atomically."
+    from moca.checkpoints import atomic
     table = pa.concat_tables(held)
     rows = max(1, min(1024, GROUP_BYTES * len(table) // max(1, table.nbytes)))
     with atomic(path) as part: pq.write_table(table, part, row_group_size=rows)
@@ -347,14 +569,47 @@ def hub_rows(source: Source, progress: bool = False) -> Lazy:
 def source_rows(source: Source, progress: bool = False) -> Lazy:
     "The rows of a source, no more than its cap. Raises `BadInput`."
     if hub_name(source.data): return hub_rows(source, progress)
-    rows = open_rows(source.data, source.split, source.pdf, source.dpi, source.max_pixels)
+    there_is(source.data)
+    rows = coco_rows(source.data) or open_rows(source.data, source.split, source.pdf, source.dpi, source.max_pixels,
+                                               **({"lines": True} if source.lines else {}))
     if source.cap is None or source.cap >= len(rows): return rows
     if source.sampling == "random": return Selection(rows, draw_rows(len(rows), source))
     if source.sampling == "first" or not isinstance(rows, Chain): return Selection(rows, np.arange(source.cap))
     starts = np.cumsum([0, *map(len, rows.parts)])
-    order = torch.randperm(len(rows.parts), generator=generator(source.seed, 0, source.title, "shards")).tolist()
+    order = shuffled(len(rows.parts), source, "shards").tolist()
     return Selection(rows, np.sort(np.concatenate([np.arange(starts[k], starts[k + 1]) for k in order])[:source.cap]))
 
+def there_is(data: str) -> None:
+    "Raises `BadInput` for a path where nothing is, and says how a data set of the hub is named."
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", data) or Path(data).exists(): return
+    raise BadInput(f"{printable(data)} does not exist: check the path; a data set on the hub is named hub:{printable(data)}")
+
+# %% ../nbs/10_sources.ipynb #47b3d449
+COCO_BYTES = 2**30 # of a JSON file
+
+class CocoRows(Listed):
+    "The captions of a COCO file, a row each."
+    def __init__(self, path: Path, rows: list[dict]):
+        super().__init__(rows)
+        self.path = path
+
+    def where(self, i): return f"{self.path.name}:{self.items[i]['id']}"
+    def folder(self, i): return self.path.parent
+    def signature(self): return digest(self.path.name, file_mark(self.path))
+
+def coco_rows(data: str) -> CocoRows | None:
+    "The rows of a file in COCO's layout; None for any other. Raises `BadInput` for one without captions."
+    path = Path(data)
+    if path.suffix.lower() != ".json" or not path.is_file() or not 0 < path.stat().st_size <= COCO_BYTES: return None
+    with open(path, "rb") as f: start = f.read(2**16)
+    if not re.match(rb"\s*\{", start) or not re.search(rb'"(images|annotations|info|licenses)"\s*:', start): return None
+    try: found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError): return None # what is wrong with it, the reader of JSON says
+    try: rows = coco(found)
+    except BadInput as e: raise BadInput(f"{path.name}: {e}") from e
+    return None if rows is None else CocoRows(path, rows)
+
+# %% ../nbs/10_sources.ipynb #feebdabf
 def open_source(source: Source, progress: bool = False) -> Documents:
     "The Documents of a source, none of them read yet. Raises `BadInput`."
     return Documents(source_rows(source, progress), source)
@@ -365,12 +620,12 @@ def read_documents(path: str | Path, # a file, a folder, a pattern, or a data se
                    workers: int = 1, progress: bool = False,
                    **options # other fields of a Source
                    ) -> tuple[Selection, Report]:
-    """The Documents at a path, those that can be used, and a Report of the others.
+    """The Documents at a path, in any [layout](10_layouts.ipynb), those that can be used, and a Report of everything else.
 
-    Each row has `text`, `image` or `images`, or `parts`, and perhaps `id` and `source`.
     Raises `BadInput` if there is nothing at `path`, if it is of an unknown kind, or if every row was rejected."""
     source = Source(str(path), image_root=None if image_root is None else str(image_root), **options)
     report = Report(source.title)
     docs, _ = sift(open_source(source, progress), report, lambda d: look(d, verify), workers, progress)
+    report.adds_up()
     report.raise_if_empty()
     return docs, report
