@@ -8,21 +8,18 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-import matplotlib.pyplot as plt
 import numpy as np
-import torch
 import yaml
 import moca
 from .account import Report
-from .documents import BadInput
-from .masking import generator
+from .documents import BadInput, printable
 from .pairs import Pairs, ReadPairs, sift_pairs
 from .rows import Chain, Lazy, Selection, digest
-from .sources import Documents, Source, hub_name, look, sift, source_of, source_rows
+from .sources import Documents, Source, inlined, look, sift, source_of, source_rows
 
 # %% auto #0
 __all__ = ['HERE', 'KEYS', 'builtin_mixtures', 'mixture_file', 'read_mixture', 'placed', 'Mixture', 'load_mixture', 'Mixed',
-           'times', 'mixed', 'open_documents', 'load_documents', 'open_pairs', 'rows_of', 'show_mixture']
+           'drawn', 'times', 'mixed', 'open_documents', 'load_documents', 'open_pairs', 'rows_of', 'show_mixture']
 
 # %% ../nbs/10_mixtures.ipynb #0b9c5711
 HERE = Path(moca.__file__).parent/"data"/"mixtures"
@@ -66,7 +63,7 @@ def read_mixture(path: Path, within: tuple = ()) -> dict:
 
 def placed(value: str, folder: Path, key: str) -> str:
     "A path of a mixture file, from the folder that it lies in; names of the hub stay what they are."
-    if key == "data" and (value.startswith("hub:") or not (folder/value).exists() and hub_name(value)): return value
+    if key == "data" and value.startswith("hub:"): return value
     return str(folder/Path(value).expanduser())
 
 # %% ../nbs/10_mixtures.ipynb #ad598807
@@ -92,40 +89,57 @@ class Mixture:
                                  else f"  {self.notes.get(s.title) or s.kind or s.data}"))
         return "\n".join(lines)
 
-def load_mixture(data: str | Path, kind: str = "documents") -> Mixture:
-    "A mixture file, one of moca's own by name, or a single source: a path or a data set on the hub. Raises `BadInput`."
-    path = mixture_file(str(data))
-    if path is None: return Mixture(Source(str(data)).title, kind, [Source(str(data))])
+def load_mixture(data: str | Path, # a mixture file, one of moca's own by name, a path, `hub:owner/name`, or a source on one line
+                 kind: str = "documents", # or pairs
+                 options: dict | None = None # fields of a Source, for every source
+                 ) -> Mixture:
+    "What to read, and how. Raises `BadInput`."
+    given = {k: v for k, v in (options or {}).items() if k not in ("data", "name")}
+    single = inlined(str(data))
+    path = mixture_file(str(data)) if single is None else None
+    if path is None:
+        source = source_of(({"data": str(data)} if single is None else single) | given, printable(data))
+        return Mixture(source.title, kind, [source])
     found = read_mixture(path)
     if found.get("kind", kind) != kind: raise BadInput(f"the mixture {path.stem} holds {found['kind']}, and {kind} are needed here")
     fields = {f.name for f in dataclasses.fields(Source)} - {"data", "name"}
     common = {k: v for k, v in found.items() if k not in KEYS}
-    if unknown := set(map(str, common)) - fields: raise BadInput(f"the mixture {path.name} has the unknown key "
-                                                                 f"{sorted(unknown)[0][:80]!r}: the keys are "
-                                                                 f"{', '.join((*KEYS, *sorted(fields)))}")
-    chosen = {n: common | s | {"name": n} for n, s in found["sources"].items() if s is not None}
+    if unknown := set(map(str, common)) - fields:
+        raise BadInput(f"the mixture {path.name} has the unknown key {printable(sorted(unknown)[0])!r}: "
+                       f"the keys are {', '.join((*KEYS, *sorted(fields)))}")
+    chosen = {n: common | s | given | {"name": n} for n, s in found["sources"].items() if s is not None}
     if not chosen: raise BadInput(f"the mixture {path.name} has no sources")
     notes = {n: s.pop("note", "") for n, s in chosen.items()}
     return Mixture(path.stem, kind, [source_of(s, n) for n, s in chosen.items()], str(found.get("about", "")), notes)
 
 # %% ../nbs/10_mixtures.ipynb #aa39a4f2
 class Mixed(Chain):
-    "Sources end to end, each as often as its weight says; `draw` chooses the rows of an epoch."
+    """Sources end to end, each as often as its weight says; `draw` chooses the rows of an epoch.
+    Raises `BadInput` for a weight so small that no row of its source is ever drawn."""
     def __init__(self, parts: Sequence[Lazy], shares: Sequence[float]): # share of each part that an epoch holds, in (0, 1]
         super().__init__(parts)
         self.shares = list(shares)
+        for part, share in zip(self.parts, self.shares):
+            if getattr(part, "copy", 0) or not len(part) or round(share * len(part)): continue
+            raise BadInput(f"source {part.source.title}: an epoch with weight {share:g} of its {len(part):,} rows holds none of them: "
+                           f"give a weight of {1 / len(part):.1g} or more, or leave the source out")
 
     def draw(self, seed, epoch):
-        out, start = [], 0
+        out, start = [np.arange(0)], 0
         for part, end, share in zip(self.parts, self.ends, self.shares):
-            n = end - start
-            chosen = np.arange(n)
-            if share < 1: chosen = np.sort(torch.randperm(n, generator=generator(seed, epoch, f"{part.source.title}~{part.copy}",
-                                                                                 "mixture")).numpy()[:round(share * n)])
-            out.append(chosen + start); start = end
-        return np.concatenate(out) if out else np.arange(0)
+            out.append(start + drawn(part, end - start, share, seed, epoch))
+            start = end
+        return np.concatenate(out)
 
     def signature(self): return digest(super().signature(), self.shares)
+
+def drawn(part: Lazy, n: int, share: float, seed: int, epoch: int) -> np.ndarray: # [round(share * n)] int64, ascending
+    "The rows of one part that an epoch holds."
+    if share >= 1: return np.arange(n)
+    import torch
+    from moca.masking import generator
+    order = torch.randperm(n, generator=generator(seed, epoch, f"{part.source.title}~{part.copy}", "mixture")).numpy()
+    return np.sort(order[:round(share * n)])
 
 # %% ../nbs/10_mixtures.ipynb #086d8bff
 def times(weight: float) -> list[float]:
@@ -142,28 +156,31 @@ def mixed(mixture: Mixture, make: type, progress: bool = False) -> Mixed:
     return Mixed(parts, shares)
 
 # %% ../nbs/10_mixtures.ipynb #e742686b
-def open_documents(data: str | Path, progress: bool = False) -> tuple[Mixed, Report]:
-    """The Documents of a file, folder, hub data set or mixture, none of them read yet, and an empty Report for what will turn out to be
-    unusable."""
-    mixture = load_mixture(data)
+def open_documents(data: str | Path, progress: bool = False, options: dict | None = None) -> tuple[Mixed, Report]:
+    "The Documents of data, none of them read yet, and an empty Report for what will turn out to be unusable; as `load_mixture`."
+    mixture = load_mixture(data, options=options)
     docs, report = mixed(mixture, Documents, progress), Report(mixture.name)
-    if not len(docs): sift(docs, report); report.raise_if_empty()
+    if not len(docs):
+        sift(docs, report)
+        report.raise_if_empty()
     return docs, report
 
-def load_documents(data: str | Path, verify: bool = False, workers: int = 1, progress: bool = False) -> tuple[Selection, Report]:
-    """The Documents of a file, folder, hub data set or mixture that can be used, and a Report of the others. Raises `BadInput` if there
-    are none."""
-    docs, report = open_documents(data, progress)
+def load_documents(data: str | Path, verify: bool = False, workers: int = 1, progress: bool = False,
+                   options: dict | None = None) -> tuple[Selection, Report]:
+    "The Documents of data that can be used, and a Report of everything else; as `load_mixture`. Raises `BadInput` if there are none."
+    docs, report = open_documents(data, progress, options)
     docs, _ = sift(docs, report, lambda d: look(d, verify), workers, progress)
+    report.adds_up()
     report.raise_if_empty()
     return docs, report
 
-def open_pairs(data: str | Path, verify: bool = False, workers: int = 1, progress: bool = False) -> tuple[ReadPairs, Report]:
-    """The Pairs of a file, folder, hub data set or mixture that can be used, and a Report of the others. Raises `BadInput` if there are
-    none."""
-    mixture = load_mixture(data, "pairs")
+def open_pairs(data: str | Path, verify: bool = False, workers: int = 1, progress: bool = False,
+               options: dict | None = None) -> tuple[ReadPairs, Report]:
+    "The Pairs of data that can be used, and a Report of everything else; as `load_mixture`. Raises `BadInput` if there are none."
+    mixture = load_mixture(data, "pairs", options)
     report = Report(mixture.name)
     pairs = sift_pairs(mixed(mixture, Pairs, progress), report, verify, workers, progress)
+    report.adds_up()
     report.raise_if_empty()
     return pairs, report
 
@@ -173,6 +190,7 @@ def rows_of(items: Mixed) -> dict[str, int]:
 
 def show_mixture(mixture: Mixture, counts: dict[str, int], ax=None):
     "What an epoch holds of each source; what was taken once, a second time, a third time in other shades."
+    import matplotlib.pyplot as plt
     ax = ax or plt.subplots(figsize=(6, .3 * len(mixture.sources) + .8), layout="constrained")[1]
     for y, s in enumerate(mixture.sources):
         left = 0.0

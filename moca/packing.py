@@ -6,6 +6,7 @@
 from __future__ import annotations
 import copy
 import json
+import os
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -19,12 +20,12 @@ from filelock import FileLock
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
 from .checkpoints import atomic
-from .account import Ignored, Report
+from .account import Report
 from .documents import BadImage, BadInput, Document, ImageRef, MocaError
 from .families import family_of, model_path, tiny_model
 from .masking import document_ids
 from .rows import Lazy, Listed, Selection, digest
-from .sources import sift
+from .sources import Renamed, marked_files, sift
 
 # %% auto #0
 __all__ = ['MASK_NAMES', 'add_mask_token', 'Encoder', 'text_ids', 'layout', 'picture_of', 'sizes', 'length', 'words_of',
@@ -279,8 +280,9 @@ def measured(encoder: Encoder, items: Lazy, workers: int = 1, progress: bool = F
         return None if len(pieces) == 1 and not lost else pieces, table, lost # None: the Document is whole
     text_ids(encoder, "", "") # the first call may change the tokenizer's state, which threads must not do
     good, found = sift(items, own, measure, workers, progress, "lengths")
+    second = sorted(good.base.numbers) if isinstance(good.base, Renamed) else [] # items whose id was used before
     info = dict(cuts={str(k): p for k, (p, _, _) in enumerate(found) if p is not None}, lost=[x for _, _, xs in found for x in xs],
-                n_read=own.n_read, rejected=own.rejected, ignored=own.ignored, notes=own.notes)
+                second=second, report=own.as_dict())
     return dict(keep=good.index, counts=np.array([len(t) for _, t, _ in found], np.int64),
                 table=np.array([x for _, t, _ in found for x in t], np.int64).reshape(-1, 2), info=info)
 
@@ -294,14 +296,15 @@ def split_all(encoder: Encoder, docs: Sequence[Document], progress: bool = False
     was lost. One pass over the data. Raises `BadInput` if `cache` is of other data."""
     items, own = docs if isinstance(docs, Lazy) else Listed(docs), report or Report("the data")
     make = lambda: measured(encoder, items, workers, progress)
-    found = make() if cache is None else remembered(Path(cache), digest(items.signature(), encoder_mark(encoder)), make)
+    found = make() if cache is None else remembered(Path(cache), digest(items.signature(), encoder_mark(encoder)), make,
+                                                                  lambda: marked_files(items, workers))
     info, counts = found["info"], found["counts"]
-    own.n_read += info["n_read"]; own.ignored += [Ignored(*x) for x in info["ignored"]]; own.notes.update(info["notes"])
-    for id, where, why in info["rejected"]: own.reject(where, why, id)
+    own.add(info["report"])
     if report is None and own.rejected: raise BadInput(f"{own.rejected[0].where}: {own.rejected[0].why}")
     owner = np.repeat(np.arange(len(counts)), counts)
     number = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
-    pieces = Pieces(Selection(items, found["keep"]), owner, number, {int(k): p for k, p in info["cuts"].items()})
+    good = Selection(Renamed(items, info["second"]) if info["second"] else items, found["keep"])
+    pieces = Pieces(good, owner, number, {int(k): p for k, p in info["cuts"].items()})
     tail = f"; {len(info['lost'])} images larger than that are left out, the first {info['lost'][0]}" if info["lost"] else ""
     n = int((counts > 1).sum())
     cut_into = f"{n:,} longer than {encoder.max_length} tokens and split into {int(counts[counts > 1].sum()):,}"
@@ -313,8 +316,9 @@ def encoder_mark(encoder: Encoder) -> str:
     return digest(encoder.family.name, encoder.max_length, encoder.tail, encoder.tokenizer.backend_tokenizer.to_str(),
                   encoder.image_processor.to_json_string())
 
-def remembered(path: Path, mark: str, make: Callable) -> dict:
-    "What `make` (a call of `measured`) found, from a file if it is there. Raises `BadInput` if the file is damaged or of another mark."
+def remembered(path: Path, mark: str, make: Callable, files: Callable = lambda: "") -> dict:
+    """What `make` (a call of `measured`) found, from a file if it is there. Raises `BadInput` if the file is damaged, of another mark, or
+    of other picture files: `files` goes through the rows once for their mark, where they name any."""
     with FileLock(path.with_name(f".{path.name}.lock")):
         if not path.exists():
             found = make()
@@ -328,6 +332,10 @@ def remembered(path: Path, mark: str, make: Callable) -> dict:
         raise BadInput(f"{path} is damaged ({e}): start the run again with --force") from e
     if found["info"]["mark"] != mark: raise BadInput(f"the data, the tokenizer or the limits are not those that {path.parent} began with: "
                                                      f"resume with the same, or start again with --force")
+    kept = found["info"]["report"]["files_mark"]
+    if kept and os.environ.get("RANK", "0") == "0" and files() != kept: # one of several processes is enough
+        raise BadInput(f"picture files that the data name are not those that {path.parent} began with (name, size or time): "
+                       "resume with the same, or start again with --force")
     return found
 
 # %% ../nbs/11_packing.ipynb #a48f6c35
