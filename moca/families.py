@@ -5,8 +5,9 @@
 # %% ../nbs/11_families.ipynb #315cb91c
 from __future__ import annotations
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 import torch
 import transformers
@@ -22,8 +23,8 @@ import moca
 from .documents import BadInput
 
 # %% auto #0
-__all__ = ['FILES', 'FAMILIES', 'TINY', 'model_path', 'fetch_model', 'base_path', 'Picture', 'mrope_positions', 'Family',
-           'Qwen2VL', 'Qwen25VL', 'Qwen3VL', 'Qwen35', 'Tiles', 'PaliGemma', 'Gemma3', 'InternVL', 'Idefics3',
+__all__ = ['FILES', 'FAMILIES', 'TINY', 'model_path', 'fetch_model', 'base_path', 'Picture', 'largest_grid', 'mrope_positions',
+           'Family', 'Qwen2VL', 'Qwen25VL', 'Qwen3VL', 'Qwen35', 'Tiles', 'PaliGemma', 'Gemma3', 'InternVL', 'Idefics3',
            'SmolVLM', 'LlavaOnevision', 'family_named', 'family_of', 'families_here', 'tiny_tokenizer', 'tiny_model']
 
 # %% ../nbs/11_families.ipynb #9fdab7ba
@@ -62,6 +63,25 @@ class Picture:
     patch_at: Tensor # [G] int64: index into ids of the token of each patch group; -1: none
     cells: Tensor # [G] int64: the cell that each patch group shows; groups of one cell show the same part of the picture
     cell_grid: tuple[int, int] # rows and columns of cells
+    told: dict = field(default_factory=dict) # keywords of `rows` that make this picture smaller; empty: it is as its processor wants it
+
+    @property
+    def scaled(self) -> bool:
+        "Was it made smaller to fit?"
+        return bool(self.told)
+
+# %% ../nbs/11_families.ipynb #5a8deb5e
+def largest_grid(width: int, height: int, # of a picture, in pixels
+                 most: int # cells, 1 or more
+                 ) -> tuple[int, int]: # rows, columns
+    "The largest grid of a picture's shape with at most `most` cells: both sides scaled alike and rounded, each at least one cell."
+    short, long = sorted((width, height))
+    for few in range(math.isqrt(most), 0, -1): # cells of the shorter side: they are so many for scales (2 * few -+ 1) / (2 * short)
+        least = (long * (2 * few - 1) + short) // (2 * short) if few > 1 else 1 # cells of the longer side at the smallest such scale
+        if few * least <= most: break
+    largest = -(-long * (2 * few + 1) // short) // 2 # and below the next
+    many = min(most // few, largest)
+    return (few, many) if height <= width else (many, few)
 
 # %% ../nbs/11_families.ipynb #b1acf94e
 def mrope_positions(segments: list[int | tuple[int, int]] # lengths of text runs (int) and merged grids (rows, columns) of images, in order
@@ -108,6 +128,15 @@ class Family:
             raise BadInput(f"the tokenizer of this {self.name} model has no token {token}: it belongs to another model")
         return found
 
+    def picture(self, width: int, height: int, most: int | None = None) -> Picture:
+        """What a picture of a size in pixels becomes: the largest form of at most `most` tokens (None: as its processor wants it),
+        or the smallest there is."""
+        raise NotImplementedError
+
+    def rows(self, images: list, **told) -> Tensor: # [P, patch_dim]
+        "The pixels of some pictures, as `picture` laid them out; `told` is `Picture.told`."
+        raise NotImplementedError
+
     def text(self, text: str) -> list[int]:
         "Token ids of a piece of markup."
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -148,16 +177,21 @@ class Qwen2VL(Family):
         if size["shortest_edge"] > size["longest_edge"]: size["shortest_edge"] = size["longest_edge"]
         self.images.size = size
 
-    def picture(self, width: int, height: int) -> Picture:
-        size = self.images.size
-        h, w = (o // self.patch for o in smart_resize(height, width, self.patch * self.merge, size["shortest_edge"], size["longest_edge"]))
-        n = h * w // self.unit
+    def picture(self, width, height, most=None):
+        size, side, told = self.images.size, self.patch * self.merge, {}
+        rows, columns = (o // side for o in smart_resize(height, width, side, size["shortest_edge"], size["longest_edge"]))
+        if most is not None and rows * columns + 2 > most:
+            rows, columns = largest_grid(width, height, max(1, most - 2))
+            told = dict(resized=(columns * side, rows * side))
+        n = rows * columns
         ids = [self.config.vision_start_token_id] + [self.image_id] * n + [self.config.vision_end_token_id]
-        return Picture(ids, [1, (h // self.merge, w // self.merge), 1], (1, h, w), torch.arange(1, n + 1),
-                       torch.arange(n), (h // self.merge, w // self.merge))
+        return Picture(ids, [1, (rows, columns), 1], (1, rows * self.merge, columns * self.merge), torch.arange(1, n + 1),
+                       torch.arange(n), (rows, columns), told)
 
-    def rows(self, images: list) -> Tensor:
-        return self.images(images=images, return_tensors="pt")["pixel_values"].float()
+    def rows(self, images, resized=None):
+        more = {} if resized is None else dict(do_resize=False)
+        if resized is not None: images = [i.resize(resized, Image.Resampling.BICUBIC) for i in images]
+        return self.images(images=images, return_tensors="pt", **more)["pixel_values"].float()
 
     def canvas(self, rows, grid):
         (_, h, w), p, m = grid, self.patch, self.merge
@@ -216,18 +250,18 @@ class Tiles(Family):
         grid = (torch.arange(rows * n) // rows)[:, None] * n + torch.arange(columns * n) // columns
         return grid.view(rows, n, columns, n).transpose(1, 2).flatten()
 
-    def single(self, before: list[int], after: list[int], rows: int = 0, columns: int = 0) -> Picture:
+    def single(self, before: list[int], after: list[int], rows: int = 0, columns: int = 0, told: dict | None = None) -> Picture:
         "A picture whose tokens stand in one run between two markers: a grid of tiles, if any, then the whole."
         tiles, side = 1 + rows * columns, self.side // self.block
         n, cells = self.tile_tokens * tiles, torch.cat([self.cells(rows, columns), torch.arange(self.tile_tokens)])
         return Picture(before + [self.image_id] * n + after, [len(before) + n + len(after)], (tiles, self.side, self.side),
-                       torch.arange(n) + len(before), cells, (side, side))
+                       torch.arange(n) + len(before), cells, (side, side), told or {})
 
-    def tiles(self, image) -> Tensor:
-        "One picture as tiles."
-        return self.images(images=[image], return_tensors="pt")["pixel_values"].reshape(-1, 3, self.size, self.size)
+    def tiles(self, image, **told) -> Tensor:
+        "One picture as tiles `[N, 3, size, size]`; `told` are keywords of its processor."
+        return self.images(images=[image], return_tensors="pt", **told)["pixel_values"].reshape(-1, 3, self.size, self.size)
 
-    def rows(self, images): return torch.cat([self.to_rows(self.tiles(i).float()) for i in images])
+    def rows(self, images, **told): return torch.cat([self.to_rows(self.tiles(i, **told).float()) for i in images])
 
     def features(self, model, rows, grids, sizes):
         found = model.model.get_image_features(self.to_tiles(rows), return_dict=True).pooler_output
@@ -239,13 +273,13 @@ class Tiles(Family):
 class PaliGemma(Tiles):
     "One tile, no markers, positions from 1."
     name, processor, first = "paligemma", "SiglipImageProcessorPil", 1
-    def picture(self, width, height): return self.single([], [])
+    def picture(self, width, height, most=None): return self.single([], [])
 
 class Gemma3(Tiles):
     "One tile, its patches averaged in blocks."
     name, processor = "gemma3", "Gemma3ImageProcessorPil"
     def find_block(self): return self.side // math.isqrt(self.config.mm_tokens_per_image)
-    def picture(self, width, height):
+    def picture(self, width, height, most=None):
         line = self.text("\n\n")
         return self.single(line + [self.config.boi_token_index], [self.config.eoi_token_index] + line)
 
@@ -255,11 +289,19 @@ class InternVL(Tiles):
     def find_block(self): return round(1 / self.config.downsample_ratio)
     def limit(self, min_pixels, max_pixels):
         if max_pixels: self.images.max_patches = max(1, max_pixels // self.size**2)
-    def picture(self, width, height):
-        size, least, most = self.images.size, self.images.min_patches, self.images.max_patches
-        tiled = self.images.crop_to_patches and most > 1
-        columns, rows = get_optimal_tiled_canvas((height, width), (size["height"], size["width"]), least, most) if tiled else (1, 1)
-        return self.single([self.id("<img>")], [self.id("</img>")], *((rows, columns) if rows * columns > 1 else ()))
+    def canvas_of(self, width, height, least, most) -> tuple[int, int]: # rows and columns of tiles; (0, 0): the whole picture alone
+        size = self.images.size
+        if not self.images.crop_to_patches or most < 2: return 0, 0
+        columns, rows = get_optimal_tiled_canvas((height, width), (size["height"], size["width"]), least, most)
+        return (rows, columns) if rows * columns > 1 else (0, 0)
+    def picture(self, width, height, most=None):
+        told, tiles = {}, (self.images.min_patches, self.images.max_patches)
+        rows, columns = self.canvas_of(width, height, *tiles)
+        if most is not None and rows and (1 + rows * columns) * self.tile_tokens + 2 > most:
+            room = max(1, (most - 2) // self.tile_tokens - 1) # tiles beside the whole picture
+            told = dict(min_patches=min(tiles[0], room), max_patches=room)
+            rows, columns = self.canvas_of(width, height, *told.values())
+        return self.single([self.id("<img>")], [self.id("</img>")], rows, columns, told)
 
 # %% ../nbs/11_families.ipynb #fd9ae36c
 class Idefics3(Tiles):
@@ -268,8 +310,14 @@ class Idefics3(Tiles):
     def find_block(self): return self.config.scale_factor
     def limit(self, min_pixels, max_pixels):
         if max_pixels: self.images.size = {"longest_edge": max(1, math.isqrt(max_pixels) // self.size) * self.size}
-    def picture(self, width, height):
-        count, rows, cols = self.images.get_number_of_image_patches(height, width, {})
+    def picture(self, width, height, most=None):
+        found, edge = self.tiled(width, height, {}), -(-self.images.size["longest_edge"] // self.size)
+        while most is not None and len(found.ids) > most and found.grid[0] > 1: # fewer tiles along the longer side
+            edge = max(1, edge - 1)
+            found = self.tiled(width, height, dict(size={"longest_edge": edge * self.size}))
+        return found
+    def tiled(self, width, height, told) -> Picture:
+        count, rows, cols = self.images.get_number_of_image_patches(height, width, told)
         ids, at = [], []
         def tile(mark: str):
             ids.extend([self.id("<fake_token_around_image>"), *self.text(mark)])
@@ -281,9 +329,10 @@ class Idefics3(Tiles):
         tile("<global-img>")
         ids.append(self.id("<fake_token_around_image>"))
         side, cells = self.side // self.block, torch.cat([self.cells(rows, cols), torch.arange(self.tile_tokens)])
-        return Picture(ids, [len(ids)], (max(1, count), self.side, self.side), torch.cat(at), cells, (side, side))
-    def tiles(self, image):
-        return self.images(images=[[image]], return_tensors="pt", do_pad=True)["pixel_values"].reshape(-1, 3, self.size, self.size)
+        return Picture(ids, [len(ids)], (max(1, count), self.side, self.side), torch.cat(at), cells, (side, side), told)
+    def tiles(self, image, **told):
+        found = self.images(images=[[image]], return_tensors="pt", do_pad=True, **told)
+        return found["pixel_values"].reshape(-1, 3, self.size, self.size)
     def features(self, model, rows, grids, sizes):
         tiles = self.to_tiles(rows)
         seen = torch.ones(len(tiles), self.side, self.side, dtype=torch.bool, device=rows.device)
@@ -308,28 +357,60 @@ class LlavaOnevision(Tiles):
             self.images.image_grid_pinpoints = ([p for p in pins if p[0] * p[1] <= max_pixels]
                                                 or [min(pins, key=lambda p: p[0] * p[1])])
     def prepare(self, model): model.config.image_grid_pinpoints = self.images.image_grid_pinpoints
-    def picture(self, width, height):
+    def frame(self, width, height) -> tuple[int, ...]:
+        "Rows and columns of tiles, and the rows and columns of patches that are padding at the top and at the left."
         rows, cols = (o // self.size for o in select_best_resolution((height, width), self.images.image_grid_pinpoints))
-        n, h, w = self.side, rows * self.side, cols * self.side
+        h, w = rows * self.side, cols * self.side
         wide = width / height > w / h # then the padding is above and below
         cut = (h - int(round(height * (w / width), 7))) // 2 if wide else (w - int(round(width * (h / height), 7))) // 2
-        top, left = (cut, 0) if wide else (0, cut)
-        high, broad = h - 2 * top, w - 2 * left
+        return rows, cols, *((cut, 0) if wide else (0, cut))
+    def count(self, width, height) -> int:
+        "Tokens of a picture with tiles."
+        rows, cols, top, left = self.frame(width, height)
+        return self.side**2 + (rows * self.side - 2 * top) * (cols * self.side - 2 * left + 1)
+    def picture(self, width, height, most=None):
+        if most is None or self.count(width, height) <= max(most, self.side**2 + 1): return self.tiled(width, height, {})
+        scales = {min(w / width, h / height) for h, w in self.images.image_grid_pinpoints} # at which it fills a grid of tiles
+        sizes = [(max(1, int(width * x)), max(1, int(height * x))) for x in scales if x < 1]
+        fits = [size for size in sizes if self.count(*size) <= most]
+        if not fits: return self.overview()
+        size = max(fits, key=lambda size: (self.count(*size), size))
+        return self.tiled(*size, dict(resized=size))
+    def overview(self) -> Picture:
+        "The whole picture alone and one newline, as the model gets each of several pictures."
+        n = self.side**2
+        return Picture([self.image_id] * (n + 1), [n + 1], (1, self.side, self.side), torch.arange(n), torch.arange(n),
+                       (self.side, self.side), dict(overview=True))
+    def tiled(self, width, height, told) -> Picture:
+        rows, cols, top, left = self.frame(width, height)
+        n, h, w = self.side, rows * self.side, cols * self.side
+        high, broad, total = h - 2 * top, w - 2 * left, self.count(width, height)
         at = torch.full((h, w), -1)
         at[top:h - top, left:w - left] = n * n + torch.arange(high)[:, None] * (broad + 1) + torch.arange(broad)
-        total = n * n + high * (broad + 1)
         # without the padding the picture fills the overview
         over = lambda x, start, length: ((x - start) * n // max(1, length)).clamp(0, n - 1)
         cells = over(torch.arange(h), top, high)[:, None] * n + over(torch.arange(w), left, broad)
-        tiled = lambda x: x.view(rows, n, cols, n).transpose(1, 2).flatten()
-        return Picture([self.image_id] * total, [total], (1 + rows * cols, n, n), torch.cat([torch.arange(n * n), tiled(at)]),
-                       torch.cat([torch.arange(n * n), tiled(cells)]), (n, n))
+        by_tile = lambda x: x.view(rows, n, cols, n).transpose(1, 2).flatten()
+        return Picture([self.image_id] * total, [total], (1 + rows * cols, n, n), torch.cat([torch.arange(n * n), by_tile(at)]),
+                       torch.cat([torch.arange(n * n), by_tile(cells)]), (n, n), told)
+    def tiles(self, image, resized=None, overview=False):
+        if resized is not None: image = image.resize(resized, Image.Resampling.BICUBIC)
+        return super().tiles(image)[:1 if overview else None]
     def features(self, model, rows, grids, sizes):
-        tiles = self.to_tiles(rows).split(grids[:, 0].tolist())
-        most = max(map(len, tiles))
-        stacked = torch.stack([torch.cat([t, t.new_zeros(most - len(t), *t.shape[1:])]) for t in tiles])
-        return torch.cat(list(model.model.get_image_features(stacked, image_sizes=sizes, return_dict=True).pooler_output)), None
-    def stock(self, rows, grids, sizes, ids): return dict(pixel_values=self.to_tiles(rows)[None], image_sizes=sizes) if len(grids) else {}
+        out, pictures = [], zip(self.to_tiles(rows).split(grids[:, 0].tolist()), sizes)
+        for alone, some in groupby(pictures, key=lambda x: len(x[0]) == 1):
+            tiles, some_sizes = zip(*some)
+            most, more = max(map(len, tiles)), self.whole(len(tiles)) if alone else {}
+            stacked = torch.stack([torch.cat([t, t.new_zeros(most - len(t), *t.shape[1:])]) for t in tiles])
+            out += model.model.get_image_features(stacked, image_sizes=torch.stack(some_sizes), return_dict=True, **more).pooler_output
+        return torch.cat(out), None
+    def whole(self, n: int) -> dict:
+        "What tells transformers that n pictures have no tiles: it takes them for pictures of one text of several."
+        return dict(batch_num_images=[max(2, n)])
+    def stock(self, rows, grids, sizes, ids):
+        if not len(grids): return {}
+        more = self.whole(1) if grids[0, 0] == 1 else {}
+        return dict(pixel_values=self.to_tiles(rows)[None], image_sizes=sizes, **more)
 
 # %% ../nbs/11_families.ipynb #ba9a944d
 FAMILIES = {f.name: f for f in (Qwen2VL, Qwen25VL, Qwen3VL, Qwen35, Idefics3, SmolVLM, LlavaOnevision, Gemma3, PaliGemma, InternVL)}
