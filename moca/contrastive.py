@@ -5,7 +5,6 @@
 # %% ../nbs/03_contrastive.ipynb #a3bf14e2
 from __future__ import annotations
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import matplotlib.pyplot as plt
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
+from . import content
 from .backbone import Backbone, add_projection, embed, multi_vector, training_backbone
 from .config import TrainConfig, one_of
 from .corpus import load_corpus
@@ -20,7 +20,7 @@ from .account import Report
 from .documents import BadInput, Document, Pair
 from .embedder import Embedder
 from .gradcache import Chunks, accumulate, gather_rows, gather_vectors, process_rank, process_sizes
-from .losses import LossConfig, Pairing, Vectors, contrast, pool_tokens
+from .losses import LossConfig, Pairing, Vectors, contrast, learnt_scale, pool_tokens, scale_of
 from .memory import Work
 from .mixtures import open_pairs
 from .packing import Encoded, encode
@@ -30,8 +30,8 @@ from .tasks import TaskBatches, describe_tasks
 from .training import end_run, fit, start_run
 
 # %% auto #0
-__all__ = ['WEIGHTS', 'SHARPEST', 'SMALL', 'QWEN_3B', 'QWEN_7B', 'OFFICIAL_CODE', 'PairBatch', 'number', 'content_key', 'id_key',
-           'complete', 'make_batch', 'FinetuneConfig', 'numbers', 'Contrastive', 'stage_pairs', 'stage_batches',
+__all__ = ['WEIGHTS', 'SMALL', 'QWEN_3B', 'QWEN_7B', 'OFFICIAL_CODE', 'PairBatch', 'number', 'content_key', 'id_key', 'complete',
+           'make_batch', 'FinetuneConfig', 'numbers', 'Contrastive', 'stage_pairs', 'stage_batches',
            'contrastive_model', 'finetune', 'picture_grid', 'show_interaction']
 
 # %% ../nbs/03_contrastive.ipynb #5a6a4959
@@ -78,8 +78,8 @@ def number(*parts: str) -> int:
     return int.from_bytes(hashlib.blake2b("\x1d".join(parts).encode(), digest_size=7).digest(), "big")
 
 def content_key(doc: Document) -> int:
-    "What makes two Documents equal: their texts and their images, as a number."
-    return number("\x1f".join(p if isinstance(p, str) else f"\x1e{p.key}" for p in doc.parts))
+    "What makes two Documents equal (see `moca.content`), as a number."
+    return int.from_bytes(content.content_key(doc)[:7], "big")
 
 def id_key(doc: Document) -> int:
     "What else does: the same id from the same source. Without an id, the content."
@@ -88,7 +88,8 @@ def id_key(doc: Document) -> int:
 def complete(pair: Pair) -> Pair:
     "The pair. Raises `BadInput` if its query or its positive is missing or empty."
     for name in ("query", "positive"):
-        if not getattr(getattr(pair, name), "parts", None): raise BadInput(f"pair {pair.id} has no {name}: remove the row or complete it")
+        doc = getattr(pair, name)
+        if doc is None or content.empty(doc): raise BadInput(f"pair {pair.id} has no {name}: remove the row or complete it")
     return pair
 
 def make_batch(encoder, pairs: list[Pair], negatives: int = 2, budget: int = 8192, # tokens of a Pack
@@ -98,9 +99,8 @@ def make_batch(encoder, pairs: list[Pair], negatives: int = 2, budget: int = 819
     Raises `BadInput` for a pair without query or positive."""
     rows, docs = {}, []
     def row(doc: Document) -> tuple[int, int]:
-        key = content_key(doc)
-        if key not in rows: rows[key] = len(docs); docs.append(doc)
-        return rows[key], key
+        if doc.parts not in rows: rows[doc.parts] = len(docs); docs.append(doc)
+        return rows[doc.parts], content_key(doc)
     q, p = ([row(getattr(complete(x), name)) for x in pairs] for name in ("query", "positive"))
     found = [(i, *row(n), id_key(n)) for i, x in enumerate(pairs) for n in x.negatives[:negatives] if content_key(n) != p[i][1]]
     copies = sum(len(x.negatives[:negatives]) for x in pairs) - len(found)
@@ -183,21 +183,19 @@ def numbers(name: str, text: str | None, sign: str, whole: bool = False) -> dict
     return out
 
 # %% ../nbs/03_contrastive.ipynb #3e77e723
-SHARPEST = math.log(100) # a learnt temperature stays above 0.01, as CLIP's
-
 class Contrastive(nn.Module):
     "A Backbone with the InfoNCE loss over a global batch. Forward embeds a Pack; `loss` compares what all Packs gave."
     def __init__(self, backbone: Backbone, cfg: FinetuneConfig):
         super().__init__()
         self.backbone, self.cfg, self.options, self.multi_vector = backbone, cfg, cfg.loss, cfg.multi_vector
-        self.log_scale = nn.Parameter(torch.tensor([-math.log(cfg.temperature)])) if cfg.learn_temperature else None
+        self.log_scale = learnt_scale(cfg.temperature) if cfg.learn_temperature else None
 
     def forward(self, pack) -> tuple[Tensor, Tensor]: # vectors [D, dim] or [T, dim], and the scale [1] = 1 / temperature
         "Vectors of a Pack's Documents, or of its tokens."
         if self.multi_vector: vectors = torch.cat(multi_vector(self.backbone, pack)).float()
         else: vectors = embed(self.backbone, pack, self.cfg.pooling)
         if self.log_scale is None: return vectors, vectors.new_full((1,), 1 / self.cfg.temperature)
-        return vectors, self.log_scale.float().clamp(max=SHARPEST).exp()
+        return vectors, scale_of(self.log_scale)
 
     def loss(self, vectors: Vectors, scale: Tensor, b: PairBatch) -> dict[str, Tensor]:
         """Sums over this process's queries, against the candidates of all processes: `nce`, and for the log `right`, `alone`, `filtered`,

@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.utils.rnn import pad_sequence
 from .documents import BadInput
 
 # %% auto #0
-__all__ = ['Vectors', 'interaction', 'packed', 'maxsim', 'blocks', 'pool_tokens', 'Side', 'Pairing', 'Matrix', 'LogSums',
-           'LossConfig', 'limits', 'info_nce', 'contrast']
+__all__ = ['SHARPEST', 'Vectors', 'interaction', 'packed', 'maxsim', 'blocks', 'pool_tokens', 'Side', 'Pairing', 'Matrix',
+           'LogSums', 'LossConfig', 'limits', 'info_nce', 'contrast', 'learnt_scale', 'scale_of']
 
 # %% ../nbs/13_losses.ipynb #d6b917b7
 @dataclass
@@ -316,3 +316,16 @@ def contrast(q: Vectors, p: Vectors, n: Vectors, who: Pairing, cfg: LossConfig, 
     for dim, weight in cfg.dims:
         loss = loss + weight * info_nce(q.cut(dim), p.cut(dim), n.cut(dim), who, cfg, scale, queries.cut(dim))[0]
     return dict(nce=loss.sum(), right=right.sum().float(), alone=(rivals == 0).sum().float(), filtered=over.sum().float())
+
+# %% ../nbs/13_losses.ipynb #55753923
+SHARPEST = math.log(100) # a learnt temperature stays above 0.01
+
+def learnt_scale(temperature: float) -> nn.Parameter: # [1]
+    "The logarithm of 1 / temperature, to be trained. Raises `BadInput` for a start outside what it is kept to."
+    if not 0.01 <= temperature < math.inf: raise BadInput(f"option temperature is {temperature}: one that is learnt starts at 0.01 or above")
+    return nn.Parameter(torch.tensor([-math.log(temperature)]))
+
+def scale_of(log_scale: nn.Parameter) -> Tensor: # [1] fp32
+    "1 / temperature; limits the parameter first, in place."
+    with torch.no_grad(): log_scale.clamp_(max=SHARPEST)
+    return log_scale.float().exp()

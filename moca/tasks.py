@@ -11,7 +11,7 @@ from .documents import BadInput
 from .masking import generator
 
 # %% auto #0
-__all__ = ['by_task', 'quotas', 'plan_tasks', 'cut', 'TaskBatches', 'describe_tasks']
+__all__ = ['EMPTY_EPOCHS', 'by_task', 'quotas', 'plan_tasks', 'cut', 'TaskBatches', 'describe_tasks']
 
 # %% ../nbs/13_tasks.ipynb #74f4e958
 def by_task(tasks: Sequence[str], among: Sequence[int] | None = None) -> dict[str, list[int]]:
@@ -55,15 +55,19 @@ def plan_tasks(tasks: Sequence[str], # task of each pair
     batches = [b for order in groups.values() for b in cut(order, batch_size, leftover)]
     return [batches[i] for i in torch.randperm(len(batches), generator=generator(seed, epoch, "epoch", "batches")).tolist()]
 
-def cut(order: list[int], batch_size: int, leftover: str = "keep") -> list[list[int]]:
-    "Consecutive batches; of 2 pairs at least. A task smaller than a batch is one smaller batch under either policy."
-    batches = [order[k:k + batch_size] for k in range(0, len(order), batch_size)]
-    if len(batches) > 1 and len(batches[-1]) < batch_size:
-        if leftover == "drop": batches.pop()
-        elif len(batches[-1]) == 1: batches[-2] += batches.pop()
+def cut(order: Sequence[int], batch_size: int, leftover: str = "keep") -> list[list[int]]:
+    """Consecutive batches of 2 pairs at least. A single leftover joins the batch before it, and `drop` leaves out what fills no batch.
+    A task smaller than a batch is one smaller batch under either policy."""
+    batches = [list(order[k:k + batch_size]) for k in range(0, len(order), batch_size)]
+    rest = batches.pop() if len(batches) > 1 and len(batches[-1]) < batch_size else []
+    if leftover == "drop": rest = []
+    if len(rest) == 1: batches[-1].extend(rest)
+    elif rest: batches.append(rest)
     return [b for b in batches if len(b) > 1]
 
 # %% ../nbs/13_tasks.ipynb #518c11a5
+EMPTY_EPOCHS = 100 # so many without a batch, one after the other, are an error
+
 class TaskBatches:
     "The global batch of any step; the options are those of `plan_tasks`, and `among(epoch)` are the pairs of an epoch."
     def __init__(self, tasks: Sequence[str], batch_size: int, seed: int = 0,
@@ -82,9 +86,17 @@ class TaskBatches:
 
     def place(self, step: int) -> tuple[int, int]:
         "Epoch of a step, and its number in that epoch."
-        while not self.ends or self.ends[-1] <= step: self.ends.append((self.ends[-1] if self.ends else 0) + len(self.plan(len(self.ends))))
+        while not self.ends or self.ends[-1] <= step: self.grow()
         epoch = next(e for e, end in enumerate(self.ends) if step < end)
         return epoch, step - (self.ends[epoch - 1] if epoch else 0)
+
+    def grow(self) -> None:
+        "Plan one more epoch. Raises `BadInput` if too many in a row hold no batch, for then no step would ever come."
+        before = self.ends[-1] if self.ends else 0
+        self.ends.append(before + len(self.plan(len(self.ends))))
+        if self.ends[-EMPTY_EPOCHS:] == [before] * EMPTY_EPOCHS:
+            raise BadInput(f"epochs {len(self.ends) - EMPTY_EPOCHS} to {len(self.ends) - 1} hold no 2 pairs of one task: raise the "
+                           f"weights of the mixture or the task_weights")
 
     def __getitem__(self, step: int) -> list[int]: # pair numbers
         epoch, at = self.place(step)
@@ -103,10 +115,12 @@ def describe_tasks(tasks: Sequence[str], batch_size: int, cap: int | None = None
     sizes = {t: len(g) for t, g in by_task(tasks).items()}
     shown, lines = quotas({t: len(g) for t, g in by_task(tasks, among).items()}, cap, weights), []
     if not homogeneous:
-        made = cut(list(range(sum(shown.values()))), batch_size, leftover)
-        return f"{sum(map(len, made)):,} of {len(tasks):,} pairs an epoch, tasks mixed, in {_many(len(made))}"
+        made = cut(range(sum(shown.values())), batch_size, leftover)
+        rest = sum(shown.values()) - sum(map(len, made))
+        said = f" ({rest:,} left out: no whole batch)" if rest else ""
+        return f"{sum(shown.values()):,} of {len(tasks):,} pairs an epoch, tasks mixed, in {_many(len(made))}{said}"
     for t, n in sizes.items():
-        made = cut(list(range(shown[t])), batch_size, leftover)
+        made = cut(range(shown[t]), batch_size, leftover)
         rest, notes = shown[t] - sum(map(len, made)), []
         if made and len(made) == 1 and len(made[0]) < batch_size: notes.append(f"smaller than a batch of {batch_size:,}")
         elif made and len(made[-1]) != batch_size: notes.append(f"the last of {len(made[-1]):,}")
