@@ -6,7 +6,6 @@
 from __future__ import annotations
 import copy
 import json
-import re
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,7 @@ from .checkpoints import atomic
 from .account import Ignored, Report
 from .documents import BadImage, BadInput, Document, ImageRef, MocaError
 from .families import family_of, model_path, tiny_model
-from .masking import document_ids
+from .masking import document_ids, text_words
 from .rows import Lazy, Listed, Selection, digest
 from .sources import sift
 
@@ -133,14 +132,16 @@ def length(encoder: Encoder, doc: Document) -> int:
     return sizes(encoder, doc)[0]
 
 # %% ../nbs/11_packing.ipynb #6b3e00ec
-_word = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+|[^\w\s]+")
-
 def words_of(encoder: Encoder, text: str) -> list[int]:
-    "For each token of a text the number of its word; -1 for spaces alone."
+    "For each token of a text the number of its word; -1 for spaces alone. Tokens that share a word have one number."
     spans = encoder.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    owner = [-1] * len(text)
-    for k, m in enumerate(_word.finditer(text)): owner[m.start():m.end()] = [k] * (m.end() - m.start())
-    return [next((k for k in owner[a:b] if k >= 0), -1) for a, b in spans]
+    owner, out, number, last = text_words(text), [], -1, None
+    for start, end in spans:
+        inside = [k for k in owner[start:end] if k >= 0]
+        if inside and inside[0] != last: number += 1
+        if inside: last = inside[-1]
+        out.append(number if inside else -1)
+    return out
 
 def word_ids(encoder: Encoder, doc: Document, segments: list) -> Tensor: # [T] int64
     "The word of each token of a Document laid out in segments; -1 at spaces, pictures, start and end."
