@@ -7,7 +7,9 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 import statistics
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -31,12 +33,14 @@ from .reconstruction import QWEN_3B as QWEN1
 from .reconstruction import SMALL as SMALL1
 from .reconstruction import PretrainConfig, pretrain
 from .training import Stopped, make_config, read_log
+from .vectors import read_record, write_record
 
 # %% auto #0
 __all__ = ['MULTIMODAL', 'TEXT', 'LONG', 'AXES', 'FULL', 'CAUSAL', 'NAKED', 'MMEB_ONLY', 'NEXT', 'BOTH', 'ALL', 'COMPARE',
            'POINTS', 'WITHOUT', 'GRIDS', 'CURVES', 'points', 'Grid', 'Cell', 'digest', 'label', 'arms', 'arm_of',
-           'make_cell', 'cells', 'load_grid', 'configs', 'show_grid', 'timed', 'price', 'probe_prices', 'experience',
-           'steps_of', 'estimate', 'open_grid', 'run_cell', 'ablate', 'collect']
+           'make_cell', 'cells', 'load_grid', 'configs', 'show_grid', 'timed', 'steps_of', 'record_path', 'read_cell',
+           'experience', 'time_left', 'read_left', 'price', 'probe_prices', 'scored_on', 'check_grid', 'open_grid',
+           'run_cell', 'run_cells', 'ablate', 'collect']
 
 # %% ../nbs/16_ablation.ipynb #7db2646e
 MULTIMODAL = "caption_to_picture,picture_to_caption,emoji_other_style,picture_category,scene_question,scene_grounding"
@@ -210,9 +214,59 @@ def show_grid(grid: Grid) -> str:
 # %% ../nbs/16_ablation.ipynb #def524cd
 def timed(work) -> float:
     "Seconds of a call."
-    began = time.perf_counter(); work()
+    began = time.perf_counter()
+    work()
     return time.perf_counter() - began
 
+def steps_of(cfg) -> int:
+    "Steps of a config. Raises `BadInput` if it counts in epochs: then nobody knows beforehand."
+    if cfg.steps is None: raise BadInput("a grid needs steps in stage1 and stage2: equal budgets are counted in steps")
+    return cfg.steps
+
+def record_path(out: Path, cell: Cell) -> Path:
+    "Where a finished cell's record is."
+    return out/"cells"/f"{cell.key}.json"
+
+def read_cell(path: Path) -> dict:
+    "The record of a finished cell. Raises `BadInput` for a damaged one."
+    return read_record(path, "delete it, and the cell is scored again")
+
+# %% ../nbs/16_ablation.ipynb #05b4c195
+def experience(grid: Grid, out: Path) -> dict:
+    "Prices from the finished cells of a run: [seconds a step, 0] of each stage, seconds of scoring; empty without any."
+    spent = defaultdict(list)
+    for c in cells(grid):
+        if not record_path(out, c).exists(): continue
+        steps = dict(zip(("stage1", "stage2"), (cfg and steps_of(cfg) for cfg in configs(grid, c, out))))
+        for what, seconds in read_cell(record_path(out, c))["seconds"].items(): spent[what].append(seconds / (steps.get(what) or 1))
+    return {what: statistics.fmean(x) if what == "score" else [statistics.fmean(x), 0.0] for what, x in spent.items()}
+
+def time_left(grid: Grid, prices: dict, out: Path) -> tuple[float | None, int, int]:
+    "(seconds, runs of stage 1, cells) that are still to do; None seconds where a price that is needed is not known."
+    seconds, first = 0.0, set()
+    todo = [c for c in cells(grid) if not record_path(out, c).exists()]
+    unknown = [0.0, math.nan]
+    for c in todo:
+        one, two = configs(grid, c, out)
+        if one is not None and c.stage1_key not in first and not (out/"stage1"/c.stage1_key/"done.json").exists():
+            first.add(c.stage1_key)
+            step, start = prices.get("stage1", unknown)
+            seconds += start + steps_of(one) * step
+        step, start = prices.get("stage2", unknown)
+        seconds += start + steps_of(two) * step + prices.get("score", math.nan)
+    return None if math.isnan(seconds) else seconds, len(first), len(todo)
+
+def read_left(grid: Grid, prices: dict, out: Path) -> str:
+    "What is still to do, and how long it takes where that is known, as a line."
+    seconds, runs, todo = time_left(grid, prices, out)
+    finished = len(cells(grid)) - todo
+    line = f"{finished} of {finished + todo} cells are finished; still to do: {runs} runs of stage 1 and {todo} cells"
+    if not todo: return line
+    if seconds is None: return f"{line}; how long that takes is not known before a cell is finished (--estimate measures it)"
+    each = [f"a step of {stage} {prices[name][0]:.2f} s" for name, stage in (("stage1", "stage 1"), ("stage2", "stage 2")) if name in prices]
+    return f"{line}, about {seconds / 60:.0f} minutes on this machine ({', '.join(each)}, scoring a model {prices['score']:.0f} s)"
+
+# %% ../nbs/16_ablation.ipynb #0ec498eb
 def price(run, cfg, scratch: Path, steps: int = 6) -> tuple[float, float]:
     "(seconds a step, seconds to start) of a stage, from a short run and its log."
     remove(scratch)
@@ -220,65 +274,48 @@ def price(run, cfg, scratch: Path, steps: int = 6) -> tuple[float, float]:
     spent = [row["seconds"] for row in read_log(scratch/"log.jsonl", steps)]
     return statistics.fmean(spent), max(total - sum(spent), 0.0)
 
-def probe_prices(grid: Grid, tasks: list[Task], out: Path) -> dict:
-    "Prices of a step and of starting for both stages, and of scoring one model."
-    some, scratch = cells(grid), out/"probe"
+def probe_prices(grid: Grid, tasks: list[Task]) -> dict:
+    "Prices as `experience` has them, with the seconds to start, measured on one cell of a grid."
+    some = cells(grid)
     c = next((c for c in some if c.stage1 is not None), some[0])
-    one, two = configs(grid, c, out)
-    found = dict(stage1=list(price(pretrain, one, scratch)) if one else [0.0, 0.0],
-                 stage2=list(price(finetune, dataclasses.replace(two, base=grid.base), scratch)))
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)/"probe"
+        one, two = configs(grid, c, scratch)
+        found = dict(stage1=list(price(pretrain, one, scratch)) if one else [0.0, 0.0],
+                     stage2=list(price(finetune, dataclasses.replace(two, base=grid.base), scratch)))
     docs = list({d.parts: d for t in tasks for d in (*t.queries, *t.candidates)}.values())
-    model, few = Embedder.from_pretrained(grid.base, device=device()), docs[:: max(1, len(docs) // 64)]
+    few = docs[:: max(1, len(docs) // 64)]
+    model = Embedder.from_pretrained(grid.base, device=device())
     found["score"] = timed(lambda: model.encode(few)) * len(docs) / len(few) * 1.15 # ranking and intervals: about 15 % on top
-    remove(scratch)
     return found
 
-def experience(grid: Grid, out: Path) -> dict:
-    "Prices from the finished cells of a run: seconds a step, starting included, and of scoring; empty without any."
-    spent = defaultdict(list)
-    for c in cells(grid):
-        if not (path := out/"cells"/f"{c.key}.json").exists(): continue
-        steps = dict(zip(("stage1", "stage2"), (None if cfg is None else steps_of(cfg) for cfg in configs(grid, c, out))))
-        for what, seconds in json.loads(path.read_text("utf-8"))["seconds"].items(): spent[what].append(seconds / (steps.get(what) or 1))
-    return {what: statistics.fmean(x) if what == "score" else [statistics.fmean(x), 0.0] for what, x in spent.items()}
-
-def steps_of(cfg) -> int:
-    "Steps of a config. Raises `BadInput` if it counts in epochs: then nobody knows beforehand."
-    if cfg.steps is None: raise BadInput("a grid needs steps in stage1 and stage2: equal budgets are counted in steps")
-    return cfg.steps
-
-def estimate(grid: Grid, prices: dict, out: Path) -> tuple[float, int, int]:
-    "(seconds, runs of stage 1, cells) that are still to do."
-    seconds, first, todo = 0.0, set(), [c for c in cells(grid) if not (out/"cells"/f"{c.key}.json").exists()]
-    for c in todo:
-        one, two = configs(grid, c, out)
-        if one is not None and c.stage1_key not in first and not (out/"stage1"/c.stage1_key/"done.json").exists():
-            first.add(c.stage1_key)
-            seconds += prices["stage1"][1] + steps_of(one) * prices["stage1"][0]
-        seconds += prices["stage2"][1] + steps_of(two) * prices["stage2"][0] + prices["score"]
-    return seconds, len(first), len(todo)
-
 # %% ../nbs/16_ablation.ipynb #13c6f93e
-def open_grid(out: str | Path, grid: Grid, force: bool) -> Path:
-    "Claim or reopen the directory of an ablation. Raises `BadInput` if it holds something else, or scores on other tasks."
-    out, what = Path(out), dict(tasks=grid.tasks, split=grid.split, limit=grid.limit, base=grid.base)
+def scored_on(grid: Grid) -> dict:
+    "What the scores of a grid depend on beside its cells."
+    return dict(tasks=grid.tasks, split=grid.split, limit=grid.limit, base=grid.base)
+
+def check_grid(out: Path, grid: Grid, force: bool) -> None:
+    "Raise `BadInput` if a directory holds something else than an ablation, or, without `force`, scores on other tasks."
     if out.exists() and not out.is_dir(): raise BadInput(f"{out} is a file: give a directory")
-    if out.is_dir() and any(out.iterdir()):
-        try: old = json.loads((out/"ablation.json").read_text("utf-8"))
-        except (OSError, ValueError): raise BadInput(f"{out} is not empty and holds no ablation: choose another directory") from None
-        if force:
-            for p in out.iterdir(): remove(p)
-        elif {k: old.get(k) for k in what} != what:
-            raise BadInput(f"{out} was scored on {old.get('tasks')} ({old.get('split')}, limit {old.get('limit')}, base {old.get('base')}): "
-                           "choose another --out, or --force to start again")
-    with atomic(out/"ablation.json") as part: part.write_text(json.dumps(what, indent=1) + "\n", "utf-8")
-    return out
+    if not out.is_dir() or not any(out.iterdir()): return
+    try: old = json.loads((out/"ablation.json").read_text("utf-8"))
+    except (OSError, ValueError): raise BadInput(f"{out} is not empty and holds no ablation: choose another directory") from None
+    if not force and any(old.get(k) != v for k, v in scored_on(grid).items()):
+        raise BadInput(f"{out} was scored on {old.get('tasks')} ({old.get('split')}, limit {old.get('limit')}, base {old.get('base')}): "
+                       "choose another --out, or --force to start again")
+
+def open_grid(out: Path, grid: Grid, force: bool) -> None:
+    "Claim or reopen the directory of an ablation; `force` empties one. Raises `BadInput` as `check_grid` does."
+    check_grid(out, grid, force)
+    if force and out.is_dir():
+        for p in out.iterdir(): remove(p)
+    with atomic(out/"ablation.json") as part: part.write_text(json.dumps(scored_on(grid), indent=1) + "\n", "utf-8")
 
 # %% ../nbs/16_ablation.ipynb #82bd6c8c
 def run_cell(grid: Grid, cell: Cell, tasks: list[Task], out: Path) -> dict:
     "Train and score one cell, each part once; the record is in `cells/KEY.json`."
-    path = out/"cells"/f"{cell.key}.json"
-    if path.exists(): return json.loads(path.read_text("utf-8"))
+    path = record_path(out, cell)
+    if path.exists(): return read_cell(path)
     (one, two), seconds = configs(grid, cell, out), {}
     done = out/"stage1"/cell.stage1_key/"done.json"
     if one is not None and not done.exists():
@@ -294,43 +331,42 @@ def run_cell(grid: Grid, cell: Cell, tasks: list[Task], out: Path) -> dict:
     seconds["score"] = time.perf_counter() - began
     remove(where/"vectors")
     scores = {r.score.task: [round(v, 6) for v in r.score.per_query.tolist()] for r in rows}
-    with atomic(path) as part: part.write_text(json.dumps(dict(label=label(cell.arm), seed=cell.seed, stage1=cell.stage1,
-                                                               stage2=cell.stage2, seconds=seconds, scores=scores)), "utf-8")
-    return json.loads(path.read_text("utf-8"))
+    write_record(path, dict(label=label(cell.arm), seed=cell.seed, stage1=cell.stage1, stage2=cell.stage2, seconds=seconds,
+                            scores=scores))
+    return read_cell(path)
 
 # %% ../nbs/16_ablation.ipynb #efb0e9f4
-def ablate(grid: Grid, out: str | Path, force: bool = False, dry: bool = False, data=None, download: bool = False) -> dict | None:
-    "Say how long it will take (`dry` stops there), run what is not finished, write results, report and figures. Raises `BadInput`, `Stopped`."
-    tasks = find_tasks(grid.tasks.split(","), data, grid.split, download, grid.limit)
-    if any(not isinstance(t, Task) for t in tasks):
-        raise BadInput("ablate scores on moca-bench, and on MMEB and ViDoRe from files: give --data")
-    out, prices = open_grid(out, grid, force), None
-    if any(not (out/"cells"/f"{c.key}.json").exists() for c in cells(grid)):
-        prices = _prices(grid, tasks, out)
-        seconds, runs, todo = estimate(grid, prices, out)
-        print(f"still to do: {runs} runs of stage 1 and {todo} cells, about {seconds / 60:.0f} minutes on this machine "
-              f"(a step of stage 1 {prices['stage1'][0]:.2f} s, of stage 2 {prices['stage2'][0]:.2f} s, "
-              f"scoring a model {prices['score']:.0f} s)", flush=True)
-    if dry: return None
+def run_cells(grid: Grid, tasks: list[Task], out: Path) -> list[dict]:
+    "The records of all cells, in order; those that are not finished are run. Raises `Stopped`."
+    records = []
     try:
         with tqdm(cells(grid), desc="cells", unit="cell") as bar:
-            records = []
             for c in bar:
                 bar.set_postfix_str(f"seed {c.seed}, {label(c.arm)}")
                 records.append(run_cell(grid, c, tasks, out))
     except KeyboardInterrupt: raise Stopped(f"stopped; what is finished is kept: the same command goes on in {out}") from None
-    results = collect(grid, records, tasks)
+    return records
+
+def ablate(grid: Grid, out: str | Path, # directory
+           force: bool = False, # empty the ablation that is there
+           dry: bool = False, # count what is to do, and stop; nothing is run, fetched, written or deleted
+           data: str | Path | None = None, download: bool = False, # as `find_tasks` has them
+           estimate: bool = False # measure how long it will take, and stop
+           ) -> dict | None:
+    "Say what is to do, run what is not finished, write results, report and figures. Raises `BadInput`, `Stopped`."
+    out = Path(out)
+    check_grid(out, grid, force)
+    known = {} if force else experience(grid, out)
+    if dry: return print(read_left(grid, known, out/"nothing" if force else out))
+    tasks = find_tasks(grid.tasks.split(","), data, grid.split, download, grid.limit)
+    if any(not isinstance(t, Task) for t in tasks):
+        raise BadInput("ablate scores on moca-bench, and on MMEB and ViDoRe from files: give --data")
+    if estimate: return print(read_left(grid, probe_prices(grid, tasks) | known, out/"nothing" if force else out))
+    open_grid(out, grid, force)
+    print(read_left(grid, known, out), flush=True)
+    results = collect(grid, run_cells(grid, tasks, out), tasks)
     write_ablation(out, results)
     return results
-
-def _prices(grid: Grid, tasks: list[Task], out: Path) -> dict:
-    "Prices: of the run's own cells where there are any, else measured, once a directory."
-    path = out/"prices.json"
-    if not path.exists():
-        print("measuring how long a step takes ...", flush=True)
-        found = probe_prices(grid, tasks, out)
-        with atomic(path) as part: part.write_text(json.dumps(found), "utf-8")
-    return json.loads(path.read_text("utf-8")) | experience(grid, out)
 
 # %% ../nbs/16_ablation.ipynb #b9f7a1bc
 CURVES = ("steps", "text_ratio", "patch_ratio", "mae_weight", "lr") # options of stage 1 that make a curve (paper, figures 3 and 4)

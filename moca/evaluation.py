@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from html import escape
 import numpy as np
+import regex
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
@@ -19,9 +20,9 @@ from .losses import maxsim
 
 # %% auto #0
 __all__ = ['TIE', 'FAMILIES', 'COLOUR_CYCLE', 'discounts', 'measure', 'precision_at_1', 'recall_at_k', 'ndcg_at_k', 'gains_of',
-           'check_task', 'chance', 'bootstrap', 'Score', 'paired_difference', 'embed', 'rows_of', 'similarities',
-           'score_blocks', 'score_task', 'evaluate', 'Table', 'score_table', 'score_plot', 'similarity',
-           'retrieval_grid']
+           'check_task', 'chance', 'bootstrap', 'Score', 'paired_difference', 'has_content', 'distinct', 'embed',
+           'rows_of', 'similarities', 'score_blocks', 'score_task', 'evaluate', 'Table', 'score_table', 'score_plot',
+           'similarity', 'retrieval_grid']
 
 # %% ../nbs/04_eval.ipynb #b6382aea
 def discounts(metric: str) -> Tensor: # "precision@1", "recall@K" or "ndcg@K", K any positive number
@@ -156,18 +157,34 @@ def paired_difference(a: Score, b: Score, seed: int = 0) -> tuple[float, float, 
     difference = a.per_query - b.per_query
     return (difference.mean().item(), *bootstrap(difference, seed))
 
+# %% ../nbs/04_eval.ipynb #d4f70252
+_nothing = regex.compile(r"[\s\p{Cf}\p{Cc}]*") # spaces, and characters that show nothing
+
+def has_content(doc: Document) -> bool:
+    "Whether there is an image, or a text with something to see in it."
+    return any(not isinstance(part, str) or not _nothing.fullmatch(part) for part in doc.parts)
+
+def distinct(tasks: Sequence[Task]) -> list[tuple[str, Document]]:
+    "Each distinct content of some tasks once, with the first task that has it. Raises `BadInput` naming a document without content."
+    owners = {}
+    for task in tasks:
+        for d in (*task.queries, *task.candidates): owners.setdefault(d.parts, (task.name, d))
+    empty = [(name, d.id) for name, d in owners.values() if not has_content(d)]
+    if empty:
+        name, id = empty[0]
+        more = f" (and {len(empty) - 1} more)" if empty[1:] else ""
+        raise BadInput(f"task {name!r}: document {id!r}{more} is empty, no image and no text to see: remove it from the task")
+    return list(owners.values())
+
 # %% ../nbs/04_eval.ipynb #486384dd
 def embed(encode: Callable[[list[Document]], Tensor | list[Tensor]], # documents to [N, D], or a list of [tokens, D]
           tasks: Sequence[Task], progress: bool = True, batch: int = 128) -> tuple[Tensor | list[Tensor], dict[tuple, int]]:
-    """Encode each distinct document of the tasks once: (fp32 unit rows on the CPU, `[U, D]` or U times `[tokens, D]`; the number of each `Document.parts`).
-    Raises `MocaError` that names task and document for a wrong shape or a number that is not finite. A row of zeros stays zero."""
-    rows, owners = {}, []
-    for task in tasks:
-        for d in (*task.queries, *task.candidates):
-            if d.parts not in rows:
-                rows[d.parts] = len(owners)
-                owners.append((task.name, d))
-    vectors = []
+    """Encode each distinct document of the tasks once.
+    Returns fp32 unit rows on the CPU (`[U, D]`, or U times `[tokens, D]`), and the number of each `Document.parts` among them.
+    Raises `BadInput` for a document without content, `MocaError` that names task and document for a wrong shape or a number
+    that is not finite. A row of zeros stays zero."""
+    owners, vectors = distinct(tasks), []
+    rows = {d.parts: i for i, (_, d) in enumerate(owners)}
     with tqdm(total=len(owners), desc="encode", unit="doc", disable=not progress) as bar:
         for start in range(0, len(owners), batch):
             part = owners[start : start + batch]

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from .account import Ignored, Report
 from .baselines import baseline
 from .checkpoints import atomic, remove
 from .corpus import TASKS
@@ -27,13 +28,14 @@ from .mmeb import MMEB, fetch_mmeb, mmeb_means, read_mmeb
 from .mocabench import ceiling, moca_bench
 from .mteb_model import MtebModel, need_mteb
 from .quickstart import cut
-from .vectors import Cached, model_digest
+from .rows import SUFFIXES
+from .vectors import Cached, model_digest, seal
 from .vidore import METRICS, read_vidore
 
 # %% auto #0
-__all__ = ['SUITES', 'find_tasks', 'task_digest', 'file_name', 'open_run', 'Row', 'write_result', 'read_result', 'run_task',
-           'kind_of', 'run_tasks', 'run_mteb', 'mean_interval', 'groups', 'summary_table', 'family_bars',
-           'family_radar', 'write_summary']
+__all__ = ['SUITES', 'find_tasks', 'files_of', 'account', 'task_digest', 'file_name', 'open_run', 'Row', 'result_of',
+           'write_result', 'read_result', 'run_task', 'kind_of', 'run_tasks', 'run_mteb', 'mean_interval', 'groups',
+           'summary_table', 'family_bars', 'family_radar', 'write_summary']
 
 # %% ../nbs/15_harness.ipynb #ec2c9f27
 SUITES = ("moca-bench", "mmeb", *METRICS) # METRICS: vidore-v1, vidore-v2, vidore-v3
@@ -51,11 +53,14 @@ def find_tasks(names: Sequence[str], # suites and single tasks
                data: str | Path | None = None, # local copies: of one suite, or with a folder a suite
                split: str = "test", # of moca-bench
                download: bool = False, # may fetch from the Hugging Face hub
-               limit: int | None = None) -> list: # queries a task: a trial
+               limit: int | None = None, # queries a task: a trial
+               report: Report | None = None # is told what was read from `data`
+               ) -> list:
     "Tasks by name, each once. Raises `BadInput` for a name that nobody knows, or whose files are neither here nor may be fetched."
     found = [t for name in names for t in _named(name.strip(), data, split, download)]
     key = lambda t: t.name if isinstance(t, Task) else t.metadata.name
     found = list({key(t): t for t in found}.values())
+    if report is not None and data is not None: account(report, Path(data), [t for t in found if isinstance(t, Task)])
     if limit is None: return found
     if any(not isinstance(t, Task) or any(isinstance(r, dict) for r in t.relevant) for t in found):
         raise BadInput("--limit works for moca-bench and MMEB: leave it out for the others")
@@ -102,6 +107,28 @@ def _mteb_tasks(name: str, download: bool) -> list:
     try: return [mteb.get_task(name)]
     except (KeyError, ValueError) as e: raise BadInput(unknown) from e
 
+# %% ../nbs/15_harness.ipynb #4e7019fc
+def files_of(task: Task, data: Path) -> set[Path]:
+    "The files below `data` that a task was read from: its tables, as far as their names say, and its pictures."
+    images = (p for d in (*task.queries, *task.candidates) for p in d.images)
+    pictures = {Path(i.source).resolve() for i in images if isinstance(i.source, Path)}
+    name = task.name.partition(" (")[0] # ViDoRe: DATA SET (LANGUAGE)
+    tables = (p for p in data.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    mine = {p.resolve() for p in tables if name in (p.stem, data.name, *p.relative_to(data).parts[:-1])}
+    return pictures | mine
+
+def account(report: Report, data: Path, tasks: Sequence[Task]) -> None:
+    "Add to a Report: the Documents of tasks that were read from `data`, and the files in it that are in no task."
+    used = [files_of(t, data) for t in tasks]
+    for task, files in zip(tasks, used):
+        if not files: continue # of moca-bench
+        report.n_read += len(task.queries) + len(task.candidates)
+        for number, what in re.findall(r"(\d+) ([^;]*left out)", task.note): report.notes[what] += int(number)
+    known = set().union(*used)
+    hidden = lambda p: any(part.startswith(".") for part in p.relative_to(data).parts)
+    rest = sorted(p for p in data.rglob("*") if p.is_file() and not hidden(p) and p.resolve() not in known)
+    report.ignored += [Ignored(str(p.relative_to(data)), "in none of the tasks asked for") for p in rest]
+
 # %% ../nbs/15_harness.ipynb #e0902ce3
 def task_digest(task: Task) -> str:
     "16 hex digits of a task's data: texts, names or content keys of pictures, right answers, choices, metric."
@@ -140,46 +167,57 @@ class Row:
     ceiling: float | None = None
 
 # %% ../nbs/15_harness.ipynb #ce81a221
-def write_result(out: Path, row: Row, digest: str, data: str, seconds: float, split: str = "test") -> None:
-    "`results/TASK.json` in mteb's format and `queries/TASK.json`."
+def result_of(row: Row, digest: str, data: str, seconds: float, split: str) -> dict:
+    "A row as mteb's `TaskResult` has it, with our extra fields; what is not known is None, for JSON knows no NaN."
     s = row.score
     try: version = importlib.metadata.version("mteb")
     except importlib.metadata.PackageNotFoundError: version = None
-    low, high, floor = (None if math.isnan(x) else x for x in (s.low, s.high, s.chance)) # JSON knows no NaN
-    entry = dict(main_score=s.value, **{s.metric.replace("@", "_at_"): s.value}, hf_subset="default", languages=["eng-Latn"], low=low,
-                 high=high, chance=floor,
-                 baseline=row.baseline, ceiling=row.ceiling, queries=s.n, candidates=s.candidates, family=s.family, metric=s.metric,
-                 model_digest=digest)
-    result = dict(dataset_revision=data, task_name=s.task, mteb_version=version, scores={split: [entry]}, evaluation_time=round(seconds, 2),
-                  kg_co2_emissions=None)
-    with atomic(out/"results"/f"{file_name(s.task)}.json") as part: part.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n",
-                                                                                    "utf-8")
-    if s.per_query is not None:
-        with atomic(out/"queries"/f"{file_name(s.task)}.json") as part: part.write_text(json.dumps([round(v, 6)
-            for v in s.per_query.tolist()]) + "\n", "utf-8")
+    low, high, floor = (None if math.isnan(x) else x for x in (s.low, s.high, s.chance))
+    entry = dict(main_score=s.value, **{s.metric.replace("@", "_at_"): s.value}, hf_subset="default", languages=["eng-Latn"],
+                 low=low, high=high, chance=floor, baseline=row.baseline, ceiling=row.ceiling, queries=s.n,
+                 candidates=s.candidates, family=s.family, metric=s.metric, model_digest=digest)
+    return dict(dataset_revision=data, task_name=s.task, mteb_version=version, scores={split: [entry]},
+                evaluation_time=round(seconds, 2), kg_co2_emissions=None)
+
+def write_result(out: Path, row: Row, digest: str, data: str, seconds: float, split: str = "test") -> None:
+    "`results/TASK.json` in mteb's format and `queries/TASK.json`, both under one seal."
+    values, name = row.score.per_query, f"{file_name(row.score.task)}.json"
+    values = None if values is None else [round(v, 6) for v in values.tolist()]
+    result = result_of(row, digest, data, seconds, split)
+    result["scores"][split][0]["seal"] = seal(dict(result=result, queries=values))
+    if values is not None:
+        with atomic(out/"queries"/name) as part: part.write_text(json.dumps(values) + "\n", "utf-8")
+    with atomic(out/"results"/name) as part: part.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", "utf-8")
 
 # %% ../nbs/15_harness.ipynb #3047c885
+def _sealed(path: Path, queries: Path) -> tuple[dict, list | None]:
+    "A result and the values of its queries. Raises `BadInput` unless they are what was written."
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        values = json.loads(queries.read_text("utf-8")) if queries.exists() else None
+        (entry,) = next(iter(found["scores"].values()))
+        kept = entry.pop("seal")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration) as e:
+        raise BadInput(f"{path} is damaged ({type(e).__name__}: {e}): delete it, and the task will be run again") from e
+    if kept != seal(dict(result=found, queries=values)):
+        raise BadInput(f"{path} or {queries} is damaged, they do not say what was written: delete them, and the task will be run again")
+    return found, values
+
 def read_result(out: Path, task: str, digest: str, data: str | None = None) -> Row | None:
     "A finished task; None if it is not. Raises `BadInput` for a file that is damaged, or of another model or other data."
     path = out/"results"/f"{file_name(task)}.json"
     if not path.exists(): return None
-    try:
-        found = json.loads(path.read_text("utf-8"))
-        (e,) = next(iter(found["scores"].values()))
-        old, revision = e["model_digest"], found["dataset_revision"]
-        values = out/"queries"/path.name
-        values = torch.tensor(json.loads(values.read_text("utf-8")), dtype=torch.float64) if values.exists() else None
-        limits = (math.nan if e[k] is None else e[k] for k in ("low", "high", "chance"))
-        score = Score(found["task_name"], e["family"], e["metric"], e["main_score"], *limits, e["queries"], e["candidates"], values)
-        row = Row(score, e["baseline"], e["ceiling"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-        raise BadInput(f"{path} is damaged ({type(e).__name__}: {e}): delete it, and the task will be run again") from e
-    if old != digest:
-        raise BadInput(f"{path} is a result of another version of the model ({str(old)[:8]}, this one is {digest[:8]}): delete it, or "
+    found, values = _sealed(path, out/"queries"/path.name)
+    (e,) = next(iter(found["scores"].values()))
+    if (old := e["model_digest"]) != digest:
+        raise BadInput(f"{path} is a result of another version of the model ({old[:8]}, this one is {digest[:8]}): delete it, or "
                        "choose another --out")
-    if data is not None and revision != data:
+    if data is not None and found["dataset_revision"] != data:
         raise BadInput(f"{path} was made with other data (or another --limit or --split): delete it, or choose another --out")
-    return row
+    values = None if values is None else torch.tensor(values, dtype=torch.float64)
+    limits = (math.nan if e[k] is None else e[k] for k in ("low", "high", "chance"))
+    score = Score(found["task_name"], e["family"], e["metric"], e["main_score"], *limits, e["queries"], e["candidates"], values)
+    return Row(score, e["baseline"], e["ceiling"])
 
 # %% ../nbs/15_harness.ipynb #5420d574
 def run_task(task: Task, encode: Callable, seed: int = 0, progress: bool = True,
@@ -266,7 +304,7 @@ def _mteb_chance(metric: str, right: dict, ids: list, ranked: dict | None) -> fl
     "Chance level of one subset."
     place = {d: j for j, d in enumerate(ids)}
     asked = [q for q in right if right[q]]
-    doc = lambda name: Document(str(name), ("",))
+    doc = lambda name: Document(str(name), (str(name),))
     choices = [[place[d] for d in ranked[q]] for q in asked] if ranked else None
     return chance(Task("", "retrieval", metric, [doc(q) for q in asked], [doc(d) for d in ids],
                        [{place[d]: g for d, g in right[q].items()} for q in asked], choices))

@@ -6,6 +6,7 @@
 from __future__ import annotations
 import hashlib
 import matplotlib.pyplot as plt
+import regex
 import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
@@ -14,7 +15,8 @@ from torch import Tensor
 
 # %% auto #0
 __all__ = ['TEXT_MASKS', 'PATCH_MASKS', 'NOISES', 'document_ids', 'attention_mask', 'show_mask', 'generator', 'mask_tokens',
-           'corrupt_tokens', 'show_tokens', 'mask_patches', 'corrupt_patches', 'draw_masks', 'explore_masks']
+           'corrupt_tokens', 'show_tokens', 'text_words', 'mask_patches', 'corrupt_patches', 'draw_masks',
+           'explore_masks']
 
 # %% ../nbs/00_masking.ipynb #8f1d9522
 def document_ids(cu_seqlens: Tensor # [D+1] integers from 0 upwards: Document d is cu_seqlens[d] to cu_seqlens[d+1]
@@ -175,6 +177,17 @@ def show_tokens(tokens: list[str], # text of each token
 def _font(ax: Axes, width: int) -> float:
     "Size in points at which `width` monospaced characters fill the Axes."
     return min(10.0, ax.get_position().width * ax.figure.get_figwidth() * 72 / width / .64)
+
+# %% ../nbs/00_masking.ipynb #5c6b2158
+_segment = regex.compile(r".+?\b", regex.WORD | regex.DOTALL) # up to the next boundary of Unicode's annex 29
+_nothing = regex.compile(r"[\s\p{Cf}\p{Cc}]+") # spaces, joiners that stand alone, control characters
+
+def text_words(text: str) -> list[int]: # one number a character
+    "The word of each character of a text, counted from 0; -1 where there is nothing to see: spaces, control and format characters."
+    out = []
+    for k, segment in enumerate(_segment.findall(text)):
+        out += [-1 if _nothing.fullmatch(segment) else k] * len(segment)
+    return out
 
 # %% ../nbs/00_masking.ipynb #c06ff08b
 PATCH_MASKS = ("bernoulli", "exact", "block")

@@ -8,10 +8,13 @@ import dataclasses
 import datetime
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import shutil
+import statistics
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,17 +30,20 @@ from .documents import BadInput, Document, Task
 from .embedder import Embedder
 from .baselines import baseline
 from .evaluation import Score, evaluate, retrieval_grid, similarity
+from .mocabench import moca_bench
+from .rebuilding import Named, named, word_tokens
 from .reconstruction import SMALL as SMALL1
 from .reconstruction import PretrainConfig, Reconstruction, average_patch, load_stage, masked_accuracy, patch_errors
 from .reconstruction import pretrain, rebuild, show_rebuilt
 from .report import COLUMNS, differences_of, plain, save_figure, slug, write_report
 from .training import Stopped, make_config
+from .vectors import read_record, write_record
 
 # %% auto #0
 __all__ = ['QUICKSTART1', 'QUICKSTART2', 'NEED', 'GRIDS', 'Parts', 'options', 'begin', 'spread', 'cut', 'device',
            'measure_scores', 'measure_baseline', 'measure_rebuilding', 'untrained', 'keep', 'ahead', 'draw_attention',
-           'named_right', 'draw_rebuilt', 'both_kinds', 'draw_grids', 'draw_pictures', 'run_stage', 'peak_memory',
-           'surroundings', 'collect', 'quickstart', 'finish']
+           'named_right', 'draw_rebuilt', 'both_kinds', 'first_ten', 'draw_grids', 'draw_pictures', 'run_stage',
+           'peak_memory', 'surroundings', 'about', 'collect', 'quickstart', 'finish']
 
 # %% ../nbs/16_quickstart.ipynb #15cbe1d4
 class Parts:
@@ -45,9 +51,8 @@ class Parts:
     def __init__(self, out: Path):
         self.out, self.path, self.done, self.seconds = out, out/"progress.json", {}, {}
         if not self.path.exists(): return
-        try: found = json.loads(self.path.read_text("utf-8")); self.done, self.seconds = found["done"], found["seconds"]
-        except (OSError, ValueError, KeyError, TypeError) as e:
-            raise BadInput(f"{self.path} is damaged ({e}): start again with --force") from e
+        found = read_record(self.path, "start again with --force")
+        self.done, self.seconds = found["done"], found["seconds"]
 
     def __call__(self, name: str, work: Callable[[], dict | list]):
         "The result of part `name` (anything that JSON can hold), from `work()` unless it is finished already. Ctrl-C becomes `Stopped`."
@@ -59,7 +64,7 @@ class Parts:
             raise Stopped(f"stopped in “{name}”; what is finished is kept: go on with moca quickstart --resume --out {self.out}") from None
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
-            with atomic(self.path) as part: part.write_text(json.dumps(dict(done=self.done, seconds=self.seconds)), "utf-8")
+            write_record(self.path, dict(done=self.done, seconds=self.seconds))
         return self.done[name]
 
 # %% ../nbs/16_quickstart.ipynb #0ba70f72
@@ -123,10 +128,14 @@ def measure_baseline(tasks: list[Task], seed: int) -> list[dict]:
     return [plain(s, per_query=True) for s in (baseline(t, seed) for t in tasks) if s is not None]
 
 def measure_rebuilding(recon: Reconstruction, corpus: Corpus, cfg: PretrainConfig, limit: int | None) -> dict:
-    "Masked-token accuracy with and without pictures, pixel error beside both painters, on test captions."
+    """What is named and painted on test captions. With the `picture` and from the `text` alone, [share named right, number] of all
+    hidden tokens, and under `words` and `punctuation` of these; under `patches` pixel errors beside both painters."""
     docs = spread(list(picture_documents(corpus, "test")), limit or 200)
     mean = average_patch(recon.backbone.encoder, spread(list(picture_documents(corpus, "train")), 200))
-    return dict(picture=masked_accuracy(recon, docs, cfg), text=masked_accuracy(recon, docs, cfg, picture=False),
+    found = {name: masked_accuracy(recon, docs, cfg, picture=name == "picture") for name in ("picture", "text")}
+    return dict({name: f.tokens for name, f in found.items()},
+                words={name: (f.words, f.n_words) for name, f in found.items()},
+                punctuation={name: (f.punctuation, f.n_punctuation) for name, f in found.items()},
                 patches=patch_errors(recon, docs, cfg, mean))
 
 def untrained(seed: int) -> Reconstruction:
@@ -151,18 +160,24 @@ def draw_attention(out: Path, doc: Document) -> dict:
     n = len(base.text.layers)
     return dict(before=ahead(base, doc), after=ahead(after, doc), layer=n, layers=n)
 
-def named_right(recon: Reconstruction, docs: list[Document], cfg: PretrainConfig) -> tuple[int, int]:
-    "Hidden tokens that are named right, and their number."
-    found = [rebuild(recon, d, cfg) for d in docs]
-    right = [f["guesses"][k] == int(t) for f in found for k, t in enumerate(f["tokens"]) if f["hidden"][k] and k in f["guesses"]]
-    return sum(right), len(right)
+def named_right(recon: Reconstruction, docs: list[Document], cfg: PretrainConfig) -> Named:
+    "Hidden tokens that are named right in some Documents."
+    right, targets = [], []
+    for f in (rebuild(recon, d, cfg) for d in docs):
+        asked = [k for k in f["guesses"] if f["hidden"][k]]
+        targets += f["tokens"][asked].tolist()
+        right += [f["guesses"][k] == int(f["tokens"][k]) for k in asked]
+    return named(torch.tensor(right, dtype=torch.bool), word_tokens(recon.backbone.encoder, torch.tensor(targets, dtype=torch.long)))
 
 def draw_rebuilt(out: Path, docs: list[Document], cfg: PretrainConfig, seed: int) -> dict:
-    "The same Documents rebuilt before and after stage 1."
-    found = {}
+    "The same Documents rebuilt before and after stage 1; [right, number] of all hidden tokens, and of `words`."
+    found = dict(words={})
     for when, recon in (("before", untrained(seed)), ("after", load_stage(out/"stage1", device=device()))):
         keep(show_rebuilt(recon, docs, cfg), out/"figures"/f"rebuilt_{when}.png")
-        found[when] = named_right(recon, docs, cfg)
+        counts = named_right(recon, docs, cfg)
+        share, n = counts.tokens
+        found[when] = [round(share * n), n]
+        found["words"][when] = [round(counts.words * counts.n_words), counts.n_words]
     return found
 
 # %% ../nbs/16_quickstart.ipynb #2ec775c5
@@ -173,6 +188,13 @@ def both_kinds(hit: list[bool], rows: int) -> list[int]:
     yes, no = ([i for i, h in enumerate(hit) if h == kind] for kind in (True, False))
     some = spread(yes, max(rows // 2, rows - len(no)))
     return some + spread(no, rows - len(some))
+
+def first_ten(scores: torch.Tensor, task: Task, k: int = 10) -> dict: # scores: [Q, N]
+    "The share of queries with a right candidate among the first `k`, and by chance: in a random order."
+    hit = [bool(task.relevant[i] & set(near)) for i, near in enumerate(scores.topk(min(k, scores.shape[1])).indices.tolist())]
+    n = len(task.candidates)
+    missed = [math.comb(n - len(right), min(k, n)) / math.comb(n, min(k, n)) for right in task.relevant]
+    return dict(k=k, candidates=n, queries=len(hit), share=sum(hit) / len(hit), chance=1 - statistics.fmean(missed))
 
 def draw_grids(out: Path, tasks: list[Task], rows: int = 6, k: int = 5) -> dict:
     "Neighbours after stage 2, right and wrong ones, for queries of both kinds; counts over all queries what is right."
@@ -185,7 +207,7 @@ def draw_grids(out: Path, tasks: list[Task], rows: int = 6, k: int = 5) -> dict:
                                   choices=task.choices and [task.choices[i] for i in drawn])
         keep(retrieval_grid(few, scores[drawn], rows, k), out/"figures"/f"retrieval_{slug(task.name)}.png")
         found[task.name] = dict(queries=len(hits), k=k, first=sum(h[0] for h in hits), among=sum(map(any, hits)),
-                                shown=len(drawn), shown_right=sum(any(hits[i]) for i in drawn))
+                                shown=len(drawn), shown_right=sum(any(hits[i]) for i in drawn), first_ten=first_ten(scores, task))
     return found
 
 def draw_pictures(out: Path, corpus: Corpus, tasks: list[Task], cfg: PretrainConfig) -> dict:
@@ -214,12 +236,18 @@ def surroundings() -> dict:
     return dict(versions=dict(python=platform.python_version(), **versions),
                 machine=dict(cpus=os.cpu_count(), gpu=gpu, system=platform.system()), date=datetime.date.today().isoformat())
 
-def collect(parts: Parts, record: dict) -> dict:
+def about(task: Task) -> dict:
+    "What the report says of a task: what it asks, and its first query; a picture is written [picture]."
+    show = lambda d: " ".join(p if isinstance(p, str) else "[picture]" for p in d.parts)
+    right = min(task.relevant[0])
+    return dict(note=task.note, query=show(task.queries[0]), answer=textwrap.shorten(show(task.candidates[right]), 80, placeholder=" …"))
+
+def collect(parts: Parts, record: dict, tasks: list[Task]) -> dict:
     "Everything that was found, as `results.json` holds it."
     score = lambda row: Score(**row | dict(per_query=torch.tensor(row["per_query"], dtype=torch.float64)))
     scores = {n: [score(row) for row in parts.done[f"scores: {n}"]] for n in COLUMNS}
-    return dict(format=1, seed=record["seed"], limit=record["limit"],
-                scores={n: [plain(s) for s in column] for n, column in scores.items()},
+    return dict(format=2, seed=record["seed"], limit=record["limit"],
+                scores={n: [plain(s) for s in column] for n, column in scores.items()}, tasks={t.name: about(t) for t in tasks},
                 differences=differences_of(scores), reconstruction={n: parts.done[f"rebuilding: {n} stage 1"] for n in ("before", "after")},
                 figures=parts.done["figures"], stages={n: parts.done[n] for n in ("stage 1", "stage 2")},
                 seconds=parts.seconds, peak_memory=peak_memory(), **surroundings())
@@ -235,7 +263,7 @@ def quickstart(out: str | Path = "runs/quickstart", # directory; must be empty u
     Returns the results. Raises `BadInput` for bad options, `Stopped` after Ctrl-C; both leave what is there."""
     out, record = begin(out, resume, force, seed=seed, steps1=steps1, steps2=steps2, limit=limit)
     parts, corpus, seed = Parts(out), load_corpus(), record["seed"]
-    tasks = [cut(t, record["limit"]) for t in corpus.tasks("test")]
+    tasks = [cut(t, record["limit"]) for t in moca_bench("test", corpus)]
     cfg1 = make_config(PretrainConfig, record["stage1"], dict(out=str(out/"stage1")))
     cfg2 = make_config(FinetuneConfig, record["stage2"], dict(out=str(out/"stage2"), base=str((out/"stage1"/"model").resolve())))
     parts("scores: baseline", lambda: measure_baseline(tasks, seed))
@@ -247,7 +275,7 @@ def quickstart(out: str | Path = "runs/quickstart", # directory; must be empty u
     parts("stage 2", lambda: run_stage(out, finetune, cfg2))
     parts("scores: after stage 2", lambda: measure_scores(out/"stage2"/"model", tasks, seed))
     parts("figures", lambda: draw_pictures(out, corpus, tasks, cfg1))
-    return finish(out, collect(parts, record))
+    return finish(out, collect(parts, record, tasks))
 
 def finish(out: Path, results: dict) -> dict:
     "Copy the final model to `out/model`, write `results.json` and the report; returns the results."

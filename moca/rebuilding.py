@@ -7,8 +7,10 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
+import regex
 import torch
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
@@ -23,9 +25,9 @@ from .masking import corrupt_tokens, generator, mask_tokens
 from .packing import Encoded, encode, maskable
 
 # %% auto #0
-__all__ = ['unpatchify', 'painted', 'hidden_rows', 'rebuild', 'words', 'guesses', 'show_guesses', 'show_rebuilt',
-           'without_pictures', 'masked_accuracy', 'patch_errors', 'average_patch', 'average_target', 'Watch',
-           'read_looks', 'show_looks', 'show_words', 'show_progress', 'draw_run']
+__all__ = ['unpatchify', 'painted', 'hidden_rows', 'rebuild', 'words', 'guesses', 'show_guesses', 'show_rebuilt', 'word_tokens',
+           'Named', 'named', 'without_pictures', 'hidden_text', 'masked_accuracy', 'patch_errors', 'average_patch',
+           'average_target', 'Watch', 'read_looks', 'show_looks', 'show_words', 'show_progress', 'draw_run']
 
 # %% ../nbs/13_rebuilding.ipynb #9b7aff67
 def unpatchify(encoder, rows: Tensor, # [P, 3 * frames * p * p], or of one frame [P, 3 * p * p]
@@ -117,32 +119,64 @@ def show_rebuilt(recon, docs: list[Document], cfg, epoch: int = 0) -> plt.Figure
         below[0].text(0, 1, f"{blank[:110]}\n{guessed[:110]}", fontsize=7, va="top", parse_math=False).set_in_layout(False)
     return fig
 
+# %% ../nbs/13_rebuilding.ipynb #8aefd992
+_of_a_word = regex.compile(r"[\p{L}\p{M}\p{N}\uFFFD]") # U+FFFD: a piece of a character; which one, the token alone does not say
+
+def word_tokens(encoder, ids: Tensor) -> Tensor: # [n] integers to [n] bool
+    "True for tokens that hold a letter, a mark, a digit, or a piece of a character; False for punctuation, other signs and spaces."
+    known = {i: bool(_of_a_word.search(encoder.tokenizer.decode([i]))) for i in ids.unique().tolist()}
+    return torch.tensor([known[i] for i in ids.tolist()], dtype=torch.bool)
+
+class Named(NamedTuple):
+    "How many of the hidden tokens were named right: those of words, and the others."
+    words: float # share
+    n_words: int
+    punctuation: float # share of punctuation, other signs and spaces
+    n_punctuation: int
+
+    @property
+    def tokens(self) -> tuple[float, int]:
+        "The share of all hidden tokens, and their number."
+        n = self.n_words + self.n_punctuation
+        return (self.words * self.n_words + self.punctuation * self.n_punctuation) / max(n, 1), n
+
+def named(right: Tensor, word: Tensor) -> Named: # [n] bool each
+    "Hits counted apart for words and the rest."
+    share = lambda which: float(right[which].double().mean()) if which.any() else 0.0
+    return Named(share(word), int(word.sum()), share(~word), int((~word).sum()))
+
 # %% ../nbs/13_rebuilding.ipynb #e6fd527f
 def without_pictures(doc: Document) -> Document:
     "A Document's texts alone."
     return document([p for p in doc.parts if isinstance(p, str)], id=doc.id)
 
+def hidden_text(encoder, e: Encoded, doc: Document, cfg, ratio: float) -> Tensor: # [T] bool
+    "Text tokens to hide in an encoded Document, drawn for its text alone: with its pictures or without, they are the same."
+    text = encode(encoder, without_pictures(doc)).input_ids
+    drawn = mask_tokens(maskable(encoder, text), ratio, generator(cfg.seed, 0, e.id, "text"))
+    drawn[0] = False # in the text alone nothing stands before it
+    free = maskable(encoder, e.input_ids)
+    return torch.zeros_like(free).masked_scatter(free, drawn[maskable(encoder, text)])
+
 @torch.no_grad()
-def masked_accuracy(recon, docs: list[Document], cfg, picture: bool = True, batch: int = 16) -> tuple[float, int]:
-    """Share of hidden tokens named right, and their number; `picture=False` takes the pictures away but hides the same tokens.
+def masked_accuracy(recon, docs: list[Document], cfg, picture: bool = True, batch: int = 16) -> Named:
+    """Hidden tokens named right, words and punctuation apart; `picture=False` takes the pictures away but hides the same tokens.
     Coins choose them; pictures are not corrupted."""
     recon.eval()
-    encoder, right, n, ratio = recon.backbone.encoder, 0, 0, cfg.text_ratio or .4 # an objective without words may have none
+    encoder = recon.backbone.encoder
+    ratio = cfg.text_ratio or .4 # an objective without words may have none
+    plainly = dataclasses.replace(cfg, objective="mlm", text_mask="bernoulli", text_ratio=ratio)
+    right, targets = [torch.zeros(0, dtype=torch.bool)], [torch.zeros(0, dtype=torch.long)]
     for some in (docs[k:k + batch] for k in range(0, len(docs), batch)):
-        plain = [without_pictures(d) for d in some]
-        encoded, hidden = [encode(encoder, d) for d in (some if picture else plain)], []
-        for e, p in zip(encoded, plain): # the mask of the text alone, laid over the text tokens
-            t, free = encode(encoder, p).input_ids, maskable(encoder, e.input_ids)
-            drawn = mask_tokens(maskable(encoder, t), ratio, generator(cfg.seed, 0, e.id, "text"))
-            drawn[0] = False # in the text alone nothing stands before it
-            hidden.append(torch.zeros_like(free).masked_scatter(free, drawn[maskable(encoder, t)]))
-        plainly = dataclasses.replace(cfg, objective="mlm", text_mask="bernoulli", text_ratio=ratio)
-        c, hidden = corrupt(encoder, encoded, plainly), torch.cat(hidden)
+        encoded = [encode(encoder, d if picture else without_pictures(d)) for d in some]
+        hidden = torch.cat([hidden_text(encoder, e, d, cfg, ratio) for e, d in zip(encoded, some)])
+        c = corrupt(encoder, encoded, plainly)
         at, read_at = read_positions(hidden, c.pack.cu_seqlens, cfg.shift)
         ids = corrupt_tokens(c.pack.input_ids, hidden, encoder.mask_token_id)
         c = dataclasses.replace(c, input_ids=ids, read_at=read_at, token_targets=c.pack.input_ids[at]).to(recon.backbone.device)
-        right, n = right + int((recon.predict(c)[0].argmax(-1) == c.token_targets).sum()), n + len(at)
-    return right / max(n, 1), n
+        right.append((recon.predict(c)[0].argmax(-1) == c.token_targets).cpu())
+        targets.append(c.token_targets.cpu())
+    return named(torch.cat(right), word_tokens(encoder, torch.cat(targets)))
 
 # %% ../nbs/13_rebuilding.ipynb #bb2b1847
 @torch.no_grad()
@@ -196,13 +230,15 @@ class Watch:
 
     @torch.no_grad()
     def look(self, recon, step: int) -> None:
-        "Rebuild, measure, and write `looks/STEP.safetensors`: pictures, and guesses and accuracies as JSON in its metadata."
+        """Rebuild, measure, and write `looks/STEP.safetensors`: pictures, and guesses and accuracies as JSON in its metadata.
+        `words_with_picture` and `words_text_alone` count `n_words` words; `with_picture` and `text_alone` all `tokens`."""
         shown = [rebuild(recon, d, self.cfg) for d in self.drawn]
         pictured = [d for d in self.docs if d.images]
         about = dict(step=step, words=[guesses(recon.backbone.encoder, f) for f in shown])
         if pictured and "mlm" in self.cfg.objective:
-            about["with_picture"], about["tokens"] = masked_accuracy(recon, pictured, self.cfg)
-            about["text_alone"] = masked_accuracy(recon, pictured, self.cfg, picture=False)[0]
+            beside, alone = (masked_accuracy(recon, pictured, self.cfg, picture=p) for p in (True, False))
+            about |= dict(words_with_picture=beside.words, words_text_alone=alone.words, n_words=beside.n_words)
+            about |= dict(with_picture=beside.tokens[0], text_alone=alone.tokens[0], tokens=beside.tokens[1])
         if torch.is_autocast_enabled(recon.backbone.device.type): torch.clear_autocast_cache()
         if not self.keep: return
         def thumb(x: Image.Image) -> Tensor:
@@ -247,7 +283,7 @@ def show_words(looks: list[dict], most: int = 3) -> plt.Figure:
 
 # %% ../nbs/13_rebuilding.ipynb #7e1cb878
 def show_progress(log: list[dict], looks: list[dict], smooth: int = 10) -> plt.Figure:
-    "Losses by part and by kind of Document; masked-token accuracy on the way (training Documents) and at the looks (held out)."
+    "Losses by part and by kind of Document; shares named right: of all hidden tokens in training, of hidden words at the looks (held out)."
     fig, axes = plt.subplots(1, 4, figsize=(14, 2.8), layout="constrained")
     def draw(ax, name, label, beside=None): # a step without such a Document has none of its values
         points = [(r["step"], r[name]) for r in log if name in r and r.get(beside or name)]
@@ -255,13 +291,15 @@ def show_progress(log: list[dict], looks: list[dict], smooth: int = 10) -> plt.F
         x, y = zip(*points)
         line, = ax.plot(x, [np.mean(y[max(0, i - smooth + 1):i + 1]) for i in range(len(y))], label=label)
         ax.plot(x, y, alpha=.25, lw=.8, color=line.get_color())
-    draw(axes[0], "mlm", "words"); draw(axes[1], "mae", "patches")
+    draw(axes[0], "mlm", "text")
+    draw(axes[1], "mae", "patches")
     for kind, label in (("text", "text alone"), ("image", "with a picture")):
-        draw(axes[2], f"mlm_{kind}", label); draw(axes[3], f"right_{kind}", f"{label}, training", f"mlm_{kind}")
-    for name, label in (("text_alone", "captions, picture taken away"), ("with_picture", "captions with picture")):
+        draw(axes[2], f"mlm_{kind}", label)
+        draw(axes[3], f"right_{kind}", f"all tokens, {label}, training", f"mlm_{kind}")
+    for name, label in (("words_text_alone", "words, picture taken away"), ("words_with_picture", "words, with picture")):
         points = [(o["step"], o[name]) for o in looks if name in o]
         if points: axes[3].plot(*zip(*points), "o--", ms=4, label=f"{label}, held out")
-    for ax, title in zip(axes, ("loss: masked words", "loss: masked patches", "masked words by Document", "named right")):
+    for ax, title in zip(axes, ("loss: masked text", "loss: masked patches", "masked text by Document", "named right")):
         ax.set_title(title, fontsize=9); ax.set_xlabel("step", fontsize=8)
         if ax.get_legend_handles_labels()[0]: ax.legend(fontsize=6)
     return fig

@@ -19,12 +19,13 @@ from .evaluation import FAMILIES, Score, Table, paired_difference, score_plot
 from .training import read_log, show_log
 
 # %% auto #0
-__all__ = ['COLUMNS', 'COMPARED', 'STYLE', 'scores_of', 'differences_of', 'plain', 'percent', 'listing', 'verdict',
-           'read_comparison', 'read_scores', 'read_curve', 'read_accuracy', 'read_patches', 'read_attention',
-           'read_rebuilt', 'read_grid', 'png', 'curve_figure', 'accuracy_figure', 'patch_figure', 'cell', 'score_rows',
-           'table_html', 'text_table', 'save_figure', 'figure_html', 'facts_html', 'slug', 'header_facts',
-           'draw_numbers', 'scores_section', 'training_section', 'rebuilding_section', 'neighbours_section', 'sections',
-           'page_html', 'write_report']
+__all__ = ['COLUMNS', 'COMPARED', 'STYLE', 'NEXT', 'scores_of', 'differences_of', 'plain', 'percent', 'listing', 'verdict',
+           'read_comparison', 'read_scores', 'read_curve', 'counted', 'read_accuracy', 'read_patches', 'read_attention',
+           'read_rebuilt', 'read_grid', 'hundred', 'headline', 'read_verdict', 'metric_words', 'task_lines',
+           'by_family', 'png', 'curve_figure', 'accuracy_figure', 'patch_figure', 'cell', 'score_rows', 'table_html',
+           'text_table', 'save_figure', 'figure_html', 'facts_html', 'slug', 'header_facts', 'draw_numbers',
+           'scores_section', 'tasks_section', 'training_section', 'rebuilding_section', 'neighbours_section',
+           'sections', 'next_section', 'fold', 'page_html', 'write_report']
 
 # %% ../nbs/16_report.ipynb #2b4d9a56
 COLUMNS = ("baseline", "causal base", "after stage 1", "after stage 2") # of every table, in this order
@@ -77,7 +78,7 @@ def read_comparison(results: dict, a: str, b: str) -> str:
 
 # %% ../nbs/16_report.ipynb #ac2680f5
 def read_scores(results: dict) -> list[str]:
-    "What the score table says: against baseline and causal base, above chance or not, how many times chance."
+    "What the score table says: each column against another, where there is no baseline, what is not above chance."
     columns = scores_of(results)
     final, base = columns["after stage 2"], {s.task for s in columns["baseline"]}
     out = [read_comparison(results, a, b) for a, b in COMPARED]
@@ -85,10 +86,6 @@ def read_scores(results: dict) -> list[str]:
         out.append(f"No baseline exists for {listing(missing)}: the two sides share no features.")
     if low := [s.task for s in final if not s.beats_chance]:
         out.append(f"After stage 2, not clearly above chance: {listing(low, len(final))}.")
-    for s in final:
-        if s.family in ("retrieval", "visual-document"):
-            out.append(f"{s.task}: {s.metric} of {percent(s.value)} after stage 2 is {s.lift:.1f} times chance ({percent(s.chance)}).")
-    if n := results.get("limit"): out.append(f"Only {n} queries a task were asked (--limit): these numbers are a trial, not a result.")
     return out
 
 def read_curve(log: list[dict], name: str = "loss") -> str:
@@ -100,15 +97,24 @@ def read_curve(log: list[dict], name: str = "loss") -> str:
     return f"{name} {said}: {a:.3f} on average over the first {n} of {len(values)} steps, {b:.3f} over the last {n}."
 
 # %% ../nbs/16_report.ipynb #17a98fc8
+def counted(found: dict) -> tuple[dict, str]:
+    "What stage 1 names right: [share, number] with the `picture` and from the `text`, and what was counted."
+    if "words" in found: return found["words"], "hidden words"
+    return found, "hidden tokens, punctuation among them,"
+
 def read_accuracy(found: dict) -> list[str]:
-    "Masked-token accuracy with and without the picture, before and after stage 1."
+    "What is named right with and without the picture, before and after stage 1."
     out = []
     for when in ("before", "after"):
-        (p, n), (q, _) = found[when]["picture"], found[when]["text"]
-        error = 1.96 * math.sqrt((p * (1 - p) + q * (1 - q)) / n)
+        shares, what = counted(found[when])
+        (p, n), (q, _) = shares["picture"], shares["text"]
+        error = 1.96 * math.sqrt((p * (1 - p) + q * (1 - q)) / max(n, 1))
         said = "the picture helps" if p - q > error else "the picture hurts" if q - p > error else "no difference beyond the error"
-        out.append(f"{when.capitalize()} stage 1, {percent(p)} of {n} hidden tokens are named right with the picture, "
+        out.append(f"{when.capitalize()} stage 1, {percent(p)} of {n} {what} are named right with the picture, "
                    f"{percent(q)} from the text alone: {said}.")
+    if signs := found["after"].get("punctuation"):
+        (p, n), (q, _) = signs["picture"], signs["text"]
+        out.append(f"Not counted there: {n} hidden commas, colons and other signs; after stage 1 {percent(p)} and {percent(q)} of them.")
     return out
 
 def read_patches(found: dict) -> str:
@@ -126,9 +132,10 @@ def read_attention(f: dict) -> str:
             f"to later tokens in the causal base, {percent(f['after'])} after stage 1. Above the diagonal is the future.")
 
 def read_rebuilt(f: dict) -> str:
-    "How many of the shown hidden tokens are named right."
-    (a, n), (b, _) = f["before"], f["after"]
-    return (f"Of the {n} hidden tokens in these Documents, {a} {'is' if a == 1 else 'are'} named right before stage 1 and {b} after. "
+    "How many of the shown hidden words are named right."
+    shown, what = (f["words"], "words") if "words" in f else (f, "tokens, punctuation among them,")
+    (a, n), (b, _) = shown["before"], shown["after"]
+    return (f"Of the {n} hidden {what} in these Documents, {a} {'is' if a == 1 else 'are'} named right before stage 1 and {b} after. "
             "Guesses stand in brackets; the Documents were taken at equal distances.")
 
 def read_grid(f: dict) -> str:
@@ -137,6 +144,62 @@ def read_grid(f: dict) -> str:
             f"and {f['among']} at least one among the nearest {f['k']}. "
             f"Shown are {f['shown_right']} of the latter and {f['shown'] - f['shown_right']} others, each at equal distances. "
             "Solid green: right; dashed red: wrong.")
+
+# %% ../nbs/16_report.ipynb #0ffd77bc
+def hundred(x: float) -> str:
+    "A share as so many of a hundred."
+    return f"{100 * x:.0f}" if x >= .0995 or not x else f"{100 * x:.1f}"
+
+def headline(results: dict) -> str:
+    "What the trained model does, in one sentence without terms: from the task whose neighbours were drawn, else from the first score."
+    drawn = results["figures"]["retrieval"]
+    for task, f in drawn.items():
+        if not (ten := f.get("first_ten")): continue
+        return (f"On {task}, the trained model finds something right among {ten['candidates']} candidates in its first {ten['k']} "
+                f"for {hundred(ten['share'])} of 100 queries; by chance it would be {hundred(ten['chance'])}.")
+    s = scores_of(results)["after stage 2"][0]
+    return f"On {s.task}, the trained model has {hundred(s.value)} of 100 points; by chance it would be {hundred(s.chance)}."
+
+def read_verdict(results: dict) -> list[str]:
+    "Whether it worked, in words: the headline, and on how many tasks a difference is clear (its 95 % interval excludes zero)."
+    final = scores_of(results)["after stage 2"]
+    above = sum(s.beats_chance for s in final)
+    out = [headline(results), f"It is clearly better than chance on {above} of {len(final)} tasks."]
+    for other, words in (("causal base", "than the model that the training started from"),
+                         ("baseline", "than a baseline that learns nothing and compares colours or shared words")):
+        higher, lower, open_ = map(len, verdict(results, "after stage 2", other))
+        out.append(f"It is clearly better {words} on {higher} of {higher + lower + open_} tasks, clearly worse on {lower}, "
+                   f"undecided on {open_}.")
+    if n := results.get("limit"): out.append(f"Only {n} queries a task were asked (--limit): these numbers are a trial, not a result.")
+    return out
+
+# %% ../nbs/16_report.ipynb #af798510
+def metric_words(s: Score) -> str:
+    "A score as a sentence; of a metric without words the name is given."
+    name, _, k = s.metric.partition("@")
+    points, floor = hundred(s.value), hundred(s.chance)
+    among = f"{s.candidates} candidates"
+    if s.metric == "precision@1": return f"The first of {among} is right for {points} of 100 queries (by chance {floor})."
+    if name == "recall": return f"Of 100 right answers {points} are in the first {k} of {among} (by chance {floor})."
+    if name == "ndcg":
+        return (f"{points} of 100 points, where 100 is: the right ones in front, and less the further behind, nothing after rank {k} "
+                f"of {among} (by chance {floor}).")
+    return f"{s.metric}: {points} of 100 (by chance {floor})."
+
+def task_lines(results: dict) -> list[tuple[str, str, str]]:
+    "(task, what it asks with an example, the score after stage 2 as a sentence), in the table's order."
+    known = results.get("tasks", {})
+    out = []
+    for s in by_family(scores_of(results)["after stage 2"]):
+        a = known.get(s.task, {})
+        example = f" For example: “{a['query']}” → “{a['answer']}”" if a else ""
+        out.append((s.task, a.get("note", "") + example, metric_words(s)))
+    return out
+
+def by_family(scores: list[Score]) -> list[Score]:
+    "Scores in the order of chapter 4's families."
+    order = {f: i for i, f in enumerate(FAMILIES)}
+    return sorted(scores, key=lambda s: order.get(s.family, len(order)))
 
 # %% ../nbs/16_report.ipynb #ccd5b2c6
 def png(fig: Figure) -> bytes:
@@ -156,16 +219,20 @@ def curve_figure(log: list[dict], names: list[str], title: str) -> Figure:
 
 # %% ../nbs/16_report.ipynb #55155b82
 def accuracy_figure(found: dict) -> Figure:
-    "Share of hidden tokens named right, with and without the picture, before and after stage 1; strokes are 95 % intervals."
+    "Share of hidden words named right, with and without the picture, before and after stage 1; strokes are 95 % intervals."
+    shares = {when: counted(found[when])[0] for when in ("before", "after")}
+    what = counted(found["after"])[1].split(",")[0]
     fig = Figure(figsize=(4.6, 2.6), layout="constrained")
     ax = fig.subplots()
     for k, (key, label, colour) in enumerate((("text", "text alone", "#c9a27a"), ("picture", "with the picture", "#4a7fb5"))):
-        p, n = zip(*(found[w][key] for w in ("before", "after")))
-        error = [196 * math.sqrt(a * (1 - a) / m) for a, m in zip(p, n)]
+        p, n = zip(*(shares[w][key] for w in ("before", "after")))
+        error = [196 * math.sqrt(a * (1 - a) / max(m, 1)) for a, m in zip(p, n)]
         x = [k * .38 - .19, 1 + k * .38 - .19]
         bars = ax.bar(x, [100 * a for a in p], .36, yerr=error, label=label, color=colour, error_kw=dict(lw=1))
         ax.bar_label(bars, fmt="%.1f", fontsize=8, padding=2)
-    ax.set_xticks([0, 1], ["before stage 1", "after stage 1"]); ax.set_ylabel("hidden tokens named right, %"); ax.margins(y=.15)
+    ax.set_xticks([0, 1], ["before stage 1", "after stage 1"])
+    ax.set_ylabel(f"{what} named right, %")
+    ax.margins(y=.15)
     ax.legend(frameon=False, fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(.5, 1))
     ax.spines[["top", "right"]].set_visible(False)
     return fig
@@ -195,8 +262,7 @@ def score_rows(columns: dict[str, list[Score]]) -> list[str]:
     "Table rows, with a heading row for each family."
     by = {name: {s.task: s for s in scores} for name, scores in columns.items()}
     out, family = [], None
-    order = lambda s: FAMILIES.index(s.family) if s.family in FAMILIES else len(FAMILIES)
-    for s in sorted(columns["after stage 2"], key=order):
+    for s in by_family(columns["after stage 2"]):
         found = {name: by[name].get(s.task) for name in COLUMNS}
         top = max(round(f.value, 3) for name, f in found.items() if f and name != "baseline")
         if s.family != family: out.append(f'<tr><th colspan="6" scope="rowgroup" class="family">{escape(s.family)}</th></tr>')
@@ -226,16 +292,22 @@ def text_table(table: Table) -> str:
 # %% ../nbs/16_report.ipynb #765fa6c1
 STYLE = """:root{color-scheme:light dark;--ink:#1c2430;--paper:#fff;--soft:#5a6675;--line:#d5dbe3;--band:#f2f5f8}
 @media(prefers-color-scheme:dark){:root{--ink:#e4e8ee;--paper:#14181d;--soft:#a3aebb;--line:#39424d;--band:#1f252c}}
-body{font:16px/1.55 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:62rem;margin:0 auto;padding:1.5rem 1rem 4rem}
-h1{line-height:1.2;margin:.2em 0}h2{margin:2.4em 0 .4em;border-bottom:1px solid var(--line)}h3{margin:1.6em 0 .3em}
-small,.soft,figcaption{color:var(--soft)}small{font-weight:400}.wide{overflow-x:auto}
+body{font:16px/1.55 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:62rem;margin:0 auto;padding:1.5rem 1rem 4rem;
+overflow-wrap:break-word}
+h1{line-height:1.2;margin:.2em 0}h2{margin:2.4em 0 .4em;border-bottom:1px solid var(--line);line-height:1.3}h3{margin:1.6em 0 .3em}
+small,.soft,figcaption{color:var(--soft)}small{font-weight:400}.wide{overflow-x:auto;max-width:100%}
+.verdict{background:var(--band);border-left:.3rem solid #4a7fb5;padding:.6rem 1rem;margin:1rem 0}.verdict p{margin:.4rem 0}
+.verdict p:first-child{font-size:1.15rem;font-weight:600}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;white-space:nowrap}
 th,td{padding:.3rem .7rem;text-align:right;border-bottom:1px solid var(--line);line-height:1.25}th{font-weight:600}
 tbody th,th:first-child{text-align:left}.family{background:var(--band);font-weight:400;font-style:italic}
 figure{margin:1rem 0}figcaption{margin-top:.4rem}figcaption p{margin:.3rem 0}
 img{max-width:100%;height:auto;background:#fff;border-radius:6px;padding:6px;box-sizing:border-box}
-pre{background:var(--band);padding:1rem;overflow-x:auto;border-radius:6px;font-size:.85rem}
-dl{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1rem;margin:1rem 0}dt{color:var(--soft)}dd{margin:0}li{margin:.25rem 0}"""
+pre{background:var(--band);padding:1rem;overflow-x:auto;border-radius:6px;font-size:.85rem}code{overflow-wrap:anywhere}pre code{overflow-wrap:normal}
+dl{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1rem;margin:1rem 0}dt{color:var(--soft)}dd{margin:0;min-width:0}
+li{margin:.25rem 0}details{margin:1rem 0}summary{cursor:pointer;color:var(--soft)}
+@media(max-width:40rem){body{padding:1rem .8rem 3rem}dl{display:block}dd{margin:0 0 .5rem}th,td{padding:.3rem .45rem;font-size:.85rem}
+figure .wide img{max-width:none;width:44rem}ul{padding-left:1.2rem}}"""
 
 def save_figure(fig: Figure, path: Path) -> None:
     "Write a figure as PNG, atomically. Raises `MocaError` when the disk is full."
@@ -246,7 +318,8 @@ def figure_html(path: Path, alt: str, reading: str | list[str]) -> str:
     if not path.exists(): raise BadInput(f"{path} is missing: run `moca quickstart --resume` to draw it")
     lines = "".join(f"<p>{escape(r)}</p>" for r in ([reading] if isinstance(reading, str) else reading))
     data = base64.b64encode(path.read_bytes()).decode()
-    return f'<figure><img src="data:image/png;base64,{data}" alt="{escape(alt)}"><figcaption>{lines}</figcaption></figure>'
+    image = f'<img src="data:image/png;base64,{data}" alt="{escape(alt)}">'
+    return f'<figure><div class="wide" tabindex="0">{image}</div><figcaption>{lines}</figcaption></figure>'
 
 def facts_html(facts: dict) -> str:
     "Names and values."
@@ -285,6 +358,11 @@ def scores_section(image, results: dict) -> str:
                  "A dot is a score, its bar the 95 % interval; the grey stroke is chance.")
     return f"{table_html(results)}<ul>{points}</ul>{dots}"
 
+def tasks_section(results: dict) -> str:
+    "A line on each task."
+    line = lambda name, asks, score: f"<dt><strong>{escape(name)}</strong></dt><dd>{escape(asks)} {escape(score)}</dd>"
+    return "<dl>" + "".join(line(*found) for found in task_lines(results)) + "</dl>"
+
 def training_section(image, logs: dict[int, list[dict]]) -> str:
     "Loss curves."
     return (image("loss_stage1", "loss curves of stage 1", [read_curve(logs[1], n) for n in ("mlm", "mae")])
@@ -308,21 +386,45 @@ def neighbours_section(image, results: dict) -> str:
 def sections(out: Path, results: dict, logs: dict[int, list[dict]]) -> dict[str, str]:
     "The report's parts: HTML by heading."
     image = lambda name, alt, reading: figure_html(out/"figures"/f"{name}.png", alt, reading)
-    return {"Scores on held-out tasks": scores_section(image, results), "Training": training_section(image, logs),
+    return {"What was asked": tasks_section(results), "Scores on held-out tasks": scores_section(image, results),
+            "Training": training_section(image, logs),
             "What stage 1 rebuilds": rebuilding_section(image, results),
             "Who looks at whom": image("attention", "attention weights of the causal base and after stage 1",
                                        read_attention(results["figures"]["attention"])),
             "Neighbours after stage 2": neighbours_section(image, results)}
 
+# %% ../nbs/16_report.ipynb #32637954
+NEXT = """from pathlib import Path
+from moca.embedder import Embedder
+model = Embedder.from_pretrained({model!r})
+print(model.encode(["Find a picture of: a red apple"]) @ model.encode([Path("one.jpg"), Path("two.jpg")]).T) # the larger, the nearer"""
+
+def next_section(model: str) -> str: # where the model is
+    "What to do with the model."
+    code = f"<pre><code>{escape(NEXT.format(model=model))}</code></pre>"
+    commands = {f"moca evaluate {model}": "scores it again, with vectors that are kept and a ceiling beside each score",
+                "moca embed --help": "says how to write the vectors of your own files"}
+    lines = "".join(f"<li><code>{escape(c)}</code> {escape(does)}</li>" for c, does in commands.items())
+    read = ("How it works, from the beginning: nbs/00_masking.ipynb, the first of five chapters. "
+            "How to read the scores: nbs/04_eval.ipynb, the last of them.")
+    return f"<p>Ask with your own words; put your own pictures in the place of these two:</p>{code}<ul>{lines}</ul><p>{read}</p>"
+
 # %% ../nbs/16_report.ipynb #aebb916b
+def fold(title: str, html: str) -> str:
+    "A part that opens on a click."
+    return f"<details><summary>{escape(title)}</summary>{html}</details>"
+
 def page_html(results: dict, parts: dict[str, str]) -> str:
-    "A complete page: header, parts, style; nothing from elsewhere."
+    "A complete page: verdict, facts, parts, style; nothing from elsewhere."
     about = ("A causal vision-language model made bidirectional, trained to rebuild (stage 1) and to embed (stage 2), "
              "and measured on tasks that it has not seen.")
+    said = "".join(f"<p>{escape(line)}</p>" for line in read_verdict(results))
+    facts = fold("What was run, where and for how long", facts_html(header_facts(results)))
     body = "".join(f"<h2>{escape(title)}</h2>{html}" for title, html in parts.items())
-    return ('<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
-            f'<title>moca quickstart</title><style>{STYLE}</style></head><body><h1>moca quickstart</h1><p class="soft">{about}</p>'
-            f"{facts_html(header_facts(results))}{body}</body></html>\n")
+    head = ('<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
+            f"<title>moca quickstart</title><style>{STYLE}</style>")
+    top = f'<h1>moca quickstart</h1><p class="soft">{about}</p><div class="verdict">{said}</div>{facts}'
+    return f'<!DOCTYPE html><html lang="en"><head>{head}</head><body>{top}{body}</body></html>\n'
 
 def write_report(out: str | Path, # a finished quickstart: results.json, config.yaml, stage1/ and stage2/ with their logs, figures/
                  results: dict | None = None # default: what results.json holds
@@ -335,6 +437,7 @@ def write_report(out: str | Path, # a finished quickstart: results.json, config.
         config = (out/"config.yaml").read_text("utf-8")
     except (OSError, ValueError) as e:
         raise BadInput(f"{out} is no finished quickstart ({e}): run `moca quickstart --resume --out {out}`") from e
-    parts = sections(out, results, draw_numbers(out, results)) | {"Configuration": f"<pre>{escape(config)}</pre>"}
+    parts = sections(out, results, draw_numbers(out, results))
+    parts |= {"What next": next_section(str(out/"model")), "Configuration": fold("All options", f"<pre>{escape(config)}</pre>")}
     with atomic(out/"report.html") as part: part.write_text(page_html(results, parts), "utf-8")
     return out/"report.html"
