@@ -16,10 +16,10 @@ from .account import Ignored
 from .documents import BadInput
 
 # %% auto #0
-__all__ = ['MAX_JSON', 'MAX_BRACKETS', 'CLASSES', 'WAYS_OUT', 'READ', 'CODE', 'FLOATS', 'DTYPES', 'plain_file', 'read_json',
-           'entries', 'words', 'request', 'check_entries', 'inside', 'check_place', 'files_of', 'weight_files',
-           'missing_weights', 'tensor_table', 'sizes', 'check_sizes', 'Checked', 'check_model', 'check_modules',
-           'finite', 'check_values', 'read_tensors']
+__all__ = ['MAX_JSON', 'MAX_BRACKETS', 'CLASSES', 'WAYS_OUT', 'READ', 'CODE', 'FLOATS', 'DTYPES', 'LAYERS', 'ROWS', 'WIDTHS',
+           'plain_file', 'read_json', 'entries', 'words', 'request', 'check_entries', 'inside', 'check_place',
+           'files_of', 'weight_files', 'missing_weights', 'tensor_table', 'too_large', 'check_sizes', 'Checked',
+           'check_model', 'check_modules', 'finite', 'check_values', 'read_tensors']
 
 # %% ../nbs/11_trust.ipynb #f14293f5
 MAX_JSON = 64 * 2**20 # bytes: twice the largest tokenizer.json that is published
@@ -167,27 +167,28 @@ def tensor_table(files: Iterable[Path]) -> dict[str, tuple[str, list[int]]]:
         table |= found
     return table
 
-# %% ../nbs/11_trust.ipynb #123f0ea2
-def sizes(config: dict) -> Iterator[tuple[str, int, int]]:
-    "What a config promises: `(path, n, 1)` for n layers, `(path, n, width)` for a table of n rows."
-    parts = [("", config), *((path, value) for path, _, value in entries(config) if isinstance(value, dict))]
-    number = lambda part, key: n if isinstance(n := part.get(key), int) else 0
-    for where, part in parts:
-        width = max(number(part, "hidden_size"), number(part, "embed_dim"), number(part, "d_model"), 1)
-        for key, value in part.items():
-            if not isinstance(value, int): continue
-            path = f"{where}.{key}".lstrip(".")
-            if key == "depth" or key.endswith("layers"): yield path, value, 1
-            elif key.endswith(("hidden_size", "_dim", "intermediate_size", "vocab_size", "image_size")): yield path, value, width
+# %% ../nbs/11_trust.ipynb #b559c8e3
+LAYERS = ("num_hidden_layers", "num_layers", "n_layers", "encoder_layers", "decoder_layers", "depth")
+ROWS = ("vocab_size", "intermediate_size") # of tables that are as wide as a hidden state
+WIDTHS = ("hidden_size", "embed_dim", "d_model", "head_dim", "projection_dim", "out_hidden_size", "num_position_embeddings")
+
+def too_large(part: dict, n_tensors: int, n_numbers: int) -> Iterator[str]:
+    "The entries of one part of a config that promise more than so many tensors and numbers can hold."
+    number = {key: value for key, value in part.items() if isinstance(value, int)}
+    width = max(number.get(key, 1) for key in ("hidden_size", "embed_dim", "d_model"))
+    for key, value in number.items():
+        if key in LAYERS and value > n_tensors: yield key
+        if key in ROWS and value * width > n_numbers: yield key
+        if key in WIDTHS and value > n_numbers: yield key
 
 def check_sizes(file: Path, config: dict, table: dict[str, tuple[str, list[int]]]) -> None:
     "Refuse a config that promises more than the weights hold. Raises `BadInput` naming file and entry."
     numbers = sum(math.prod(shape) for _, shape in table.values())
-    for path, n, width in sizes(config):
-        limit, what = (len(table), "layers") if width == 1 else (numbers // width, "rows")
-        if n > max(limit, 64) and not path.endswith(("_dim", "image_size")) or n > max(numbers, 64):
-            raise BadInput(f"{file}: {path} is {n:,}, and the weights have {len(table)} tensors of {numbers:,} numbers: "
-                           f"no room for so many {what}")
+    parts = [("", config), *((f"{path}.", value) for path, _, value in entries(config) if isinstance(value, dict))]
+    for where, part in parts:
+        for key in too_large(part, len(table), numbers):
+            raise BadInput(f"{file}: {where}{key} is {part[key]:,}, and the weights are {len(table):,} tensors of "
+                           f"{numbers:,} numbers: they are not this model's, or the config was changed")
 
 # %% ../nbs/11_trust.ipynb #1049e10c
 @dataclass
