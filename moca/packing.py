@@ -25,6 +25,7 @@ from .families import family_of, model_path, tiny_model
 from .masking import document_ids
 from .rows import Lazy, Listed, Selection, digest
 from .sources import sift
+from .trust import check_model
 
 # %% auto #0
 __all__ = ['MASK_NAMES', 'add_mask_token', 'Encoder', 'text_ids', 'layout', 'picture_of', 'sizes', 'length', 'words_of',
@@ -75,9 +76,10 @@ class Encoder:
         "Load tokenizer and image processor. Raises `BadInput` where they are missing or of a family without a record."
         path = model_path(path)
         try:
-            config = AutoConfig.from_pretrained(path)
+            check_model(path, weights=False)
+            config = AutoConfig.from_pretrained(path, trust_remote_code=False)
             kind = getattr(transformers, family_of(config).processor)
-            tokenizer, processor = AutoTokenizer.from_pretrained(path), kind.from_pretrained(path)
+            tokenizer, processor = AutoTokenizer.from_pretrained(path, trust_remote_code=False), kind.from_pretrained(path)
         except BadInput: raise
         except Exception as e: # OSError, ValueError, ImportError, the hub library's own ...
             raise BadInput(f"{path} is no complete model directory: {str(e).strip().splitlines()[0]}") from e
