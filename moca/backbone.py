@@ -5,15 +5,13 @@
 # %% ../nbs/01_bidirectional_backbone.ipynb #8752d0ad
 from __future__ import annotations
 import copy
-import json
+import math
 import sys
+import warnings
 from pathlib import Path
-import matplotlib.pyplot as plt
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConfig
@@ -23,13 +21,16 @@ from .kernels import IMPLEMENTATIONS, TOWER, Borders, Record, available, choose,
 from .memory import checkpoint_activations, choose_checkpointing, device_memory, small_picture
 from .packing import Encoder, Pack, encode, pack
 from .probe import ProbeReport, probe, prove
+from .proven import prove_once
+from .saving import SETTINGS, read_settings, write_settings
+from .trust import Checked, check_model, check_values, read_tensors
 from .weights import sharding
 
 # %% auto #0
-__all__ = ['SETTINGS', 'text_model', 'set_causal', 'make_bidirectional', 'make_causal', 'Backbone', 'check_files',
-           'load_backbone', 'is_causal', 'load_weights', 'released', 'read_settings', 'training_backbone',
-           'recomputation', 'add_lora', 'save', 'tiny_backbone', 'probe_families', 'attention_maps', 'show_attention',
-           'pool', 'embed', 'multi_vector', 'add_projection', 'read_projection']
+__all__ = ['DTYPES', 'text_model', 'set_causal', 'make_bidirectional', 'make_causal', 'Backbone', 'as_dtype', 'as_device',
+           'load_weights', 'check_room', 'check_holes', 'released', 'is_causal', 'stored_backbone', 'load_backbone',
+           'training_backbone', 'recomputation', 'add_lora', 'save', 'tiny_backbone', 'probe_families',
+           'attention_maps', 'show_attention', 'pool', 'embed', 'multi_vector', 'add_projection', 'read_projection']
 
 # %% ../nbs/01_bidirectional_backbone.ipynb #73e7e49f
 def text_model(model: nn.Module) -> nn.Module:
@@ -65,6 +66,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.model, self.encoder, self.claim, self.peft = model, encoder, None, None
         self.pooling, self.prompts, self.projection = pooling, dict(prompts or {}), None
+        self.base, self.history, self.head = None, [], True # what it was made of, how, and whether it can predict words
         if encoder.mask_token_id >= model.get_input_embeddings().num_embeddings:
             model.resize_token_embeddings(len(encoder.tokenizer), pad_to_multiple_of=64)
         encoder.family.prepare(model)
@@ -172,119 +174,149 @@ class Backbone(nn.Module):
                                     **more).last_hidden_state[0] for y, p, n in parts])
 
 # %% ../nbs/01_bidirectional_backbone.ipynb #1cae2eea
-def check_files(path: str | Path) -> None:
-    "Refuse a model directory that runs code, holds only pickled weights, or has a damaged weight file. Raises `BadInput` naming the file."
-    path = Path(path)
-    try: config = json.loads((path/"config.json").read_text("utf-8"))
-    except (OSError, ValueError) as e: raise BadInput(f"{path/'config.json'} cannot be read: {e}") from e
-    if not isinstance(config, dict): raise BadInput(f"{path/'config.json'} holds a {type(config).__name__}, not an object")
-    family_named(config.get("model_type"))
-    for where in (config, *(v for v in config.values() if isinstance(v, dict))):
-        for key, value in where.items():
-            if key == "auto_map":
-                raise BadInput(f"{path/'config.json'} names code to run (auto_map), which moca never does: "
-                               "use the family's version inside transformers, or remove the entry if the model needs none of it")
-            if key.startswith("_attn_implementation") and "/" in json.dumps(value): # a kernel on the hub; some models save a plain word
-                raise BadInput(f"{path/'config.json'} sets {key} to {value!r}, which is code to fetch: "
-                               "remove the entry and choose with attention=")
-    if not (weights := sorted(path.glob("*.safetensors"))):
-        pickled = sorted(p.name for s in ("bin", "pt", "pth", "ckpt") for p in path.glob(f"*.{s}"))
-        why = (f"only pickled weights ({pickled[0]}), which can run code: save them again with save_pretrained, which writes safetensors"
-               if pickled else "no weights: a .safetensors file is missing")
-        raise BadInput(f"{path} holds {why}")
-    for file in weights:
-        try:
-            with safe_open(file, "pt") as f: f.keys()
-        except (SafetensorError, OSError) as e: raise BadInput(f"{file} is damaged: {e}") from e
+DTYPES = {"bf16": torch.bfloat16, "bfloat16": torch.bfloat16, "fp16": torch.float16, "float16": torch.float16, "half": torch.float16,
+          "fp32": torch.float32, "float32": torch.float32, "float": torch.float32}
+
+def as_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    "A type of numbers by its name or itself. Raises `BadInput` for another one."
+    found = DTYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype
+    if found in DTYPES.values(): return found
+    raise BadInput(f"dtype {str(dtype)!r} is none that a model computes in: use bf16, fp16 or fp32")
+
+def as_device(device: str | torch.device) -> torch.device:
+    "A device of this machine. Raises `BadInput` for one that it does not have."
+    try: found = torch.device(device)
+    except (RuntimeError, TypeError) as e: raise BadInput(f"there is no device {str(device)!r}: use cpu, cuda, cuda:1 or mps") from e
+    count = dict(cuda=torch.cuda.device_count(), mps=int(torch.backends.mps.is_available())).get(found.type, 1)
+    if found.type in ("cuda", "mps") and (found.index or 0) >= count:
+        raise BadInput(f"device {str(device)!r} is not here: torch {torch.__version__} finds {count or 'no'} {found.type} device"
+                       f"{'' if count == 1 else 's'}; use cpu")
+    return found
+
+# %% ../nbs/01_bidirectional_backbone.ipynb #51f1d6cf
+def load_weights(path: str, checked: Checked, # what `check_model` found there
+                 dtype: torch.dtype, strict: bool = True,
+                 needs_head: bool = False # a missing vocabulary head is an error too
+                 ) -> tuple[nn.Module, list[str]]: # the stock model, and the weights that were not there
+    "The stock model with its weights, all of them finite. Raises `BadInput` that lists missing and unexpected ones."
+    try:
+        check_room(path, AutoConfig.from_pretrained(path, trust_remote_code=False), checked)
+        model, info = AutoModelForImageTextToText.from_pretrained(
+            path, dtype=dtype, output_loading_info=True, use_safetensors=True, trust_remote_code=False, ignore_mismatched_sizes=False)
+    except BadInput: raise
+    except Exception as e: # OSError, RuntimeError, ValueError, SafetensorError, the hub library's own ...
+        raise BadInput(f"{path} can't be loaded: {(str(e).strip() or type(e).__name__).splitlines()[0]}") from e
+    missing, unexpected = (sorted(info[f"{kind}_keys"]) for kind in ("missing", "unexpected"))
+    headless = [k for k in missing if k.endswith("lm_head.weight")]
+    if headless and needs_head:
+        raise BadInput(f"{path} has no vocabulary head ({headless[0]}), as embedding models are published: "
+                       "stage 1 predicts words, so start it from the model that this one was made of")
+    if strict: check_holes(path, [k for k in missing if k not in headless], unexpected)
+    check_values(model.state_dict().items(), path)
+    return model, missing
+
+def check_room(path: str, config: PretrainedConfig, checked: Checked) -> None:
+    "Refuse a config that makes a model far larger than its weights. Raises `BadInput`."
+    held = sum(math.prod(shape) for _, shape in checked.tensors.values())
+    with torch.device("meta"): net = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
+    asked = sum(x.numel() for x in (*net.parameters(), *net.buffers()))
+    if asked > 2 * held + 2**20:
+        raise BadInput(f"{path}: config.json makes a model of {asked:,} numbers, and its weights are {held:,}: they do not belong together")
+
+def check_holes(path: str, missing: list[str], unexpected: list[str]) -> None:
+    "Refuse weights that are missing or left over. Raises `BadInput` that lists them."
+    wrong = {f"{kind} weights": keys for kind, keys in (("missing", missing), ("unexpected", unexpected)) if keys}
+    if not wrong: return
+    lists = "; ".join(f"{len(keys)} {kind}: {', '.join(keys[:8])}{' ...' if len(keys) > 8 else ''}" for kind, keys in wrong.items())
+    raise BadInput(f"{path} has {lists}; a model with holes runs on random numbers (strict=False loads it all the same)")
+
+# %% ../nbs/01_bidirectional_backbone.ipynb #94fddb90
+def released(model: str | Path | None, checked: Checked) -> str | None:
+    """Where the processor is of weights that MoCa's authors released, by their hub name or the class that their config names:
+    an empty string for "with the weights"; None for other models."""
+    named, config = str(model).startswith("moca-embed/MoCa-Qwen25VL"), checked.config
+    if not named and "Qwen2_5ForEmbedding" not in (config.get("architectures") or ()): return None
+    size = "3B" if (config.get("text_config") or config).get("hidden_size") == 2048 else "7B"
+    return "" if any(file.name == "tokenizer.json" for file in checked.files) else f"Qwen/Qwen2.5-VL-{size}-Instruct"
+
+def is_causal(model: nn.Module) -> bool:
+    "What the text config says."
+    return getattr(model.config.get_text_config(), "is_causal", True)
+
+def stored_backbone(model: str | Path | None, bidirectional: bool | None, dtype: torch.dtype, device: torch.device, *,
+                    attention: str | None, strict: bool, needs_head: bool, encoder: Encoder | None, processor: str | Path | None,
+                    max_length: int | None, end_token: bool | None, **limits
+                    ) -> tuple[Backbone, list[Path] | None]: # and the files it was made of; None if not of files alone
+    "The Backbone of a directory, with the options of `load_backbone`. Raises `BadInput`."
+    path = model_path(model)
+    checked = check_model(path)
+    family_named(checked.config.get("model_type"))
+    saved = read_settings(path)
+    if not saved and (theirs := released(model, checked)) is not None:
+        bidirectional, end_token, processor = bidirectional is not False, bool(end_token), processor or theirs or None
+    files = checked.files if encoder is None else None
+    if encoder is None:
+        place = model_path(processor or path)
+        if processor: files = files + check_model(place, weights=False).files
+        ends = saved.get("end_token", True) if end_token is None else end_token
+        encoder = Encoder.from_pretrained(place, max_length or saved.get("max_length", 2048), end_token=ends, **limits)
+    net, missing = load_weights(path, checked, dtype, strict, needs_head)
+    if saved.get("bidirectional", not is_causal(net)) == is_causal(net):
+        raise BadInput(f"{path}: {SETTINGS} says {'bidirectional' if saved['bidirectional'] else 'causal'} "
+                       "and config.json the opposite: one of them was changed by hand")
+    set_causal(net, is_causal(net) if bidirectional is None else not bidirectional) # the modules follow the config
+    backbone = Backbone(net.to(device), encoder, attention, prompts=saved.get("prompts"))
+    if saved.get("bidirectional") == backbone.bidirectional: # pooling belongs to the mask it was trained with
+        backbone.pooling = saved.get("pooling")
+    if saved.get("projection"): backbone.projection = read_projection(path, backbone.hidden_size).to(device)
+    backbone.base = saved.get("base") or ("moca-tiny-base" if model is None else None if Path(model).exists() else str(model))
+    backbone.history, backbone.head = list(saved.get("history", [])), not any(k.endswith("lm_head.weight") for k in missing)
+    if not backbone.head and saved.get("head") is not False:
+        warnings.warn(f"{path} has no vocabulary head: it embeds, but stage 1 cannot start from it", stacklevel=3)
+    return backbone, files if set(missing) <= {"lm_head.weight"} else None # random numbers are proven for themselves only
 
 # %% ../nbs/01_bidirectional_backbone.ipynb #179a1b72
-SETTINGS = "moca.json" # beside config.json: what moca needs to use the model as it was trained
-
 def load_backbone(model: str | Path | PretrainedConfig | None = None, # directory, hub name, config (random weights); None: embedded model
                   bidirectional: bool | None = None, # None: as the model says
-                  dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu",
+                  dtype: str | torch.dtype = torch.float32, device: str | torch.device = "cpu", # "bf16", "cuda:1", ...
                   attention: str | None = None, # a kernel of moca.kernels; None: chosen for device and dtype
                   lora: int | dict | None = None, # train low-rank adapters of this rank (PEFT), not all weights; a dict goes to LoraConfig
                   checkpointing: str = "none", # recompute activations in the backward pass: none, selective or full (moca.memory)
                   strict: bool = True, # missing or unexpected weights are an error
-                  check: bool = True, # run the probe and refuse a model that fails it
+                  check: bool | None = None, # run the probe and refuse a model that fails it; None: unless it has passed before
+                  needs_head: bool = False, # stage 1 predicts words: a vocabulary head must be there, and a mask token is learnt
                   encoder: Encoder | None = None, # needed where `model` is a config
                   processor: str | Path | None = None, # where the tokenizer and image processor lie; None: with the model
                   max_length: int | None = None, end_token: bool | None = None, # None: as the model says
                   **limits) -> Backbone: # limits: min_pixels, max_pixels
     """Load a Backbone of any family in `moca.families.FAMILIES`.
     Raises `BadInput` for what is no such model, lacks weights or wants to run code; `ProbeError` when the model is not what it says."""
-    if isinstance(model, PretrainedConfig):
-        if encoder is None: raise BadInput("a config has no tokenizer: give encoder=Encoder(tokenizer, image_processor, config) with it")
-        net, saved = AutoModelForImageTextToText.from_config(model, dtype=dtype), {}
+    dtype, device = as_dtype(dtype), as_device(device)
+    if not isinstance(model, PretrainedConfig):
+        backbone, files = stored_backbone(
+            model, bidirectional, dtype, device, attention=attention, strict=strict, needs_head=needs_head, encoder=encoder,
+            processor=processor, max_length=max_length, end_token=end_token, **limits)
+    elif encoder is None:
+        raise BadInput("a config has no tokenizer: give encoder=Encoder(tokenizer, image_processor, config) with it")
     else:
-        path = model_path(model)
-        check_files(path)
-        saved = read_settings(path)
-        if not saved and (theirs := released(model, path)): # their config speaks neither of the mask nor of the end token
-            bidirectional, end_token, processor = bidirectional is not False, bool(end_token), processor or theirs
-        ends = saved.get("end_token", True) if end_token is None else end_token
-        encoder = encoder or Encoder.from_pretrained(processor or path, max_length or saved.get("max_length", 2048),
-                                                     end_token=ends, **limits)
-        net = load_weights(path, dtype, strict)
-        if saved.get("bidirectional", not is_causal(net)) == is_causal(net):
-            raise BadInput(f"{path}: {SETTINGS} says {'bidirectional' if saved['bidirectional'] else 'causal'} "
-                           "and config.json the opposite: one of them was changed by hand")
-    causal = is_causal(net) if bidirectional is None else not bidirectional
-    set_causal(net, causal) # the modules follow the config
-    same = saved.get("bidirectional") == (not causal) # pooling belongs to the mask it was trained with
-    backbone = Backbone(net.to(device), encoder, attention, saved.get("pooling") if same else None, saved.get("prompts")).eval()
-    if saved.get("projection"): backbone.projection = read_projection(path).to(device)
-    if check: prove(backbone)
-    if lora: add_lora(backbone, **(lora if isinstance(lora, dict) else dict(r=lora)))
-    checkpoint_activations(net, checkpointing)
+        net, files = AutoModelForImageTextToText.from_config(model, dtype=dtype, trust_remote_code=False), None
+        set_causal(net, is_causal(net) if bidirectional is None else not bidirectional)
+        backbone = Backbone(net.to(device), encoder, attention)
+    backbone.eval()
+    if check is not False: prove(backbone) if files is None else prove_once(backbone, files, again=bool(check))
+    if lora: add_lora(backbone, mask_row=needs_head, **(lora if isinstance(lora, dict) else dict(r=lora)))
+    checkpoint_activations(backbone.model, checkpointing)
     return backbone
-
-def is_causal(model: nn.Module) -> bool:
-    "What the text config says."
-    return getattr(model.config.get_text_config(), "is_causal", True)
-
-# %% ../nbs/01_bidirectional_backbone.ipynb #51f1d6cf
-def load_weights(path: str, dtype: torch.dtype, strict: bool = True) -> nn.Module:
-    "The stock model with its weights. Raises `BadInput` that lists missing and unexpected ones."
-    try:
-        AutoConfig.from_pretrained(path, trust_remote_code=False)
-        model, info = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, output_loading_info=True, use_safetensors=True,
-                                                                  trust_remote_code=False, ignore_mismatched_sizes=False)
-    except Exception as e: # OSError, RuntimeError, ValueError, SafetensorError, the hub library's own ...
-        raise BadInput(f"{path} can't be loaded: {str(e).strip().splitlines()[0]}") from e
-    wrong = {f"{kind} weights": sorted(info[f"{kind}_keys"]) for kind in ("missing", "unexpected") if info[f"{kind}_keys"]}
-    if strict and wrong:
-        lists = "; ".join(f"{len(keys)} {kind}: {', '.join(keys[:8])}{' ...' if len(keys) > 8 else ''}" for kind, keys in wrong.items())
-        raise BadInput(f"{path} has {lists}; a model with holes runs on random numbers (strict=False loads it all the same)")
-    return model
-
-def released(model: str | Path | None, path: str) -> str | None:
-    """Where the processor is of weights that MoCa's authors released, by their hub name or the class that their config names;
-    None for other models."""
-    try: config = json.loads((Path(path)/"config.json").read_text("utf-8"))
-    except (OSError, ValueError): return None
-    named = str(model).startswith("moca-embed/MoCa-Qwen25VL")
-    if not named and "Qwen2_5ForEmbedding" not in (config.get("architectures") or ()): return None
-    size = "3B" if (config.get("text_config") or config).get("hidden_size") == 2048 else "7B"
-    return path if (Path(path)/"tokenizer.json").exists() else f"Qwen/Qwen2.5-VL-{size}-Instruct"
-
-def read_settings(path: str) -> dict:
-    "moca's own settings of a saved directory; empty if it has none."
-    file = Path(path)/SETTINGS
-    if not file.exists(): return {}
-    try: saved = json.loads(file.read_text("utf-8"))
-    except ValueError as e: raise BadInput(f"{file} is no JSON: {e}") from e
-    if not isinstance(saved, dict): raise BadInput(f"{file} holds a {type(saved).__name__}, not an object")
-    return saved
 
 # %% ../nbs/01_bidirectional_backbone.ipynb #fc634c72
 def training_backbone(cfg, # a TrainConfig
-                      accelerator, bidirectional: bool) -> Backbone:
+                      accelerator, bidirectional: bool,
+                      needs_head: bool = False # stage 1 predicts words
+                      ) -> Backbone:
     "The Backbone that a training run starts with, on its device, proved with the kernel and the precision it will train with."
     stored, seen = (torch.bfloat16 if cfg.precision in which else torch.float32 for which in (("bf16-pure",), ("bf16", "bf16-pure")))
     backbone = load_backbone(cfg.base, bidirectional, stored, accelerator.device, check=False, lora=cfg.lora,
-                             max_length=cfg.max_length, end_token=cfg.end_token,
+                             needs_head=needs_head, max_length=cfg.max_length, end_token=cfg.end_token,
                              min_pixels=cfg.min_pixels, max_pixels=cfg.max_pixels)
     backbone.use_kernel(cfg.attention or choose(accelerator.device, seen, backbone.softcap), seen)
     with accelerator.autocast(): report = prove(backbone, tolerance=None if seen == torch.float32 else 2e-2)
@@ -304,34 +336,32 @@ def recomputation(backbone: Backbone, cfg, accelerator) -> str:
     return how
 
 # %% ../nbs/01_bidirectional_backbone.ipynb #26237284
-def add_lora(backbone: Backbone, r: int = 16, **config) -> None:
+def add_lora(backbone: Backbone, r: int = 16,
+             mask_row: bool = False, # train the embedding of a new mask token too: nobody has taught the model what it means
+             **config) -> None:
     "Freeze the weights and put low-rank adapters on the language model's linear layers (PEFT); `config` goes to `LoraConfig`."
     try: from peft import LoraConfig, get_peft_model
     except ImportError as e: raise BadInput("lora needs the package peft: pip install 'moca[lora]'") from e
     inside = {id(m) for m in backbone.text.layers.modules()}
     names = [n for n, m in backbone.model.named_modules() if isinstance(m, nn.Linear) and id(m) in inside]
+    options = dict(r=r, lora_alpha=2 * r, target_modules=names)
+    if mask_row and backbone.encoder.added_mask:
+        table = next(n for n, m in backbone.model.named_modules() if m is backbone.model.get_input_embeddings())
+        options["trainable_token_indices"] = {table: [backbone.encoder.mask_token_id]}
     # in a tuple: no second owner of the weights
-    backbone.peft = (get_peft_model(backbone.model, LoraConfig(**dict(dict(r=r, lora_alpha=2 * r, target_modules=names), **config))),)
+    backbone.peft = (get_peft_model(backbone.model, LoraConfig(**options | config)),)
 
 # %% ../nbs/01_bidirectional_backbone.ipynb #4c9fa80c
-def save(backbone: Backbone, path, pooling: str | None = None) -> None:
-    """Write weights (safetensors), config, tokenizer, image processor and moca's settings:
+def save(backbone: Backbone, path, pooling: str | None = None, multi_vector: bool = False) -> None:
+    """Write weights (safetensors), config, tokenizer, image processor, settings and a card:
     a directory that stock transformers loads too, and that says that it is bidirectional."""
     path = Path(path)
     model = copy.deepcopy(backbone.peft[0]).merge_and_unload() if backbone.peft else backbone.model
-    kernel = backbone.kernel
-    model.save_pretrained(path)
+    weights = None if backbone.head else {k: v for k, v in model.state_dict().items() if not k.endswith("lm_head.weight")}
+    model.save_pretrained(path, state_dict=weights)
     backbone.encoder.save_pretrained(path)
-    e = backbone.encoder
-    settings = dict(bidirectional=backbone.bidirectional,
-                    pooling=pooling or backbone.pooling or ("mean" if backbone.bidirectional else "last"),
-                    prompts=backbone.prompts, max_length=e.max_length, end_token=bool(e.tail),
-                    image_size=dict(e.image_processor.size) if e.image_processor.size else None,
-                    mask_token=e.tokenizer.mask_token, added_mask_token=e.added_mask,
-                    projection=backbone.projection is not None, kernel=kernel)
-    (path/SETTINGS).write_text(json.dumps(settings, indent=1) + "\n", "utf-8")
-    if backbone.projection is not None:
-        save_file({"weight": backbone.projection.weight.detach().cpu().contiguous()}, path/"projection.safetensors")
+    how = pooling or backbone.pooling or ("mean" if backbone.bidirectional else "last")
+    write_settings(backbone, path, pooling=how, multi_vector=multi_vector)
 
 # %% ../nbs/01_bidirectional_backbone.ipynb #d34fb9bd
 def tiny_backbone(family: str, bidirectional: bool = True, seed: int = 0, attention: str | None = None, **text) -> Backbone:
@@ -363,8 +393,9 @@ def attention_maps(backbone: Backbone, doc: Document) -> list[Tensor]:
     backbone(pack([encode(backbone.encoder, doc)]).to(backbone.device), record=record)
     return [r["weights"] for r in record]
 
-def show_attention(before: Backbone, after: Backbone, doc: Document, layer: int = -1, names=("causal", "bidirectional")) -> plt.Figure:
-    "Two attention maps side by side, mean over heads."
+def show_attention(before: Backbone, after: Backbone, doc: Document, layer: int = -1, names=("causal", "bidirectional")):
+    "Two attention maps side by side, mean over heads: a matplotlib Figure."
+    import matplotlib.pyplot as plt
     e = encode(before.encoder, doc)
     tokens = ["▪" if t == before.encoder.image_token_id else
               before.encoder.tokenizer.decode([t]).replace("<|vision_", "<").replace("|>", ">") for t in e.input_ids.tolist()]
@@ -410,10 +441,12 @@ def add_projection(backbone: Backbone, dim: int, seed: int = 0) -> None:
         torch.manual_seed(seed); nn.init.orthogonal_(layer.weight)
     backbone.projection = layer.to(backbone.device)
 
-def read_projection(path: str) -> nn.Linear:
-    "The projection of a saved directory. Raises `BadInput` if its file is missing or damaged."
-    try: weight = load_file(Path(path)/"projection.safetensors")["weight"]
-    except (OSError, SafetensorError, KeyError) as e: raise BadInput(f"{Path(path)/'projection.safetensors'} cannot be read: {e}") from e
+def read_projection(path: str, width: int | None = None) -> nn.Linear: # width: of the hidden states it must fit
+    "The projection of a saved directory. Raises `BadInput` if its file is missing, damaged, of another shape or not finite."
+    file = Path(path)/"projection.safetensors"
+    weight = read_tensors(file).get("weight")
+    if weight is None or weight.ndim != 2 or not weight.is_floating_point() or weight.shape[1] != (width or weight.shape[1]):
+        raise BadInput(f"{file} holds no matrix `weight` for hidden states of {width}: save the model again")
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
     with torch.no_grad(): layer.weight.copy_(weight)
     return layer

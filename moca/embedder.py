@@ -4,27 +4,23 @@
 
 # %% ../nbs/15_embedder.ipynb #df722a10
 from __future__ import annotations
-import copy
-import json
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
-from pathlib import Path
 import torch
-from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from tqdm.auto import tqdm
-from .backbone import SETTINGS, Backbone, embed, load_backbone, multi_vector as token_vectors, read_settings, save
+from .backbone import Backbone, embed, load_backbone, multi_vector as token_vectors, save
 from .checkpoints import atomic
 from .documents import BadInput, Document, document
 from .families import model_path
 from .losses import packed, pool_tokens
 from .packing import ahead, encode, length, pack
 from .planning import plan
+from .saving import read_settings
 
 # %% auto #0
-__all__ = ['TEMPLATE', 'Embedder', 'saved_pooling', 'sentence_transformers_files', 'ending_tokenizer',
-           'add_sentence_transformers']
+__all__ = ['Embedder']
 
 # %% ../nbs/15_embedder.ipynb #b23d0c4d
 class Embedder:
@@ -42,7 +38,7 @@ class Embedder:
         Raises `BadInput`, or `ProbeError` when the model is not what its config says."""
         backbone = load_backbone(path, **kwargs)
         multi = bool(read_settings(model_path(path)).get("multi_vector")) if multi_vector is None else multi_vector
-        return cls(backbone, pooling or backbone.pooling or saved_pooling(path), multi)
+        return cls(backbone, pooling or backbone.pooling, multi)
 
     @property
     def dimension(self) -> int:
@@ -87,60 +83,6 @@ class Embedder:
         return out if multi else torch.stack(out)
 
     def save_pretrained(self, path) -> None:
-        """Write the model, atomically; for Qwen2.5-VL with sentence-transformers' settings,
-        other families and multi-vector models load with moca and transformers."""
-        with atomic(path) as part:
-            save(self.backbone, part, self.pooling)
-            if self.multi_vector:
-                (part/SETTINGS).write_text(json.dumps(read_settings(part) | dict(multi_vector=True), indent=1) + "\n", "utf-8")
-            elif self.backbone.encoder.family.name == "qwen2_5_vl": add_sentence_transformers(self, part)
-
-# %% ../nbs/15_embedder.ipynb #3481163a
-def saved_pooling(path=None) -> str | None:
-    "The pooling that a saved directory names, in sentence-transformers' file for it; None if it has none."
-    settings = Path(model_path(path))/"1_Pooling"/"config.json"
-    if not settings.exists(): return None
-    saved = json.loads(settings.read_text("utf-8"))
-    pooling = saved.get("pooling_mode") or ("last" if saved.get("pooling_mode_lasttoken") else "mean")
-    return {"lasttoken": "last"}.get(pooling, pooling)
-
-# %% ../nbs/15_embedder.ipynb #9e174efa
-TEMPLATE = ("{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}{% for c in m.content %}"
-            "{% if c.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
-            "{% elif c.type == 'text' %}{{ c.text }}{% endif %}{% endfor %}{% endif %}{% endfor %}") # parts end to end
-
-def sentence_transformers_files(e: Embedder) -> dict[str, dict | list]:
-    "The JSON files that make a model directory loadable with `SentenceTransformer(path)`, stock modules only."
-    kind, how = "sentence_transformers.sentence_transformer.modules", dict(method="forward", method_output_name="last_hidden_state")
-    image = e.backbone.encoder.image_processor
-    same = {k: getattr(image, k) for k in ("image_mean", "image_std", "merge_size", "patch_size", "temporal_patch_size")}
-    return {"modules.json": [dict(idx=i, name=str(i), path=p, type=f"{kind}.{t}")
-                             for i, (p, t) in enumerate((("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")))],
-            "sentence_bert_config.json": dict(max_seq_length=e.backbone.encoder.max_length, transformer_task="feature-extraction",
-                                              module_output_name="token_embeddings",
-                                              modality_config=dict(text=how, image=how, message=how | dict(format="structured"))),
-            "config_sentence_transformers.json": dict(similarity_fn_name="cosine"),
-            "processor_config.json": dict(processor_class="Qwen2_5_VLProcessor",
-                                          image_processor=dict(same, image_processor_type="Qwen2VLImageProcessor", size=dict(image.size)),
-                                          video_processor=dict(same, video_processor_type="Qwen2VLVideoProcessor")),
-            "1_Pooling/config.json": dict(embedding_dimension=e.dimension,
-                                          pooling_mode={"last": "lasttoken"}.get(e.pooling, e.pooling), include_prompt=True),
-            "2_Normalize/config.json": {}}
-
-def ending_tokenizer(encoder):
-    "A copy of the tokenizer that ends each text with `<|endoftext|>` by itself, if the Encoder does."
-    tokenizer = copy.deepcopy(encoder.tokenizer)
-    if not encoder.tail: return tokenizer
-    end = tokenizer.convert_ids_to_tokens(encoder.end_id)
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"$A {end}", pair=f"$A {end} $B {end}",
-                                                                    special_tokens=[(end, encoder.end_id)])
-    return tokenizer
-
-# %% ../nbs/15_embedder.ipynb #dd65625f
-def add_sentence_transformers(e: Embedder, folder: Path) -> None:
-    "Write what `SentenceTransformer(folder)` needs beside the model."
-    for name, value in sentence_transformers_files(e).items():
-        (folder/name).parent.mkdir(exist_ok=True)
-        (folder/name).write_text(json.dumps(value, indent=1) + "\n", "utf-8")
-    ending_tokenizer(e.backbone.encoder).save_pretrained(folder)
-    (folder/"chat_template.jinja").write_text(TEMPLATE, "utf-8")
+        """Write the model, atomically, with its settings, its card and what sentence-transformers reads;
+        a model that only moca can use says so there."""
+        with atomic(path) as part: save(self.backbone, part, self.pooling, self.multi_vector)

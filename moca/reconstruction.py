@@ -12,7 +12,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from .backbone import Backbone, load_backbone, save, training_backbone
 from .checkpoints import atomic
@@ -31,6 +31,7 @@ from .rebuilding import Watch, average_patch, average_target, draw_run, masked_a
 from .rebuilding import show_looks, show_progress, show_rebuilt, show_words # noqa: F401
 from .rows import Lazy, Selection
 from .training import accumulate, end_run, fit, start_run
+from .trust import read_tensors
 
 
 # %% auto #0
@@ -227,7 +228,7 @@ def pretrain(cfg: PretrainConfig, resume: bool = False, force: bool = False) -> 
     docs, report = stage_documents(cfg)
     accelerator = start_run(cfg, resume, force)
     main, out = accelerator.is_main_process, Path(cfg.out)
-    backbone = training_backbone(cfg, accelerator, bidirectional=cfg.objective != "causal")
+    backbone = training_backbone(cfg, accelerator, bidirectional=cfg.objective != "causal", needs_head=True)
     docs, table, note = fitted(backbone.encoder, docs, main, report, out/"lengths.npz" if cfg.data else None)
     report.keep(out/"bad_samples.jsonl", cfg.max_bad, main)
     if cfg.data: accelerator.print(report.summary())
@@ -260,7 +261,7 @@ def save_stage(recon: Reconstruction, out) -> None:
 def load_stage(out, **kwargs) -> Reconstruction:
     "A finished stage 1 with its heads, as its config built them. Raises `BadInput` for heads that do not fit."
     recon = Reconstruction(load_backbone(Path(out)/"model", **kwargs), make_config(PretrainConfig, Path(out)/"config.yaml"))
-    heads = load_file(Path(out)/"heads.safetensors")
+    heads = read_tensors(Path(out)/"heads.safetensors")
     wrong = {k for k in recon.state_dict() if not k.startswith("backbone.")} ^ set(heads)
     if wrong: raise BadInput(f"{Path(out)/'heads.safetensors'} does not fit its config.yaml: {', '.join(sorted(wrong)[:3])}")
     recon.load_state_dict(heads, strict=False)
