@@ -24,7 +24,9 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, set_seed
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from .checkpoints import atomic, claim, free_on_error, full_disk, hold, let_go, load_state, named_tensors, need_space, save_state
+from .checkpoints import load_state, named_tensors, save_state
+from .runs import claim, free_on_error, hold, let_go
+from .saving import atomic, full_disk, need_space
 from .config import TrainConfig, lr_at, make_config, one_of, save_config # noqa: F401
 from .documents import BadInput, MocaError
 from .memory import matmul_peak, peak_memory
