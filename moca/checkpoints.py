@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import moca
 from .documents import BadInput, MocaError
 from .runs import claim, let_go # noqa: F401
-from .saving import atomic, need_space, real, remove # noqa: F401
+from .writing import atomic, need_space, real, remove # noqa: F401
 
 # %% auto #0
 __all__ = ['FORMAT', 'whole', 'put', 'digest', 'named_tensors', 'save_state', 'load_state']

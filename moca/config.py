@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import yaml
 from .documents import BadInput
-from .saving import atomic
+from .writing import atomic
 
 # %% auto #0
 __all__ = ['TrainConfig', 'one_of', 'within', 'typed', 'finite', 'read_options', 'make_config', 'run_config', 'save_config',
@@ -47,6 +47,13 @@ class TrainConfig:
     tracker: str | None = "auto" # tensorboard, wandb, trackio ...; none; auto: tensorboard where it is installed
     log_every: int = 10 # steps
     save_every: int = 500 # steps between saved states; 0: only at the end or on a signal
+
+    # Options that may change when a run goes on; with the learning rate the log gets a note.
+    FREE = ("out", "log_every", "save_every", "tracker", "checkpointing", "compile", "attention", "max_bad", "lr")
+
+    def may_change(self, name: str, before) -> bool:
+        "May option `name`, which was `before`, have another value when a run goes on?"
+        return name in self.FREE
 
     def __post_init__(self):
         for f in dataclasses.fields(self): setattr(self, f.name, typed(f, getattr(self, f.name)))
