@@ -5,140 +5,21 @@
 # %% ../nbs/14_checkpoints.ipynb #c5539038
 from __future__ import annotations
 import contextlib
-import errno
 import hashlib
 import json
-import os
-import shutil
-import socket
 from pathlib import Path
 import torch
 import transformers
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 import moca
 from .documents import BadInput, MocaError
-try: import fcntl
-except ImportError: fcntl = None # Windows: no lock
+from .runs import claim, let_go # noqa: F401
+from .writing import atomic, need_space, real, remove # noqa: F401
 
 # %% auto #0
-__all__ = ['LOCK', 'FORMAT', 'atomic', 'full_disk', 'remove', 'sync', 'sync_names', 'hold', 'let_go', 'free_on_error', 'claim',
-           'need_space', 'whole', 'put', 'digest', 'named_tensors', 'save_state', 'load_state']
-
-# %% ../nbs/14_checkpoints.ipynb #b2d133b0
-@contextlib.contextmanager
-def atomic(path):
-    """`with atomic(path) as part:` write file or directory `part`; it becomes `path` at the end, or nothing changes.
-    Raises `MocaError` when the disk is full."""
-    path = Path(path)
-    part, old = path.with_name(path.name + ".part"), path.with_name(path.name + ".old")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        remove(part)
-        yield part
-        sync(part)
-        if path.is_dir(): remove(old); path.rename(old)
-        part.rename(path) if part.is_dir() else part.replace(path)
-        sync_names(path.parent)
-        remove(old)
-    except BaseException as e:
-        remove(part)
-        if old.exists() and not path.exists(): old.rename(path)
-        if full_disk(e):
-            raise MocaError(f"the disk is full at {path.parent}: nothing was overwritten; free some space and go on with --resume") from e
-        raise
-
-# %% ../nbs/14_checkpoints.ipynb #b2d133b1
-def full_disk(e: BaseException) -> bool:
-    "Does this exception mean that there is no space left (or that a quota is reached)?"
-    if isinstance(e, OSError): return e.errno in (errno.ENOSPC, errno.EDQUOT)
-    return isinstance(e, SafetensorError) and "No space left" in str(e)
-
-def remove(path: Path) -> None:
-    "Delete a file or a directory, if it is there."
-    if path.is_dir(): shutil.rmtree(path)
-    else: path.unlink(missing_ok=True)
-
-def sync(path: Path) -> None:
-    "Ask the system to put a file, or every file of a directory, onto the disk."
-    for p in [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]:
-        with p.open("rb") as f: os.fsync(f.fileno())
-
-def sync_names(folder: Path) -> None:
-    "Put a directory's names onto the disk: a rename is safe from a power cut only then."
-    if os.name != "posix": return
-    at = os.open(folder, os.O_RDONLY)
-    try: os.fsync(at)
-    except OSError: pass # a file system that cannot; the rename has happened all the same
-    finally: os.close(at)
-
-# %% ../nbs/14_checkpoints.ipynb #5e0a9c31
-LOCK = ".lock"
-_held: dict[Path, object] = {}
-
-def hold(out) -> None:
-    "Lock a run directory for this process, which may ask again. Raises `BadInput` naming the process that holds it."
-    if fcntl is None: return
-    file = Path(out).resolve()/LOCK
-    if file in _held: return
-    handle = file.open("a+")
-    try: fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        handle.seek(0); holder = handle.read().strip(); handle.close()
-        raise BadInput(f"{out} is in use by another run ({holder}): wait for it, stop it, or choose another directory") from None
-    except OSError: pass # a file system without locks
-    handle.truncate(0); handle.write(f"process {os.getpid()} on {socket.gethostname()}"); handle.flush()
-    _held[file] = handle
-    if not file.exists(): _held.pop(file).close(); hold(out) # its last holder deleted it just now
-
-def let_go(out) -> None:
-    "Unlock a run directory, if this process holds it."
-    file = Path(out).resolve()/LOCK
-    if handle := _held.pop(file, None): file.unlink(missing_ok=True); handle.close()
-
-@contextlib.contextmanager
-def free_on_error(out):
-    "Unlock a run directory when an error or a signal ends the run, so that another process can go on with it."
-    try: yield
-    except BaseException:
-        let_go(out)
-        raise
-
-# %% ../nbs/14_checkpoints.ipynb #7e842dd5
-def claim(out, # output directory of a run
-          resume: bool = False, # go on with the run that is there
-          force: bool = False # delete what is there
-          ) -> Path:
-    "Create or check an output directory. Raises `BadInput` if it holds something and neither option is given, or can't be written."
-    out = Path(out)
-    try:
-        if out.exists() and not out.is_dir(): raise BadInput(f"{out} is a file: give a directory for the output")
-        if resume and force: raise BadInput("--resume and --force exclude each other: the one keeps what is there, the other deletes it")
-        if out.is_dir() and any(p.name != LOCK for p in out.iterdir()):
-            if force:
-                if not (out/"config.yaml").exists():
-                    raise BadInput(f"{out} holds no config.yaml, so it is no output of moca, and --force will not delete it: "
-                                   f"choose another directory")
-                for p in out.iterdir():
-                    if p.name != LOCK: remove(p)
-            elif not resume:
-                raise BadInput(f"{out} is not empty: use --resume to go on, --force to delete its contents and start again, "
-                               f"or another directory")
-        elif resume: raise BadInput(f"{out} holds no run to resume: leave out --resume to start one")
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out/".moca-write-test"
-        probe.write_bytes(b"x" * 4096); probe.unlink()
-    except OSError as e:
-        raise BadInput(f"can't write to {out}: {e.strerror}") from e
-    return out
-
-def need_space(path, n_bytes: int) -> None:
-    "Raise `MocaError` unless the disk of `path` has room for so many bytes."
-    free = shutil.disk_usage(path).free
-    if free < n_bytes:
-        raise MocaError(f"{path} has {free / 2**20:.0f} MB free and this run needs about {n_bytes / 2**20:.0f} MB: "
-                        f"free some space, or choose another --out")
+__all__ = ['FORMAT', 'whole', 'put', 'digest', 'named_tensors', 'save_state', 'load_state']
 
 # %% ../nbs/14_checkpoints.ipynb #0e9b12cb
 FORMAT = 2 # of a saved state
@@ -175,7 +56,7 @@ def save_state(path, tensors: dict[str, Tensor], # every process gives its own s
                main: bool = True, # this process writes
                **more) -> None: # numbers to keep with it
     """Write the state of a run, atomically, as `tensors.safetensors` and `state.json` in directory `path`. Raises `MocaError` where a
-    tensor is no longer finite or the disk is full; the state that was there stays."""
+    tensor is no longer finite, or the disk is full or cannot be written; the state that was there stays."""
     found = {}
     for k, v in tensors.items():
         v = whole(v.detach())
@@ -183,6 +64,8 @@ def save_state(path, tensors: dict[str, Tensor], # every process gives its own s
     if not main: return
     if bad := next((k for k, v in found.items() if v.is_floating_point() and not v.isfinite().all()), None):
         raise MocaError(f"{bad} holds NaN or infinity after step {step}, so {path} stays as it was: resume from it with a lower lr")
+    size = sum(v.numel() * v.element_size() for v in found.values()) + 2**20
+    need_space(path, size, f"the state after step {step}", "free some space and go on with --resume; what was saved before is kept")
     versions = dict(moca=moca.__version__, torch=torch.__version__, transformers=transformers.__version__)
     with atomic(path) as part:
         part.mkdir()
@@ -192,7 +75,7 @@ def save_state(path, tensors: dict[str, Tensor], # every process gives its own s
 
 def load_state(path, tensors: dict[str, Tensor]) -> dict:
     "Read a state back into tensors, in place; returns `state.json`. Raises `BadInput` when it is damaged or of another model."
-    path, again = Path(path), "start again with --force"
+    path, again = real(path), "start again with --force"
     with contextlib.suppress(OSError): # a crash between two renames
         if not path.exists(): path.with_name(path.name + ".old").rename(path)
     file = path/"tensors.safetensors"

@@ -10,11 +10,12 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 import yaml
-from .checkpoints import atomic
 from .documents import BadInput
+from .writing import atomic
 
 # %% auto #0
-__all__ = ['TrainConfig', 'one_of', 'within', 'typed', 'make_config', 'save_config', 'lr_at']
+__all__ = ['TrainConfig', 'one_of', 'within', 'typed', 'finite', 'read_options', 'make_config', 'run_config', 'save_config',
+           'lr_at']
 
 # %% ../nbs/13_config.ipynb #e94e6760
 @dataclass
@@ -47,15 +48,24 @@ class TrainConfig:
     log_every: int = 10 # steps
     save_every: int = 500 # steps between saved states; 0: only at the end or on a signal
 
+    # Options that may change when a run goes on; with the learning rate the log gets a note.
+    FREE = ("out", "log_every", "save_every", "tracker", "checkpointing", "compile", "attention", "max_bad", "lr")
+
+    def may_change(self, name: str, before) -> bool:
+        "May option `name`, which was `before`, have another value when a run goes on?"
+        return name in self.FREE
+
     def __post_init__(self):
         for f in dataclasses.fields(self): setattr(self, f.name, typed(f, getattr(self, f.name)))
         one_of("schedule", self.schedule, ("linear", "cosine", "constant"))
         one_of("precision", self.precision, ("fp32", "bf16", "bf16-pure"))
         one_of("checkpointing", self.checkpointing, ("none", "selective", "full", "auto"))
-        limits = dict(warmup=(0, 1), max_bad=(0, 1), steps=(1, None), log_every=(1, None), save_every=(0, None), weight_decay=(0, None))
+        limits = dict(warmup=(0, 1), max_bad=(0, 1), seed=(0, 2**32 - 1), steps=(1, None), log_every=(1, None), save_every=(0, None),
+                      weight_decay=(0, None), lora=(1, None), min_pixels=(1, None), max_pixels=(1, None), max_length=(8, None))
         for name, (low, high) in limits.items(): within(name, getattr(self, name), low, high)
         if self.ema is not None and not 0 < self.ema < 1: raise BadInput(f"ema is {self.ema}: give a decay between 0 and 1, such as 0.999")
         if self.lr <= 0: raise BadInput(f"lr is {self.lr}: give a positive number")
+        if self.epochs <= 0: raise BadInput(f"epochs is {self.epochs}: give a positive number")
         if self.clip <= 0: raise BadInput(f"clip is {self.clip}: give a positive number, a large one for no clipping")
 
 # %% ../nbs/13_config.ipynb #dc356412
@@ -74,31 +84,57 @@ def typed(field: dataclasses.Field, value):
     if value is None or value == "none":
         if "None" in kinds: return None
     for kind in kinds:
-        if kind == "bool" and isinstance(value, bool): return value
-        if kind == "int" and isinstance(value, (int, float)) and not isinstance(value, bool) and value == int(value): return int(value)
-        if kind == "float" and not isinstance(value, bool):
-            try: return float(value) # YAML reads 1e-5 as a string
-            except (TypeError, ValueError): pass
-        if kind == "str" and isinstance(value, str): return value
+        if kind in ("bool", "str") and isinstance(value, dict(bool=bool, str=str)[kind]): return value
+        number = finite(value) if kind in ("int", "float") else None
+        if number is not None and (kind == "float" or number == int(number)): return int(number) if kind == "int" else float(number)
     raise BadInput(f"option {field.name} is {value!r}: it takes {field.type}")
+
+def finite(value) -> int | float | None:
+    "A value as a number; None for what is no number, infinite, or NaN. YAML reads 1e-5 as a string."
+    if isinstance(value, bool): return None
+    if isinstance(value, int): return value
+    try: found = float(value)
+    except (TypeError, ValueError, OverflowError): return None
+    return found if math.isfinite(found) else None
+
+
+# %% ../nbs/13_config.ipynb #ed3e3ed0
+def read_options(path, missing_ok: bool = False # no file, or none that can be read: no options
+                 ) -> dict:
+    "The `name: value` lines of a config file. Raises `BadInput` for a file that is missing, empty, cut off or no YAML."
+    try: found = yaml.safe_load(Path(path).read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as e:
+        if missing_ok: return {}
+        if isinstance(e, OSError): raise BadInput(f"can't read the config file {path}: {e.strerror}") from e
+        raise BadInput(f"the config file {path} is not YAML: {(str(e) or type(e).__name__).splitlines()[0]}") from e
+    if isinstance(found, dict): return found
+    if missing_ok: return {}
+    if found is None: raise BadInput(f"the config file {path} is empty: it should hold `name: value` lines")
+    raise BadInput(f"the config file {path} holds no options: write `name: value` lines")
 
 def make_config(kind: type, *sources: dict | str | Path | None) -> TrainConfig:
     "A config of class `kind` from dicts and YAML files, later ones win. Raises `BadInput` for an unknown option, naming the nearest."
     known, values = {f.name for f in dataclasses.fields(kind)}, {}
     for source in sources:
         if source is None: continue
-        if not isinstance(source, dict):
-            try: source = yaml.safe_load(Path(source).read_text("utf-8")) or {}
-            except OSError as e: raise BadInput(f"can't read the config file {source}: {e.strerror}") from e
-            except yaml.YAMLError as e: raise BadInput(f"the config file {source} is not YAML: {str(e).splitlines()[0]}") from e
-            if not isinstance(source, dict): raise BadInput("a config file holds `name: value` lines")
-        for name, value in source.items():
+        given = source if isinstance(source, dict) else read_options(source)
+        for name, value in given.items():
             if name not in known:
                 near = difflib.get_close_matches(str(name), known, 1)
                 hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(sorted(known))}"
                 raise BadInput(f"unknown option {name!r}: {hint}")
             values[name] = value
     return kind(**values)
+
+# %% ../nbs/13_config.ipynb #bd7a17ab
+def run_config(kind: type, out) -> TrainConfig:
+    "The config that a run was started with. Raises `BadInput` where its `config.yaml` is gone or lacks an option."
+    path = Path(out)/"config.yaml"
+    if not path.exists(): raise BadInput(f"{out} was stopped before it began (it has no config.yaml): start it again with --force")
+    found = read_options(path)
+    if missing := [f.name for f in dataclasses.fields(kind) if f.name not in found]:
+        raise BadInput(f"{path} is not complete (it lacks {missing[0]}): give the options again with --config and --resume")
+    return make_config(kind, found)
 
 def save_config(cfg, path) -> None:
     "Write a config as YAML."

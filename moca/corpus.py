@@ -62,6 +62,11 @@ class Corpus:
         self.path, self._rows, self._refs = Path(path), {}, {}
         self.record = _record(self.path)
 
+    @property
+    def digest(self) -> str:
+        "Names the contents: 32 hex digits of the digests of all parts."
+        return hashlib.blake2b(json.dumps(self.record.get("sha256", {}), sort_keys=True).encode(), digest_size=16).hexdigest()
+
     def rows(self, part: str, # one of PARTS
              split: str | None = None # one of SPLITS; None: all rows
              ) -> list[dict]:

@@ -4,14 +4,17 @@
 
 # %% ../nbs/13_corruption.ipynb #a308dec8
 from __future__ import annotations
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import partial
+from itertools import accumulate
 import torch
 from torch import Tensor
 from .masking import corrupt_patches, corrupt_tokens, generator, mask_patches, mask_tokens
 from .packing import Encoded, Pack, maskable, pack
 
 # %% auto #0
-__all__ = ['one_frame', 'patch_targets', 'read_positions', 'Corruption', 'draw_hidden', 'hide_patches', 'corrupt']
+__all__ = ['one_frame', 'patch_targets', 'read_positions', 'Corruption', 'draw_hidden', 'hide_patches', 'corrupt', 'remake']
 
 # %% ../nbs/13_corruption.ipynb #f3bda7c3
 def one_frame(pixel_values: Tensor, # [P, 3 * frames * p * p] rows
@@ -61,11 +64,20 @@ class Corruption:
     counts: dict[str, int] # what the sums by these names are divided by
     capacity: int = 0 # tokens that would have fitted; 0: not planned
     step: int = 0 # of the run
+    remake: Callable | None = None # remake(start, stop): the same of some of its Documents, on the CPU
 
     @property
     def tokens(self) -> int:
         "Tokens in the Pack."
         return len(self.pack)
+
+    def halves(self) -> list[Corruption]:
+        "Two that hold the same Documents, hidden in the same way, or none: for a device that has no room for both at once."
+        n = self.pack.documents
+        if n < 2 or self.remake is None: return []
+        ends = list(accumulate(self.pack.lengths))
+        at = min(range(1, n), key=lambda k: abs(2 * ends[k - 1] - ends[-1])) # the border nearest to the middle
+        return [self.remake(0, at), self.remake(at, n)]
 
     def to(self, device) -> Corruption:
         "The Corruption on a device."
@@ -85,20 +97,24 @@ def draw_hidden(encoder, e: Encoded, cfg, # a PretrainConfig
         groups = cells[e.cells] & (e.patch_tokens >= 0) # a patch without a token of its own cannot be asked for
     return words, groups
 
-def hide_patches(encoder, encoded: list[Encoded], groups: list[Tensor], cfg, epoch: int) -> Tensor: # [P, dim]
+def hide_patches(encoder, encoded: list[Encoded], groups: list[Tensor], cfg, epoch: int,
+                 first: str) -> Tensor: # [P, dim]; first: the Document whose noise all share, where noise is shared
     "Pixel rows of a Pack with noise at the hidden groups; learned noise is zero here."
-    first = next((e.id for e in encoded if len(e.pixel_values)), "")
     key = lambda e: generator(cfg.seed, epoch, first if cfg.noise == "shared" else e.id, "noise")
     rows = [corrupt_patches(e.pixel_values, g, key(e), cfg.noise, encoder.unit) if g.any() else e.pixel_values
             for e, g in zip(encoded, groups) if len(g)]
     return torch.cat(rows) if rows else torch.zeros(0, encoder.patch_dim)
 
 def corrupt(encoder, encoded: list[Encoded], cfg, # a PretrainConfig
-            epoch: int = 0, capacity: int = 0, step: int = 0) -> Corruption:
+            epoch: int = 0, capacity: int = 0, step: int = 0,
+            again: Callable[[], list[Encoded]] | None = None, # makes `encoded` again: then the Corruption has `halves()`
+            first: str | None = None # the Document whose noise all share, where noise is shared; none: the first with a picture
+            ) -> Corruption:
     "Hide tokens and patches of some Documents, laid out as one Pack."
     clean, causal = pack(encoded), cfg.objective == "causal"
+    if first is None: first = next((e.id for e in encoded if len(e.pixel_values)), "")
     words, groups = zip(*(draw_hidden(encoder, e, cfg, epoch) for e in encoded))
-    noisy, pictures = hide_patches(encoder, encoded, groups, cfg, epoch), [d for d, g in enumerate(groups) if g.any()]
+    noisy, pictures = hide_patches(encoder, encoded, groups, cfg, epoch, first), [d for d, g in enumerate(groups) if g.any()]
     words, groups = torch.cat(words), torch.cat(groups)
     at, read_at = read_positions(words, clean.cu_seqlens, cfg.shift or causal)
     ids = clean.input_ids if causal else corrupt_tokens(clean.input_ids, words, encoder.mask_token_id)
@@ -109,4 +125,10 @@ def corrupt(encoder, encoded: list[Encoded], cfg, # a PretrainConfig
     seen, unseen = int(beside.sum()), int((~beside).sum())
     counts = dict(mlm=len(at), mae=targets.numel(), mlm_text=unseen, mlm_image=seen, right_text=unseen, right_image=seen)
     return Corruption(clean, ids, noisy, read_at, clean.input_ids[at], beside, groups.nonzero()[:, 0], images, targets, pictures, rows,
-                      [clean.lengths[d] for d in pictures], torch.searchsorted(rows, images), counts, capacity, step)
+                      [clean.lengths[d] for d in pictures], torch.searchsorted(rows, images), counts, capacity, step,
+                      again and partial(remake, encoder, again, cfg, epoch, step, first))
+
+def remake(encoder, again: Callable[[], list[Encoded]], cfg, epoch: int, step: int, first: str, start: int, stop: int) -> Corruption:
+    "The Corruption of Documents `start` to `stop` of a Pack."
+    some = lambda: again()[start:stop]
+    return corrupt(encoder, some(), cfg, epoch, step=step, again=some, first=first)

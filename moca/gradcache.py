@@ -7,19 +7,23 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import replace
+from weakref import WeakKeyDictionary
 import torch
 import torch.distributed as dist
 from PIL import Image
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
+from .accumulation import Gradients
 from .documents import Document, ImageRef, MocaError
 from .losses import Vectors
+from .memory import free_memory, out_of_memory
 from .packing import Encoder, Pack, ahead, encode, length, pack
 from .planning import plan
+from .processes import say
 
 # %% auto #0
 __all__ = ['Chunks', 'filler', 'random_state', 'replayed', 'process_rank', 'process_sizes', 'Gather', 'gather_rows',
-           'gather_vectors', 'schedule', 'accumulate', 'Passes']
+           'gather_vectors', 'schedule', 'gradients', 'accumulate', 'attempt', 'Passes']
 
 # %% ../nbs/13_gradcache.ipynb #6e439921
 class Chunks:
@@ -30,12 +34,34 @@ class Chunks:
         lengths = [length(encoder, d) for d in docs]
         order = plan(lengths, budget, shuffle=False, window=max(1, len(docs)))
         flat = [i for chunk in order for i in chunk]
-        self.encoder, self.budget, self.room, self.kept, self.seen, self.device = encoder, budget, keep, {}, {}, torch.device("cpu")
+        self.encoder, self.budget, self.keep, self.device = encoder, budget, keep, torch.device("cpu")
         self.docs, self.lengths = [docs[i] for i in flat], [lengths[i] for i in flat] # in the order of their vectors
         self.row = {i: r for r, i in enumerate(flat)} # where the vector of a given Document stands
         ends = [0]
         for chunk in order: ends.append(ends[-1] + len(chunk))
         self.parts = list(zip(ends, ends[1:]))
+        self.forget()
+
+    def forget(self) -> None:
+        "Let go of Packs that were kept."
+        self.room, self.kept, self.seen = self.keep, {}, {}
+
+    def tokens(self, k: int) -> int:
+        "Tokens of a Pack."
+        return sum(self.lengths[slice(*self.parts[k])])
+
+    def cut(self, most: float) -> bool:
+        "Cut Packs of more than `most` tokens in two between Documents, until there is none that can be cut; says if there was one."
+        before = len(self.parts)
+        self.parts = [p for part in self.parts for p in self.halved(part, most)]
+        if len(self.parts) > before: self.forget()
+        return len(self.parts) > before
+
+    def halved(self, part: tuple[int, int], most: float) -> list[tuple[int, int]]:
+        "A Pack, from Document to Document, in pieces of at most `most` tokens, or of one Document."
+        (start, stop), middle = part, sum(part) // 2
+        if stop - start < 2 or sum(self.lengths[start:stop]) <= most: return [part]
+        return self.halved((start, middle), most) + self.halved((middle, stop), most)
 
     def __len__(self) -> int: return len(self.parts)
 
@@ -125,15 +151,9 @@ def schedule(n: int, model: nn.Module, device) -> list[int | None]: # None: the 
     most = max(process_sizes(n, device)) if isinstance(model, FSDPModule) else n
     return [None] * (max(1, most) - n) + list(range(n))
 
-def accumulate(model: nn.Module, # model(pack) -> (vectors, scale); it has `multi_vector` and `loss(vectors, scale, batch)`
-               micro: list, # one batch with `chunks`, `counts` and `to`: all that this process has in the step
-               weights: dict[str, float], accelerator) -> dict[str, Tensor]:
-    """Forward and backward of one step: gradients of the global loss in the parameters, global means by name.
-    Raises `MocaError` for more than one batch."""
-    if len(micro) != 1:
-        raise MocaError(f"GradCache takes all that a process has in a step as one batch, not as {len(micro)}: a contrastive loss is "
-                        f"no sum over micro-batches")
-    batch, inner, device = micro[0].to(accelerator.device), accelerator.unwrap_model(model), accelerator.device
+def gradients(model: nn.Module, batch, weights: dict[str, float], accelerator) -> dict[str, Tensor]:
+    "Forward and backward of one step, as it was planned: gradients of the global loss in the parameters, global means by name."
+    inner, device = accelerator.unwrap_model(model), accelerator.device
     order, sharded = schedule(len(batch.chunks), model, device), isinstance(model, FSDPModule)
     step, make = Passes(batch.chunks, inner.multi_vector), lambda k: batch.chunks.pack(k, sharded)
     for i, one in enumerate(ahead(make, order)):
@@ -154,6 +174,38 @@ def accumulate(model: nn.Module, # model(pack) -> (vectors, scale); it has `mult
             with accelerator.autocast(), replayed(step.states[i], device): values, scale = model(one)
             step.backward(i, values, scale, None)
     return {k: accelerator.reduce(v.detach().float(), "sum") / n for (k, v), n in zip(sums.items(), counts)}
+
+
+# %% ../nbs/13_gradcache.ipynb #c9cfb056
+_room: WeakKeyDictionary[nn.Module, float] = WeakKeyDictionary() # tokens that a model is known to have no memory for, halved
+
+def accumulate(model: nn.Module, # model(pack) -> (vectors, scale); it has `multi_vector` and `loss(vectors, scale, batch)`
+               micro: list, # one batch with `chunks`, `counts` and `to`: all that this process has in the step
+               weights: dict[str, float], accelerator) -> dict[str, Tensor]:
+    """Forward and backward of one step: gradients of the global loss in the parameters, global means by name.
+    Raises `MocaError` for more than one batch, or where memory does not suffice."""
+    if len(micro) != 1:
+        raise MocaError(f"GradCache takes all that a process has in a step as one batch, not as {len(micro)}: a contrastive loss is "
+                        f"no sum over micro-batches")
+    batch, before = micro[0].to(accelerator.device), Gradients(model)
+    batch.chunks.cut(_room.get(model, float("inf")))
+    while (found := attempt(model, batch, weights, accelerator)) is None:
+        before.restore()
+        free_memory()
+        largest = max(map(batch.chunks.tokens, range(len(batch.chunks))))
+        if accelerator.num_processes > 1 or not batch.chunks.cut(largest / 2):
+            raise MocaError(f"{largest:,} tokens of one forward pass do not fit into memory: resume with a lower pack_tokens or with "
+                            f"checkpointing=full; if they are one Document, begin a new run with a lower max_length")
+        _room[model] = largest / 2
+        say(f"{largest:,} tokens do not fit into memory: forward passes of more than {largest // 2:,} are cut in two from now on, with the "
+            f"same gradient (pack_tokens={largest // 2} is faster)", accelerator)
+    return found
+
+def attempt(model: nn.Module, batch, weights: dict[str, float], accelerator) -> dict[str, Tensor] | None:
+    "`gradients`, or None where memory does not suffice."
+    try: return gradients(model, batch, weights, accelerator)
+    except (RuntimeError, MemoryError) as e:
+        if not out_of_memory(e): raise
 
 # %% ../nbs/13_gradcache.ipynb #5e69e181
 class Passes:

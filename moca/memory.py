@@ -4,6 +4,7 @@
 
 # %% ../nbs/13_memory.ipynb #3e7d0a04
 from __future__ import annotations
+import gc
 import sys
 import time
 from contextlib import contextmanager
@@ -20,8 +21,9 @@ from .packing import Pack
 
 # %% auto #0
 __all__ = ['pairs', 'vision_pairs', 'linear_weights', 'small_picture', 'vision_work', 'Work', 'useful_flops', 'matmul_peak',
-           'saved_bytes', 'block_elements', 'Memory', 'vision_blocks', 'estimate_memory', 'keep_products',
-           'checkpoint_activations', 'device_memory', 'peak_memory', 'choose_checkpointing']
+           'ceiling', 'out_of_memory', 'free_memory', 'saved_bytes', 'block_elements', 'Memory', 'vision_blocks',
+           'estimate_memory', 'keep_products', 'checkpoint_activations', 'device_memory', 'peak_memory',
+           'choose_checkpointing']
 
 # %% ../nbs/13_memory.ipynb #3e7d0a08
 def pairs(n: int, causal: bool = False, window: int | None = None) -> int:
@@ -104,17 +106,41 @@ def useful_flops(backbone, packs: list[Pack], rows: int = 0 # positions whose vo
 # %% ../nbs/13_memory.ipynb #3e7d0a19
 @cache
 def matmul_peak(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, repeats: int = 10) -> float:
-    "FLOP/s of a large square matrix product of random numbers, median; measured once for a device and type."
+    "FLOP/s of a large square matrix product of random numbers, the best of several; measured once for a device and type."
     device = torch.device(device)
     n = (8192 if dtype != torch.float32 else 4096) if device.type == "cuda" else 1024
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in "ab")
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     seconds = []
     for _ in range(repeats + 2):
-        wait(); began = time.perf_counter()
+        wait()
+        began = time.perf_counter()
         a @ b
-        wait(); seconds.append(time.perf_counter() - began)
-    return 2.0 * n**3 / sorted(seconds[2:])[repeats // 2]
+        wait()
+        seconds.append(time.perf_counter() - began)
+    return 2.0 * n**3 / min(seconds)
+
+# %% ../nbs/13_memory.ipynb #7e085d61
+def ceiling(reached: float, # FLOP/s of a run
+            device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, before: float | None = None) -> float:
+    "The FLOP/s to compare a run with: `before` or `matmul_peak`, measured again where the run was faster, and never less than the run."
+    peak = before or matmul_peak(device, dtype)
+    if reached <= peak: return peak
+    try: again = matmul_peak.__wrapped__(device, dtype)
+    except RuntimeError as e:
+        if not out_of_memory(e): raise
+        again = 0.0
+    return max(peak, again, reached)
+
+def out_of_memory(e: BaseException) -> bool:
+    "Does an exception say that memory ran out, of a GPU or of the machine?"
+    words = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(e, (torch.OutOfMemoryError, MemoryError)) or isinstance(e, RuntimeError) and any(w in str(e) for w in words)
+
+def free_memory() -> None:
+    "Give back what a forward pass that failed has left behind."
+    gc.collect()
+    if torch.cuda.is_available(): torch.cuda.empty_cache()
 
 # %% ../nbs/13_memory.ipynb #3e7d0a23
 @contextmanager

@@ -4,10 +4,10 @@
 
 # %% ../nbs/13_training.ipynb #dfd39c0e
 from __future__ import annotations
-import contextlib
 import dataclasses
 import json
 import math
+import os
 import signal
 import sys
 import threading
@@ -17,58 +17,26 @@ from collections.abc import Callable
 from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
-import yaml
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, set_seed
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from .checkpoints import atomic, claim, free_on_error, full_disk, hold, let_go, load_state, named_tensors, need_space, save_state
-from .config import TrainConfig, lr_at, make_config, one_of, save_config # noqa: F401
+from .accumulation import accumulate, weighted
+from .checkpoints import load_state, named_tensors, save_state
+from .config import TrainConfig, lr_at, make_config, one_of, read_options, save_config # noqa: F401
 from .documents import BadInput, MocaError
-from .memory import matmul_peak, peak_memory
+from .memory import ceiling, out_of_memory, peak_memory
+from .processes import Pulse, make_accelerator, on_main, say, summed
+from .runs import claim, free_on_error, hold, let_go, trained
+from .writing import atomic, need_space, real, write_error
 from .weights import Average, MasterAdamW, clip, compiled, shard, sharding
 
 # %% auto #0
-__all__ = ['FREE', 'summed', 'global_counts', 'weighted', 'accumulate', 'Run', 'Stopped', 'Diverged', 'StopSignal', 'Ahead',
-           'Meter', 'read_log', 'write_log', 'extend_log', 'fit', 'find_tracker', 'start_run', 'claim_run', 'end_run',
+__all__ = ['SIGNALS', 'Run', 'Stopped', 'Diverged', 'StopSignal', 'Ahead', 'Meter', 'parse_row', 'read_log', 'write_log',
+           'extend_log', 'last_line_end', 'Log', 'Loop', 'with_words', 'stopped', 'room_for', 'changed_rate',
+           'take_step', 'end_step', 'fit', 'find_tracker', 'start_run', 'claim_run', 'same_options', 'end_run',
            'show_log']
-
-# %% ../nbs/13_training.ipynb #59fb1d33
-def summed(values: list[float], accelerator: Accelerator) -> list[float]:
-    "Sums of some numbers over all processes."
-    if accelerator.num_processes == 1: return [float(v) for v in values]
-    return accelerator.reduce(torch.tensor(values, dtype=torch.float64, device=accelerator.device), "sum").tolist()
-
-def global_counts(micro: list, accelerator: Accelerator) -> dict[str, float]:
-    "Sum of the micro-batches' `counts` over this step and all processes."
-    names = sorted({k for b in micro for k in b.counts})
-    return dict(zip(names, summed([sum(b.counts.get(k, 0) for b in micro) for k in names], accelerator)))
-
-# %% ../nbs/13_training.ipynb #59fb1d34
-def weighted(found: dict[str, Tensor | float], weights: dict[str, float]) -> Tensor | float:
-    "The loss: a sum of its parts with their weights, 1 where none is given. A metric (weight 0) has no say, not even as NaN."
-    return sum(weights.get(k, 1.0) * v for k, v in found.items() if weights.get(k, 1.0))
-
-def accumulate(model: nn.Module, # model(batch) -> loss sums by name, each with a count of the same name
-               micro: list, # this process's micro-batches
-               weights: dict[str, float], # of the losses; 0: a metric
-               accelerator: Accelerator,
-               reduction: str = "global" # global: sums over global counts; micro: the average of the micro-batches' means
-               ) -> dict[str, Tensor]:
-    "Forward and backward over a step's micro-batches: leaves gradients in the parameters, returns the means over all processes."
-    one_of("reduction", reduction, ("global", "micro"))
-    counts, means, each = global_counts(micro, accelerator), {}, accelerator.num_processes * len(micro)
-    for i, batch in enumerate(micro):
-        share = counts if reduction == "global" else {k: n * each for k, n in batch.counts.items()}
-        wait = i + 1 < len(micro) and hasattr(model, "no_sync") # copies average gradients once a step, shards at once
-        with model.no_sync() if wait else contextlib.nullcontext():
-            with accelerator.autocast(): found = model(batch.to(accelerator.device))
-            found = {k: v.float() / max(share[k], 1.0) for k, v in found.items()}
-            accelerator.backward(accelerator.num_processes * weighted(found, weights))
-        for k, v in found.items(): means[k] = means.get(k, 0.0) + v.detach()
-    return dict(zip(means, accelerator.reduce(torch.stack(list(means.values())), "sum")))
 
 # %% ../nbs/13_training.ipynb #0c5d1e06
 class Run:
@@ -123,38 +91,42 @@ class Run:
 
 # %% ../nbs/13_training.ipynb #bde5d20b
 class Stopped(KeyboardInterrupt):
-    "A run that was asked to stop and has saved its state."
+    "A run that was asked to stop and has saved its state; `number` is the signal."
+    number: int | None = None
 
 class Diverged(MocaError):
     "A run whose last three steps had a loss or gradient that is not finite."
 
+SIGNALS = tuple(getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, n))
+
 class StopSignal:
-    "`with StopSignal() as stop:` the first Ctrl-C or SIGTERM sets `stop.asked`; a second Ctrl-C interrupts at once."
+    "`with StopSignal() as stop:` the first signal sets `stop.asked`; a second Ctrl-C interrupts at once. What nohup ignores stays ignored."
     def __enter__(self):
-        self.asked, self.before = False, {}
+        self.asked, self.number, self.before = False, None, {}
         if threading.current_thread() is threading.main_thread():
-            for s in (signal.SIGINT, signal.SIGTERM): self.before[s] = signal.signal(s, self.ask)
+            heard = [s for s in SIGNALS if signal.getsignal(s) is not signal.SIG_IGN]
+            self.before = {s: signal.signal(s, self.ask) for s in heard}
         return self
 
     def ask(self, number, frame):
         "Handle a signal."
         if self.asked and number == signal.SIGINT: raise KeyboardInterrupt
-        self.asked = True
+        self.asked, self.number = True, number
 
     def __exit__(self, *error):
         for s, handler in self.before.items(): signal.signal(s, handler)
 
 # %% ../nbs/13_training.ipynb #a8e3a785
 class Ahead:
-    "Makes the next step's batches in a thread while the model works on this one's."
-    def __init__(self, batches, start: int, total: int, accelerator):
+    "Makes the next step's batches in a thread while the model works on this one's; the first error is kept in `error`."
+    def __init__(self, batches, total: int, accelerator, stop: StopSignal):
         self.make, self.total = lambda step: batches(step, accelerator.process_index, accelerator.num_processes), total
-        self.next = None
+        self.stop, self.next, self.error = stop, None, None
 
     def __enter__(self): return self
 
     def __exit__(self, *error):
-        if self.next: self.next[1].join()
+        if self.next: self.next[1].join(2) # a thread that hangs is left behind
 
     def start(self, step: int):
         "Begin to make a step's batches."
@@ -167,11 +139,14 @@ class Ahead:
         self.next = step, thread, box
 
     def __call__(self, step: int):
+        "A step's batches; None where they cannot be made (see `error`), or when a stop is asked for while they are not there yet."
         if self.next is None or self.next[0] != step: self.start(step)
         _, thread, box = self.next
-        thread.join()
-        if "error" in box: raise box["error"]
-        self.next = None
+        while thread.is_alive():
+            thread.join(.1)
+            if thread.is_alive() and self.stop.asked: return None
+        self.next, self.error = None, box.get("error")
+        if self.error is not None: return None
         if step + 1 < self.total: self.start(step + 1)
         return box["value"]
 
@@ -181,17 +156,18 @@ class Meter:
     def __init__(self, name: str, start: int, total: int, cfg: TrainConfig, accelerator: Accelerator, measured: bool):
         self.name, self.cfg, self.accelerator, self.rows, self.recent = name, cfg, accelerator, [], deque(maxlen=20)
         self.bar = tqdm(initial=start, total=total, desc=name, unit="step", disable=not accelerator.is_main_process)
-        dtype = torch.float32 if cfg.precision == "fp32" else torch.bfloat16
-        self.peak = accelerator.num_processes * matmul_peak(accelerator.device, dtype) if measured and accelerator.is_main_process else None
+        self.dtype = torch.float32 if cfg.precision == "fp32" else torch.bfloat16
+        self.peak = ceiling(0, accelerator.device, self.dtype) if measured and accelerator.is_main_process else None
 
     def __enter__(self): return self
 
     def __call__(self, row: dict, flops: float) -> None:
         "After a step: its row of the log and the useful FLOPs of all processes."
-        self.rows.append((row["seconds"], row["tokens"], flops, row["fill"], bool(row["skipped"]))); self.recent.append(self.rows[-1])
+        self.rows.append((row["seconds"], row["tokens"], flops, row["fill"], bool(row["skipped"])))
+        self.recent.append(self.rows[-1])
         self.bar.update()
         if row["step"] % self.cfg.log_every and row["step"] != self.bar.total: return
-        own = ("step", "lr", "seconds", "tokens", "fill", "norm", "skipped")
+        own = ("step", "lr", "seconds", "tokens", "fill", "norm", "skipped", "note")
         found = {k: v for k, v in row.items() if k not in own and v is not None} | self.rates(self.recent)
         self.bar.set_postfix({k: f"{v:.3f}" if v < 10 else f"{v:,.0f}" for k, v in found.items()}, refresh=False)
         self.accelerator.log(found | {k: row[k] for k in ("lr", "norm") if row[k] is not None}, step=row["step"])
@@ -201,7 +177,10 @@ class Meter:
         seconds, tokens, flops, fills, _ = map(list, zip(*rows))
         out, fills = {"tok/s": sum(tokens) / max(sum(seconds), 1e-9)}, [f for f in fills if f is not None]
         if fills: out["fill"] = sum(fills) / len(fills)
-        if self.peak: out["mfu"] = sum(flops) / max(sum(seconds), 1e-9) / self.peak
+        if self.peak:
+            each = sum(flops) / max(sum(seconds), 1e-9) / self.accelerator.num_processes
+            self.peak = ceiling(each, self.accelerator.device, self.dtype, self.peak)
+            out["mfu"] = each / self.peak
         return out
 
     def __exit__(self, kind, *error):
@@ -214,22 +193,148 @@ class Meter:
         tqdm.write(f"{self.name}: {', '.join(line)}", file=sys.stderr)
 
 # %% ../nbs/13_training.ipynb #0c5d1e11
+def parse_row(line: bytes) -> dict | None:
+    "A line of a log; None if it is none."
+    try: row = json.loads(line)
+    except ValueError: return None # JSON's and Unicode's errors are both
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+
 def read_log(path: Path, upto: int) -> list[dict]:
-    "The logged steps up to `upto`."
-    if not path.exists(): return []
-    return [row for row in map(json.loads, path.read_text("utf-8").splitlines()) if row["step"] <= upto]
+    "The logged steps up to `upto`; what was cut off at the end is left out. Raises `BadInput` for damage elsewhere."
+    if not Path(path).exists(): return []
+    rows = [parse_row(line) for line in Path(path).read_bytes().split(b"\n") if line.strip()]
+    while rows and rows[-1] is None: rows.pop()
+    if None in rows: raise BadInput(f"line {rows.index(None) + 1} of {path} is damaged: remove it, or start again with --force")
+    return [row for row in rows if row["step"] <= upto]
 
 def write_log(path: Path, log: list[dict]) -> None:
     "One JSON object a line, atomically."
     with atomic(path) as part: part.write_text("".join(json.dumps(row) + "\n" for row in log), "utf-8")
 
+# %% ../nbs/13_training.ipynb #2acd2e65
 def extend_log(path: Path, rows: list[dict]) -> None:
-    "Add rows to a log. Raises `MocaError` when the disk is full."
+    "Add rows behind the last whole line of a log. Raises `MocaError` when it cannot be written; the rows before stay."
+    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
     try:
-        with path.open("a", encoding="utf-8") as f: f.write("".join(json.dumps(row) + "\n" for row in rows))
+        with open(path, "ab") as f:
+            end = last_line_end(path)
+            with open(path, "rb") as before:
+                before.seek(end)
+                rest = before.read()
+            f.truncate(end)
+            if parse_row(rest): data = rest + b"\n" + data # only the end of the line was missing
+            try:
+                f.write(data)
+                f.flush()
+                os.fsync(f.fileno())
+            except OSError:
+                os.truncate(path, end)
+                raise
     except OSError as e:
-        if full_disk(e): raise MocaError(f"the disk is full at {path.parent}: free some space and go on with --resume") from e
-        raise
+        raise MocaError(f"can't write {path}: {write_error(e) or e.strerror}; mend that and go on with --resume") from e
+
+def last_line_end(path: Path, block: int = 2**16) -> int:
+    "The number of bytes up to and with the last end of a line."
+    with open(path, "rb") as f:
+        at = f.seek(0, os.SEEK_END)
+        while at:
+            start = max(0, at - block)
+            f.seek(start)
+            found = f.read(at - start).rfind(b"\n")
+            if found >= 0: return start + found + 1
+            at = start
+    return 0
+
+# %% ../nbs/13_training.ipynb #dec7557b
+class Log:
+    "The rows of a run, in memory and, on the main process, in `log.jsonl`."
+    def __init__(self, path: Path, upto: int, # steps done
+                 main: bool):
+        self.path, self.main, self.rows = path, main, read_log(path, upto)
+        self.written = len(self.rows)
+        if main: write_log(path, self.rows)
+
+    def write(self) -> None:
+        "Write what has been added since."
+        if self.main and len(self.rows) > self.written: extend_log(self.path, self.rows[self.written:])
+        self.written = len(self.rows)
+
+# %% ../nbs/13_training.ipynb #83a2b6aa
+class Loop:
+    "What a loop knows between two steps: the run, its log, and how much of it is saved."
+    def __init__(self, run: Run, total: int, resume: bool):
+        self.run, self.cfg, self.accelerator, self.total, self.out = run, run.cfg, run.accelerator, total, Path(run.cfg.out)
+        self.state, going_on = self.out/"state", resume and trained(self.out)
+        if self.accelerator.is_main_process: room_for(run, self.state)
+        self.start = self.saved = run.load(self.state) if going_on else 0
+        self.log = Log(self.out/"log.jsonl", self.start, self.accelerator.is_main_process)
+        self.note = changed_rate(self.log.rows, total, self.cfg)
+
+    def save(self, step: int) -> None:
+        "Write log and state, if that is not done yet; all processes call it."
+        self.log.write()
+        if step > self.saved: self.run.save(self.state, step)
+        self.saved = max(step, self.saved)
+
+    def leave(self, step: int) -> str:
+        "Save what has been trained; the words for it."
+        self.save(step)
+        if not step: return f"nothing was trained yet: go on in {self.out} with --resume"
+        return f"the state after step {step} is saved in {self.out}: go on with --resume"
+
+    def check(self, step: int, ahead: Ahead, stop: StopSignal, ready: bool) -> None:
+        "Before a step: leave, all processes together, where one has no batches for it."
+        failed, waiting = summed([ahead.error is not None, not ready], self.accelerator)
+        if failed: raise with_words(ahead.error or MocaError("another process could not go on; its message says why"), self.leave(step))
+        if waiting: raise stopped(stop, f"stopped before step {step + 1} of {self.total}; {self.leave(step)}")
+
+# %% ../nbs/13_training.ipynb #559b5a92
+def with_words(error: BaseException, words: str) -> BaseException:
+    "An error whose message ends with some words; where it isn't ours, they are printed."
+    if isinstance(error, MocaError): error.args = (f"{error}; {words}",)
+    else: tqdm.write(words, file=sys.stderr)
+    return error
+
+def stopped(stop: StopSignal, words: str) -> Stopped:
+    "The end of a run that was asked to stop."
+    error = Stopped(words)
+    error.number = stop.number
+    return error
+
+def room_for(run: Run, state: Path) -> None:
+    "Raises `MocaError` unless the disk has room for the state: twice, where there is none yet, for a new one is written beside the old."
+    need_space(real(state), (1 + (not state.exists())) * sum(v.numel() * v.element_size() for v in run.tensors().values()))
+
+def changed_rate(rows: list[dict], total: int, cfg: TrainConfig) -> dict:
+    "A note for the log where a run goes on with another learning rate than it had."
+    if not rows: return {}
+    had, has = rows[-1]["lr"], lr_at(rows[-1]["step"] - 1, total, cfg)
+    if math.isclose(had, has, rel_tol=1e-9): return {}
+    return dict(note=f"resumed with lr={cfg.lr:g}: step {rows[-1]['step']} had the rate {had:g} and would now have {has:g}")
+
+# %% ../nbs/13_training.ipynb #500eadce
+def take_step(loop: Loop, step: int, micro: list, weights: dict[str, float], accumulate: Callable) -> dict:
+    "Gradients and the step: the row of `Run.update`. Where gradients fail nothing has changed, and a process alone saves first."
+    run = loop.run
+    try: means = accumulate(run.wrapped, micro, weights, run.accelerator)
+    except Exception as e:
+        short = MocaError("memory does not suffice: use checkpointing=full, or begin a new run with a lower pack_tokens")
+        error = short if out_of_memory(e) else e
+        raise with_words(error, loop.leave(step)) if run.accelerator.num_processes == 1 else error from e
+    return run.update(means, weights, lr_at(step, loop.total, loop.cfg))
+
+def end_step(loop: Loop, row: dict, asked: bool, stop: StopSignal) -> None:
+    "Log a step, save where it is time to, and end a run that is hopeless or was asked to stop."
+    step, cfg, out = row["step"], loop.cfg, loop.out
+    loop.log.rows.append(row | loop.note)
+    loop.note = {}
+    if loop.run.in_a_row == 3:
+        loop.log.write()
+        raise Diverged(f"steps {step - 2} to {step} were skipped ({row['skipped']}): resume with a lower lr, or look at their data; "
+                       f"the last good state is kept in {out}")
+    if asked or step == loop.total or cfg.save_every and step % cfg.save_every == 0: loop.save(step)
+    elif step % cfg.log_every == 0: loop.log.write()
+    if asked: raise stopped(stop, f"stopped after step {step} of {loop.total}; the state is saved in {out}: go on with --resume")
 
 # %% ../nbs/13_training.ipynb #11f4e702
 def fit(model: nn.Module, # model(batch) -> loss sums by name
@@ -240,33 +345,27 @@ def fit(model: nn.Module, # model(batch) -> loss sums by name
         accumulate: Callable = accumulate, # forward and backward of a step
         flops: Callable[[list], float] | None = None # useful FLOPs of a process's micro-batches, for MFU
         ) -> list[dict]:
-    """Train; returns the log. State goes to `cfg.out/state`, a line a step to `cfg.out/log.jsonl`. Raises `Stopped` after a signal,
-    with the state saved, and `Diverged` after three skipped steps in a row, with the last good state untouched."""
-    out, main, run = Path(cfg.out), accelerator.is_main_process, Run(model, cfg, accelerator)
-    if main: need_space(out, 2 * sum(v.numel() * v.element_size() for v in run.tensors().values()))
-    start = run.load(out/"state") if resume and ((out/"state").exists() or (out/"state.old").exists()) else 0
-    log = read_log(out/"log.jsonl", start)
-    if main: write_log(out/"log.jsonl", log)
-    written = len(log)
-    with (free_on_error(out), StopSignal() as stop, Ahead(batches, start, total, accelerator) as ahead, compiled(model, cfg.compile),
-          Meter(name, start, total, cfg, accelerator, flops is not None) as meter):
-        for step in range(start, total):
-            began, micro, lr = time.perf_counter(), ahead(step), lr_at(step, total, cfg)
-            found = run.update(accumulate(run.wrapped, micro, weights, accelerator), weights, lr)
-            here = [stop.asked, sum(b.tokens for b in micro), sum(getattr(b, "capacity", 0) for b in micro), flops(micro) if flops else 0]
-            asked, tokens, capacity, work = summed(here, accelerator)
-            seconds, fill = round(time.perf_counter() - began, 4), round(tokens / capacity, 4) if capacity else None
-            log.append(dict(step=step + 1, lr=lr, seconds=seconds, tokens=int(tokens), fill=fill, **found))
-            meter(log[-1], work)
-            save, hopeless = asked or step + 1 == total or (cfg.save_every and (step + 1) % cfg.save_every == 0), run.in_a_row == 3
-            if main and (save or hopeless or (step + 1) % cfg.log_every == 0):
-                extend_log(out/"log.jsonl", log[written:]); written = len(log)
-            if hopeless: raise Diverged(f"steps {step - 1} to {step + 1} were skipped ({found['skipped']}): lower lr, or look at "
-                                        f"their data; the last good state is kept in {out}")
-            if save: run.save(out/"state", step + 1)
-            if asked: raise Stopped(f"stopped after step {step + 1} of {total}; the state is saved in {out}: go on with --resume")
-    run.finish()
-    return log
+    """Train; returns the log. State goes to `cfg.out/state`, a line a step to `cfg.out/log.jsonl`. Raises `Stopped` after a signal
+    and the error of data that cannot be used, with the state saved; `Diverged` after three skipped steps in a row, with the last good
+    state untouched; `Lost` where another process has ended."""
+    loop = Loop(Run(model, cfg, accelerator), total, resume)
+    with (free_on_error(loop.out), StopSignal() as stop, Ahead(batches, total, accelerator, stop) as ahead, Pulse(accelerator) as pulse,
+          compiled(model, cfg.compile), Meter(name, loop.start, total, cfg, accelerator, flops is not None) as meter):
+        for step in range(loop.start, total):
+            with pulse.during(step, "making its batches"):
+                began, micro = time.perf_counter(), ahead(step)
+                loop.check(step, ahead, stop, micro is not None)
+            with pulse.during(step, "training"):
+                found = take_step(loop, step, micro, weights, accumulate)
+                room = sum(getattr(b, "capacity", 0) for b in micro)
+                here = [stop.asked, sum(b.tokens for b in micro), room, flops(micro) if flops else 0]
+                asked, tokens, capacity, work = summed(here, accelerator)
+                row = dict(step=step + 1, lr=lr_at(step, total, cfg), seconds=round(time.perf_counter() - began, 4), tokens=int(tokens),
+                           fill=round(tokens / capacity, 4) if capacity else None, **found)
+                meter(row, work)
+                end_step(loop, row, bool(asked), stop)
+    loop.run.finish()
+    return loop.log.rows
 
 # %% ../nbs/13_training.ipynb #0c5d1e13
 def find_tracker(name: str | None) -> str | None:
@@ -278,38 +377,41 @@ def find_tracker(name: str | None) -> str | None:
     raise BadInput(f"option tracker is {name!r}, which is not installed: pip install {name}, or use one of none, {', '.join(known)}")
 
 # %% ../nbs/13_training.ipynb #0847844d
-FREE = ("out", "log_every", "save_every", "tracker", "checkpointing", "compile") # options that may change on --resume
-
-def start_run(cfg: TrainConfig, resume: bool = False, force: bool = False) -> Accelerator:
+def start_run(cfg: TrainConfig, resume: bool = False, force: bool = False, stage: str = "run" # the command, for the mark
+              ) -> Accelerator:
     "Claim and lock the output directory, save the config (a resumed run must have the same), seed, and make the Accelerator."
     tracker = find_tracker(cfg.tracker)
-    AcceleratorState._reset_state() # an earlier run in this process may have had another precision
-    copies = DistributedDataParallelKwargs(find_unused_parameters=True)
-    accelerator = Accelerator(mixed_precision="bf16" if cfg.precision == "bf16" else "no", kwargs_handlers=[copies],
-                              log_with=tracker, project_config=ProjectConfiguration(cfg.out, logging_dir=cfg.out))
-    if accelerator.is_main_process: claim_run(cfg, resume, force)
-    accelerator.wait_for_everyone()
+    copies = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False) # buffers are constants
+    accelerator = make_accelerator(mixed_precision="bf16" if cfg.precision == "bf16" else "no", kwargs_handlers=[copies],
+                                   log_with=tracker, project_config=ProjectConfiguration(cfg.out, logging_dir=cfg.out))
+    on_main(accelerator, lambda: claim_run(cfg, resume, force, stage))
     set_seed(cfg.seed)
     if tracker == "tensorboard": accelerator.init_trackers("tensorboard") # a folder beside config.yaml
     elif tracker: accelerator.init_trackers("moca", dataclasses.asdict(cfg))
     return accelerator
 
 # %% ../nbs/13_training.ipynb #0847844e
-def claim_run(cfg: TrainConfig, resume: bool, force: bool) -> None:
+def claim_run(cfg: TrainConfig, resume: bool, force: bool, stage: str = "run") -> None:
     "Make a run directory this process's own. Raises `BadInput` if it is in use, not empty, or of a run with other options."
     out = Path(cfg.out)
     if out.is_dir(): hold(out) # before anything in it is touched
     try:
-        hold(claim(out, resume, force))
-        if resume and (out/"config.yaml").exists():
-            before, now = yaml.safe_load((out/"config.yaml").read_text("utf-8")), dataclasses.asdict(cfg)
-            changed = [k for k in now if k not in FREE and before.get(k) != now[k]]
-            if changed: raise BadInput(f"{out} was started with other options ({', '.join(f'{k}={before.get(k)}' for k in changed)}): "
-                                       f"resume with the same, or start again with --force")
+        hold(claim(out, resume, force, stage))
+        if resume and trained(out): same_options(cfg, out)
         save_config(cfg, out/"config.yaml")
     except BaseException:
         let_go(out)
         raise
+
+def same_options(cfg: TrainConfig, out: Path) -> None:
+    "Raises `BadInput` where a run goes on with options that must not change; what its damaged config no longer tells is named on stderr."
+    before, now = read_options(out/"config.yaml", missing_ok=True), dataclasses.asdict(cfg)
+    lost = [k for k in now if k not in before]
+    if lost: tqdm.write(f"{out/'config.yaml'} does not say {', '.join(lost[:3])}{' ...' * (len(lost) > 3)}: going on with the options given", file=sys.stderr)
+    changed = [k for k in before.keys() & now.keys() if before[k] != now[k] and not cfg.may_change(k, before[k])]
+    if changed:
+        raise BadInput(f"{out} was started with other options ({', '.join(f'{k}={before[k]}' for k in sorted(changed))}): "
+                       f"resume with the same, or start again with --force")
 
 def end_run(cfg: TrainConfig, accelerator: Accelerator) -> None:
     "After the model is saved: close trackers, unlock the directory."
