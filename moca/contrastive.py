@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from . import content
 from .backbone import Backbone, add_projection, embed, multi_vector, training_backbone
-from .config import TrainConfig, one_of
+from .config import TrainConfig, one_of, within
 from .corpus import load_corpus
 from .account import Report
 from .documents import BadInput, Document, Pair
@@ -23,16 +23,19 @@ from .gradcache import Chunks, accumulate, gather_rows, gather_vectors, process_
 from .losses import LossConfig, Pairing, Vectors, contrast, learnt_scale, pool_tokens, scale_of
 from .memory import Work
 from .mixtures import open_pairs
-from .packing import Encoded, encode
+from .packing import Encoded, encode, encoder_mark
 from .pairs import labels, only
+from .processes import on_main, say, summed
 from .rows import Lazy
+from .runs import same_data
 from .tasks import TaskBatches, describe_tasks
 from .training import end_run, fit, start_run
+from .writing import need_space
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'SMALL', 'QWEN_3B', 'QWEN_7B', 'OFFICIAL_CODE', 'PairBatch', 'number', 'content_key', 'id_key', 'complete',
            'make_batch', 'FinetuneConfig', 'numbers', 'Contrastive', 'stage_pairs', 'stage_batches',
-           'contrastive_model', 'finetune', 'picture_grid', 'show_interaction']
+           'contrastive_model', 'finetune', 'contents_of', 'save_embedder', 'picture_grid', 'show_interaction']
 
 # %% ../nbs/03_contrastive.ipynb #5a6a4959
 WEIGHTS = dict(nce=1.0, right=0.0, alone=0.0, filtered=0.0, copies=0.0, temperature=0.0) # only the first is trained, the others are logged
@@ -143,6 +146,8 @@ class FinetuneConfig(TrainConfig):
     pack_tokens: int = 8192 # tokens of one forward pass; a larger batch is cut into such chunks (GradCache)
     keep_packs: int = 256 # MiB of encoded Packs kept between the two passes; the others are encoded twice
 
+    FREE = (*TrainConfig.FREE, "pack_tokens", "keep_packs") # the batch stays the same however it is cut
+
     def __post_init__(self):
         super().__post_init__()
         self.loss, self.plan # raise for what they cannot read
@@ -151,6 +156,7 @@ class FinetuneConfig(TrainConfig):
         if self.negatives < 0: raise BadInput(f"option negatives is {self.negatives}: give 0 or more")
         if self.max_length > self.pack_tokens:
             raise BadInput(f"max_length ({self.max_length}) exceeds pack_tokens ({self.pack_tokens}): a Document must fit into a Pack")
+        for name, low in dict(keep_packs=0, task_cap=1, projection=1).items(): within(name, getattr(self, name), low, None)
         if self.token_pooling < 1: raise BadInput(f"option token_pooling is {self.token_pooling}: give 1 (none) or more")
         if not self.multi_vector and (self.projection or self.token_pooling > 1):
             raise BadInput("options projection and token_pooling are for multi_vector=true")
@@ -240,25 +246,40 @@ def finetune(cfg: FinetuneConfig, resume: bool = False, force: bool = False, acc
     pairs, report = stage_pairs(cfg)
     plan = stage_batches(cfg, pairs)
     steps = cfg.steps or plan.steps(cfg.epochs)
-    accelerator = start_run(cfg, resume, force)
-    report.keep(Path(cfg.out)/"bad_samples.jsonl", cfg.max_bad, accelerator.is_main_process)
-    if cfg.data: accelerator.print(report.summary())
-    accelerator.print(describe_tasks(plan.tasks, cfg.batch_size, among=plan.among and plan.among(0), **cfg.plan))
+    accelerator = start_run(cfg, resume, force, "finetune")
+    out, before = Path(cfg.out), len(report.rejected)
+    report.keep(out/"bad_samples.jsonl", cfg.max_bad, accelerator.is_main_process)
+    say(report.summary(), accelerator)
+    say(describe_tasks(plan.tasks, cfg.batch_size, among=plan.among and plan.among(0), **cfg.plan), accelerator)
     model = contrastive_model(cfg, accelerator)
+    on_main(accelerator, lambda: same_data(out, number_of_pairs=len(pairs), contents_of_the_pairs=contents_of(pairs),
+                                           tokenizer_and_limits=encoder_mark(model.backbone.encoder)))
     work = Work(model.backbone)
     def batches(step: int, rank: int, processes: int) -> list[PairBatch]:
         chosen = [pairs[i] for i in plan[step][rank::processes]] # none of a small batch, perhaps: the process takes part all the same
         return [make_batch(model.backbone.encoder, chosen, cfg.negatives, cfg.pack_tokens, cfg.keep_packs * 2**20)]
     flops = lambda micro: sum(b.chunks.flops(work) for b in micro)
     log = fit(model, batches, cfg, steps, WEIGHTS, accelerator, "stage 2", resume, accumulate, flops)
-    if accelerator.is_main_process: Embedder(model.backbone, cfg.pooling, cfg.multi_vector).save_pretrained(Path(cfg.out)/"model")
+    on_main(accelerator, lambda: save_embedder(model, cfg))
     mean = {k: sum(r.get(k) or 0.0 for r in log) / len(log) for k in ("alone", "filtered", "copies")}
-    if mean["alone"]: accelerator.print(f"{mean['alone']:.1%} of the queries had no negative: every candidate was a copy of the "
-                                        f"positive or too similar, and nothing was learnt from them")
-    if mean["copies"]: accelerator.print(f"{mean['copies']:.3f} hard negatives a query were equal to the positive and left out")
+    if mean["alone"]: say(f"{mean['alone']:.1%} of the queries had no negative: every candidate was a copy of the "
+                          f"positive or too similar, and nothing was learnt from them", accelerator)
+    if mean["copies"]: say(f"{mean['copies']:.3f} hard negatives a query were equal to the positive and left out", accelerator)
+    late, = summed([len(report.rejected) - before], accelerator)
+    if late: say(f"{int(late):,} rows broke while they were trained on: see {out/'bad_samples.jsonl'}", accelerator)
     end_run(cfg, accelerator)
     return dict(steps=steps, pairs=len(pairs), rejected=len(report.rejected), tasks=len(set(plan.tasks)), loss=log[-1]["loss"],
                 tokens=sum(r["tokens"] for r in log), **mean)
+
+def contents_of(pairs: Sequence[Pair]) -> str:
+    "A digest of what pairs are made of, without making them: of their files, or of the embedded corpus."
+    return pairs.signature() if isinstance(pairs, Lazy) else load_corpus().digest
+
+def save_embedder(model: Contrastive, cfg: FinetuneConfig) -> None:
+    "Write `model/`, an Embedder. Raises `MocaError` where the disk is full."
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    need_space(cfg.out, size, "the model", "free some space and go on with --resume; the last state is kept")
+    Embedder(model.backbone, cfg.pooling, cfg.multi_vector).save_pretrained(Path(cfg.out)/"model")
 
 # %% ../nbs/03_contrastive.ipynb #fa4672b6
 SMALL = dict(lr=5e-4, schedule="cosine", batch_size=48, negatives=1, max_length=256, clip=1.0, task_cap=1500, pack_tokens=4096,

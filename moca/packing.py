@@ -7,7 +7,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import re
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,9 +22,10 @@ from .checkpoints import atomic
 from .account import Report
 from .documents import BadImage, BadInput, Document, ImageRef, MocaError
 from .families import family_of, model_path, tiny_model
-from .masking import document_ids
+from .masking import document_ids, text_words
 from .rows import Lazy, Listed, Selection, digest
 from .sources import Renamed, marked_files, sift
+from .trust import check_model
 
 # %% auto #0
 __all__ = ['MASK_NAMES', 'add_mask_token', 'Encoder', 'text_ids', 'layout', 'picture_of', 'sizes', 'length', 'words_of',
@@ -76,9 +76,10 @@ class Encoder:
         "Load tokenizer and image processor. Raises `BadInput` where they are missing or of a family without a record."
         path = model_path(path)
         try:
-            config = AutoConfig.from_pretrained(path)
+            check_model(path, weights=False)
+            config = AutoConfig.from_pretrained(path, trust_remote_code=False)
             kind = getattr(transformers, family_of(config).processor)
-            tokenizer, processor = AutoTokenizer.from_pretrained(path), kind.from_pretrained(path)
+            tokenizer, processor = AutoTokenizer.from_pretrained(path, trust_remote_code=False), kind.from_pretrained(path)
         except BadInput: raise
         except Exception as e: # OSError, ValueError, ImportError, the hub library's own ...
             raise BadInput(f"{path} is no complete model directory: {str(e).strip().splitlines()[0]}") from e
@@ -134,14 +135,16 @@ def length(encoder: Encoder, doc: Document) -> int:
     return sizes(encoder, doc)[0]
 
 # %% ../nbs/11_packing.ipynb #6b3e00ec
-_word = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+|[^\w\s]+")
-
 def words_of(encoder: Encoder, text: str) -> list[int]:
-    "For each token of a text the number of its word; -1 for spaces alone."
+    "For each token of a text the number of its word; -1 for spaces alone. Tokens that share a word have one number."
     spans = encoder.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    owner = [-1] * len(text)
-    for k, m in enumerate(_word.finditer(text)): owner[m.start():m.end()] = [k] * (m.end() - m.start())
-    return [next((k for k in owner[a:b] if k >= 0), -1) for a, b in spans]
+    owner, out, number, last = text_words(text), [], -1, None
+    for start, end in spans:
+        inside = [k for k in owner[start:end] if k >= 0]
+        if inside and inside[0] != last: number += 1
+        if inside: last = inside[-1]
+        out.append(number if inside else -1)
+    return out
 
 def word_ids(encoder: Encoder, doc: Document, segments: list) -> Tensor: # [T] int64
     "The word of each token of a Document laid out in segments; -1 at spaces, pictures, start and end."

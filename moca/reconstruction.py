@@ -15,7 +15,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from .backbone import Backbone, load_backbone, save, training_backbone
-from .checkpoints import atomic
 from .config import TrainConfig, make_config, one_of, within
 from .corpus import load_corpus, picture_documents
 from .corruption import Corruption, corrupt
@@ -25,19 +24,22 @@ from .heads import PixelDecoder, head_flops, masked_cross_entropy
 from .masking import NOISES, PATCH_MASKS, TEXT_MASKS
 from .memory import Work
 from .mixtures import open_documents
-from .packing import encode_all, split_all
+from .packing import encode_all, encoder_mark, split_all
 from .planning import bin_costs, bins, cost, deal, describe, fill, plan
 from .rebuilding import Watch, average_patch, average_target, draw_run, masked_accuracy, patch_errors, read_looks, rebuild # noqa: F401
 from .rebuilding import show_looks, show_progress, show_rebuilt, show_words # noqa: F401
+from .processes import on_main, say, summed
 from .rows import Lazy, Selection
+from .runs import same_data
 from .training import accumulate, end_run, fit, start_run
 from .trust import read_tensors
+from .writing import atomic, need_space
 
 
 # %% auto #0
-__all__ = ['OBJECTIVES', 'WEIGHTS', 'OFFICIAL_CODE', 'QWEN_3B', 'QWEN_7B', 'SMALL', 'PretrainConfig', 'Reconstruction',
-           'stage_documents', 'fitted', 'held_out', 'epoch_steps', 'pack_batches', 'stage_flops', 'pretrain',
-           'save_stage', 'load_stage', 'explore_reconstruction']
+__all__ = ['OBJECTIVES', 'WEIGHTS', 'OFFICIAL_CODE', 'QWEN_3B', 'QWEN_7B', 'MOST_EMPTY', 'NO_DOCUMENT', 'SMALL', 'PretrainConfig',
+           'Reconstruction', 'stage_documents', 'fitted', 'held_out', 'epoch_steps', 'Place', 'pack_batches',
+           'stage_flops', 'pretrain', 'save_stage', 'load_stage', 'explore_reconstruction']
 
 # %% ../nbs/02_joint_reconstruction.ipynb #9b009252
 OBJECTIVES = ("mlm+mae", "mlm", "mae", "causal")
@@ -65,6 +67,12 @@ class PretrainConfig(TrainConfig):
     watch: int = 5 # looks at held-out Documents, drawn into OUT/figures; 0: none
     pack_tokens: int = 4096 # tokens of a Pack: one forward pass of one process
     packs_per_step: int = 4 # Packs of an optimizer step, over all processes
+
+    FREE = (*TrainConfig.FREE, "head_chunk")
+
+    def may_change(self, name: str, before) -> bool:
+        "As for every stage; and other looks, as long as the same Documents are held out for them."
+        return super().may_change(name, before) or name == "watch" and bool(before) == bool(self.watch)
 
     def __post_init__(self):
         super().__post_init__()
@@ -197,24 +205,43 @@ def epoch_steps(docs: Lazy, table: np.ndarray, # [N, 2] tokens and patches of ea
                        f"{cfg.packs_per_step}: lower packs_per_step or pack_tokens")
     return [[step[rank::processes] for rank in range(processes)] for step in steps] # neighbours in a bin run side by side
 
+
+# %% ../nbs/02_joint_reconstruction.ipynb #b6ba952b
+MOST_EMPTY = 1000 # epochs without a Document, one after another, before a run gives up
+
+class Place:
+    "Which step of which epoch a step of the run is. Raises `BadInput` where epochs have no Document."
+    def __init__(self, steps_of): # steps_of(epoch): its steps
+        self.steps_of, self.counts = steps_of, [len(steps_of(0))] # steps of each epoch
+        if not self.counts[0]: raise BadInput(NO_DOCUMENT)
+
+    def __call__(self, step: int) -> tuple[int, int]: # epoch, step in it
+        epoch = 0
+        while step >= self.counts[epoch]:
+            step, epoch = step - self.counts[epoch], epoch + 1
+            if epoch == len(self.counts): self.counts.append(len(self.steps_of(epoch)))
+            if not any(self.counts[-MOST_EMPTY:]): raise BadInput(NO_DOCUMENT)
+        return epoch, step
+
+NO_DOCUMENT = "an epoch has no Document: raise the weights in the mixture, or give more data"
+
 def pack_batches(encoder, docs: Lazy, table: np.ndarray, # [N, 2] tokens and patches of each Document
                  cfg: PretrainConfig, processes: int, report: Report | None = None): # gets Documents that break late; None: they raise
-    "`batches(step, rank, processes)` and the number of steps of the first epoch. Raises `BadInput` if steps can't be shared out evenly."
+    """`batches(step, rank, processes)` and the number of steps of the first epoch. Raises `BadInput` if steps can't be shared out evenly,
+    or there is none."""
     if cfg.packs_per_step % processes:
         raise BadInput(f"option packs_per_step is {cfg.packs_per_step}, which {processes} processes cannot share: "
                        f"give a multiple of {processes}")
-    words, budget, counts = cfg.text_mask == "word", cfg.pack_tokens if cfg.batching == "packs" else 0, [] # counts: steps of each epoch
+    words, budget = cfg.text_mask == "word", cfg.pack_tokens if cfg.batching == "packs" else 0
     steps_of = functools.lru_cache(2)(lambda epoch: epoch_steps(docs, table, cfg, processes, encoder.unit, epoch))
+    place = Place(steps_of)
+    def corrupted(chosen: list[int], epoch: int, step: int) -> Corruption:
+        again = lambda: encode_all(encoder, docs, chosen, report, table[:, 0], words=words)
+        return corrupt(encoder, again(), cfg, epoch, budget, step, again)
     def batches(step: int, rank: int, processes: int) -> list[Corruption]:
-        epoch, at = 0, step
-        while True:
-            if epoch == len(counts): counts.append(len(steps_of(epoch)))
-            if at < counts[epoch]: break
-            at, epoch = at - counts[epoch], epoch + 1
-        encoded = (encode_all(encoder, docs, chosen, report, table[:, 0], words=words) for chosen in steps_of(epoch)[at][rank])
-        return [corrupt(encoder, some, cfg, epoch, budget, step) for some in encoded]
-    return batches, len(steps_of(0))
-
+        epoch, at = place(step)
+        return [corrupted(chosen, epoch, step) for chosen in steps_of(epoch)[at][rank]]
+    return batches, place.counts[0]
 
 # %% ../nbs/02_joint_reconstruction.ipynb #40efa109
 def stage_flops(recon: Reconstruction):
@@ -226,26 +253,30 @@ def pretrain(cfg: PretrainConfig, resume: bool = False, force: bool = False) -> 
     """Run stage 1; writes `model/`, `heads.safetensors`, `config.yaml`, `log.jsonl`, `bad_samples.jsonl`, `looks/`, `figures/` and `state/`
     into `cfg.out`, returns a summary. Raises `BadInput` for bad options or data, `Stopped` after a signal."""
     docs, report = stage_documents(cfg)
-    accelerator = start_run(cfg, resume, force)
+    accelerator = start_run(cfg, resume, force, "pretrain")
     main, out = accelerator.is_main_process, Path(cfg.out)
     backbone = training_backbone(cfg, accelerator, bidirectional=cfg.objective != "causal", needs_head=True)
+    contents = docs.signature() if isinstance(docs, Lazy) else load_corpus().digest
+    on_main(accelerator, lambda: same_data(out, contents_of_the_documents=contents, tokenizer_and_limits=encoder_mark(backbone.encoder)))
     docs, table, note = fitted(backbone.encoder, docs, main, report, out/"lengths.npz" if cfg.data else None)
     report.keep(out/"bad_samples.jsonl", cfg.max_bad, main)
-    if cfg.data: accelerator.print(report.summary())
+    say(report.summary(), accelerator)
     shown, docs, table = held_out(docs, table, cfg)
     recon = Reconstruction(backbone, cfg)
     if recon.decoder is not None and cfg.pixel_bias == "mean" and table[:, 1].any():
         recon.decoder.to_pixels.bias.data.copy_(average_target(backbone.encoder, [docs[i] for i in np.flatnonzero(table[:, 1])[:300]], cfg))
     lengths = table[docs.draw(cfg.seed, 0), 0]
     packs = plan(lengths, cfg.pack_tokens, cfg.seed) if cfg.batching == "packs" else []
-    accelerator.print(f"{note}; {describe(packs, lengths, cfg.pack_tokens) if packs else 'batched in bins of cost'}")
+    say(f"{note}; {describe(packs, lengths, cfg.pack_tokens) if packs else 'batched in bins of cost'}", accelerator)
     batches, n = pack_batches(backbone.encoder, docs, table, cfg, accelerator.num_processes, report)
-    steps = cfg.steps or max(1, round(cfg.epochs * n))
+    steps, before = cfg.steps or max(1, round(cfg.epochs * n)), len(report.rejected)
     hook = recon.register_forward_pre_hook(Watch(shown, cfg, steps, main)) if shown else None
     log = fit(recon, batches, cfg, steps, dict(WEIGHTS, mae=cfg.mae_weight), accelerator, "stage 1", resume,
               functools.partial(accumulate, reduction=cfg.reduction), stage_flops(recon))
     if hook: hook.remove()
-    if main: save_stage(recon, out); draw_run(out, log)
+    late, = summed([len(report.rejected) - before], accelerator)
+    if late: say(f"{int(late):,} rows broke while they were trained on and were left out: see {out/'bad_samples.jsonl'}", accelerator)
+    on_main(accelerator, lambda: (save_stage(recon, out), draw_run(out, log)))
     end_run(cfg, accelerator)
     return dict(steps=steps, documents=len(docs), rejected=len(report.rejected), tokens=sum(r["tokens"] for r in log), loss=log[-1]["loss"],
                 fill=fill(packs, lengths, cfg.pack_tokens) if packs else None)
@@ -253,7 +284,9 @@ def pretrain(cfg: PretrainConfig, resume: bool = False, force: bool = False) -> 
 
 # %% ../nbs/02_joint_reconstruction.ipynb #65d85949
 def save_stage(recon: Reconstruction, out) -> None:
-    "Write the model directory and, apart from it, the heads that later stages drop."
+    "Write the model directory and, apart from it, the heads that later stages drop. Raises `MocaError` where the disk is full."
+    size = sum(p.numel() * p.element_size() for p in recon.parameters())
+    need_space(out, size, "the model", "free some space and go on with --resume; the last state is kept")
     with atomic(Path(out)/"model") as part: save(recon.backbone, part)
     heads = {k: v.contiguous().cpu() for k, v in recon.state_dict().items() if not k.startswith("backbone.")}
     with atomic(Path(out)/"heads.safetensors") as part: save_file(heads, part)
