@@ -156,7 +156,7 @@ def inlined(data: str) -> dict | None:
 
 # %% ../nbs/10_sources.ipynb #9bc31719
 @lru_cache
-def _inside(root: str | Path | None, max_pixels: int) -> Callable:
+def _inside(root: str | None, max_pixels: int) -> Callable:
     "A function that makes an ImageRef from what a row holds, for paths below `root` only."
     home = None if root is None else _home(Path(root).resolve())
     def image(x) -> ImageRef:
@@ -249,7 +249,8 @@ class Documents(Lazy):
     def make(self, i) -> Document:
         row, s = self.rows.make(i), self.source
         ours, columns = read_row(renamed(row, s), lambda what: self.note(what, i))
-        parts = _parts(ours, _inside(s.image_root or self.rows.folder(i), s.max_pixels))
+        root = s.image_root or self.rows.folder(i)
+        parts = _parts(ours, _inside(root and os.fspath(root), s.max_pixels))
         if unread := left_over(row, columns, s):
             self.unread.update(unread)
             self.note(UNREAD, i)
