@@ -6,12 +6,11 @@
 from __future__ import annotations
 import base64
 import difflib
-import json
 import re
 import unicodedata
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from io import BytesIO
 from pathlib import Path
@@ -33,7 +32,7 @@ class BadInput(MocaError):
 class BadImage(BadInput):
     "A picture that cannot be opened."
 
-# %% ../nbs/10_documents.ipynb #266159b5
+# %% ../nbs/10_documents.ipynb #3589d65a
 def printable(name, most: int = 80) -> str:
     "A name as a message may show it: `most` characters or fewer on one line; what cannot be shown is written as an escape."
     name = str(name)
@@ -114,7 +113,7 @@ def _checked(image: Image.Image, max_pixels: int) -> Image.Image:
     if max(w, h) > MAX_ASPECT * min(w, h): raise ValueError(f"it is {w} x {h} pixels, a strip longer than {MAX_ASPECT} times its width")
     return image
 
-# %% ../nbs/10_documents.ipynb #fb876f2c
+# %% ../nbs/10_documents.ipynb #cb829312
 def _unknown(source: Path | bytes) -> str:
     "What a file is that no decoder knows."
     if isinstance(source, bytes): head = source[:512]
@@ -132,7 +131,7 @@ def _is_file(path: Path) -> bool:
     try: return path.is_file()
     except (OSError, ValueError): return False
 
-# %% ../nbs/10_documents.ipynb #993a2f76
+# %% ../nbs/10_documents.ipynb #21a72580
 MAX_WRITTEN = 64 * 2**20 # characters of a picture that is written as text
 _address = re.compile(r"(?:[a-z][a-z0-9+.-]+://|(?:data|file|https?):)", re.I)
 
@@ -154,7 +153,7 @@ def written(text: str) -> bytes | None:
     try: return base64.b64decode(re.sub(r"\s+", "", body), validate=True)
     except ValueError as e: raise BadInput(f"an image is written in base64 that is damaged ({e})") from e
 
-# %% ../nbs/10_documents.ipynb #8eeb7338
+# %% ../nbs/10_documents.ipynb #88da5639
 def stored(x: dict) -> bytes | str | None:
     "The bytes of a picture as `datasets` stores one, else its path. Raises `BadInput` if they are neither."
     data, path = x.get("bytes"), x.get("path")
@@ -224,7 +223,7 @@ class ImageRef:
     def __hash__(self): return hash(self.key)
     def __repr__(self): return f"ImageRef({self.name!r})"
 
-# %% ../nbs/10_documents.ipynb #95fc09ba
+# %% ../nbs/10_documents.ipynb #ab4bce7e
 _unseen = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0") | frozenset(map(chr, (*range(0x180b, 0x1810), *range(0xfe00, 0xfe10))))
 
 def _seen(c: str) -> bool:
@@ -390,7 +389,7 @@ def _in_order(found: list[re.Match], images: list) -> list:
     if sorted(numbers) != list(range(1, len(images) + 1)): raise BadInput(f"its text names the images {numbers}, and it has {len(images)}")
     return [images[n - 1] for n in numbers]
 
-# %% ../nbs/10_documents.ipynb #52198653
+# %% ../nbs/10_documents.ipynb #5d3a191d
 def content(item: Document | Pair) -> str:
     "A digest of what an item holds, its id left out: equal items have equal ones."
     if isinstance(item, Document): return _digest(item.parts)

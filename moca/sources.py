@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 from .account import Ignored, Report
 from .documents import MAX_PIXELS, BadInput, Document, ImageRef, MocaError, _address, _parts, content, missing, printable, prompt
 from .documents import stored, with_id, written
-from .layouts import Columns, coco, holds_nothing, layout_of, read_row
+from .layouts import Columns, coco, holds_nothing, read_row
 from .rows import Chain, Lazy, Listed, ParquetRows, Selection, digest, file_mark, open_rows
 
 # %% auto #0
@@ -108,7 +108,7 @@ def source_of(values: dict, name: str) -> Source:
     try: return Source(**values)
     except BadInput as e: raise BadInput(f"source {name}: {e}") from e
 
-# %% ../nbs/10_sources.ipynb #7d4fa451
+# %% ../nbs/10_sources.ipynb #7b37e047
 def source_words(words: list[str], # `name=value`, the first perhaps only the data
                  ) -> dict:
     "The fields of a Source that words of a command line give. Raises `BadInput` for an unknown name, with the nearest, or an odd value."
@@ -156,7 +156,7 @@ def inlined(data: str) -> dict | None:
 
 # %% ../nbs/10_sources.ipynb #9bc31719
 @lru_cache
-def _inside(root: str | Path | None, max_pixels: int) -> Callable:
+def _inside(root: str | None, max_pixels: int) -> Callable:
     "A function that makes an ImageRef from what a row holds, for paths below `root` only."
     home = None if root is None else _home(Path(root).resolve())
     def image(x) -> ImageRef:
@@ -188,7 +188,7 @@ def _followed(name: str, root: str | Path | None, home: Path | None) -> Path:
     if not there: raise BadInput(f"image {shown} does not exist: check the path, or give image_root")
     return path
 
-# %% ../nbs/10_sources.ipynb #5b0a92ac
+# %% ../nbs/10_sources.ipynb #3d358fa6
 _field = re.compile(r"\{(\w+)\}")
 
 def renamed(row: dict, source: Source) -> dict:
@@ -249,7 +249,8 @@ class Documents(Lazy):
     def make(self, i) -> Document:
         row, s = self.rows.make(i), self.source
         ours, columns = read_row(renamed(row, s), lambda what: self.note(what, i))
-        parts = _parts(ours, _inside(s.image_root or self.rows.folder(i), s.max_pixels))
+        root = s.image_root or self.rows.folder(i)
+        parts = _parts(ours, _inside(root and os.fspath(root), s.max_pixels))
         if unread := left_over(row, columns, s):
             self.unread.update(unread)
             self.note(UNREAD, i)
@@ -299,7 +300,7 @@ def asked(items: Lazy, measure: Callable, workers: int) -> Iterator[Asked]:
             if k is not None: waiting.append(pool.submit(some, k))
             while waiting and (k is None or len(waiting) > 2 * workers): yield from waiting.pop(0).result()
 
-# %% ../nbs/10_sources.ipynb #5cf3e6fe
+# %% ../nbs/10_sources.ipynb #83813a11
 def holder(items: Lazy, i: int) -> tuple[Lazy, int]:
     "The Documents or Pairs that make item `i`, and its number there."
     while True:
@@ -344,7 +345,7 @@ class Renamed(Lazy):
         item = self.base.make(i)
         return with_id(item, second_id(item.id, self.base, i)) if i in self.numbers else item
 
-# %% ../nbs/10_sources.ipynb #397e374d
+# %% ../nbs/10_sources.ipynb #381b7c12
 MASK64 = 2**64 - 1
 
 def files_of(item) -> list[Path]:
@@ -584,7 +585,7 @@ def there_is(data: str) -> None:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", data) or Path(data).exists(): return
     raise BadInput(f"{printable(data)} does not exist: check the path; a data set on the hub is named hub:{printable(data)}")
 
-# %% ../nbs/10_sources.ipynb #47b3d449
+# %% ../nbs/10_sources.ipynb #902d27b3
 COCO_BYTES = 2**30 # of a JSON file
 
 class CocoRows(Listed):
@@ -609,7 +610,7 @@ def coco_rows(data: str) -> CocoRows | None:
     except BadInput as e: raise BadInput(f"{path.name}: {e}") from e
     return None if rows is None else CocoRows(path, rows)
 
-# %% ../nbs/10_sources.ipynb #feebdabf
+# %% ../nbs/10_sources.ipynb #29e57ca7
 def open_source(source: Source, progress: bool = False) -> Documents:
     "The Documents of a source, none of them read yet. Raises `BadInput`."
     return Documents(source_rows(source, progress), source)
