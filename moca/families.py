@@ -70,7 +70,7 @@ class Picture:
         "Was it made smaller to fit?"
         return bool(self.told)
 
-# %% ../nbs/11_families.ipynb #5a8deb5e
+# %% ../nbs/11_families.ipynb #bc018124
 def largest_grid(width: int, height: int, # of a picture, in pixels
                  most: int # cells, 1 or more
                  ) -> tuple[int, int]: # rows, columns

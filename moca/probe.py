@@ -4,6 +4,7 @@
 
 # %% ../nbs/11_probe.ipynb #1454732a
 from __future__ import annotations
+import copy
 import time
 from dataclasses import dataclass, field
 import torch
@@ -11,11 +12,12 @@ from PIL import Image
 from torch import Tensor
 from .documents import Document, MocaError, document
 from .kernels import Record, window_mask
-from .packing import Encoded, Pack, encode, maskable, pack
+from .packing import Encoded, Encoder, Pack, encode, maskable, pack
 
 # %% auto #0
-__all__ = ['ATTENTION', 'PADDINGS', 'probe_documents', 'ProbeError', 'Check', 'Layer', 'ProbeReport', 'layer_kinds',
-           'probe_layers', 'wrong_mask', 'stock_states', 'probe', 'exchanged', 'prove']
+__all__ = ['LONG', 'BLOCK', 'ATTENTION', 'PADDINGS', 'probe_documents', 'with_room', 'long_document', 'ProbeError', 'Check',
+           'Layer', 'ProbeReport', 'layer_kinds', 'probe_layers', 'wrong_mask', 'layer_inputs', 'probe_ends',
+           'stock_states', 'probe', 'exchanged', 'prove']
 
 # %% ../nbs/11_probe.ipynb #8f67e4c6
 def probe_documents() -> list[Document]:
@@ -23,6 +25,20 @@ def probe_documents() -> list[Document]:
     image = lambda a, b: Image.linear_gradient("L").resize((84, 56)).point(lambda v: a + v * b // 256).convert("RGB")
     return [document(["the first text ", image(20, 200), " and what follows it, up to the last word"], id="A"),
             document(["another one ", image(250, -180), " with an end"], id="B")]
+
+LONG, BLOCK = 512, 64 # tokens of the long Document, and of each of its ends that is disturbed and watched
+
+def with_room(encoder: Encoder, tokens: int) -> Encoder:
+    "The same Encoder with a `max_length` of at least so many tokens: what is asked is the model, not its settings."
+    roomy = copy.copy(encoder)
+    roomy.max_length = max(tokens, encoder.max_length)
+    return roomy
+
+def long_document(encoder: Encoder) -> Encoded:
+    "A text of `LONG` tokens."
+    roomy = copy.copy(encoder)
+    roomy.max_length = LONG
+    return encode(roomy, document("The long text goes on from word to word, and then it begins again. " * (LONG // 8), id="long"))
 
 # %% ../nbs/11_probe.ipynb #47e7eb5b
 class ProbeError(MocaError):
@@ -136,6 +152,41 @@ def wrong_mask(told: dict | None, kind: str, window: int | None, causal: bool) -
     if told["window"] != window: return f"its kernel was told a window of {told['window']}, the config says {window}"
     return ""
 
+# %% ../nbs/11_probe.ipynb #be41fc8b
+@torch.no_grad()
+def layer_inputs(backbone, one: Pack, chosen: list[int]) -> dict[int, tuple]: # layer -> its positional and keyword arguments
+    "What some decoder layers get for a Pack; the model runs no further than to the last of them."
+    layers, calls, hooks = backbone.text.layers, {}, []
+    for i in chosen:
+        keep = lambda module, args, kwargs, i=i: calls.update({i: (args, kwargs)})
+        hooks.append(layers[i].register_forward_pre_hook(keep, with_kwargs=True))
+    try:
+        backbone.text.layers = layers[:max(chosen) + 1]
+        backbone(one)
+    finally:
+        backbone.text.layers = layers
+        for hook in hooks: hook.remove()
+    return calls
+
+@torch.no_grad()
+def probe_ends(backbone, one: Pack) -> list[tuple[str, float, str]]: # name, largest relative difference, "move" or "stay"
+    "Do the ends of a long Document move each other, in the first attention layer of each kind?"
+    first = {}
+    for i, kind in enumerate(layer_kinds(backbone)):
+        if kind[0] in ATTENTION: first.setdefault(kind, i)
+    n, causal, found = len(one), not backbone.bidirectional, []
+    for (kind, window), i in first.items():
+        (x, *args), kwargs = layer_inputs(backbone, one, [i])[i]
+        run = lambda x: y[0] if isinstance(y := backbone.text.layers[i](x, *args, **kwargs), tuple) else y
+        before, start, end, sees = run(x)[0].float(), slice(0, BLOCK), slice(n - BLOCK, n), window_mask(n, causal, window)
+        for name, moved, watched in (("start to end", start, end), ("end to start", end, start)):
+            other = x.clone()
+            other[:, moved] = other[:, moved].flip(-1)
+            value = float((run(other)[0].float() - before)[watched].abs().max() / before.abs().max())
+            must = bool(sees[watched, moved].any()) and not (causal and moved is end)
+            found.append((f"layer {i}, {name} of {n} tokens", value, "move" if must else "stay"))
+    return found
+
 # %% ../nbs/11_probe.ipynb #169299ef
 @torch.no_grad()
 def stock_states(backbone, e: Encoded, left: int = 0, right: int = 0, kernel: str = "sdpa") -> Tensor: # [T, hidden]
@@ -163,7 +214,8 @@ def probe(backbone, stock: tuple[str, ...] = ("sdpa",), # transformers' own kern
     "Ask a Backbone who sees whom. Weights, mode, config and kernel are left as they were."
     began, training, device = time.perf_counter(), backbone.training, backbone.device
     backbone.eval()
-    ea, eb = (encode(backbone.encoder, d) for d in probe_documents())
+    encoder = with_room(backbone.encoder, LONG)
+    ea, eb = (encode(encoder, d) for d in probe_documents())
     both, a = pack([ea, eb]).to(device), pack([ea]).to(device)
     n, images, open_ = len(a), a.image_tokens, backbone.bidirectional
     h, ha, hb = backbone(both), backbone(a), backbone(pack([eb]).to(device))
@@ -190,6 +242,7 @@ def probe(backbone, stock: tuple[str, ...] = ("sdpa",), # transformers' own kern
     for kernel in stock:
         for name, (left, right) in PADDINGS.items():
             add(f"stock {kernel}, {name}", size(stock_states(backbone, ea, left, right, kernel) - ha), "equal", limit)
+    for name, value, must in probe_ends(backbone, pack([long_document(encoder)]).to(device)): add(name, value, must)
     report.layers = probe_layers(backbone, a)
     backbone.train(training)
     report.seconds = time.perf_counter() - began
