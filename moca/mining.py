@@ -6,8 +6,9 @@
 from __future__ import annotations
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from io import BytesIO
 from pathlib import Path
 import pyarrow as pa
@@ -16,24 +17,30 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 from .checkpoints import atomic
-from .contrastive import complete, content_key, number
+from .content import content_key, empty, same
+from .contrastive import complete
 from .documents import BadInput, Document, ImageRef, Pair
 from .embedder import Embedder
 from .losses import maxsim
 
 # %% auto #0
-__all__ = ['search', 'approximate', 'MiningReport', 'Rule', 'mine', 'picture_bytes', 'pair_row', 'pair_schema', 'write_pairs']
+__all__ = ['check_finite', 'search', 'approximate', 'MiningReport', 'Rule', 'candidates', 'Answers', 'mine', 'searchable',
+           'picture_bytes', 'pair_row', 'pair_schema', 'write_pairs']
 
 # %% ../nbs/15_mining.ipynb #efff1bcb
+def check_finite(vectors, name: str) -> None:
+    "Raises `BadInput` for vectors with NaN or infinity."
+    single = isinstance(vectors, Tensor)
+    fine = torch.isfinite(vectors).all(1) if single else torch.tensor([bool(torch.isfinite(v).all()) for v in vectors])
+    if bad := (~fine).nonzero()[:, 0].tolist():
+        raise BadInput(f"{len(bad)} of the {name} have vectors with NaN, the first is number {bad[0]}: the model is broken")
+
 def search(queries, documents, # tensors [n, dim] of unit rows, or lists of [tokens, dim]
            k: int, block: int = 8192, # Documents compared at a time
            ) -> tuple[Tensor, Tensor]: # scores and numbers of the best Documents, [Q, k], the best first
     "Exact search by cosine similarity, or by MaxSim for token vectors. Raises `BadInput` for vectors with NaN."
     if not len(documents): raise BadInput("there are no Documents to search: give a corpus, or leave it out to search the pairs' own")
-    for name, x in (("queries", queries), ("documents", documents)):
-        fine = torch.isfinite(x).all(1) if isinstance(x, Tensor) else torch.tensor([bool(torch.isfinite(v).all()) for v in x])
-        if bad := (~fine).nonzero()[:, 0].tolist():
-            raise BadInput(f"{len(bad)} of the {name} have vectors with NaN, the first is number {bad[0]}: the model is broken")
+    check_finite(queries, "queries"); check_finite(documents, "documents")
     single, best, at = isinstance(queries, Tensor), None, None
     for start in range(0, len(documents), block):
         some = documents[start:start + block]
@@ -45,7 +52,9 @@ def search(queries, documents, # tensors [n, dim] of unit rows, or lists of [tok
     return best, at
 
 def approximate(queries: Tensor, documents: Tensor, k: int, links: int = 32) -> tuple[Tensor, Tensor]:
-    "The same from a graph of neighbours (HNSW): fast, not exact. Raises `BadInput` without faiss."
+    """The same from a graph of neighbours (HNSW): fast, not exact; number -1 where the graph led to no more. Raises `BadInput` without
+    faiss, and for vectors with NaN."""
+    check_finite(queries, "queries"); check_finite(documents, "documents")
     try: import faiss
     except ImportError as e:
         raise BadInput("approximate search needs the package faiss: pip install faiss-cpu, or raise approximate_above") from e
@@ -60,22 +69,37 @@ def approximate(queries: Tensor, documents: Tensor, k: int, links: int = 32) -> 
 class MiningReport:
     "What mining found."
     pairs: int = 0
-    documents: int = 0 # of the corpus, equal ones once
+    asked: int = 0 # negatives of a pair
+    documents: int = 0 # that were searched, equal ones once
+    copies: int = 0 # Documents that equal another
+    empty: int = 0 # Documents without content
+    replaced: int = 0 # the pairs' own negatives that are not kept
     found: Counter = field(default_factory=Counter) # negatives of a pair: number of pairs
     passed: Counter = field(default_factory=Counter) # why candidates were passed over: how many
     positive: list[float] = field(default_factory=list) # similarity of each query with its positive
     negative: list[float] = field(default_factory=list) # and with the negatives that were kept
     examples: list[str] = field(default_factory=list)
 
+    @property
+    def found_none(self) -> bool:
+        "Was not a single negative found?"
+        return not self.negative
+
+    def counts(self) -> str:
+        "How many were asked for and found."
+        left = [f"{n:,} {what}" for n, what in ((self.copies, "copies"), (self.empty, "without content")) if n]
+        searched = f"{self.documents:,} Documents" + (f" ({' and '.join(left)} left out)" if left else "")
+        mean, few = len(self.negative) / max(1, self.pairs), sum(n for k, n in self.found.items() if k < self.asked)
+        short = f"; fewer for {few:,} pairs, none for {self.found[0]:,} of them" if few else ""
+        return f"{self.pairs:,} pairs against {searched}: {mean:.2f} of {self.asked} negatives a pair{short}"
+
     def text(self) -> str:
         "A few lines: counts, similarities, examples."
         mean = lambda x: sum(x) / len(x) if x else float("nan")
-        wanted = max(self.found, default=0)
-        few = sum(n for k, n in self.found.items() if k < wanted)
-        short = f"; {few:,} pairs have fewer than {wanted}" if few else ""
-        lines = [f"{self.pairs:,} pairs against {self.documents:,} Documents: {len(self.negative):,} negatives{short}",
-                 "passed over: " + (", ".join(f"{n:,} {why}" for why, n in self.passed.most_common()) or "none"),
-                 f"mean similarity: {mean(self.positive):.3f} with the positive, {mean(self.negative):.3f} with a mined negative"]
+        lines = [self.counts(), "passed over: " + (", ".join(f"{n:,} {why}" for why, n in self.passed.most_common()) or "none")]
+        if self.replaced: lines.append(f"not kept: {self.replaced:,} negatives that the pairs had before")
+        if self.found_none: lines.append("no negative was found: look deeper (depth), allow more similar ones (ratio, margin), or search a corpus")
+        else: lines.append(f"mean similarity: {mean(self.positive):.3f} with the positive, {mean(self.negative):.3f} with a mined negative")
         return "\n".join(lines + self.examples)
 
 # %% ../nbs/15_mining.ipynb #310cb10e
@@ -101,16 +125,47 @@ class Rule:
         ratio = positive - (1 - self.ratio) * abs(positive) if self.ratio is not None else float("inf")
         return min(ratio, positive - self.margin if self.margin is not None else float("inf"))
 
-    def choose(self, scores: list[float], keys: list[int], positive: float, known: set[int], passed: Counter) -> list[int]:
+    def choose(self, scores: list[float], keys: list, positive: float, # similarities and keys of the candidates; key None: there is none
+               known: set, passed: Counter, # keys of the right answers; counts why candidates are passed over
+               copy: Callable = lambda key, kept: None # why a candidate is no new one beside the known and those kept; None: it is one
+               ) -> list[int]:
         "Places of the candidates to keep, the most similar first."
         kept, skipped, limit = [], 0, self.limit(positive)
         for i, (s, key) in enumerate(zip(scores, keys)):
             if len(kept) == self.negatives: break
+            if key is None: continue
             if key in known: passed["known answers"] += 1
             elif s > limit: passed["too similar"] += 1
+            elif why := copy(key, [keys[k] for k in kept]): passed[why] += 1
             elif skipped < self.skip: skipped += 1; passed["skipped ranks"] += 1
             else: kept.append(i)
         return kept
+
+# %% ../nbs/15_mining.ipynb #fee537b2
+def candidates(documents: Sequence[Document], report: MiningReport) -> dict[bytes, Document]:
+    "Documents by their content, those without any left out."
+    found = {}
+    for d in documents:
+        if empty(d): report.empty += 1; continue
+        if found.setdefault(content_key(d), d) is not d: report.copies += 1
+    report.documents += len(found)
+    return found
+
+class Answers:
+    "The right answers of each query: the positives of all pairs that ask it, and itself."
+    def __init__(self, pairs: Sequence[Pair]):
+        self.of = defaultdict(dict)
+        for p in pairs: self.of[content_key(p.query)] |= {content_key(d): d for d in (p.query, p.positive)}
+
+    def keys(self, p: Pair) -> set[bytes]:
+        "Their keys."
+        return set(self.of[content_key(p.query)])
+
+    def copy(self, p: Pair, doc: Document, negatives: Sequence[Document]) -> str | None:
+        "Why a Document that has another key is no new negative for a pair; None if it is one. Only pictures can look the same."
+        if not doc.images: return None
+        if any(same(doc, d) for d in self.of[content_key(p.query)].values()): return "copies of known answers"
+        return "copies of other negatives" if any(same(doc, d) for d in negatives) else None
 
 # %% ../nbs/15_mining.ipynb #d532c55c
 def mine(e: Embedder, pairs: Sequence[Pair],
@@ -121,35 +176,44 @@ def mine(e: Embedder, pairs: Sequence[Pair],
          pack_tokens: int = 4096, progress: bool = True, examples: int = 3) -> tuple[list[Pair], MiningReport]:
     "Pairs with hard negatives that the model itself finds (each pair keeps its place), and a report. Raises `BadInput`."
     if not len(pairs): raise BadInput("there are no pairs to mine negatives for")
-    report, out, groups = MiningReport(len(pairs)), [None] * len(pairs), defaultdict(list)
+    report, out, groups = MiningReport(len(pairs), rule.negatives), [None] * len(pairs), defaultdict(list)
     for i, p in enumerate(pairs): groups[p.task].append((i, complete(p)))
+    embed = lambda docs: e.encode(docs, pack_tokens, progress)
+    shared = None if corpus is None else searchable(candidates(corpus, report), embed)
     for group in tqdm(groups.values(), desc="mine", unit="task", disable=not progress):
-        own = corpus if corpus is not None else [d for _, p in group for d in (p.positive, *p.negatives)]
-        docs, embed = {content_key(d): d for d in own}, lambda docs: e.encode(docs, pack_tokens, progress)
+        asking = [p for _, p in group]
+        docs, vectors = shared or searchable(candidates([d for p in asking for d in (p.positive, *p.negatives)], report), embed)
         find = approximate if len(docs) > approximate_above and not e.multi_vector else search
-        for (i, _), p in zip(group, _mine([p for _, p in group], docs, embed, find, rule, keep, report)): out[i] = p
+        for (i, _), p in zip(group, _mine(asking, docs, vectors, embed, find, rule, keep, report)): out[i] = p
     shown = [p for p in out if p.negatives][::max(1, len(out) // max(1, examples))][:examples]
     report.examples = [f"  {_short(p.query)} -> {_short(p.positive)}; not {', '.join(map(_short, p.negatives))}" for p in shown]
     return out, report
 
-def _mine(pairs: list[Pair], docs: dict[int, Document], encode, find, rule: Rule, keep: bool, report: MiningReport) -> list[Pair]:
-    "The same for one task; `docs` are the candidates by content."
-    asked, answers, searched = {content_key(p.query): p.query for p in pairs}, defaultdict(set), len(docs)
-    for p in pairs: answers[content_key(p.query)] |= {content_key(p.positive), content_key(p.query)}
-    docs = docs | {k: p.positive for p in pairs if (k := content_key(p.positive)) not in docs} # behind the candidates: not searched
-    q, d, keys = encode(list(asked.values())), encode(list(docs.values())), list(docs)
-    scores, at = find(q, d[:searched], rule.depth)
-    ask, place, out = {k: i for i, k in enumerate(asked)}, {k: i for i, k in enumerate(keys)}, []
-    report.documents += searched
+def searchable(docs: dict[bytes, Document], embed: Callable) -> tuple[dict, Sequence[Tensor]]:
+    "Candidates and their vectors. Raises `BadInput` if there are none."
+    if not docs: raise BadInput("there are no Documents to search: give a corpus, or leave it out to search the pairs' own")
+    return docs, embed(list(docs.values()))
+
+def _mine(pairs: list[Pair], docs: dict[bytes, Document], vectors, embed, find, rule: Rule, keep: bool, report: MiningReport) -> list[Pair]:
+    "The same for one task; `docs` are the candidates by content, `vectors` theirs."
+    asked, answers, keys = {content_key(p.query): p.query for p in pairs}, Answers(pairs), list(docs)
+    outside = {k: p.positive for p in pairs if (k := content_key(p.positive)) not in docs} # positives that are not searched
+    q = dict(zip(asked, embed(list(asked.values()))))
+    d = dict(zip(keys, vectors)) | (dict(zip(outside, embed(list(outside.values())))) if outside else {})
+    scores, at = find(torch.stack(list(q.values())) if isinstance(vectors, Tensor) else list(q.values()), vectors, rule.depth)
+    rank = {k: (s, [keys[r] if r >= 0 else None for r in rows]) for k, s, rows in zip(asked, scores.tolist(), at.tolist())}
+    out = []
     for p in pairs:
-        i, j = ask[content_key(p.query)], place[content_key(p.positive)]
-        positive = float(q[i] @ d[j]) if isinstance(q, Tensor) else float(maxsim([q[i]], [d[j]]))
-        known = answers[content_key(p.query)] | ({content_key(n) for n in p.negatives} if keep else set())
-        rows = at[i].tolist()
-        chosen = rule.choose(scores[i].tolist(), [keys[r] for r in rows], positive, known, report.passed)
-        report.positive.append(positive); report.negative += [float(scores[i, c]) for c in chosen]
+        query, answer = q[content_key(p.query)], d[content_key(p.positive)]
+        positive = float(query @ answer if query.ndim == 1 else maxsim([query], [answer]))
+        own = [n for n in p.negatives if not empty(n) and not same(n, p.positive)] if keep else []
+        report.replaced += len(p.negatives) - len(own)
+        near, found = rank[content_key(p.query)]
+        copy = lambda key, kept: answers.copy(p, docs[key], [*own, *(docs[k] for k in kept)])
+        chosen = rule.choose(near, found, positive, answers.keys(p) | set(map(content_key, own)), report.passed, copy)
+        report.positive.append(positive); report.negative += [near[c] for c in chosen]
         report.found[len(chosen)] += 1
-        out.append(replace(p, negatives=((*p.negatives,) if keep else ()) + tuple(docs[keys[rows[c]]] for c in chosen)))
+        out.append(replace(p, negatives=(*own, *(docs[found[c]] for c in chosen))))
     return out
 
 def _short(doc: Document, most: int = 50) -> str:
@@ -170,9 +234,10 @@ def _beside(ref: ImageRef, folder: Path, root: Path) -> str:
     "The path of a picture as a row names it; written into `folder` unless it lies below `root` already."
     if isinstance(ref.source, Path) and (here := ref.source.resolve()).is_relative_to(root.resolve()):
         return here.relative_to(root.resolve()).as_posix()
-    file = folder/f"{number(ref.key):014x}"
+    data = picture_bytes(ref)
+    file = folder/blake2b(data, digest_size=8).hexdigest() # named by its content: a file that is there already is the same
     if not file.exists():
-        with atomic(file) as part: part.write_bytes(picture_bytes(ref))
+        with atomic(file) as part: part.write_bytes(data)
     return file.relative_to(root).as_posix()
 
 # %% ../nbs/15_mining.ipynb #0454d3a0

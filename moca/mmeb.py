@@ -5,18 +5,21 @@
 # %% ../nbs/15_mmeb.ipynb #a7efa8b8
 from __future__ import annotations
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 from .checkpoints import atomic
+from .content import blank, twins
 from .documents import BadInput, Document, ImageRef, MocaError, Task
 from .rows import SUFFIXES
 
 # %% auto #0
-__all__ = ['MMEB', 'INSTRUCTIONS', 'TARGETS', 'TABLE4', 'TABLE1', 'KIND', 'REPO', 'mmeb_means', 'published', 'read_records',
-           'image_below', 'task_files', 'read_mmeb', 'write_mmeb', 'stand_in', 'unpack', 'fetch_mmeb']
+__all__ = ['MMEB', 'INSTRUCTIONS', 'TARGETS', 'TABLE4', 'TABLE1', 'MMEB_ROW', 'KIND', 'REPO', 'mmeb_means', 'published',
+           'read_records', 'image_below', 'said', 'unfair', 'noted', 'columns_unread', 'task_files', 'read_mmeb',
+           'write_mmeb', 'stand_in', 'unpack', 'fetch_mmeb']
 
 # %% ../nbs/15_mmeb.ipynb #4062b56d
 MMEB = {"classification": "ImageNet-1K N24News HatefulMemes VOC2007 SUN397 Place365* ImageNet-A* ImageNet-R* ObjectNet* Country211*",
@@ -119,42 +122,79 @@ def read_records(path: Path) -> Iterator[tuple[str, dict]]:
 def image_below(folders: Sequence[Path], path: str, where: str) -> ImageRef:
     "The picture at a path below the first of some folders that has it. Raises `BadInput` for a path that leads out of them, or to nothing."
     for folder in folders:
-        full = (folder / path).resolve()
+        try: full, there = (folder / path).resolve(), (folder / path).is_file()
+        except (OSError, ValueError, RuntimeError) as e: # too long, a zero byte, links in a circle
+            raise BadInput(f"{where}: image path {path[:80]!r} cannot be used: {str(e)[:80]}") from e
         if not full.is_relative_to(folder.resolve()):
-            raise BadInput(f"{where}: image path {path!r} leads out of {folder}: only files below it are read")
-        if full.is_file(): return ImageRef.of(full, name=path)
-    raise BadInput(f"{where}: image {path!r} is not in {folders[0]}: unpack the benchmark's images there or name their folder")
+            raise BadInput(f"{where}: image path {path[:80]!r} leads out of {folder}: only files below it are read")
+        if there: return ImageRef.of(full, name=path)
+    raise BadInput(f"{where}: image {path[:80]!r} is not in {folders[0]}: unpack the benchmark's images there or name their folder")
+
+def said(value, where: str, column: str) -> str:
+    "A text of a benchmark; \"\" for null, NaN and what cannot be seen. Raises `BadInput` for anything else."
+    if value is None or isinstance(value, float) and value != value: return ""
+    if not isinstance(value, str): raise BadInput(f"{where}: {column} holds a {type(value).__name__}, not a text")
+    return "" if blank(value) else value
 
 def _mmeb_document(id: str, text: str, image: ImageRef | None) -> Document:
     "MMEB's text as parts, the picture where `<|image_1|>` stands (in front if nowhere)."
-    before, mark, after = (text or "").partition("<|image_1|>")
+    before, mark, after = text.partition("<|image_1|>")
     parts = (before, image, after) if mark and image else (image, before + after)
     return Document(id, tuple(p for p in parts if p))
 
+# %% ../nbs/15_mmeb.ipynb #0f69da62
+def unfair(task: Task) -> int:
+    "Queries with a candidate that equals a right one and counts as wrong. Raises `BadImage`."
+    twin = {j: set(same) for same in twins(task.candidates) for j in same}
+    wrong = lambda i, right: twin.get(right, set()) & set(task.choices[i] if task.choices else twin[right]) - set(task.relevant[i])
+    return sum(any(right in twin and wrong(i, right) for right in task.relevant[i]) for i in range(len(task.queries)))
+
+def noted(task: Task, *more: str) -> Task:
+    "A task whose note also says this, and how many queries have a copy of their right candidate among the wrong ones."
+    n = unfair(task)
+    copies = [f"copies of right candidates that count as wrong: of {n:,} queries"] if n else []
+    return replace(task, note="; ".join([task.note, *(m for m in more if m), *copies]))
+
+def columns_unread(columns: Iterable[str], used: set[str]) -> str:
+    "Columns that a reader does not know, for a note."
+    found = sorted(str(c) for c in set(columns) - used)
+    return f"columns that are not read: {', '.join(found)[:200]}" if found else ""
+
 # %% ../nbs/15_mmeb.ipynb #c0c000bd
+MMEB_ROW = ("qry_text", "qry_img_path", "tgt_text", "tgt_img_path")
+
+def _mmeb_lists(row: dict, where: str) -> list[tuple[str, str]]:
+    "The candidates of a row, (text, image path), the right one first. Raises `BadInput`."
+    try: texts, paths = row["tgt_text"], row["tgt_img_path"]
+    except KeyError as e: raise BadInput(f"{where}: no column {e}: MMEB has {', '.join(MMEB_ROW)}") from None
+    if not isinstance(texts, list) or not isinstance(paths, list) or len(texts) != len(paths) or not texts:
+        raise BadInput(f"{where}: tgt_text and tgt_img_path must be two lists of one length, not empty")
+    found = [(said(t, where, "tgt_text"), said(p, where, "tgt_img_path")) for t, p in zip(texts, paths)]
+    if not any(found[0]): raise BadInput(f"{where}: candidate 0, the right one, is empty")
+    return found
+
 def _mmeb_task(name: str, files: list[Path], images: Sequence[Path]) -> Task:
     "One MMEB task from its files."
-    queries, candidates, choices, places, refs = [], [], [], {}, {}
+    queries, candidates, choices, places, refs, columns, holes = [], [], [], {}, {}, set(), 0
     def ref(path, where):
-        if not path: return None
-        if path not in refs: refs[path] = image_below(images, path, where)
-        return refs[path]
+        if path and path not in refs: refs[path] = image_below(images, path, where)
+        return refs[path] if path else None
     for where, row in (o for file in files for o in read_records(file)):
-        try: texts, paths = row["tgt_text"], row["tgt_img_path"]
-        except KeyError as e: raise BadInput(f"{where}: no column {e}: MMEB has qry_text, qry_img_path, tgt_text, tgt_img_path") from None
-        if not isinstance(texts, list) or not isinstance(paths, list) or len(texts) != len(paths) or not texts:
-            raise BadInput(f"{where}: tgt_text and tgt_img_path must be two lists of one length, not empty")
-        if not texts[0] and not paths[0]: raise BadInput(f"{where}: candidate 0, the right one, is empty")
-        queries.append(_mmeb_document(f"{name}/q{len(queries)}", row.get("qry_text"), ref(row.get("qry_img_path"), where)))
-        for pair in zip(texts, paths):
-            if pair not in places:
-                places[pair] = len(candidates)
-                candidates.append(_mmeb_document(f"{name}/c{len(candidates)}", pair[0], ref(pair[1], where)))
-        choices.append(list(dict.fromkeys(places[pair] for pair in zip(texts, paths)))) # the right one is at 0
+        found, columns = _mmeb_lists(row, where), columns | row.keys()
+        text, path = (said(row.get(c), where, c) for c in MMEB_ROW[:2])
+        if not text and not path: raise BadInput(f"{where}: the query is empty: it has neither qry_text nor qry_img_path")
+        queries.append(_mmeb_document(f"{name}/q{len(queries)}", text, ref(path, where)))
+        holes += sum(not any(pair) for pair in found)
+        for pair in filter(any, found):
+            if pair in places: continue
+            places[pair] = len(candidates)
+            candidates.append(_mmeb_document(f"{name}/c{len(candidates)}", pair[0], ref(pair[1], where)))
+        choices.append(list(dict.fromkeys(places[pair] for pair in found if any(pair)))) # the right one is at 0
     if not queries: raise BadInput(f"task {name!r}: {files[0]} holds no rows: its split is empty; fetch it again")
     family, ind = _mmeb.get(name, ("retrieval", None))
     note = {True: "MMEB, in distribution", False: "MMEB, out of distribution", None: "in MMEB's format"}[ind]
-    return Task(name, family, "precision@1", queries, candidates, [{o[0]} for o in choices], choices, note)
+    task = Task(name, family, "precision@1", queries, candidates, [{o[0]} for o in choices], choices, note)
+    return noted(task, f"{holes:,} empty candidates left out" if holes else "", columns_unread(columns, set(MMEB_ROW)))
 
 # %% ../nbs/15_mmeb.ipynb #4a8fbc50
 def task_files(folder: Path) -> dict[str, list[Path]]:

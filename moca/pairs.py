@@ -39,7 +39,8 @@ def chat_parts(messages: list[dict] | dict, images: Sequence = ()) -> list: # im
     for n, message in enumerate([messages] if isinstance(messages, dict) else messages):
         if n: out.append("\n")
         content = message["content"] if "content" in message else message["value"]
-        out += [chat_item(item) for item in ([content] if isinstance(content, str) else content or [])]
+        if not isinstance(content, (str, list, tuple)): raise BadInput(f"the content of a message is a {type(content).__name__}")
+        out += [chat_item(item) for item in ([content] if isinstance(content, str) else content)]
     return placed(out, list(images))
 
 def chat_item(item) -> str | dict:
@@ -60,7 +61,7 @@ def placed(parts: list, images: list) -> list:
     found = [{"image": next(waiting)} if p == "<image>" else p for p in pieces if p != ""]
     return found if places else [{"image": x} for x in images] + found
 
-# %% ../nbs/10_pairs.ipynb #0aebb062
+# %% ../nbs/10_pairs.ipynb #994f2328
 def side_parts(value, image: Callable) -> list:
     "The parts of one side of a pair. Raises `BadInput` with the reason alone."
     if is_chat(value): return _parts({"parts": chat_parts(value)}, image)
@@ -72,13 +73,14 @@ def side_parts(value, image: Callable) -> list:
 HELD = {"text", "image", "images", "parts", "content", "value", "bytes", "path"} # keys of a side under which content may stand
 ABOUT = {"id", "source", "type", "role", "from"} # and others that mean something
 
-def hollow(value) -> bool:
-    "Does a side hold nothing: null, NaN, a text in which nothing can be seen, or a list or an object of such?"
+def hollow(value, depth: int = 20) -> bool:
+    "Does a side hold nothing: null, NaN, a text in which nothing can be seen, or a list or an object of such (not too deep)?"
+    if not depth: return False
     if value is None or isinstance(value, float) and value != value: return True
     if isinstance(value, str): return blank(value)
-    if isinstance(value, (list, tuple)): return all(map(hollow, value))
+    if isinstance(value, (list, tuple)): return all(hollow(v, depth - 1) for v in value)
     if not isinstance(value, dict): return False
-    return all(hollow(v) for k, v in value.items() if k in HELD or HELD.isdisjoint(value) and k not in ABOUT)
+    return all(hollow(v, depth - 1) for k, v in value.items() if k in HELD or HELD.isdisjoint(value) and k not in ABOUT)
 
 def first(row: dict, *names: str):
     "The value of the first of some columns that holds something; None if none does."

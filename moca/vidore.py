@@ -4,13 +4,14 @@
 
 # %% ../nbs/15_vidore.ipynb #126dd141
 from __future__ import annotations
+from collections import Counter
 from pathlib import Path
 from .documents import BadInput, Document, ImageRef, Task
-from .mmeb import image_below, read_records
+from .mmeb import columns_unread, image_below, noted, read_records, said
 from .rows import SUFFIXES
 
 # %% auto #0
-__all__ = ['PAGE', 'METRICS', 'read_vidore']
+__all__ = ['PAGE', 'METRICS', 'USES', 'Part', 'read_vidore']
 
 # %% ../nbs/15_vidore.ipynb #be7e53e1
 PAGE = "\nRepresent the given document image." # MoCa's text after each page; worth ten points (chapter 4)
@@ -21,40 +22,76 @@ def _part_files(folder: Path, name: str) -> list[Path]:
     return sorted(p for pattern in (f"{name}.*", f"{name}-*", f"{name}/*") for p in folder.glob(pattern) if p.suffix.lower() in SUFFIXES)
 
 def _field(row: dict, where: str, *names: str):
-    "The first of these columns that the row has."
+    "The first of these columns that the row has. Raises `BadInput` if there is none, or only null and NaN."
     for name in names:
-        if row.get(name) is not None: return row[name]
-    raise BadInput(f"{where}: no column {' or '.join(names)}")
+        if row.get(name) is not None and row[name] == row[name]: return row[name]
+    raise BadInput(f"{where}: no column {' or '.join(names)}" + ("" if not any(n in row for n in names) else " with a value"))
+
+class Part:
+    "The rows of `queries`, `corpus` or `qrels` by their id. The same row twice is read once; raises `BadInput` if two differ."
+    def __init__(self, folder: Path, name: str, ids: tuple[tuple[str, ...], ...]): # the columns of its id, each under several names
+        self.rows, self.columns, self.repeated = {}, set(), 0
+        for where, row in (o for f in _part_files(folder, name) for o in read_records(f)):
+            key = tuple(str(_field(row, where, *names)) for names in ids)
+            first, old = self.rows.setdefault(key, (where, row))
+            if old is row: self.columns |= row.keys(); continue
+            if old != row: raise BadInput(f"{where}: the id {' and '.join(key)[:80]} was used at {first}, for something else")
+            self.repeated += 1
+
+    def __iter__(self): return ((key, where, row) for key, (where, row) in self.rows.items())
+
+# %% ../nbs/15_vidore.ipynb #3e6681d3
+USES = dict(corpus={"corpus-id", "_id", "image"}, qrels={"corpus-id", "query-id", "score"},
+            queries={"query-id", "_id", "query", "text", "language"})
+
+def _grade(row: dict, where: str) -> float:
+    "How relevant a page is; 1 where a data set has no grades. Raises `BadInput`."
+    if "score" not in row: return 1.0
+    grade = _field(row, where, "score")
+    if isinstance(grade, (int, float)) and not isinstance(grade, bool) and 0 <= grade < float("inf"): return float(grade)
+    raise BadInput(f"{where}: its score is {str(grade)[:80]!r}: give 0 or more")
+
+def _pages(part: Part, folder: Path, page: str) -> list[Document]:
+    "The pages of a data set, in the order of its files."
+    out = []
+    for (key,), where, row in part:
+        image = _field(row, where, "image")
+        image = image_below([folder], image, where) if isinstance(image, str) else ImageRef.of(image, name=f"{folder.name} {where}")
+        out.append(Document(f"{folder.name}/page-{key}", (image, page) if page else (image,)))
+    return out
+
+def _gains(part: Part, rank: dict[str, int], name: str) -> dict[str, dict[int, float]]:
+    "{query: {page: grade}}, grades above 0. Raises `BadInput` for a page that is not there."
+    gains = {}
+    for (query, key), where, row in part:
+        if key not in rank: raise BadInput(f"{where}: corpus-id {key[:80]} is not in the corpus of {name}: the download is incomplete")
+        if grade := _grade(row, where): gains.setdefault(query, {})[rank[key]] = grade
+    return gains
 
 def _vidore_task(folder: Path, language: str | None, page: str, metric: str) -> Task:
     "One data set of ViDoRe."
-    corpus, rank, gains, queries, languages = [], {}, {}, [], set()
-    for where, row in (o for f in _part_files(folder, "corpus") for o in read_records(f)):
-        image = _field(row, where, "image")
-        image = image_below([folder], image, where) if isinstance(image, str) else ImageRef.of(image, name=f"{folder.name} {where}")
-        rank[key := str(_field(row, where, "corpus-id", "_id"))] = len(corpus)
-        corpus.append(Document(f"{folder.name}/page-{key}", (image, page) if page else (image,)))
-    for where, row in (o for f in _part_files(folder, "qrels") for o in read_records(f)):
-        key = str(_field(row, where, "corpus-id"))
-        if key not in rank: raise BadInput(f"{where}: corpus-id {key} is not in the corpus of {folder.name}: the download is incomplete")
-        grade = float(row.get("score", 1) or 0)
-        if grade > 0: gains.setdefault(str(_field(row, where, "query-id")), {})[rank[key]] = grade
-    left = 0
-    for where, row in (o for f in _part_files(folder, "queries") for o in read_records(f)):
-        languages.add(row.get("language"))
-        if language is not None and row.get("language") != language: continue
-        key = str(_field(row, where, "query-id", "_id"))
-        if key in gains: queries.append((key, str(_field(row, where, "query", "text"))))
-        else: left += 1
+    ids = dict(corpus=(("corpus-id", "_id"),), qrels=(("query-id",), ("corpus-id",)), queries=(("query-id", "_id"),))
+    parts = {name: Part(folder, name, columns) for name, columns in ids.items()}
+    pages = _pages(parts["corpus"], folder, page)
+    gains = _gains(parts["qrels"], {key: n for n, ((key,), *_) in enumerate(parts["corpus"])}, folder.name)
+    queries, count = [], Counter()
+    for (key,), where, row in parts["queries"]:
+        text = said(_field(row, where, "query", "text"), where, "the query")
+        if not text: raise BadInput(f"{where}: the query {key[:80]} is empty")
+        if language is not None and row.get("language") != language: count["queries in other languages left out"] += 1
+        elif key not in gains: count["queries without a right page left out"] += 1
+        else: queries.append((key, text))
     if not queries:
-        which = f" in {language!r}; there are {sorted(map(str, languages))}" if language else ""
-        raise BadInput(f"{folder.name}: no query with a right page{which}")
+        languages = sorted({str(row.get("language")) for *_, row in parts["queries"]})
+        raise BadInput(f"{folder.name}: no query with a right page" + (f" in {language!r}; there are {languages}" if language else ""))
+    count["rows that stand there twice read once"] = sum(p.repeated for p in parts.values())
+    count["queries with judgements that are not there"] = len(gains.keys() - {key for (key,), *_ in parts["queries"]})
     graded = any(g != 1 for key, _ in queries for g in gains[key].values())
-    note = "graded relevance" if graded else "binary relevance"
-    note += f"; {left} queries without a right page left out" if left else ""
-    return Task(f"{folder.name} ({language})" if language else folder.name, "visual-document", metric,
-                [Document(f"{folder.name}/q-{k}", (t,)) for k, t in queries], corpus,
-                [gains[k] if graded else set(gains[k]) for k, _ in queries], note=note)
+    unread = columns_unread({f"{name}.{c}" for name, p in parts.items() for c in p.columns}, {f"{name}.{c}" for name in USES for c in USES[name]})
+    task = Task(f"{folder.name} ({language})" if language else folder.name, "visual-document", metric,
+                [Document(f"{folder.name}/q-{k}", (t,)) for k, t in queries], pages,
+                [gains[k] if graded else set(gains[k]) for k, _ in queries], note="graded relevance" if graded else "binary relevance")
+    return noted(task, *(f"{n:,} {what}" for what, n in count.items() if n), unread)
 
 # %% ../nbs/15_vidore.ipynb #31192857
 def read_vidore(folder: str | Path, # a data set in BEIR layout, or a folder of such
@@ -66,6 +103,10 @@ def read_vidore(folder: str | Path, # a data set in BEIR layout, or a folder of 
     if not folder.is_dir():
         raise BadInput(f"{folder} is no folder: give a ViDoRe data set with queries, corpus and qrels, or a folder of such")
     folders = [folder, *sorted(p for p in folder.iterdir() if p.is_dir())]
-    sets = [f for f in folders if all(_part_files(f, name) for name in ("queries", "corpus", "qrels"))]
+    has = {f: [name for name in USES if _part_files(f, name)] for f in folders}
+    for f, names in has.items():
+        if 0 < len(names) < 3 and f.name not in USES:
+            raise BadInput(f"{f.name} has {' and '.join(names)}, and no {' and no '.join(USES.keys() - names)}: complete or remove it")
+    sets = [f for f in folders if len(has[f]) == 3]
     if not sets: raise BadInput(f"{folder} holds no data set with queries, corpus and qrels (.parquet or .jsonl)")
     return [_vidore_task(f, language, page, metric) for f in sets]

@@ -81,7 +81,18 @@ def layout(name: str, row: dict) -> dict:
     if name == "colpali": return dict(query=query, pos_target=positives, neg_target=negatives)
     if name == "chats": return dict(query=chat(query), positive=chat(positives[0]), negatives=[chat(n) for n in negatives])
     if name == "swift": return dict(messages=chat(query), positive_messages=[chat(p) for p in positives], negative_messages=[chat(n) for n in negatives])
-    if name == "tevatron": return dict(query_id=None, query=query, positive_passages=positives, negative_passages=negatives)
+    apart = lambda v: ("<|image_1|>", v["image"]) if isinstance(v, dict) else (v, "")
+    if name == "tevatron":
+        text, image = apart(query)
+        return dict(query_id=None, query_text="" if image else text, query_image=image, positive_passages=positives, negative_passages=negatives)
+    if name == "mmeb":
+        (qry, qry_image), (pos, pos_image), rest = apart(query), apart(positives[0]), list(map(apart, negatives))
+        return dict(qry=qry, qry_image_path=qry_image, pos_text=pos, pos_image_path=pos_image, neg_text=[t for t, _ in rest],
+                    neg_image_path=[p for _, p in rest])
+    if name == "order": return dict(one=query, two=positives[0]) | {f"x{k}": n for k, n in enumerate(negatives)}
+    if name == "folder":
+        named = lambda key, v: {f"{key}_file_name": v["image"]} if isinstance(v, dict) else {key: v}
+        return named("query", query) | named("positive", positives[0]) | {"negatives": negatives}
     raise KeyError(name)
 
 
@@ -92,19 +103,20 @@ def meaning(doc):
 
 
 @pytest.mark.parametrize("images", [False, True])
-@pytest.mark.parametrize("name", ["native", "numbered", "flag", "colpali", "chats", "swift"])
+@pytest.mark.parametrize("name", ["native", "numbered", "flag", "colpali", "chats", "swift", "tevatron", "mmeb", "order", "folder"])
 def test_json_lines(tmp_path, name, images):
     drawn(tmp_path)
     for seed in range(12):
         sides = Sides(random.Random(f"{name} {images} {seed}"), images)
         rows = [sides.row(sides.draw.choice([0, .1, .3])) for _ in range(20)]
-        if name in ("native", "numbered", "chats"):
+        if name in ("native", "numbered", "chats", "mmeb", "order", "folder"):
             for r in rows: del r["positives"][1:]
         lines = [json.dumps(layout(name, r)) for r in rows]
         broken = {k for k in range(20) if sides.draw.random() < .1}
         path = tmp_path/f"{seed}.jsonl"
         path.write_text("\n".join("{torn" if k in broken else line for k, line in enumerate(lines)), "utf-8")
-        check(path, [None if k in broken else expected(r) for k, r in enumerate(rows)], rows)
+        options = dict(format=dict(numbered="native", chats="native", folder="native").get(name, name)) # broken lines first: nothing to tell it from
+        check(path, [None if k in broken else expected(r) for k, r in enumerate(rows)], rows, **options)
 
 
 @pytest.mark.parametrize("name", ["native", "flag"])
@@ -124,9 +136,9 @@ def test_tables(tmp_path, name):
         check(tmp_path/"rows.csv", [expected(r) for r in rows], rows)
 
 
-def check(path: Path, want: list, rows: list) -> None:
+def check(path: Path, want: list, rows: list, **options) -> None:
     "Rows and negatives add up, and each kept Pair is what the oracle says."
-    try: pairs, report = read_pairs(path, verify=True)
+    try: pairs, report = read_pairs(path, verify=True, **options)
     except BadInput as e:
         assert not any(want), e
         return
@@ -141,3 +153,31 @@ def check(path: Path, want: list, rows: list) -> None:
         assert (meaning(p.query), meaning(p.positive), [meaning(n) for n in p.negatives]) == (query, positive, negatives), p.id
         assert content_key(p.positive) not in map(content_key, p.negatives)
     for why in (EMPTY, COPY, TWICE): assert account[why] == sum(w[3][why] for w, _ in good), why
+
+
+JUNK = [None, True, 0, -1, 1e308, float("nan"), float("inf"), "", " ", "[", "[[", "{}", "[Music]", "<image>", "<|image_1|>", "\x00", "x" * 200, [], [None], [[]],
+        [1, 2], ["a", 3], {}, {"text": None}, {"text": 5}, {"image": ""}, {"image": 7}, {"image": "a\x00b"}, {"image": "../up.png"},
+        {"image": "https://example.org/a.png"}, {"bytes": "/etc/hostname"}, {"bytes": None, "path": None}, {"parts": "a"}, {"parts": [{}, None]}, {"content": 3},
+        {"content": None}, [{"role": "user"}], [{"content": [{"type": "audio"}]}], [{"from": "gpt", "value": 7}], {"docid": 1, "text": ["x"]}, {"id": []}]
+
+
+def test_junk(tmp_path):
+    "Whatever stands in whatever column: a row is kept or rejected with its place, and nothing else happens."
+    from moca.pairs import MMEB_COLUMNS, NATIVE_COLUMNS, PAIR_FORMATS, SWIFT_COLUMNS, TEVATRON_COLUMNS
+    columns = dict(mmeb=MMEB_COLUMNS, native=NATIVE_COLUMNS | {"negative", "negative_7"}, swift=SWIFT_COLUMNS, tevatron=TEVATRON_COLUMNS)
+    deep = "a"
+    for _ in range(300): deep = [deep]
+    for name, layout_ in PAIR_FORMATS.items():
+        draw = random.Random(name)
+        names = sorted(columns.get(name) or layout_.uses or {"a", "b", "c"}) + ["id", "query_file_name", "odd"]
+        rows = [{c: draw.choice([*JUNK, deep]) for c in names if draw.random() < .7} for _ in range(300)]
+        path = tmp_path/f"{name}.jsonl"
+        path.write_text("\n".join(map(json.dumps, rows)), "utf-8")
+        try: pairs, report = read_pairs(path, format=name, verify=True)
+        except BadInput as e: # none was kept
+            assert "none of 300 rows" in str(e) or "is not in the layout" in str(e), e
+            continue
+        assert report.n_met == 300 == len(pairs) + len(report.rejected)
+        assert all(r.where.startswith(path.name) and 0 < len(r.why) < 500 for r in report.rejected)
+        assert all(not p.query.text.isspace() for p in pairs)
+        report.summary()
