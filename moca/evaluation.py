@@ -157,7 +157,7 @@ def paired_difference(a: Score, b: Score, seed: int = 0) -> tuple[float, float, 
     difference = a.per_query - b.per_query
     return (difference.mean().item(), *bootstrap(difference, seed))
 
-# %% ../nbs/04_eval.ipynb #d4f70252
+# %% ../nbs/04_eval.ipynb #f18d1b4f
 _nothing = regex.compile(r"[\s\p{Cf}\p{Cc}]*") # spaces, and characters that show nothing
 
 def has_content(doc: Document) -> bool:
