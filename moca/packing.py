@@ -80,10 +80,10 @@ class Encoder:
             config = AutoConfig.from_pretrained(path, trust_remote_code=False)
             kind = getattr(transformers, family_of(config).processor)
             tokenizer, processor = AutoTokenizer.from_pretrained(path, trust_remote_code=False), kind.from_pretrained(path)
+            return cls(tokenizer, processor, config, max_length, min_pixels, max_pixels, end_token)
         except BadInput: raise
         except Exception as e: # OSError, ValueError, ImportError, the hub library's own ...
-            raise BadInput(f"{path} is no complete model directory: {str(e).strip().splitlines()[0]}") from e
-        return cls(tokenizer, processor, config, max_length, min_pixels, max_pixels, end_token)
+            raise BadInput(f"{path} is no complete model directory: {(str(e).strip() or type(e).__name__).splitlines()[0]}") from e
 
     def save_pretrained(self, path) -> None:
         "Write tokenizer (with its mask token) and image processor (with its pixel limits) into a model directory."
