@@ -290,13 +290,18 @@ def outcome(read: Callable, folder: Path, i: int) -> str:
         return f"{type(e).__name__}: {str(e)[:150]}"
     return ""
 
+def put(file: Path, data: bytes) -> None:
+    "Write a new file: to cut an old one short makes some file systems wait for the disk."
+    file.unlink(missing_ok=True)
+    file.write_bytes(data)
+
 def spread(folder: Path, kind: str, numbers: range, sound: dict[str, bytes]) -> list[Path]:
     "Write mutations into a folder, side by side where there are several; returns the files."
     files = []
     for i in numbers:
         name, data = damage(kind, i, sound)
         file = folder/name if len(numbers) == 1 else folder/f"{Path(name).stem}-{i}{Path(name).suffix}"
-        file.write_bytes(data)
+        put(file, data)
         files.append(file)
     return files
 
@@ -317,7 +322,7 @@ def test_damaged_files(kind, tmp_path):
         if found := outcome(k.read, tmp_path, first): wrong.setdefault(found, f"{kind} {first}")
         if k.batch > 1:
             for file in files: file.unlink()
-        else: files[0].write_bytes(sound[str(files[0].relative_to(tmp_path))])
+        else: put(files[0], sound[str(files[0].relative_to(tmp_path))])
         if len(wrong) >= 8: break
     growth = peak() - start
     assert growth < GROWTH, f"{growth / 2**20:.0f} MiB more memory"
