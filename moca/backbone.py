@@ -23,7 +23,7 @@ from .packing import Encoder, Pack, encode, pack
 from .probe import ProbeReport, probe, prove
 from .proven import prove_once
 from .saving import SETTINGS, read_settings, write_settings
-from .trust import Checked, check_model, check_values, read_tensors
+from .trust import Checked, check_model, check_values, read_tensors, reading
 from .weights import sharding
 
 # %% auto #0
@@ -199,13 +199,10 @@ def load_weights(path: str, checked: Checked, # what `check_model` found there
                  needs_head: bool = False # a missing vocabulary head is an error too
                  ) -> tuple[nn.Module, list[str]]: # the stock model, and the weights that were not there
     "The stock model with its weights, all of them finite. Raises `BadInput` that lists missing and unexpected ones."
-    try:
+    with reading(path):
         check_room(path, AutoConfig.from_pretrained(path, trust_remote_code=False), checked)
         model, info = AutoModelForImageTextToText.from_pretrained(
             path, dtype=dtype, output_loading_info=True, use_safetensors=True, trust_remote_code=False, ignore_mismatched_sizes=False)
-    except BadInput: raise
-    except Exception as e: # OSError, RuntimeError, ValueError, SafetensorError, the hub library's own ...
-        raise BadInput(f"{path} can't be loaded: {(str(e).strip() or type(e).__name__).splitlines()[0]}") from e
     missing, unexpected = (sorted(info[f"{kind}_keys"]) for kind in ("missing", "unexpected"))
     headless = [k for k in missing if k.endswith("lm_head.weight")]
     if headless and needs_head:
@@ -230,7 +227,7 @@ def check_holes(path: str, missing: list[str], unexpected: list[str]) -> None:
     lists = "; ".join(f"{len(keys)} {kind}: {', '.join(keys[:8])}{' ...' if len(keys) > 8 else ''}" for kind, keys in wrong.items())
     raise BadInput(f"{path} has {lists}; a model with holes runs on random numbers (strict=False loads it all the same)")
 
-# %% ../nbs/01_bidirectional_backbone.ipynb #94fddb90
+# %% ../nbs/01_bidirectional_backbone.ipynb #92823a82
 def released(model: str | Path | None, checked: Checked) -> str | None:
     """Where the processor is of weights that MoCa's authors released, by their hub name or the class that their config names:
     an empty string for "with the weights"; None for other models."""
@@ -265,7 +262,7 @@ def stored_backbone(model: str | Path | None, bidirectional: bool | None, dtype:
         raise BadInput(f"{path}: {SETTINGS} says {'bidirectional' if saved['bidirectional'] else 'causal'} "
                        "and config.json the opposite: one of them was changed by hand")
     set_causal(net, is_causal(net) if bidirectional is None else not bidirectional) # the modules follow the config
-    backbone = Backbone(net.to(device), encoder, attention, prompts=saved.get("prompts"))
+    with reading(path): backbone = Backbone(net.to(device), encoder, attention, prompts=saved.get("prompts"))
     if saved.get("bidirectional") == backbone.bidirectional: # pooling belongs to the mask it was trained with
         backbone.pooling = saved.get("pooling")
     if saved.get("projection"): backbone.projection = read_projection(path, backbone.hidden_size).to(device)
@@ -303,7 +300,8 @@ def load_backbone(model: str | Path | PretrainedConfig | None = None, # director
         set_causal(net, is_causal(net) if bidirectional is None else not bidirectional)
         backbone = Backbone(net.to(device), encoder, attention)
     backbone.eval()
-    if check is not False: prove(backbone) if files is None else prove_once(backbone, files, again=bool(check))
+    with reading("the model" if isinstance(model, PretrainedConfig) else model or "the embedded model"):
+        if check is not False: prove(backbone) if files is None else prove_once(backbone, files, again=bool(check))
     if lora: add_lora(backbone, mask_row=needs_head, **(lora if isinstance(lora, dict) else dict(r=lora)))
     checkpoint_activations(backbone.model, checkpointing)
     return backbone

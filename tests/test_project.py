@@ -148,6 +148,44 @@ def test_harmless_code_passes():
     "`model.eval()` and a refusal of remote code are no dangers."
     assert not list(dangers(ast.parse("model.eval()\nload_file(p)\nf(trust_remote_code=False)")))
 
+OWN = {"Embedder", "Encoder", "cls"} # their `from_pretrained` is moca's, and checks the directory
+WITHOUT_CODE = {"kind"} # an image processor's class, which runs nothing but itself
+
+def careless(tree):
+    "The calls that load something from outside and leave it to a library whether code and pickles may come with it."
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute): continue
+        owner, name = ast.unparse(node.func.value).split(".")[-1], node.func.attr
+        given = {k.arg: ast.unparse(k.value) for k in node.keywords}
+        if name not in ("from_pretrained", "from_config") or owner in OWN | WITHOUT_CODE: continue
+        if not owner.startswith("Auto"): yield node.lineno, f"{owner}.{name}: whose is it?"
+        if given.get("trust_remote_code") != "False": yield node.lineno, f"{owner}.{name} without trust_remote_code=False"
+        if owner.startswith("AutoModel") and name == "from_pretrained" and given.get("use_safetensors") != "True":
+            yield node.lineno, f"{owner}.{name} without use_safetensors=True"
+
+@each(modules)
+def test_loads_with_care(path):
+    "Every loader is told that no code and no pickle may come with a model."
+    found = list(careless(ast.parse(path.read_text(encoding="utf-8"))))
+    assert not found, found
+
+@pytest.mark.parametrize("src", ["AutoTokenizer.from_pretrained(p)", "AutoConfig.from_pretrained(p, trust_remote_code=x)",
+                                 "transformers.AutoModel.from_pretrained(p, trust_remote_code=False)", "AutoModel.from_config(c)",
+                                 "Qwen2VLProcessor.from_pretrained(p)"])
+def test_careless_loaders_are_seen(src):
+    "The check above can fail."
+    assert list(careless(ast.parse(src)))
+
+def test_careful_loaders_pass():
+    "The same calls with everything said."
+    for src in ("AutoModel.from_pretrained(p, trust_remote_code=False, use_safetensors=True)", "Embedder.from_pretrained(p)"):
+        assert not list(careless(ast.parse(src)))
+
+def test_hub_data_runs_no_code():
+    "The library of data sets has no scripts any more: a version that has would have to be told."
+    datasets = pytest.importorskip("datasets")
+    assert "trust_remote_code" not in inspect.signature(datasets.load_dataset).parameters
+
 # --- notebooks -----------------------------------------------------------------------------------------------------------
 
 def texts(cell):
