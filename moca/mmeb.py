@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 from .checkpoints import atomic
 from .documents import BadInput, Document, ImageRef, MocaError, Task
-from .rows import SUFFIXES
+from .opening import SUFFIXES
 
 # %% auto #0
 __all__ = ['MMEB', 'INSTRUCTIONS', 'TARGETS', 'TABLE4', 'TABLE1', 'KIND', 'REPO', 'mmeb_means', 'published', 'read_records',

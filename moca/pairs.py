@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from .account import Report
 from .documents import MARKER, BadInput, Document, Pair, _parts, prompt
-from .rows import Lazy, Selection, digest, open_rows
+from .opening import open_rows
+from .rows import Lazy, Selection, digest
 from .sources import ROW, Source, _inside, look, place, renamed, row_id, sift, source_rows
 
 # %% auto #0

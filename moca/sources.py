@@ -27,7 +27,8 @@ from .checkpoints import atomic
 from .account import Ignored, Report
 from .documents import MAX_PIXELS, BadInput, Document, ImageRef, MocaError, _parts, prompt
 from .masking import generator
-from .rows import Chain, Lazy, ParquetRows, Selection, digest, open_rows
+from .opening import open_rows
+from .rows import Chain, Lazy, ParquetRows, Selection, digest
 
 # %% auto #0
 __all__ = ['SAMPLING', 'ROW', 'CHUNK', 'HUB_CAP', 'PART_BYTES', 'GROUP_BYTES', 'Source', 'checked', 'source_of', 'renamed',

@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 from .documents import BadInput, Document, ImageRef, Task
 from .mmeb import image_below, read_records
-from .rows import SUFFIXES
+from .opening import SUFFIXES
 
 # %% auto #0
 __all__ = ['PAGE', 'METRICS', 'read_vidore']
