@@ -19,8 +19,8 @@ from .documents import BadImage, Document, ImageRef
 from .rows import Recent
 
 # %% auto #0
-__all__ = ['BRIGHTNESS', 'COLOUR', 'plain', 'blank', 'empty', 'image_key', 'blocks', 'difference', 'Sketch', 'sketch',
-           'same_image', 'normal', 'content_key', 'same', 'twins']
+__all__ = ['BRIGHTNESS', 'COLOUR', 'plain', 'image_key', 'blocks', 'difference', 'Sketch', 'sketch', 'same_image', 'normal',
+           'content_key', 'same', 'twins']
 
 # %% ../nbs/10_content.ipynb #50b09457
 _hidden = re.compile("[\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff]")
@@ -28,15 +28,6 @@ _hidden = re.compile("[\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\
 def plain(text: str) -> str:
     "A text as it is compared: NFKC, no hidden characters, single spaces, none at the ends."
     return " ".join(_hidden.sub("", unicodedata.normalize("NFKC", text)).split())
-
-# %% ../nbs/10_content.ipynb #80df6fac
-def blank(text: str) -> bool:
-    "Is nothing in a text that could be seen: only spaces, control and format characters?"
-    return all(unicodedata.category(c) in ("Zs", "Zl", "Zp", "Cc", "Cf") for c in text)
-
-def empty(doc: Document) -> bool:
-    "Has a Document neither a picture nor a text with something in it?"
-    return not doc.images and all(blank(p) for p in doc.parts)
 
 # %% ../nbs/10_content.ipynb #85d25625
 @lru_cache(2**16)

@@ -92,7 +92,7 @@ def complete(pair: Pair) -> Pair:
     "The pair. Raises `BadInput` if its query or its positive is missing or empty."
     for name in ("query", "positive"):
         doc = getattr(pair, name)
-        if doc is None or content.empty(doc): raise BadInput(f"pair {pair.id} has no {name}: remove the row or complete it")
+        if doc is None or doc.empty: raise BadInput(f"pair {pair.id} has no {name}: remove the row or complete it")
     return pair
 
 def make_batch(encoder, pairs: list[Pair], negatives: int = 2, budget: int = 8192, # tokens of a Pack

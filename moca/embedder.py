@@ -4,23 +4,146 @@
 
 # %% ../nbs/15_embedder.ipynb #df722a10
 from __future__ import annotations
+import os
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
+from numbers import Real
+from pathlib import Path
 import torch
+from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
+from .account import Report
 from .backbone import Backbone, embed, load_backbone, multi_vector as token_vectors, save
 from .checkpoints import atomic
-from .documents import BadInput, Document, document
+from .documents import BadInput, Document, ImageRef, document
 from .families import model_path
 from .losses import packed, pool_tokens
-from .packing import ahead, encode, length, pack
+from .packing import CUT, SCALED, Encoded, Encoder, Pack, ahead, check_content, encode, layout, pack
 from .planning import plan
 from .saving import read_settings
 
 # %% auto #0
-__all__ = ['Embedder']
+__all__ = ['SINGLE', 'KINDS', 'NO_IMAGE', 'SUFFIXES', 'NAMED', 'KEEP', 'refuse_table', 'items_of', 'input_document', 'input_name',
+           'names_image', 'Inputs', 'Embedder']
+
+# %% ../nbs/15_embedder.ipynb #1ffcf6a3
+SINGLE = (str, bytes, bytearray, dict, Path, Image.Image, ImageRef, Document)
+
+def refuse_table(inputs) -> None:
+    "Raises `BadInput` for a table of pandas, polars or Arrow, with what to write."
+    if not hasattr(inputs, "columns"): return
+    column, rows = "tolist()", "to_dict('records')"
+    if hasattr(inputs, "to_dicts"): column, rows = "to_list()", "to_dicts()"
+    if hasattr(inputs, "to_pylist"): column = rows = "to_pylist()"
+    raise BadInput(f"encode takes a list of inputs, not a {type(inputs).__name__}: write encode(df['text'].{column}) for a column, "
+                   f"encode(df.{rows}) for rows of text and image")
+
+def items_of(inputs) -> Sequence:
+    """What `encode` was given, numbered in the order of iteration: a sequence as it is, anything else as a list.
+    Raises `BadInput` for a single input, a table, or what has no order."""
+    if isinstance(inputs, SINGLE): raise BadInput("encode takes a list: write encode([x]) for a single input")
+    refuse_table(inputs)
+    if isinstance(inputs, (set, frozenset)): raise BadInput("encode takes a list of inputs: a set has no order")
+    numbered = isinstance(inputs, Sequence) or type(inputs).__module__.startswith("datasets.") or not hasattr(inputs, "__iter__")
+    if numbered and hasattr(inputs, "__len__") and hasattr(inputs, "__getitem__"): return inputs
+    try: items = iter(inputs)
+    except TypeError: raise BadInput(f"encode takes a list of inputs, not a {type(inputs).__name__}") from None
+    return [x.as_py() if hasattr(x, "as_py") else x for x in items] # as_py: Arrow's values
+
+# %% ../nbs/15_embedder.ipynb #7c4443d0
+KINDS = (str, bytes, bytearray, memoryview, dict, list, tuple, Path, Image.Image, ImageRef, Document)
+NO_IMAGE = (".txt", ".md", ".pdf", ".csv", ".tsv", ".json", ".jsonl", ".parquet", ".html")
+
+def input_document(x, i: int) -> Document:
+    "Input `i` of `encode` as a Document. Raises `BadInput` with the reason alone."
+    if x is None: raise BadInput("it is None")
+    if type(x).__name__ in ("NAType", "NaTType") or isinstance(x, Real) and x != x: raise BadInput(f"it is {x}, a missing value")
+    if not isinstance(x, KINDS) and not callable(x):
+        raise BadInput(f"it is a {type(x).__name__}: give a text, an image, a Path of one, a dictionary, a list of parts or a Document")
+    if isinstance(x, Path) and x.suffix.lower() in NO_IMAGE:
+        raise BadInput(f"it is the Path {x}, and a Path is that of an image: write {type(x).__name__}.read_text() for a text; "
+                       "the command `moca embed` reads pages and tables")
+    doc = document(x, id=None if isinstance(x, Document) else str(i))
+    try: check_content(doc)
+    except BadInput: raise BadInput("it is empty: no text, no image") from None
+    return doc
+
+def input_name(x, i: int) -> str:
+    "What a message calls an input: its number, and the id that it brings."
+    id = x.id if isinstance(x, Document) else x.get("id") if isinstance(x, dict) else None
+    return f"input {i}" if id is None else f"input {i} (id {id})"
+
+# %% ../nbs/15_embedder.ipynb #2752f9c8
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+NAMED = "texts that name an image, embedded as letters"
+
+def names_image(x) -> bool:
+    "Is it a text that names an image: a file that exists, or an address?"
+    if not isinstance(x, str) or len(x) > 1000: return False
+    if x.startswith(("http://", "https://")): return not any(map(str.isspace, x))
+    return x.lower().endswith(SUFFIXES) and os.path.isfile(x)
+
+# %% ../nbs/15_embedder.ipynb #9a2865c0
+KEEP = 1_000_000 # tokens of inputs that are kept between the first look and the computation
+
+class Inputs:
+    "The inputs of one call of `encode`, looked at once. Raises `BadInput` that counts those which cannot be used, and names the first."
+    def __init__(self, inputs, encoder: Encoder):
+        self.items, self.encoder = items_of(inputs), encoder
+        self.lengths, self.kept, self.tokens = [], {}, 0 # kept: number -> its Document and Layout
+        self.bad, self.n_bad, self.kind = [], 0, BadInput
+        self.told, self.dropped = {CUT: [0, ""], SCALED: [0, ""], NAMED: [0, ""]}, 0 # how many, and the first of them
+        for i in range(len(self.items)): self.look(i)
+        if self.n_bad: raise self.kind(self.complaint())
+
+    def __len__(self): return len(self.items)
+
+    def complaint(self) -> str:
+        "What is wrong with the inputs that cannot be used."
+        if self.n_bad == 1: return self.bad[0]
+        more = f"; and {self.n_bad - len(self.bad):,} more" if self.n_bad > len(self.bad) else ""
+        return f"{self.n_bad:,} of {len(self):,} inputs cannot be used: {'; '.join(self.bad)}{more}"
+
+    def look(self, i: int) -> None:
+        "Check input `i`, and note its length and what is to be said of it."
+        name = f"input {i}"
+        try:
+            x = self.items[i]
+            name = input_name(x, i)
+            doc = input_document(x, i)
+            laid = layout(self.encoder, doc)
+        except BadInput as why: return self.reject(name, why)
+        self.lengths.append(laid.tokens + self.encoder.added)
+        self.dropped += laid.dropped
+        for what, found in ((CUT, laid.dropped), (SCALED, laid.scaled), (NAMED, names_image(x))):
+            if found: self.told[what] = [self.told[what][0] + 1, self.told[what][1] or name + (f": {x}" if what == NAMED else "")]
+        if isinstance(self.items, (list, tuple)) and self.tokens + self.lengths[-1] <= KEEP:
+            self.kept[i] = doc, laid
+            self.tokens += self.lengths[-1]
+
+    def reject(self, name: str, why: BadInput) -> None:
+        "Count an input that cannot be used; the first three are named."
+        if not self.n_bad: self.kind = type(why)
+        self.n_bad += 1
+        reason = str(why)
+        if len(self.bad) < 3: self.bad.append(f"{name} {reason[3:]}" if reason.startswith("it ") else f"{name}: {reason}")
+
+    def encoded(self, i: int) -> Encoded:
+        "Input `i` as tensors. Raises `BadInput` naming it, for damage that shows only when an image is decoded."
+        doc, laid = self.kept.pop(i, (None, None))
+        try: return encode(self.encoder, doc if doc is not None else input_document(self.items[i], i), laid=laid)
+        except BadInput as why: raise type(why)(f"{input_name(self.items[i], i)}: {why}") from why
+
+    def tell(self, report: Report | None) -> None:
+        "Say what is embedded otherwise than it stands: in the notes of a Report, or as warnings, one of a kind."
+        last = {CUT: f"{self.dropped:,} tokens of text are not read (max_length={self.encoder.max_length})",
+                SCALED: f"with max_length={self.encoder.max_length}",
+                NAMED: "write Path('photo.jpg') for the image of a file; addresses are not fetched"}
+        for what, (n, first) in self.told.items():
+            if n and report is not None: report.notes[what] += n
+            elif n: warnings.warn(f"{n:,} of {len(self):,} inputs: {what}, the first is {first}; {last[what]}", stacklevel=4)
 
 # %% ../nbs/15_embedder.ipynb #b23d0c4d
 class Embedder:
@@ -47,40 +170,38 @@ class Embedder:
                 else self.backbone.hidden_size)
 
     @torch.no_grad()
-    def encode(self, inputs: Sequence, # of str, PIL image, {"text", "image"}, list of parts, or Document; a lazy one is never all in memory
+    def encode(self, inputs: Sequence, # of str, PIL image, Path of one, {"text", "image"}, list of parts, or Document; a lazy one stays so
                pack_tokens: int = 4096, # tokens of one forward pass; memory grows with it
                progress: bool | tqdm = False, # or a bar of the caller's, which is moved on
                multi_vector: bool | None = None, # a vector a token instead of one a Document; None: as this Embedder was made
                token_pooling: int = 1, # of token vectors: means of so many neighbours; for Documents, queries stay as they are
+               report: Report | None = None # its notes count what was cut or made smaller; None: a warning of each kind
                ) -> Tensor | list[Tensor]: # [N, dim], or N times [tokens, dim]: fp32 unit rows, on the CPU
-        """Embed; the order is kept, and company changes nothing. Warns of Documents that max_length cuts.
-        Raises `BadInput` (a single input instead of a list), `BadImage` naming the file."""
+        """Embed, in the order of iteration; company changes nothing. All inputs are checked before the first is computed.
+        Raises `BadInput` or `BadImage` naming the input."""
         multi = self.multi_vector if multi_vector is None else multi_vector
-        if isinstance(inputs, (str, dict, Document)) or not all(hasattr(inputs, a) for a in ("__len__", "__getitem__")):
-            raise BadInput("encode takes a list: write encode([x]) for a single input")
-        if not len(inputs): return [] if multi else torch.zeros(0, self.dimension)
-        encoder, training, out = self.backbone.encoder, self.backbone.training, [None] * len(inputs)
-        def at(i: int) -> Document:
-            x = inputs[i]
-            return document(x, id=None if isinstance(x, Document) else str(i))
-        lengths = [length(encoder, at(i)) for i in range(len(inputs))]
-        packs = plan(lengths, max(pack_tokens, max(lengths)), shuffle=False, window=4096)
+        given = Inputs(inputs, self.backbone.encoder)
+        given.tell(report)
+        if not len(given): return [] if multi else torch.zeros(0, self.dimension)
+        packs = plan(given.lengths, max(pack_tokens, max(given.lengths)), shuffle=False, window=4096)
+        make = lambda chosen: pack([given.encoded(i) for i in chosen])
+        own = progress if isinstance(progress, tqdm) else tqdm(total=len(given), desc="embed", unit="doc", disable=not progress)
+        training, out = self.backbone.training, [None] * len(given)
         self.backbone.eval()
-        def make(chosen: list[int]):
-            found = [encode(encoder, at(i)) for i in chosen]
-            if any(e.dropped for e in found):
-                warnings.warn(f"some Documents are longer than max_length={encoder.max_length}: what lies beyond is not read", stacklevel=2)
-            return pack(found)
-        own = progress if isinstance(progress, tqdm) else tqdm(total=len(inputs), desc="embed", unit="doc", disable=not progress)
-        with nullcontext(progress) if own is progress else own as bar:
-            for chosen, one in zip(packs, ahead(make, packs)):
-                one = one.to(self.backbone.device)
-                vectors = pool_tokens(packed(token_vectors(self.backbone, one)), token_pooling) if multi else None
-                rows = vectors.values.cpu().split(vectors.lengths) if multi else embed(self.backbone, one, self.pooling).cpu()
-                for i, v in zip(chosen, rows): out[i] = v.clone() # no view, which would keep the whole Pack's
-                bar.update(len(chosen))
-        self.backbone.train(training)
+        try:
+            with nullcontext(progress) if own is progress else own as bar:
+                for chosen, one in zip(packs, ahead(make, packs)):
+                    for i, v in zip(chosen, self.vectors(one, multi, token_pooling)): out[i] = v.clone() # no view of the whole Pack's
+                    bar.update(len(chosen))
+        finally: self.backbone.train(training)
         return out if multi else torch.stack(out)
+
+    def vectors(self, one: Pack, multi_vector: bool, token_pooling: int = 1) -> Sequence[Tensor]:
+        "One vector `[dim]` of each Document of a Pack, or its token vectors `[tokens, dim]`, on the CPU."
+        one = one.to(self.backbone.device)
+        if not multi_vector: return embed(self.backbone, one, self.pooling).cpu()
+        found = pool_tokens(packed(token_vectors(self.backbone, one)), token_pooling)
+        return found.values.cpu().split(found.lengths)
 
     def save_pretrained(self, path) -> None:
         """Write the model, atomically, with its settings, its card and what sentence-transformers reads;

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from html import escape
 import numpy as np
-import regex
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
@@ -20,9 +19,9 @@ from .losses import maxsim
 
 # %% auto #0
 __all__ = ['TIE', 'FAMILIES', 'COLOUR_CYCLE', 'discounts', 'measure', 'precision_at_1', 'recall_at_k', 'ndcg_at_k', 'gains_of',
-           'check_task', 'chance', 'bootstrap', 'Score', 'paired_difference', 'has_content', 'distinct', 'embed',
-           'rows_of', 'similarities', 'score_blocks', 'score_task', 'evaluate', 'Table', 'score_table', 'score_plot',
-           'similarity', 'retrieval_grid']
+           'check_task', 'chance', 'bootstrap', 'Score', 'paired_difference', 'distinct', 'embed', 'rows_of',
+           'similarities', 'score_blocks', 'score_task', 'evaluate', 'Table', 'score_table', 'score_plot', 'similarity',
+           'retrieval_grid']
 
 # %% ../nbs/04_eval.ipynb #b6382aea
 def discounts(metric: str) -> Tensor: # "precision@1", "recall@K" or "ndcg@K", K any positive number
@@ -158,18 +157,12 @@ def paired_difference(a: Score, b: Score, seed: int = 0) -> tuple[float, float, 
     return (difference.mean().item(), *bootstrap(difference, seed))
 
 # %% ../nbs/04_eval.ipynb #f18d1b4f
-_nothing = regex.compile(r"[\s\p{Cf}\p{Cc}]*") # spaces, and characters that show nothing
-
-def has_content(doc: Document) -> bool:
-    "Whether there is an image, or a text with something to see in it."
-    return any(not isinstance(part, str) or not _nothing.fullmatch(part) for part in doc.parts)
-
 def distinct(tasks: Sequence[Task]) -> list[tuple[str, Document]]:
     "Each distinct content of some tasks once, with the first task that has it. Raises `BadInput` naming a document without content."
     owners = {}
     for task in tasks:
         for d in (*task.queries, *task.candidates): owners.setdefault(d.parts, (task.name, d))
-    empty = [(name, d.id) for name, d in owners.values() if not has_content(d)]
+    empty = [(name, d.id) for name, d in owners.values() if d.empty]
     if empty:
         name, id = empty[0]
         more = f" (and {len(empty) - 1} more)" if empty[1:] else ""

@@ -33,11 +33,13 @@ def model_path(path: str | Path | None = None # a model directory, a hub name, o
     """The directory of a model: `None` is the embedded moca-tiny-base, a hub name that of its copy.
     Raises `BadInput` for one that holds no model or cannot be had."""
     path = Path(base_path() if path is None else path)
-    if path.is_dir() and not (path/"config.json").exists():
+    try: found, whole = path.exists(), (path/"config.json").exists()
+    except OSError as e: raise BadInput(f"there is no model directory {str(path)[:200]}: {e.strerror}") from e
+    if found and not whole:
         raise BadInput(f"{path} holds no config.json: give the directory of a saved model (a training run keeps its own in RUN/model)")
-    if not path.exists() and (path.is_absolute() or len(path.parts) != 2):
+    if not found and (path.is_absolute() or len(path.parts) != 2):
         raise BadInput(f"there is no model directory {path}: check the path (a hub name has the form owner/name)")
-    return str(path) if path.exists() else fetch_model(str(path))
+    return str(path) if found else fetch_model(str(path))
 
 FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja") # what moca and transformers read; nothing that is pickled, no code
 
@@ -499,7 +501,7 @@ TINY["smolvlm"] = (TINY["idefics3"][0], lambda t: dict(TINY["idefics3"][1](t), v
 # %% ../nbs/11_families.ipynb #f27da52d
 def tiny_tokenizer(family: str):
     "The embedded tokenizer with a family's special tokens; Gemma's start a text with `<bos>`."
-    tokenizer = AutoTokenizer.from_pretrained(base_path())
+    tokenizer = AutoTokenizer.from_pretrained(base_path(), trust_remote_code=False)
     tokens = list(TINY[family][0]) + (["<bos>"] if "gemma" in family else [])
     if tokens: tokenizer.add_special_tokens({"additional_special_tokens": tokens})
     if "<bos>" in tokens:
@@ -523,7 +525,7 @@ def tiny_model(family: str, seed: int = 0, **text) -> tuple[nn.Module, object, o
     config = transformers.CONFIG_MAPPING[family](**keys, **special)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = transformers.AutoModelForImageTextToText.from_config(config).eval()
+        model = transformers.AutoModelForImageTextToText.from_config(config, trust_remote_code=False).eval()
         for name, p in model.named_parameters(): # zeros hide what a picture does (Gemma 3's projection starts with them)
             if p.ndim > 1 and not p.any(): nn.init.normal_(p, std=.2)
     return model, tokenizer, getattr(transformers, record.processor)(**TINY[family][2])

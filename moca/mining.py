@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 from .checkpoints import atomic
-from .content import content_key, empty, same
+from .content import content_key, same
 from .contrastive import complete
 from .documents import BadInput, Document, ImageRef, Pair
 from .embedder import Embedder
@@ -146,7 +146,7 @@ def candidates(documents: Sequence[Document], report: MiningReport) -> dict[byte
     "Documents by their content, those without any left out."
     found = {}
     for d in documents:
-        if empty(d): report.empty += 1; continue
+        if d.empty: report.empty += 1; continue
         if found.setdefault(content_key(d), d) is not d: report.copies += 1
     report.documents += len(found)
     return found
@@ -206,7 +206,7 @@ def _mine(pairs: list[Pair], docs: dict[bytes, Document], vectors, embed, find, 
     for p in pairs:
         query, answer = q[content_key(p.query)], d[content_key(p.positive)]
         positive = float(query @ answer if query.ndim == 1 else maxsim([query], [answer]))
-        own = [n for n in p.negatives if not empty(n) and not same(n, p.positive)] if keep else []
+        own = [n for n in p.negatives if not n.empty and not same(n, p.positive)] if keep else []
         report.replaced += len(p.negatives) - len(own)
         near, found = rank[content_key(p.query)]
         copy = lambda key, kept: answers.copy(p, docs[key], [*own, *(docs[k] for k in kept)])

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 from .checkpoints import atomic
-from .content import blank, twins
-from .documents import BadInput, Document, ImageRef, MocaError, Task
-from .rows import SUFFIXES
+from .content import twins
+from .documents import BadInput, Document, ImageRef, MocaError, Task, blank
+from .opening import SUFFIXES
 
 # %% auto #0
 __all__ = ['MMEB', 'INSTRUCTIONS', 'TARGETS', 'TABLE4', 'TABLE1', 'MMEB_ROW', 'KIND', 'REPO', 'mmeb_means', 'published',

@@ -12,7 +12,6 @@ from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 import torch
-from .content import empty
 from .documents import BadInput, Document, ImageRef, Task
 from .evaluation import chance, gains_of, measure
 from .mmeb import MMEB, fetch_mmeb, read_mmeb
@@ -45,7 +44,7 @@ def _table(documents: Sequence[Document], letter: str):
 def mteb_data(task: Task) -> dict:
     """Corpus, queries, relevant documents and candidate lists of a Task, as AbsTaskRetrieval holds a split; mteb's grades are whole numbers,
     so others are rounded up. Raises `BadInput` for a Document without content."""
-    if holes := [d.id for d in (*task.queries, *task.candidates) if empty(d)]:
+    if holes := [d.id for d in (*task.queries, *task.candidates) if d.empty]:
         raise BadInput(f"task {task.name!r}: document {holes[0]} has no content" + (f", and {len(holes) - 1:,} more" if holes[1:] else ""))
     ranked = None if task.choices is None else {f"q{i}": [f"c{j}" for j in chosen] for i, chosen in enumerate(task.choices)}
     relevant = {f"q{i}": {f"c{j}": math.ceil(g) for j, g in gains_of(task, i).items()} for i in range(len(task.queries))}

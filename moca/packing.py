@@ -7,11 +7,15 @@ from __future__ import annotations
 import copy
 import json
 import os
+import warnings
 import zipfile
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 import numpy as np
 import torch
 import transformers
@@ -20,18 +24,20 @@ from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
 from .checkpoints import atomic
 from .account import Report
-from .documents import BadImage, BadInput, Document, ImageRef, MocaError
-from .families import family_of, model_path, tiny_model
+from .documents import BadImage, BadInput, Document, ImageRef, MocaError, blank
+from .families import Picture, family_of, model_path, tiny_model
 from .masking import document_ids, text_words
 from .rows import Lazy, Listed, Selection, digest
 from .sources import Renamed, marked_files, sift
 from .trust import check_model
 
 # %% auto #0
-__all__ = ['MASK_NAMES', 'add_mask_token', 'Encoder', 'text_ids', 'layout', 'picture_of', 'sizes', 'length', 'words_of',
-           'word_ids', 'Encoded', 'encode', 'maskable', 'tiny_encoder', 'borders', 'cut', 'split', 'cut_text', 'Pieces',
-           'measured', 'split_all', 'encoder_mark', 'remembered', 'encode_each', 'nothing', 'encode_all', 'Pack',
-           'pack', 'ahead']
+__all__ = ['MASK_NAMES', 'SCALED', 'SPLIT', 'CUT', 'FORMAT', 'add_mask_token', 'Encoder', 'check_content', 'shares', 'text_ids',
+           'refuse_markers', 'picture_of', 'pictures_of', 'Layout', 'layout', 'sizes', 'length', 'words_of', 'word_ids',
+           'Encoded', 'encode', 'image_rows', 'assemble', 'maskable', 'tiny_encoder', 'pause', 'token_ends',
+           'text_pieces', 'first_piece', 'Piece', 'borders', 'add_text', 'add_image', 'piece_size', 'cut', 'split',
+           'Pieces', 'measured', 'split_all', 'split_line', 'encoder_mark', 'remembered', 'encode_each', 'nothing',
+           'encode_all', 'Pack', 'pack', 'ahead']
 
 # %% ../nbs/11_packing.ipynb #5d26aa81
 MASK_NAMES = ("<|mask|>", "<mask>", "[MASK]")
@@ -61,11 +67,25 @@ class Encoder:
         special = set(tokenizer.all_special_ids)
         self._markers = set(self.family.picture(64, 64).ids) & special | {self.image_token_id}
         self._special = torch.tensor(sorted(special | self._markers | {self.end_id, *self.family.start}))
+        if (need := self.image_need) > max_length:
+            warnings.warn(f"max_length={max_length} holds no image: one of this {self.family.name} model needs {need} tokens, start and "
+                          f"end included; texts can be used, Documents with images cannot (max_length={need} or more takes them)",
+                          stacklevel=2)
 
     @property
     def added(self) -> int:
         "Tokens of a Document that no part of it brings: those before and behind it."
         return len(self.family.start) + len(self.tail)
+
+    @property
+    def room(self) -> int:
+        "Tokens that the parts of a Document may have together."
+        return self.max_length - self.added
+
+    @property
+    def image_need(self) -> int:
+        "Tokens of a Document of one square image in its smallest form."
+        return len(self.family.picture(64, 64, 0).ids) + self.added
 
     @classmethod
     def from_pretrained(cls, path=None, # directory or hub name; None: the embedded model
@@ -80,55 +100,106 @@ class Encoder:
             config = AutoConfig.from_pretrained(path, trust_remote_code=False)
             kind = getattr(transformers, family_of(config).processor)
             tokenizer, processor = AutoTokenizer.from_pretrained(path, trust_remote_code=False), kind.from_pretrained(path)
+            return cls(tokenizer, processor, config, max_length, min_pixels, max_pixels, end_token)
         except BadInput: raise
         except Exception as e: # OSError, ValueError, ImportError, the hub library's own ...
-            raise BadInput(f"{path} is no complete model directory: {str(e).strip().splitlines()[0]}") from e
-        return cls(tokenizer, processor, config, max_length, min_pixels, max_pixels, end_token)
+            raise BadInput(f"{path} is no complete model directory: {(str(e).strip() or type(e).__name__).splitlines()[0]}") from e
 
     def save_pretrained(self, path) -> None:
         "Write tokenizer (with its mask token) and image processor (with its pixel limits) into a model directory."
         self.tokenizer.save_pretrained(path)
         self.image_processor.save_pretrained(path)
 
+# %% ../nbs/11_packing.ipynb #d611bea6
+def check_content(doc: Document) -> None:
+    "Raises `BadInput` for a Document without an image and without a text that can be seen."
+    if doc.empty: raise BadInput(f"document {doc.id} is empty: no text, no image")
+
+# %% ../nbs/11_packing.ipynb #7a73c806
+def shares(needs: Sequence[int], least: Sequence[int], # of each image: tokens as it is, and in its smallest form
+           room: int) -> list[int]:
+    "How many tokens of `room` each image gets: equal shares, but none more than it needs, and none less than its smallest form."
+    at = lambda level: [max(low, min(need, level)) for need, low in zip(needs, least)]
+    return at(bisect_right(range(1, room + 1), room, key=lambda level: sum(at(level))))
+
 # %% ../nbs/11_packing.ipynb #b2883880
 def text_ids(encoder: Encoder, text: str, name: str) -> list[int]:
     "Token ids of a text. Raises `BadInput` naming the Document if the text spells a token that stands for a picture."
     ids = encoder.tokenizer(text, add_special_tokens=False)["input_ids"]
+    refuse_markers(encoder, ids, name)
+    return ids
+
+def refuse_markers(encoder: Encoder, ids: list[int], name: str) -> None:
+    "Raises `BadInput` where token ids of a text hold one that stands for a picture."
     if found := encoder._markers.intersection(ids):
         raise BadInput(f"document {name}: its text holds {encoder.tokenizer.convert_ids_to_tokens(min(found))}, "
                        "which marks a picture: remove it or give the picture")
-    return ids
 
-def layout(encoder: Encoder, doc: Document) -> tuple[list, int]:
-    """The Document's segments `(token ids, None)` or `(image, Picture)` that fit into `max_length`, and the number of tokens left out.
-    Raises `BadInput` for a Document without parts, or without a single token."""
-    if not doc.parts: raise BadInput(f"document {doc.id} is empty: no text, no image")
-    room, dropped, out = encoder.max_length - encoder.added, 0, []
-    for part in doc.parts:
-        if isinstance(part, str):
-            ids = text_ids(encoder, part, doc.id)
-            take = ids[:room]
-            if take: out.append((take, None))
-            room, dropped = room - len(take), dropped + len(ids) - len(take)
-        else:
-            picture = picture_of(encoder, part, doc.id)
-            n = len(picture.ids)
-            if n <= room: out.append((part, picture))
-            room, dropped = (room - n, dropped) if n <= room else (room, dropped + n)
-    if not out and not encoder.added: raise BadInput(f"document {doc.id} is empty: it has no token")
-    return out, dropped
-
-def picture_of(encoder: Encoder, image: ImageRef, name: str):
-    "What an image will become, from its header. Raises `BadImage` naming Document and image where the family cannot take its size."
-    try: return encoder.family.picture(*image.size)
+def picture_of(encoder: Encoder, image: ImageRef, name: str, most: int) -> Picture:
+    """What an image becomes in at most `most` tokens (or its smallest form), from its header.
+    Raises `BadImage` naming Document and image where the family cannot take its size."""
+    try: return encoder.family.picture(*image.size, most)
     except BadInput: raise
     except (ValueError, ZeroDivisionError) as e: raise BadImage(f"document {name}: image {image.name} cannot be laid out: {e}") from e
 
+# %% ../nbs/11_packing.ipynb #0e42e402
+def pictures_of(encoder: Encoder, images: Sequence[ImageRef], text: int, # tokens of the text beside them
+                name: str) -> list[Picture]:
+    """What the images of one Document become: smaller where images and text are longer than `max_length` together.
+    Raises `BadInput` naming the Document where even the smallest forms do not fit."""
+    room = encoder.room
+    found = [picture_of(encoder, x, name, room) for x in images]
+    needs = [len(p.ids) for p in found]
+    if sum(needs) + text <= room: return found
+    least = [len(picture_of(encoder, x, name, 0).ids) for x in images]
+    if sum(least) > room:
+        raise BadInput(f"document {name}: its {len(images)} image{'s' * (len(images) > 1)} need {sum(least):,} tokens, "
+                       f"max_length={encoder.max_length} leaves {room:,}: give max_length={sum(least) + encoder.added} or more")
+    parts = shares(needs, least, max(room - text, room - room // 2))
+    return [picture_of(encoder, x, name, most) for x, most in zip(images, parts)]
+
+# %% ../nbs/11_packing.ipynb #eba10110
+class Layout(NamedTuple):
+    "Which tokens and images of a Document fit into `max_length`, and how."
+    segments: list # (token ids, None) or (image, Picture)
+    dropped: int = 0 # tokens of its texts that do not fit
+    scaled: int = 0 # images that are made smaller to fit
+
+    @property
+    def tokens(self) -> int:
+        "Tokens without those before and behind the Document."
+        return sum(len(what if picture is None else picture.ids) for what, picture in self.segments)
+
+    @property
+    def groups(self) -> int:
+        "Patch groups of all its images."
+        return sum(len(picture.patch_at) for _, picture in self.segments if picture is not None)
+
+def layout(encoder: Encoder, doc: Document) -> Layout:
+    """How a Document fits into `max_length`: images smaller, if they must be, then the text cut.
+    Raises `BadInput` for a Document without content, or with images that do not fit in their smallest forms."""
+    check_content(doc)
+    texts = [text_ids(encoder, part, doc.id) for part in doc.parts if isinstance(part, str)]
+    length = sum(map(len, texts))
+    pictures = pictures_of(encoder, doc.images, length, doc.id)
+    room = encoder.room - sum(len(p.ids) for p in pictures) # for text
+    segments, texts, placed = [], iter(texts), iter(pictures)
+    for part in doc.parts:
+        if not isinstance(part, str):
+            segments.append((part, next(placed)))
+            continue
+        ids = next(texts)[:room]
+        room -= len(ids)
+        if ids: segments.append((ids, None))
+    if not segments: raise BadInput(f"document {doc.id} is empty: it has no token")
+    kept = sum(len(ids) for ids, picture in segments if picture is None)
+    return Layout(segments, length - kept, sum(p.scaled for p in pictures))
+
+# %% ../nbs/11_packing.ipynb #9c81a305
 def sizes(encoder: Encoder, doc: Document) -> tuple[int, int]:
     "Tokens and patches of a Document, from image headers alone: what a plan needs."
-    segments = layout(encoder, doc)[0]
-    tokens = sum(len(what if picture is None else picture.ids) for what, picture in segments)
-    return tokens + encoder.added, sum(len(picture.patch_at) * encoder.unit for _, picture in segments if picture is not None)
+    laid = layout(encoder, doc)
+    return laid.tokens + encoder.added, laid.groups * encoder.unit
 
 def length(encoder: Encoder, doc: Document) -> int:
     "Tokens of a Document, from image headers alone."
@@ -165,43 +236,61 @@ class Encoded:
     position_ids: Tensor # [axes, T] int64; axes is 3 for Qwen's families, else 1
     pixel_values: Tensor # [P, patch_dim] float32, `unit` consecutive rows a patch group; P is 0 without images
     image_grid_thw: Tensor # [I, 3] int64: tiles, rows and columns of patches in each
-    image_sizes: Tensor # [I, 2] int64: height and width in pixels
+    image_sizes: Tensor # [I, 2] int64: height and width in pixels, after they were made smaller to fit
     image_tokens: Tensor # [N] int64: places of the image tokens, in the order of the vision tower's output
     patch_tokens: Tensor # [P / unit] int64: the token that each patch group stands behind; -1: none
-    dropped: int = 0 # tokens that did not fit into max_length
+    dropped: int = 0 # tokens of text that did not fit into max_length
     cells: Tensor | None = None # [P / unit] int64: the cell of the Document's pictures that each patch group shows
     cell_grids: list[tuple[int, int]] = field(default_factory=list) # [I]: rows and columns of cells of each picture
     word_ids: Tensor | None = None # [T] int64: the word of each token, -1 outside text; where `encode` was asked for words
+    scaled: int = 0 # images that were made smaller to fit into max_length
 
     def __len__(self) -> int: return len(self.input_ids)
 
-def encode(encoder: Encoder, doc: Document, words: bool = False) -> Encoded:
-    """Tensors of one Document, with `word_ids` if wanted.
-    Raises `BadImage` naming the file for an image that can't be read or that gives another number of patches than its header promised."""
-    segments, dropped = layout(encoder, doc)
-    family = encoder.family
-    ids, places, rows, grids, sizes, at = list(family.start), [len(family.start)] if family.start else [], [], [], [], []
-    cells, cell_grids = [], []
-    for what, picture in segments:
-        if picture is None:
-            ids += what; places.append(len(what))
-            continue
-        rows.append(family.rows([what.open()]))
-        if len(rows[-1]) != len(picture.patch_at) * encoder.unit:
-            raise BadImage(f"document {doc.id}: image {what.name} gave {len(rows[-1])} patches, "
-                           f"planned were {len(picture.patch_at) * encoder.unit}")
-        at.append(torch.where(picture.patch_at < 0, -1, picture.patch_at + len(ids)))
-        cells.append(picture.cells + sum(r * c for r, c in cell_grids)); cell_grids.append(picture.cell_grid)
-        ids += picture.ids; places += picture.places
-        grids.append(picture.grid); sizes.append(what.size[::-1])
-    if encoder.tail: ids += encoder.tail; places.append(len(encoder.tail))
-    table = lambda x, n: torch.tensor(x, dtype=torch.long).view(-1, n)
-    ids, empty = torch.tensor(ids), torch.zeros(0, dtype=torch.long)
-    return Encoded(doc.id, ids, family.positions(places), torch.cat(rows) if rows else torch.zeros(0, encoder.patch_dim),
-                   table(grids, 3), table(sizes, 2),
-                   (ids == encoder.image_token_id).nonzero()[:, 0], torch.cat(at) if at else empty, dropped,
-                   torch.cat(cells) if cells else empty, cell_grids, word_ids(encoder, doc, segments) if words else None)
+def encode(encoder: Encoder, doc: Document, words: bool = False, # with `word_ids`
+           laid: Layout | None = None # of this Document, where it is known
+           ) -> Encoded:
+    """Tensors of one Document. Raises `BadInput` as `layout`, and
+    `BadImage` naming the file for an image that can't be read or that gives another number of patches than its header promised."""
+    laid = layout(encoder, doc) if laid is None else laid
+    made = assemble(encoder, doc.id, laid)
+    if words: made.word_ids = word_ids(encoder, doc, laid.segments)
+    return made
 
+def image_rows(encoder: Encoder, image: ImageRef, picture: Picture, name: str) -> Tensor: # [P, patch_dim]
+    "The pixels of an image as rows. Raises `BadImage` if they are not as many as planned."
+    rows = encoder.family.rows([image.open()], **picture.told)
+    planned = len(picture.patch_at) * encoder.unit
+    if len(rows) != planned:
+        raise BadImage(f"document {name}: image {image.name} gave {len(rows)} patches, planned were {planned}")
+    return rows
+
+def assemble(encoder: Encoder, name: str, laid: Layout) -> Encoded:
+    "Tensors of a laid out Document: start, parts, end."
+    family, empty = encoder.family, torch.zeros(0, dtype=torch.long)
+    ids, places = list(family.start), [len(family.start)] if family.start else []
+    rows, grids, shapes, at, cells, cell_grids = [], [], [], [], [], []
+    for what, picture in laid.segments:
+        if picture is None:
+            ids += what
+            places.append(len(what))
+            continue
+        rows.append(image_rows(encoder, what, picture, name))
+        at.append(torch.where(picture.patch_at < 0, -1, picture.patch_at + len(ids)))
+        cells.append(picture.cells + sum(r * c for r, c in cell_grids))
+        cell_grids.append(picture.cell_grid)
+        ids += picture.ids
+        places += picture.places
+        grids.append(picture.grid)
+        shapes.append(picture.told.get("resized", what.size)[::-1])
+    if encoder.tail: places.append(len(encoder.tail))
+    ids = torch.tensor(ids + encoder.tail)
+    table = lambda x, n: torch.tensor(x, dtype=torch.long).view(-1, n)
+    return Encoded(name, ids, family.positions(places), torch.cat(rows) if rows else torch.zeros(0, encoder.patch_dim),
+                   table(grids, 3), table(shapes, 2), (ids == encoder.image_token_id).nonzero()[:, 0],
+                   torch.cat(at) if at else empty, laid.dropped, torch.cat(cells) if cells else empty, cell_grids, scaled=laid.scaled)
+
+# %% ../nbs/11_packing.ipynb #c515b87e
 def maskable(encoder: Encoder, input_ids: Tensor) -> Tensor:
     "True where a token may be masked: ordinary text, never special or image tokens (paper 2.2). Same shape as `input_ids`."
     return ~torch.isin(input_ids, encoder._special.to(input_ids.device))
@@ -212,50 +301,116 @@ def tiny_encoder(family: str, **kwargs) -> Encoder:
     model, tokenizer, processor = tiny_model(family)
     return Encoder(tokenizer, processor, model.config, **kwargs)
 
-# %% ../nbs/11_packing.ipynb #30a8d322
-def borders(encoder: Encoder, doc: Document) -> tuple[list[list[tuple[int, int, int]]], list[tuple[int, int]], list[str]]:
-    """Pieces of at most `max_length` tokens as lists of (part, first character, last + 1), their tokens and patches, and the names of
-    images too large by themselves."""
-    ends = encoder.added
-    limit, pieces, table, lost = encoder.max_length - ends, [[]], [[ends, 0]], []
-    def add(span: tuple[int, int, int], need: int, tokens: int, patches: int = 0): # a new piece unless there is room for `need`
-        if table[-1][0] + need - ends > limit and pieces[-1]: pieces.append([]); table.append([ends, 0])
-        pieces[-1].append(span); table[-1][0] += tokens; table[-1][1] += patches
-    for k, part in enumerate(doc.parts):
-        if not isinstance(part, str):
-            n = len((picture := picture_of(encoder, part, doc.id)).ids)
-            if n > limit: lost.append(part.name)
-            else: add((k, 0, 0), n, n, len(picture.patch_at) * encoder.unit)
+# %% ../nbs/11_packing.ipynb #23038d2d
+def pause(text: str, start: int, end: int) -> int:
+    "Where a reader would pause in the second half of `text[start:end]`: behind a paragraph, a line, a sentence, a word, else at its end."
+    for mark in ("\n\n", "\n", ". ", " "):
+        at = text.rfind(mark, start + (end - start) // 2, end)
+        if at >= 0: return at + len(mark)
+    return max(end, start + 1)
+
+def token_ends(encoder: Encoder, text: str, name: str) -> np.ndarray: # [tokens] characters
+    "Where each token of a text ends. Raises `BadInput` naming the Document if it spells a token that stands for a picture."
+    found = encoder.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    refuse_markers(encoder, found["input_ids"], name)
+    return np.maximum.accumulate(np.array(found["offset_mapping"], np.int64).reshape(-1, 2)[:, 1])
+
+# %% ../nbs/11_packing.ipynb #4ad29537
+def text_pieces(encoder: Encoder, text: str, most: int, name: str) -> list[tuple[int, int]]:
+    """The end and the tokens of each piece of a text: as much as fits into `most` tokens, ending at a pause.
+    Raises `BadInput` naming the Document where a character needs more, or where the text spells a token that stands for a picture."""
+    pieces, start, width, ahead = [], 0, 8 * most, most + 16 # ahead: tokens in a window that is wide enough
+    while start < len(text):
+        window, whole = text[start:start + width], start + width >= len(text)
+        ends = token_ends(encoder, window, name)
+        if len(ends) < ahead and not whole:
+            width *= 2
             continue
-        at, rest = 0, part
-        while rest is not None:
-            need = n = len(text_ids(encoder, rest, doc.id))
-            head, rest = cut_text(encoder, rest, limit) if n > limit else (rest, None)
-            if rest is not None: n = len(text_ids(encoder, head, doc.id))
-            add((k, at, at + len(head)), need, n); at += len(head)
-    if pieces[0] and not any(tokens for tokens, _ in table): raise BadInput(f"document {doc.id} is empty: it has no token")
-    return (pieces, [tuple(t) for t in table], lost) if pieces[0] else ([], [], lost)
+        if whole and len(ends) <= most: return [*pieces, (len(text), len(ends))]
+        stop, tokens = first_piece(encoder, window, ends, most, name)
+        start, width = start + stop, int(1.1 * ends[min(ahead, len(ends)) - 1]) + 16
+        pieces.append((start, tokens))
+    return pieces
+
+def first_piece(encoder: Encoder, text: str, ends: np.ndarray, # [tokens] characters
+                most: int, name: str) -> tuple[int, int]:
+    "The end and the tokens of the first piece of a text: tried with `most` tokens, then with fewer until it has no more by itself."
+    tried = None
+    for n in range(min(most, len(ends)), 0, -1):
+        stop = pause(text, 0, int(ends[n - 1]))
+        if stop == tried: continue
+        tokens, tried = len(text_ids(encoder, text[:stop], name)), stop
+        if tokens <= most: return stop, tokens
+    raise BadInput(f"document {name}: its text cannot be cut to {most} tokens: raise max_length")
+
+# %% ../nbs/11_packing.ipynb #30a8d322
+@dataclass
+class Piece:
+    "A part of a Document while it grows."
+    spans: list[tuple[int, int, int]] = field(default_factory=list) # part, first character, last + 1
+    tokens: int = 0 # of its texts, and of images that need not be smaller
+    patches: int = 0 # of images that need not be smaller
+    images: int = 0
+    large: ImageRef | None = None # the image that must be smaller: no other image stands beside it
+    claim: int = 0 # tokens reserved for it
+
+    def add(self, span: tuple[int, int, int], tokens: int) -> None:
+        "A part of a text, or an image."
+        self.spans.append(span)
+        self.tokens += tokens
+
+def borders(encoder: Encoder, doc: Document) -> tuple[list[list[tuple[int, int, int]]], list[tuple[int, int]], int]:
+    """Pieces of at most `max_length` tokens as lists of (part, first character, last + 1), their tokens and patches, and how many images
+    are made smaller. A piece with nothing to be seen in it (only spaces) is left out. Raises `BadInput` as `layout`."""
+    check_content(doc)
+    pieces = [Piece()]
+    for k, part in enumerate(doc.parts):
+        if isinstance(part, str): add_text(encoder, pieces, k, part, doc.id)
+        else: add_image(encoder, pieces, k, part, doc.id)
+    pieces = [p for p in pieces if any(a == b or not blank(doc.parts[k][a:b]) for k, a, b in p.spans)]
+    table = [piece_size(encoder, p, doc.id) for p in pieces]
+    if not any(tokens > encoder.added for tokens, _ in table): raise BadInput(f"document {doc.id} is empty: it has no token")
+    return [p.spans for p in pieces], table, sum(p.large is not None for p in pieces)
+
+# %% ../nbs/11_packing.ipynb #980e723a
+def add_text(encoder: Encoder, pieces: list[Piece], k: int, text: str, name: str) -> None:
+    "Put a text into the last piece if all of it fits there, else into new ones."
+    start, found = 0, text_pieces(encoder, text, encoder.room, name) if text else []
+    for stop, tokens in found:
+        last = pieces[-1]
+        if last.spans and (len(found) > 1 and start == 0 or last.tokens + last.claim + tokens > encoder.room):
+            pieces.append(last := Piece())
+        last.add((k, start, stop), tokens)
+        start = stop
+
+def add_image(encoder: Encoder, pieces: list[Piece], k: int, image: ImageRef, name: str) -> None:
+    "Put an image into the last piece if it fits there, else into a new one. Raises `BadInput` if it fits into none."
+    room, last = encoder.room, pieces[-1]
+    (picture,) = pictures_of(encoder, [image], 0, name)
+    claim = tokens = len(picture.ids)
+    if picture.scaled: claim, tokens = max(room - room // 2, len(picture_of(encoder, image, name, 0).ids)), 0
+    alone = last.large is not None or (picture.scaled and last.images)
+    if last.spans and (alone or last.tokens + claim > room): pieces.append(last := Piece())
+    last.add((k, 0, 0), tokens)
+    last.images += 1
+    if picture.scaled: last.large, last.claim = image, claim
+    else: last.patches += len(picture.patch_at) * encoder.unit
+
+def piece_size(encoder: Encoder, piece: Piece, name: str) -> tuple[int, int]:
+    "Tokens and patches of a piece that grows no more."
+    tokens, patches = piece.tokens + encoder.added, piece.patches
+    if piece.large is None: return tokens, patches
+    (picture,) = pictures_of(encoder, [piece.large], piece.tokens, name)
+    return tokens + len(picture.ids), patches + len(picture.patch_at) * encoder.unit
 
 def cut(doc: Document, piece: list[tuple[int, int, int]], number: int = 0) -> Document:
     "A piece of a Document; its id is the Document's, `#1`, `#2` ... behind it for later pieces."
     parts = tuple(p if not isinstance(p := doc.parts[k], str) else p[a:b] for k, a, b in piece)
     return replace(doc, id=f"{doc.id}#{number}" if number else doc.id, parts=parts)
 
-def split(encoder: Encoder, doc: Document) -> tuple[list[Document], list[str]]:
-    """The Document in pieces of at most `max_length` tokens, ids `ID`, `ID#1`, `ID#2` ..., and the names of images that are too large by
-    themselves."""
-    pieces, _, lost = borders(encoder, doc)
-    return [cut(doc, piece, n) for n, piece in enumerate(pieces)], lost
-
-def cut_text(encoder: Encoder, text: str, most: int) -> tuple[str, str | None]:
-    "A text's first `most` tokens or fewer, ending where a reader would pause, and the rest."
-    ends = encoder.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    for n in range(most, 0, -1):
-        head = text[:ends[n - 1][1]]
-        stop = next((k + len(mark) for mark in ("\n\n", "\n", ". ", " ") if (k := head.rfind(mark, len(head) // 2)) >= 0), len(head))
-        head = text[:max(stop, 1)]
-        if len(encoder.tokenizer(head, add_special_tokens=False)["input_ids"]) <= most: return head, text[len(head):] or None
-    raise MocaError(f"a text cannot be cut to {most} tokens")
+def split(encoder: Encoder, doc: Document) -> list[Document]:
+    "The Document in pieces of at most `max_length` tokens, ids `ID`, `ID#1`, `ID#2` ... Raises `BadInput` as `layout`."
+    return [cut(doc, piece, n) for n, piece in enumerate(borders(encoder, doc)[0])]
 
 # %% ../nbs/11_packing.ipynb #22130c20
 class Pieces(Lazy):
@@ -263,6 +418,7 @@ class Pieces(Lazy):
     def __init__(self, docs: Lazy, owner: np.ndarray, number: np.ndarray, # [N] Document of each piece, and which of its pieces it is
                  cuts: dict[int, list]): # borders of those Documents that are not whole
         self.docs, self.owner, self.number, self.cuts = docs, owner, number, cuts
+        self.last = None, None # number and Document that was cut last: its other pieces are often asked for next
 
     def __len__(self): return len(self.owner)
     def where(self, i): return self.docs.where(int(self.owner[i]))
@@ -270,33 +426,38 @@ class Pieces(Lazy):
 
     def make(self, i) -> Document:
         k, n = int(self.owner[i]), int(self.number[i])
-        doc = self.docs.make(k)
-        return cut(doc, self.cuts[k][n], n) if k in self.cuts else doc
+        if k not in self.cuts: return self.docs.make(k)
+        known, doc = self.last
+        if known != k: self.last = k, (doc := self.docs.make(k))
+        return cut(doc, self.cuts[k][n], n)
 
 # %% ../nbs/11_packing.ipynb #6aae7311
+SCALED, SPLIT, CUT = "images scaled down to fit max_length", "split at max_length", "text cut at max_length" # notes of a Report
+
 def measured(encoder: Encoder, items: Lazy, workers: int = 1, progress: bool = False) -> dict:
-    """One pass over the data: which items can be used, pieces of each, tokens and patches of each piece; borders, lost images and
+    """One pass over the data: which items can be used, pieces of each, tokens and patches of each piece; borders, notes and
     rejected rows."""
     own = Report("")
     def measure(doc: Document):
-        pieces, table, lost = borders(encoder, doc)
-        return None if len(pieces) == 1 and not lost else pieces, table, lost # None: the Document is whole
+        pieces, table, scaled = borders(encoder, doc)
+        whole = len(pieces) == 1 and pieces[0] == [(k, 0, len(p) if isinstance(p, str) else 0) for k, p in enumerate(doc.parts)]
+        return None if whole else pieces, table, scaled # None: the Document is whole
     text_ids(encoder, "", "") # the first call may change the tokenizer's state, which threads must not do
     good, found = sift(items, own, measure, workers, progress, "lengths")
     second = sorted(good.base.numbers) if isinstance(good.base, Renamed) else [] # items whose id was used before
-    info = dict(cuts={str(k): p for k, (p, _, _) in enumerate(found) if p is not None}, lost=[x for _, _, xs in found for x in xs],
-                second=second, report=own.as_dict())
+    own.notes.update({SCALED: sum(scaled > 0 for _, _, scaled in found), SPLIT: sum(len(table) > 1 for _, table, _ in found)})
+    info = dict(cuts={str(k): p for k, (p, _, _) in enumerate(found) if p is not None}, second=second, report=own.as_dict())
     return dict(keep=good.index, counts=np.array([len(t) for _, t, _ in found], np.int64),
                 table=np.array([x for _, t, _ in found for x in t], np.int64).reshape(-1, 2), info=info)
 
 # %% ../nbs/11_packing.ipynb #e3ceb7b3
 def split_all(encoder: Encoder, docs: Sequence[Document], progress: bool = False,
-              report: Report | None = None, # gets what cannot be used; None: the first such Document raises `BadInput`
+              report: Report | None = None, # gets what cannot be used, and notes; None: the first such Document raises `BadInput`
               workers: int = 1, # threads; they change nothing
               cache: str | Path | None = None # file of what the pass found, for other processes and for a run that goes on
               ) -> tuple[Pieces, np.ndarray, str]:
     """Documents that all fit into `max_length`, their tokens and patches `[N, 2]` int64, and one line that says what was split and what
-    was lost. One pass over the data. Raises `BadInput` if `cache` is of other data."""
+    was made smaller. One pass over the data. Raises `BadInput` if `cache` is of other data."""
     items, own = docs if isinstance(docs, Lazy) else Listed(docs), report or Report("the data")
     make = lambda: measured(encoder, items, workers, progress)
     found = make() if cache is None else remembered(Path(cache), digest(items.signature(), encoder_mark(encoder)), make,
@@ -308,24 +469,29 @@ def split_all(encoder: Encoder, docs: Sequence[Document], progress: bool = False
     number = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
     good = Selection(Renamed(items, info["second"]) if info["second"] else items, found["keep"])
     pieces = Pieces(good, owner, number, {int(k): p for k, p in info["cuts"].items()})
-    tail = f"; {len(info['lost'])} images larger than that are left out, the first {info['lost'][0]}" if info["lost"] else ""
-    n = int((counts > 1).sum())
-    cut_into = f"{n:,} longer than {encoder.max_length} tokens and split into {int(counts[counts > 1].sum()):,}"
-    return pieces, found["table"], f"{len(counts):,} Documents, {cut_into}{tail}"
+    return pieces, found["table"], split_line(counts, encoder.max_length, info["report"]["notes"].get(SCALED, 0))
+
+def split_line(counts: np.ndarray, max_length: int, scaled: int) -> str: # counts [Documents]: pieces of each
+    "What became of some Documents, in one line."
+    many = counts[counts > 1]
+    line = f"{len(counts):,} Documents, {len(many):,} longer than {max_length} tokens and split into {int(many.sum()):,}"
+    return line + (f"; {scaled:,} with {SCALED}" if scaled else "")
 
 # %% ../nbs/11_packing.ipynb #92d4aa1e
+FORMAT = 2 # of the file of lengths, and of the rules that it was made with
+
 def encoder_mark(encoder: Encoder) -> str:
     "A digest of what lengths depend on: tokenizer, image processor, limits."
     return digest(encoder.family.name, encoder.max_length, encoder.tail, encoder.tokenizer.backend_tokenizer.to_str(),
                   encoder.image_processor.to_json_string())
 
 def remembered(path: Path, mark: str, make: Callable, files: Callable = lambda: "") -> dict:
-    """What `make` (a call of `measured`) found, from a file if it is there. Raises `BadInput` if the file is damaged, of another mark, or
-    of other picture files: `files` goes through the rows once for their mark, where they name any."""
+    """What `make` (a call of `measured`) found, from a file if it is there. Raises `BadInput` if the file is damaged, of another format,
+    of another mark, or of other picture files: `files` goes through the rows once for their mark, where they name any."""
     with FileLock(path.with_name(f".{path.name}.lock")):
         if not path.exists():
             found = make()
-            text = np.frombuffer(json.dumps(found["info"] | {"mark": mark}).encode(), np.uint8)
+            text = np.frombuffer(json.dumps(found["info"] | {"mark": mark, "format": FORMAT}).encode(), np.uint8)
             with atomic(path) as part, open(part, "wb") as f: np.savez(f, **{k: found[k] for k in ("keep", "counts", "table")}, info=text)
             return found
     try:
@@ -333,6 +499,8 @@ def remembered(path: Path, mark: str, make: Callable, files: Callable = lambda: 
         found["info"] = json.loads(found["info"].tobytes())
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as e:
         raise BadInput(f"{path} is damaged ({e}): start the run again with --force") from e
+    if found["info"].get("format") != FORMAT:
+        raise BadInput(f"{path} was written by another version of moca, which made other pieces: start the run again with --force")
     if found["info"]["mark"] != mark: raise BadInput(f"the data, the tokenizer or the limits are not those that {path.parent} began with: "
                                                      f"resume with the same, or start again with --force")
     kept = found["info"]["report"]["files_mark"]
@@ -365,11 +533,13 @@ def encode_each(encoder: Encoder, docs: Sequence[Document], chosen: Sequence[int
         out.append(e)
     return out
 
-def nothing(encoder: Encoder, **options) -> Encoded:
-    "A Document without content: its start and end tokens."
+def nothing(encoder: Encoder, words: bool = False) -> Encoded:
+    "A Document without content: its start and end tokens. It has no target, so it adds nothing to a loss."
     ending = copy.copy(encoder)
     ending.tail = [encoder.end_id] # also where other Documents have none: there is no Document of no token
-    return encode(ending, Document("", ("",)), **options)
+    made = assemble(ending, "", Layout([]))
+    if words: made.word_ids = word_ids(ending, Document("", ()), [])
+    return made
 
 def encode_all(encoder: Encoder, docs: Sequence[Document], chosen: Sequence[int], report: Report | None = None,
                lengths: Sequence[int] | None = None, **options) -> list[Encoded]:

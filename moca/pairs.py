@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from .account import Ignored, Report
-from .content import blank, content_key, same
-from .documents import KINDS, MARKER, BadInput, Document, Pair, _parts, prompt
-from .rows import Lazy, Selection, digest, open_rows
+from .content import content_key, same
+from .documents import KINDS, MARKER, BadInput, Document, Pair, _parts, blank, prompt
+from .opening import open_rows
+from .rows import Lazy, Selection, digest
 from .sources import ROW, Source, _inside, look, place, renamed, row_id, sift, source_rows
 
 # %% auto #0

@@ -28,7 +28,8 @@ from .account import Ignored, Report
 from .documents import MAX_PIXELS, BadInput, Document, ImageRef, MocaError, _address, _parts, content, missing, printable, prompt
 from .documents import stored, with_id, written
 from .layouts import Columns, coco, holds_nothing, read_row
-from .rows import Chain, Lazy, Listed, ParquetRows, Selection, digest, file_mark, open_rows
+from .opening import open_rows
+from .rows import Chain, Lazy, Listed, ParquetRows, Selection, digest, file_mark
 
 # %% auto #0
 __all__ = ['SAMPLING', 'ROW', 'MOST_NOTES', 'MOST_NAMES', 'UNREAD', 'CHUNK', 'MASK64', 'HUB_CAP', 'PART_BYTES', 'GROUP_BYTES',

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from .documents import BadInput, Document, ImageRef, Task
 from .mmeb import columns_unread, image_below, noted, read_records, said
-from .rows import SUFFIXES
+from .opening import SUFFIXES
 
 # %% auto #0
 __all__ = ['PAGE', 'METRICS', 'USES', 'Part', 'read_vidore']
