@@ -28,7 +28,7 @@ from .mmeb import MMEB, fetch_mmeb, mmeb_means, read_mmeb
 from .mocabench import ceiling, moca_bench
 from .mteb_model import MtebModel, need_mteb
 from .quickstart import cut
-from .rows import SUFFIXES
+from .opening import SUFFIXES
 from .vectors import Cached, model_digest, seal
 from .vidore import METRICS, read_vidore
 
