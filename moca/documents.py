@@ -78,6 +78,15 @@ def _upright(image: Image.Image) -> Image.Image:
     image = _rgb(image)
     return image if turn is None else image.transpose(turn)
 
+def _turned_size(image: Image.Image) -> tuple[int, int]:
+    "(width, height) of the upright image."
+    return image.size if _orientation(image) < 5 else image.size[::-1]
+
+def _more_frames(image: Image.Image) -> bool:
+    "Are there frames behind the first? The second picture of an MPO is a preview or the other eye's, and no frame."
+    try: return image.format != "MPO" and bool(getattr(image, "is_animated", False))
+    except Exception: return True # there is one, and it is damaged
+
 def _key(source, name: str) -> str:
     "A text that names the content of a source. Of a function nothing else is known than the name it was given."
     if isinstance(source, Path): return f"path {source}"
@@ -176,10 +185,11 @@ def of_pixels(x) -> Image.Image:
 # %% ../nbs/10_documents.ipynb #38375648
 class ImageRef:
     "A picture that is opened when it is needed. Equal refs have the same path, bytes or pixels, or functions of the same name."
-    __slots__ = ("source", "name", "max_pixels", "_size", "_key")
+    __slots__ = ("source", "name", "max_pixels", "frames", "_size", "_key")
 
     def __init__(self, source, name: str, size: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS):
         self.source, self.name, self.max_pixels, self._size, self._key = source, printable(name), max_pixels, size, None
+        self.frames = False # has its file more than one? Known once `size` was asked
         if callable(source) and not isinstance(source, Image.Image): self._key = _key(source, name) # of the whole name
 
     @classmethod
@@ -206,7 +216,8 @@ class ImageRef:
     def size(self) -> tuple[int, int]:
         "(width, height) in pixels of what `open` returns, from the header alone. Raises `BadImage`."
         if self._size is None:
-            self._size = _use(self.source, self.name, self.max_pixels, lambda x: x.size if _orientation(x) < 5 else x.size[::-1])
+            is_file = isinstance(self.source, (Path, bytes))
+            self._size, self.frames = _use(self.source, self.name, self.max_pixels, lambda x: (_turned_size(x), is_file and _more_frames(x)))
         return self._size
 
     def open(self) -> Image.Image:

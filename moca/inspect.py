@@ -86,7 +86,7 @@ def layouts_of(items: Lazy, numbers: Sequence[int]) -> tuple[Counter, Counter]:
         layouts[part.format if isinstance(part, Pairs) else layout_of(Columns(with_json(renamed(row, part.source)))).name] += 1
     return layouts, columns
 
-# %% ../nbs/10_inspect.ipynb #159b37e2
+# %% ../nbs/10_inspect.ipynb #b8e5d253
 SAMPLES = 24 # items on the page
 LOOKED = 200 # rows whose layout and columns are told
 
@@ -112,7 +112,7 @@ def look_at(data: str, # whatever a stage takes: a path, a mixture, a source on 
     "Read data as a stage would, without a model. Raises `BadInput` for data that cannot be opened."
     if kind not in (None, "documents", "pairs"): raise BadInput(f"kind is {kind!r}: use documents or pairs")
     if limit is not None and limit < 1: raise BadInput(f"limit is {limit}: give 1 or more")
-    options = source_words(["data", *words])
+    options = source_words(list(words))
     kind = kind or kind_of(data, options)
     mixture = load_mixture(data, kind, options)
     items = mixed(mixture, Pairs if kind == "pairs" else Documents, progress)

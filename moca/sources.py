@@ -31,11 +31,11 @@ from .layouts import Columns, coco, holds_nothing, read_row
 from .rows import Chain, Lazy, Listed, ParquetRows, Selection, digest, file_mark, open_rows
 
 # %% auto #0
-__all__ = ['SAMPLING', 'ROW', 'MOST_NOTES', 'MOST_NAMES', 'UNREAD', 'CHUNK', 'MASK64', 'HUB_CAP', 'PART_BYTES', 'GROUP_BYTES',
-           'COCO_BYTES', 'Source', 'checked', 'source_of', 'source_words', 'typed', 'source_from_words', 'inline',
-           'inlined', 'renamed', 'left_over', 'row_id', 'place', 'Documents', 'digest64', 'Asked', 'ask', 'asked',
-           'holder', 'sources_of', 'own_id', 'second_id', 'Renamed', 'files_of', 'files_mark', 'marked_files', 'sift',
-           'used_again', 'why_copy', 'again', 'look', 'hub_name', 'cache_folder', 'read_state', 'hub_stream',
+__all__ = ['SAMPLING', 'ROW', 'MOST_NOTES', 'MOST_NAMES', 'UNREAD', 'CHUNK', 'MASK64', 'FRAMES', 'HUB_CAP', 'PART_BYTES',
+           'GROUP_BYTES', 'COCO_BYTES', 'Source', 'checked', 'source_of', 'source_words', 'typed', 'source_from_words',
+           'inline', 'inlined', 'renamed', 'left_over', 'row_id', 'place', 'Documents', 'digest64', 'Asked', 'ask',
+           'asked', 'holder', 'sources_of', 'own_id', 'second_id', 'Renamed', 'images_of', 'files_mark', 'marked_files',
+           'sift', 'used_again', 'why_copy', 'again', 'look', 'hub_name', 'cache_folder', 'read_state', 'hub_stream',
            'chosen_rows', 'draw_rows', 'shuffled', 'tables', 'fill_cache', 'write_part', 'hub_rows', 'source_rows',
            'there_is', 'CocoRows', 'coco_rows', 'open_source', 'read_documents']
 
@@ -183,7 +183,8 @@ def _followed(name: str, root: str | Path | None, home: Path | None) -> Path:
     path = Path(root)/name
     try: inside, there = path.resolve().is_relative_to(home), path.is_file()
     except (OSError, RuntimeError, ValueError) as e: # too long, a loop of links, half a character
-        raise BadInput(f"image {shown} is no path that can be followed ({getattr(e, 'strerror', None) or type(e).__name__})") from e
+        why = "a link that leads in a circle" if isinstance(e, RuntimeError) else getattr(e, "strerror", None) or type(e).__name__
+        raise BadInput(f"image {shown} is no path that can be followed ({why})") from e
     if not inside: raise BadInput(f"image {shown} lies outside the folder of the data: move it there or give image_root")
     if not there: raise BadInput(f"image {shown} does not exist: check the path, or give image_root")
     return path
@@ -275,6 +276,7 @@ class Asked(NamedTuple):
     content: int = 0 # of its content, if its id is not its place
     second: int = 0 # of the id that it has if the first was used before
     files: int = 0 # of the picture files it names
+    frames: bool = False # has one of its pictures more than one?
 
 def ask(items: Lazy, i: int, measure: Callable, whole: bool = False) -> Asked: # whole: digest picture files
     "Make an item and measure it."
@@ -284,7 +286,7 @@ def ask(items: Lazy, i: int, measure: Callable, whole: bool = False) -> Asked: #
     own = item.id != items.where(i)
     known = dict(id=digest64(item.id), content=digest64(content(item)) if own else 0,
                  second=digest64(second_id(item.id, items, i)) if own else 0, files=files_mark(item, whole))
-    try: return Asked(measure(item), None, **known)
+    try: return Asked(measure(item), None, **known, frames=any(image.frames for image in images_of(item)))
     except BadInput as e: return Asked(None, str(e), **known)
 
 def asked(items: Lazy, measure: Callable, workers: int) -> Iterator[Asked]:
@@ -345,17 +347,17 @@ class Renamed(Lazy):
         item = self.base.make(i)
         return with_id(item, second_id(item.id, self.base, i)) if i in self.numbers else item
 
-# %% ../nbs/10_sources.ipynb #381b7c12
+# %% ../nbs/10_sources.ipynb #87ed9f88
 MASK64 = 2**64 - 1
 
-def files_of(item) -> list[Path]:
-    "The picture files that a Document or Pair names."
+def images_of(item) -> list[ImageRef]:
+    "The pictures of a Document, or of the sides of a Pair."
     docs = [item] if isinstance(item, Document) else [item.query, item.positive, *item.negatives]
-    return [image.source for doc in docs for image in doc.images if isinstance(image.source, Path)]
+    return [image for doc in docs for image in doc.images]
 
 def files_mark(item, whole: bool = False) -> int:
     "A digest of the picture files of an item: name, size and time of each, or `whole`, their bytes. Marks of several items are added."
-    return sum(_file_mark(path, whole) for path in files_of(item)) & MASK64
+    return sum(_file_mark(image.source, whole) for image in images_of(item) if isinstance(image.source, Path)) & MASK64
 
 def _file_mark(path: Path, whole: bool) -> int:
     "A digest of a file; of one that is gone, of its name."
@@ -381,16 +383,19 @@ def _hex(total: int) -> str:
     return f"{total & MASK64:016x}" if total else ""
 
 # %% ../nbs/10_sources.ipynb #728475c1
+FRAMES = "frames after the first are not read"
+
 def sift(items: Lazy, report: Report, # that the others go to
          measure: Callable = lambda item: None, # asked of each item; `BadInput` rejects it
          workers: int = 1, # threads
          progress: bool = False, what: str = "rows") -> tuple[Selection, list]:
     "The items that can be used, and what `measure` said of each."
-    n, found, bad, files = len(items), [], {}, 0
+    n, found, bad, files, frames = len(items), [], {}, 0, 0
     ids, contents, seconds = (np.zeros(n, np.uint64) for _ in range(3))
     for i, x in enumerate(tqdm(asked(items, measure, workers), total=n, desc=what, unit="row", disable=not progress)):
         found.append(x.said)
         ids[i], contents[i], seconds[i], files = x.id, x.content, x.second, files + x.files
+        frames += x.frames
         if x.why is not None: bad[i] = x.why
     copies, others = used_again(ids, contents, seconds)
     for i, first in copies.items(): bad.setdefault(i, why_copy(items, i, first, bool(contents[i])))
@@ -403,6 +408,7 @@ def sift(items: Lazy, report: Report, # that the others go to
     report.files_mark = _hex(files)
     report.take(items)
     if len(second): report.notes["ids used again, kept as id@place"] += len(second)
+    if frames > report.notes.get(FRAMES, 0): report.notes[FRAMES] = frames # a reader may have told of some already
     return good, [found[i] for i in keep] if bad else found
 
 def used_again(ids: np.ndarray, contents: np.ndarray, seconds: np.ndarray # [n] uint64 digests; id 0: not made
