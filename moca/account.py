@@ -30,7 +30,7 @@ class Ignored(NamedTuple):
     why: str
     def __str__(self): return f"{printable(self.name)} ({self.why})"
 
-# %% ../nbs/10_account.ipynb #379e05cf
+# %% ../nbs/10_account.ipynb #a7971d4b
 def json_lines(path: str | Path, mend: bool = False) -> list[dict]:
     """The objects of a file of JSON lines; none if there is no file. A torn last line is left out, and with `mend` cut off in the file.
     Raises `BadInput` for any other line that is no JSON object."""
@@ -57,7 +57,7 @@ def _cut(path: Path, end: int) -> None:
         f.seek(end)
         if end: f.write(b"\n")
 
-# %% ../nbs/10_account.ipynb #8c55de91
+# %% ../nbs/10_account.ipynb #a2f3cf40
 def by_reason(ignored: list[Ignored], most: int = 3) -> list[str]:
     "One line for each reason: how many, and the first names."
     reasons = {}
@@ -72,7 +72,8 @@ MOST_IGNORED = 1000 # names of ignored files, of one reason, in the file of a ru
 
 @dataclass
 class Report:
-    "One account of what was read: `n_met == n_kept + len(rejected) + len(ignored)`, and notes on what was read in part."
+    """One account of what was read: `n_met == n_kept + len(rejected) + len(ignored)`, and notes on what was
+    read in part."""
     name: str # of the file, folder, data set or mixture
     n_read: int = 0 # rows met, rejected ones included
     n_kept: int | None = None # rows that became Documents or Pairs; None: all that were read
@@ -83,7 +84,8 @@ class Report:
     max_bad: float = 1.0 # largest share of rejected rows once `keep` was called
     path: Path | None = None # where they are written
     _late: set = field(default_factory=set, repr=False) # ids of rows that were kept first and rejected later
-    _before: dict = field(default_factory=dict, repr=False) # {id: line} that the file had already, of other rows than `rejected`
+    _before: dict = field(default_factory=dict,
+                          repr=False) # {id: line} that the file had already, of other rows than `rejected`
     _told: set = field(default_factory=set, repr=False) # lines on ignored files and notes that the file has
 
     def __post_init__(self):
@@ -105,7 +107,7 @@ class Report:
         if self.n_met == self.n_kept + len(self.rejected) + len(self.ignored): return
         raise MocaError(f"{self.name}: {self.n_met:,} rows and files were met, and they are not {parts}: this is a fault of moca")
 
-# %% ../nbs/10_account.ipynb #0686f0b8
+# %% ../nbs/10_account.ipynb #52ea657d
 @patch
 def set_apart(self: Report, where: str, why, own: str = "") -> None:
     "Note a row that cannot be used and was not kept."
@@ -134,7 +136,7 @@ def add(self: Report, other: dict) -> None:
     self.notes.update(other["notes"])
     self.files_mark = other["files_mark"]
 
-# %% ../nbs/10_account.ipynb #fcc6359e
+# %% ../nbs/10_account.ipynb #314e3d75
 @patch
 def summary(self: Report) -> str:
     "The counts; below them the first reason, the ignored files by reason, and the notes."
@@ -157,7 +159,7 @@ def show(self: Report, most: int = 20, summary: bool = True) -> None:
     if len(self.rejected) > most: print(f"rejected: {len(self.rejected) - most:,} more", file=sys.stderr)
     if summary: print(self.summary(), file=sys.stderr)
 
-# %% ../nbs/10_account.ipynb #32b9eacc
+# %% ../nbs/10_account.ipynb #88e9d40e
 @patch
 def keep(self: Report, path: str | Path, # bad_samples.jsonl of a run
          max_bad: float = 0.01, # share of the rows
@@ -185,7 +187,8 @@ def tell(self: Report) -> None:
     for name, why in self.ignored:
         counts[why] += 1
         if counts[why] <= MOST_IGNORED: lines.append({"ignored": name, "reason": why})
-    lines += [{"ignored": f"{n - MOST_IGNORED:,} more", "reason": why} for why, n in counts.items() if n > MOST_IGNORED]
+    lines += [{"ignored": f"{n - MOST_IGNORED:,} more", "reason": why} for why,
+              n in counts.items() if n > MOST_IGNORED]
     lines += [{"note": what, "rows": n} for what, n in sorted(self.notes.items())]
     new = [x for x in lines if json.dumps(x) not in self._told]
     self._told |= set(map(json.dumps, new))
@@ -199,12 +202,14 @@ def _line(row: Rejected) -> dict:
 def _write(self: Report, lines: list[dict]) -> None:
     "Add lines to the file, each in one write."
     with open(self.path, "ab", buffering=0) as f:
-        for x in lines: f.write((json.dumps(x, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
+        for x in lines:
+            f.write((json.dumps(x, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
 
-# %% ../nbs/10_account.ipynb #d4030826
+# %% ../nbs/10_account.ipynb #02f7acdb
 @patch
 def reject(self: Report, where: str, why, id: str = "") -> None:
-    "Note a row that was kept and cannot be used, once for each id. After `keep` also in the file; raises `BadInput` above the limit."
+    """Note a row that was kept and cannot be used, once for each id. After `keep` also in the file; raises
+    `BadInput` above the limit."""
     row = Rejected(id or where, where, " ".join(str(why).split()))
     if row.id in self._late or row.id in self._before: return
     self._late.add(row.id)
@@ -228,5 +233,6 @@ def raise_if_empty(self: Report) -> None:
     "Raises `BadInput` if nothing was kept."
     if self.n_kept: return
     what = "".join(f"; {x}" for x in by_reason(self.ignored))
-    if not self.n_read: raise BadInput(f"{self.name} is empty: give a file with at least one row, or a folder with images or texts{what}")
+    if not self.n_read:
+        raise BadInput(f"{self.name} is empty: give a file with at least one row, or a folder with images or texts{what}")
     raise BadInput(f"{self.name}: none of {self.n_read:,} rows can be used; {_spoken(self.rejected[0])}{what}")
