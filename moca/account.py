@@ -30,7 +30,7 @@ class Ignored(NamedTuple):
     why: str
     def __str__(self): return f"{printable(self.name)} ({self.why})"
 
-# %% ../nbs/10_account.ipynb #a7971d4b
+# %% ../nbs/10_account.ipynb #379e05cf
 def json_lines(path: str | Path, mend: bool = False) -> list[dict]:
     """The objects of a file of JSON lines; none if there is no file. A torn last line is left out, and with `mend` cut off in the file.
     Raises `BadInput` for any other line that is no JSON object."""
@@ -57,7 +57,7 @@ def _cut(path: Path, end: int) -> None:
         f.seek(end)
         if end: f.write(b"\n")
 
-# %% ../nbs/10_account.ipynb #a2f3cf40
+# %% ../nbs/10_account.ipynb #8c55de91
 def by_reason(ignored: list[Ignored], most: int = 3) -> list[str]:
     "One line for each reason: how many, and the first names."
     reasons = {}
@@ -107,7 +107,7 @@ class Report:
         if self.n_met == self.n_kept + len(self.rejected) + len(self.ignored): return
         raise MocaError(f"{self.name}: {self.n_met:,} rows and files were met, and they are not {parts}: this is a fault of moca")
 
-# %% ../nbs/10_account.ipynb #52ea657d
+# %% ../nbs/10_account.ipynb #0686f0b8
 @patch
 def set_apart(self: Report, where: str, why, own: str = "") -> None:
     "Note a row that cannot be used and was not kept."
@@ -136,7 +136,7 @@ def add(self: Report, other: dict) -> None:
     self.notes.update(other["notes"])
     self.files_mark = other["files_mark"]
 
-# %% ../nbs/10_account.ipynb #314e3d75
+# %% ../nbs/10_account.ipynb #fcc6359e
 @patch
 def summary(self: Report) -> str:
     "The counts; below them the first reason, the ignored files by reason, and the notes."
@@ -159,7 +159,7 @@ def show(self: Report, most: int = 20, summary: bool = True) -> None:
     if len(self.rejected) > most: print(f"rejected: {len(self.rejected) - most:,} more", file=sys.stderr)
     if summary: print(self.summary(), file=sys.stderr)
 
-# %% ../nbs/10_account.ipynb #88e9d40e
+# %% ../nbs/10_account.ipynb #1490bb99
 @patch
 def keep(self: Report, path: str | Path, # bad_samples.jsonl of a run
          max_bad: float = 0.01, # share of the rows
@@ -205,7 +205,7 @@ def _write(self: Report, lines: list[dict]) -> None:
         for x in lines:
             f.write((json.dumps(x, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
 
-# %% ../nbs/10_account.ipynb #02f7acdb
+# %% ../nbs/10_account.ipynb #b4bea90f
 @patch
 def reject(self: Report, where: str, why, id: str = "") -> None:
     """Note a row that was kept and cannot be used, once for each id. After `keep` also in the file; raises
@@ -223,7 +223,8 @@ def reject(self: Report, where: str, why, id: str = "") -> None:
 def check(self: Report) -> None:
     "Raises `BadInput` if more than the share `max_bad` was rejected."
     if self.n_bad <= self.max_bad * self.n_read: return
-    last = self.rejected[-1] if self.rejected else Rejected(*(next(reversed(self._before.values()))[k] for k in ("id", "file", "reason")))
+    if self.rejected: last = self.rejected[-1]
+    else: last = Rejected(*(next(reversed(self._before.values()))[k] for k in ("id", "file", "reason")))
     raise BadInput(f"{self.name}: {self.n_bad:,} of {self.n_read:,} rows cannot be used ({self.n_bad / max(1, self.n_read):.2%}), more "
                    f"than max_bad allows ({self.max_bad:.2%}): see {self.path or 'the report'}, mend or remove them, or raise max_bad; "
                    f"the last: {_spoken(last)}")

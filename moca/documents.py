@@ -32,7 +32,7 @@ class BadInput(MocaError):
 class BadImage(BadInput):
     "A picture that cannot be opened."
 
-# %% ../nbs/10_documents.ipynb #5c84eacf
+# %% ../nbs/10_documents.ipynb #25377049
 def printable(name, most: int = 80) -> str:
     """A name as a message may show it: `most` characters or fewer on one line; what cannot be shown is
     written as an escape."""
@@ -44,8 +44,8 @@ def printable(name, most: int = 80) -> str:
     return f"{shown[:head]}...{shown[len(shown) - (most - 3 - head):]}"
 
 # %% ../nbs/10_documents.ipynb #a31b9606
-FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF",
-           "PPM") # the decoders that a file may reach; its name decides nothing
+# the decoders that a file may reach; its name decides nothing
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM")
 MAX_PIXELS = 64_000_000 # a larger picture is rejected from its header
 MAX_ASPECT = 200 # so is a picture whose one side is more than so many times the other: no patch grid fits it
 
@@ -56,9 +56,7 @@ def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8, from what stands before the pixels; 1 where it is broken or none of
     these. Pillow itself turns TIFF."""
     if image.format == "TIFF": return 1
-    try:
-        found = int(Image.Image.getexif(image).get(0x0112,
-                                                   1)) # not PngImageFile.getexif, which would decode the pixels
+    try: found = int(Image.Image.getexif(image).get(0x0112, 1)) # PngImageFile.getexif would decode the pixels
     except Exception: return 1
     return found if found in _turn else 1
 
@@ -135,7 +133,7 @@ def _checked(image: Image.Image, max_pixels: int) -> Image.Image:
         raise ValueError(f"it is {w} x {h} pixels, a strip longer than {MAX_ASPECT} times its width")
     return image
 
-# %% ../nbs/10_documents.ipynb #0b47b1bd
+# %% ../nbs/10_documents.ipynb #ed35d6be
 def _unknown(source: Path | bytes) -> str:
     "What a file is that no decoder knows."
     if isinstance(source, bytes): head = source[:512]
@@ -154,14 +152,16 @@ def _is_file(path: Path) -> bool:
     try: return path.is_file()
     except (OSError, ValueError): return False
 
-# %% ../nbs/10_documents.ipynb #df80f829
+# %% ../nbs/10_documents.ipynb #de1fef36
 MAX_WRITTEN = 64 * 2**20 # characters of a picture that is written as text
 _address = re.compile(r"(?:[a-z][a-z0-9+.-]+://|(?:data|file|https?):)", re.I)
 
 def _starts_like_image(data: bytes) -> bool:
     "Are these the first 12 bytes of a picture?"
     if data.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")): return True
-    return data[:4] == b"RIFF" and data[8:12] == b"WEBP" or data[:2] == b"BM" and data[6:10] == bytes(4) or data[4:8] == b"ftyp"
+    if data[:4] == b"RIFF": return data[8:12] == b"WEBP"
+    if data[:2] == b"BM": return data[6:10] == bytes(4)
+    return data[4:8] == b"ftyp"
 
 def written(text: str) -> bytes | None:
     """The bytes of a picture that is written as base64, or as a `data:` address; None for any other text.
@@ -179,7 +179,7 @@ def written(text: str) -> bytes | None:
     try: return base64.b64decode(re.sub(r"\s+", "", body), validate=True)
     except ValueError as e: raise BadInput(f"an image is written in base64 that is damaged ({e})") from e
 
-# %% ../nbs/10_documents.ipynb #e81dd990
+# %% ../nbs/10_documents.ipynb #f2c9f4ba
 def stored(x: dict) -> bytes | str | None:
     "The bytes of a picture as `datasets` stores one, else its path. Raises `BadInput` if they are neither."
     data, path = x.get("bytes"), x.get("path")
@@ -215,8 +215,7 @@ class ImageRef:
     @classmethod
     def of(cls, x: str | Path | bytes | Image.Image | dict | ImageRef | Callable, # or an array; a function returns an image
            name: str = "", # for messages; a function's name must say which picture it draws
-           size: tuple[int,
-                       int] | None = None, # (width, height) that a function will return, so that planning need not call it
+           size: tuple[int, int] | None = None, # what a function will return, so that planning need not call it
            max_pixels: int = MAX_PIXELS) -> ImageRef:
         "Wrap anything that is a picture. Opens nothing. Raises `BadInput` for anything else."
         if isinstance(x, ImageRef): return x
@@ -232,7 +231,8 @@ class ImageRef:
         elif isinstance(x, Image.Image):
             name, size = name or f"of {x.width} x {x.height} pixels in memory", None
         elif not callable(x):
-            raise BadInput(f"{printable(name) or 'a picture'} is given as {type(x).__name__}: give a path, bytes, a PIL image or a function")
+            raise BadInput(f"{printable(name) or 'a picture'} is given as {type(x).__name__}: "
+                           "give a path, bytes, a PIL image or a function")
         return cls(x, name or f"drawn by {getattr(x, '__qualname__', type(x).__name__)}",
                    size if callable(x) else None, max_pixels)
 
@@ -259,8 +259,9 @@ class ImageRef:
     def __hash__(self): return hash(self.key)
     def __repr__(self): return f"ImageRef({self.name!r})"
 
-# %% ../nbs/10_documents.ipynb #535a6093
-_unseen = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0") | frozenset(map(chr, (*range(0x180b, 0x1810), *range(0xfe00, 0xfe10))))
+# %% ../nbs/10_documents.ipynb #7afe7386
+_fillers = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0" # letters and signs by their class, and nothing to the eye
+_unseen = frozenset(_fillers) | frozenset(map(chr, (*range(0x180b, 0x1810), *range(0xfe00, 0xfe10))))
 
 def _seen(c: str) -> bool:
     """Does this character show? Not if it is a space, a control or format character, a filler or a variation
@@ -438,7 +439,7 @@ def _in_order(found: list[re.Match], images: list) -> list:
         raise BadInput(f"its text names the images {numbers}, and it has {len(images)}")
     return [images[n - 1] for n in numbers]
 
-# %% ../nbs/10_documents.ipynb #ea8d2d63
+# %% ../nbs/10_documents.ipynb #9473f429
 def content(item: Document | Pair) -> str:
     "A digest of what an item holds, its id left out: equal items have equal ones."
     if isinstance(item, Document): return _digest(item.parts)

@@ -80,16 +80,15 @@ class Mixture:
 
     def table(self, counts: dict[str, int] | None = None) -> str:
         "One line a source; with the rows of each, what an epoch holds of it."
-        wide, total = max(len(s.title)
-                          for s in self.sources), sum(s.weight * counts[s.title] for s in self.sources) if counts else 0
-        head = f"{'source':{wide}s}  {'cap':>9s} {'sampling':8s} {'weight':>6s}" + (f" {'rows':>9s} {'an epoch':>9s} {'share':>6s}"
-                                                                                    if counts else "  what")
-        lines = [head]
+        wide = max(len(s.title) for s in self.sources)
+        total = sum(s.weight * counts[s.title] for s in self.sources) if counts else 0
+        more = f" {'rows':>9s} {'an epoch':>9s} {'share':>6s}" if counts else "  what"
+        lines = [f"{'source':{wide}s}  {'cap':>9s} {'sampling':8s} {'weight':>6s}{more}"]
         for s in self.sources:
             line = f"{s.title:{wide}s}  {f'{s.cap:,}' if s.cap else 'all':>9s} {s.sampling:8s} {s.weight:6g}"
             n = round(s.weight * counts[s.title]) if counts else 0
-            lines.append(line + (f" {counts[s.title]:9,d} {n:9,d} {n / max(total, 1):6.1%}" if counts
-                                 else f"  {self.notes.get(s.title) or s.kind or s.data}"))
+            if counts: lines.append(f"{line} {counts[s.title]:9,d} {n:9,d} {n / max(total, 1):6.1%}")
+            else: lines.append(f"{line}  {self.notes.get(s.title) or s.kind or s.data}")
         return "\n".join(lines)
 
 def load_mixture(data: str | Path, # a mixture file, one of moca's own by name, a path, `hub:owner/name`, or a source on one line

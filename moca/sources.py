@@ -25,8 +25,8 @@ import yaml
 from filelock import FileLock
 from tqdm.auto import tqdm
 from .account import Ignored, Report
-from .documents import MAX_PIXELS, BadInput, Document, ImageRef, MocaError, _address, _parts, content, missing, printable, prompt
-from .documents import stored, with_id, written
+from .documents import MAX_PIXELS, BadInput, Document, ImageRef, MocaError, _address, _parts
+from .documents import content, missing, printable, prompt, stored, with_id, written
 from .layouts import Columns, coco, holds_nothing, read_row
 from .rows import Chain, Lazy, Listed, ParquetRows, Selection, digest, file_mark, open_rows
 
@@ -111,7 +111,7 @@ def source_of(values: dict, name: str) -> Source:
     try: return Source(**values)
     except BadInput as e: raise BadInput(f"source {name}: {e}") from e
 
-# %% ../nbs/10_sources.ipynb #4bff5e6a
+# %% ../nbs/10_sources.ipynb #ba9c3a73
 def source_words(words: list[str], # `name=value`, the first perhaps only the data
                  ) -> dict:
     """The fields of a Source that words of a command line give. Raises `BadInput` for an unknown name, with
@@ -126,8 +126,8 @@ def source_words(words: list[str], # `name=value`, the first perhaps only the da
         name, _, key = name.partition(".")
         if name not in fields or not sign:
             near = difflib.get_close_matches(name, fields, 1)
-            raise BadInput(f"{printable(word)!r} is no option of a source: " + (f"did you mean {near[0]}=...?" if near else
-                                                                              f"write name=value, of {', '.join(fields)}"))
+            hint = f"did you mean {near[0]}=...?" if near else f"write name=value, of {', '.join(fields)}"
+            raise BadInput(f"{printable(word)!r} is no option of a source: {hint}")
         if key and name != "columns":
             raise BadInput(f"option {name} takes one value: write {name}={printable(value)}")
         if key: found.setdefault("columns", {})[key] = value
@@ -195,14 +195,15 @@ def _followed(name: str, root: str | Path | None, home: Path | None) -> Path:
     path = Path(root)/name
     try: inside, there = path.resolve().is_relative_to(home), path.is_file()
     except (OSError, RuntimeError, ValueError) as e: # too long, a loop of links, half a character
-        why = "a link that leads in a circle" if isinstance(e, RuntimeError) else getattr(e, "strerror", None) or type(e).__name__
+        why = getattr(e, "strerror", None) or type(e).__name__
+        if isinstance(e, RuntimeError): why = "a link that leads in a circle"
         raise BadInput(f"image {shown} is no path that can be followed ({why})") from e
     if not inside:
         raise BadInput(f"image {shown} lies outside the folder of the data: move it there or give image_root")
     if not there: raise BadInput(f"image {shown} does not exist: check the path, or give image_root")
     return path
 
-# %% ../nbs/10_sources.ipynb #fe0ea4fc
+# %% ../nbs/10_sources.ipynb #f72e95a9
 _field = re.compile(r"\{(\w+)\}")
 
 def renamed(row: dict, source: Source) -> dict:
@@ -322,7 +323,7 @@ def asked(items: Lazy, measure: Callable, workers: int) -> Iterator[Asked]:
             if k is not None: waiting.append(pool.submit(some, k))
             while waiting and (k is None or len(waiting) > 2 * workers): yield from waiting.pop(0).result()
 
-# %% ../nbs/10_sources.ipynb #5146b1e2
+# %% ../nbs/10_sources.ipynb #808229ac
 def holder(items: Lazy, i: int) -> tuple[Lazy, int]:
     "The Documents or Pairs that make item `i`, and its number there."
     while True:
@@ -368,7 +369,7 @@ class Renamed(Lazy):
         item = self.base.make(i)
         return with_id(item, second_id(item.id, self.base, i)) if i in self.numbers else item
 
-# %% ../nbs/10_sources.ipynb #1005265e
+# %% ../nbs/10_sources.ipynb #3370cdb0
 MASK64 = 2**64 - 1
 
 def images_of(item) -> list[ImageRef]:
@@ -630,7 +631,7 @@ def there_is(data: str) -> None:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", data) or Path(data).exists(): return
     raise BadInput(f"{printable(data)} does not exist: check the path; a data set on the hub is named hub:{printable(data)}")
 
-# %% ../nbs/10_sources.ipynb #5d123666
+# %% ../nbs/10_sources.ipynb #8929e999
 COCO_BYTES = 2**30 # of a JSON file
 
 class CocoRows(Listed):
@@ -657,7 +658,7 @@ def coco_rows(data: str) -> CocoRows | None:
     except BadInput as e: raise BadInput(f"{path.name}: {e}") from e
     return None if rows is None else CocoRows(path, rows)
 
-# %% ../nbs/10_sources.ipynb #feebdabf
+# %% ../nbs/10_sources.ipynb #29e57ca7
 def open_source(source: Source, progress: bool = False) -> Documents:
     "The Documents of a source, none of them read yet. Raises `BadInput`."
     return Documents(source_rows(source, progress), source)
