@@ -32,7 +32,7 @@ class BadInput(MocaError):
 class BadImage(BadInput):
     "A picture that cannot be opened."
 
-# %% ../nbs/10_documents.ipynb #25377049
+# %% ../nbs/10_documents.ipynb #5c84eacf
 def printable(name, most: int = 80) -> str:
     """A name as a message may show it: `most` characters or fewer on one line; what cannot be shown is
     written as an escape."""
@@ -133,7 +133,7 @@ def _checked(image: Image.Image, max_pixels: int) -> Image.Image:
         raise ValueError(f"it is {w} x {h} pixels, a strip longer than {MAX_ASPECT} times its width")
     return image
 
-# %% ../nbs/10_documents.ipynb #ed35d6be
+# %% ../nbs/10_documents.ipynb #0b47b1bd
 def _unknown(source: Path | bytes) -> str:
     "What a file is that no decoder knows."
     if isinstance(source, bytes): head = source[:512]
@@ -152,7 +152,7 @@ def _is_file(path: Path) -> bool:
     try: return path.is_file()
     except (OSError, ValueError): return False
 
-# %% ../nbs/10_documents.ipynb #de1fef36
+# %% ../nbs/10_documents.ipynb #dcf35540
 MAX_WRITTEN = 64 * 2**20 # characters of a picture that is written as text
 _address = re.compile(r"(?:[a-z][a-z0-9+.-]+://|(?:data|file|https?):)", re.I)
 
@@ -179,7 +179,7 @@ def written(text: str) -> bytes | None:
     try: return base64.b64decode(re.sub(r"\s+", "", body), validate=True)
     except ValueError as e: raise BadInput(f"an image is written in base64 that is damaged ({e})") from e
 
-# %% ../nbs/10_documents.ipynb #f2c9f4ba
+# %% ../nbs/10_documents.ipynb #e81dd990
 def stored(x: dict) -> bytes | str | None:
     "The bytes of a picture as `datasets` stores one, else its path. Raises `BadInput` if they are neither."
     data, path = x.get("bytes"), x.get("path")
@@ -259,7 +259,7 @@ class ImageRef:
     def __hash__(self): return hash(self.key)
     def __repr__(self): return f"ImageRef({self.name!r})"
 
-# %% ../nbs/10_documents.ipynb #7afe7386
+# %% ../nbs/10_documents.ipynb #bb5f5b51
 _fillers = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0" # letters and signs by their class, and nothing to the eye
 _unseen = frozenset(_fillers) | frozenset(map(chr, (*range(0x180b, 0x1810), *range(0xfe00, 0xfe10))))
 
@@ -281,6 +281,12 @@ MARKER = "<|vision_start|><|image_pad|><|vision_end|>" # where a picture goes, i
 _pieces = re.compile(r"<\|(?:vision_start|vision_end|image_pad|video_pad)\|>")
 KINDS = ("long-document", "multimodal", "text")
 
+def _proper(text: str, what: str) -> None:
+    "Raises `BadInput` for half a surrogate pair, which no file and no tokenizer takes."
+    try: text.encode()
+    except UnicodeEncodeError:
+        raise BadInput(f"{what} holds half a surrogate pair: decode it again from its source") from None
+
 @dataclass(frozen=True)
 class Document:
     """An ordered list of parts, each a text or a picture. Raises `BadInput` for parts that are neither, or
@@ -291,15 +297,16 @@ class Document:
 
     def __post_init__(self):
         object.__setattr__(self, "parts", tuple(self.parts))
+        name = printable(self.id)
+        _proper(self.id, f"document {name}: its id")
         for part in self.parts:
             if isinstance(part, ImageRef): continue
             if not isinstance(part, str):
-                raise BadInput(f"document {self.id}: a part is a {type(part).__name__}, not a str or an ImageRef")
+                raise BadInput(f"document {name}: a part is a {type(part).__name__}, not a str or an ImageRef")
             if m := _pieces.search(part):
-                raise BadInput(f"document {self.id}: its text holds {m[0]}, which marks a picture: remove it or give the picture")
-            try: part.encode()
-            except UnicodeEncodeError:
-                raise BadInput(f"document {self.id}: its text holds half a surrogate pair: decode it again from its source") from None
+                raise BadInput(f"document {name}: its text holds {m[0]}, which marks a picture: "
+                               "remove it or give the picture")
+            _proper(part, f"document {name}: its text")
 
     @property
     def text(self) -> str:
@@ -439,7 +446,7 @@ def _in_order(found: list[re.Match], images: list) -> list:
         raise BadInput(f"its text names the images {numbers}, and it has {len(images)}")
     return [images[n - 1] for n in numbers]
 
-# %% ../nbs/10_documents.ipynb #9473f429
+# %% ../nbs/10_documents.ipynb #ea8d2d63
 def content(item: Document | Pair) -> str:
     "A digest of what an item holds, its id left out: equal items have equal ones."
     if isinstance(item, Document): return _digest(item.parts)

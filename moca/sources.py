@@ -111,7 +111,7 @@ def source_of(values: dict, name: str) -> Source:
     try: return Source(**values)
     except BadInput as e: raise BadInput(f"source {name}: {e}") from e
 
-# %% ../nbs/10_sources.ipynb #ba9c3a73
+# %% ../nbs/10_sources.ipynb #7d52144b
 def source_words(words: list[str], # `name=value`, the first perhaps only the data
                  ) -> dict:
     """The fields of a Source that words of a command line give. Raises `BadInput` for an unknown name, with
@@ -203,7 +203,7 @@ def _followed(name: str, root: str | Path | None, home: Path | None) -> Path:
     if not there: raise BadInput(f"image {shown} does not exist: check the path, or give image_root")
     return path
 
-# %% ../nbs/10_sources.ipynb #f72e95a9
+# %% ../nbs/10_sources.ipynb #fe0ea4fc
 _field = re.compile(r"\{(\w+)\}")
 
 def renamed(row: dict, source: Source) -> dict:
@@ -323,7 +323,7 @@ def asked(items: Lazy, measure: Callable, workers: int) -> Iterator[Asked]:
             if k is not None: waiting.append(pool.submit(some, k))
             while waiting and (k is None or len(waiting) > 2 * workers): yield from waiting.pop(0).result()
 
-# %% ../nbs/10_sources.ipynb #808229ac
+# %% ../nbs/10_sources.ipynb #5146b1e2
 def holder(items: Lazy, i: int) -> tuple[Lazy, int]:
     "The Documents or Pairs that make item `i`, and its number there."
     while True:
@@ -369,7 +369,7 @@ class Renamed(Lazy):
         item = self.base.make(i)
         return with_id(item, second_id(item.id, self.base, i)) if i in self.numbers else item
 
-# %% ../nbs/10_sources.ipynb #3370cdb0
+# %% ../nbs/10_sources.ipynb #1005265e
 MASK64 = 2**64 - 1
 
 def images_of(item) -> list[ImageRef]:
@@ -631,7 +631,7 @@ def there_is(data: str) -> None:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", data) or Path(data).exists(): return
     raise BadInput(f"{printable(data)} does not exist: check the path; a data set on the hub is named hub:{printable(data)}")
 
-# %% ../nbs/10_sources.ipynb #8929e999
+# %% ../nbs/10_sources.ipynb #5d123666
 COCO_BYTES = 2**30 # of a JSON file
 
 class CocoRows(Listed):
@@ -658,7 +658,7 @@ def coco_rows(data: str) -> CocoRows | None:
     except BadInput as e: raise BadInput(f"{path.name}: {e}") from e
     return None if rows is None else CocoRows(path, rows)
 
-# %% ../nbs/10_sources.ipynb #29e57ca7
+# %% ../nbs/10_sources.ipynb #feebdabf
 def open_source(source: Source, progress: bool = False) -> Documents:
     "The Documents of a source, none of them read yet. Raises `BadInput`."
     return Documents(source_rows(source, progress), source)
