@@ -72,7 +72,8 @@ MOST_IGNORED = 1000 # names of ignored files, of one reason, in the file of a ru
 
 @dataclass
 class Report:
-    "One account of what was read: `n_met == n_kept + len(rejected) + len(ignored)`, and notes on what was read in part."
+    """One account of what was read: `n_met == n_kept + len(rejected) + len(ignored)`, and notes on what was
+    read in part."""
     name: str # of the file, folder, data set or mixture
     n_read: int = 0 # rows met, rejected ones included
     n_kept: int | None = None # rows that became Documents or Pairs; None: all that were read
@@ -83,7 +84,8 @@ class Report:
     max_bad: float = 1.0 # largest share of rejected rows once `keep` was called
     path: Path | None = None # where they are written
     _late: set = field(default_factory=set, repr=False) # ids of rows that were kept first and rejected later
-    _before: dict = field(default_factory=dict, repr=False) # {id: line} that the file had already, of other rows than `rejected`
+    _before: dict = field(default_factory=dict,
+                          repr=False) # {id: line} that the file had already, of other rows than `rejected`
     _told: set = field(default_factory=set, repr=False) # lines on ignored files and notes that the file has
 
     def __post_init__(self):
@@ -157,7 +159,7 @@ def show(self: Report, most: int = 20, summary: bool = True) -> None:
     if len(self.rejected) > most: print(f"rejected: {len(self.rejected) - most:,} more", file=sys.stderr)
     if summary: print(self.summary(), file=sys.stderr)
 
-# %% ../nbs/10_account.ipynb #32b9eacc
+# %% ../nbs/10_account.ipynb #1490bb99
 @patch
 def keep(self: Report, path: str | Path, # bad_samples.jsonl of a run
          max_bad: float = 0.01, # share of the rows
@@ -185,7 +187,8 @@ def tell(self: Report) -> None:
     for name, why in self.ignored:
         counts[why] += 1
         if counts[why] <= MOST_IGNORED: lines.append({"ignored": name, "reason": why})
-    lines += [{"ignored": f"{n - MOST_IGNORED:,} more", "reason": why} for why, n in counts.items() if n > MOST_IGNORED]
+    lines += [{"ignored": f"{n - MOST_IGNORED:,} more", "reason": why} for why,
+              n in counts.items() if n > MOST_IGNORED]
     lines += [{"note": what, "rows": n} for what, n in sorted(self.notes.items())]
     new = [x for x in lines if json.dumps(x) not in self._told]
     self._told |= set(map(json.dumps, new))
@@ -199,12 +202,14 @@ def _line(row: Rejected) -> dict:
 def _write(self: Report, lines: list[dict]) -> None:
     "Add lines to the file, each in one write."
     with open(self.path, "ab", buffering=0) as f:
-        for x in lines: f.write((json.dumps(x, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
+        for x in lines:
+            f.write((json.dumps(x, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
 
-# %% ../nbs/10_account.ipynb #d4030826
+# %% ../nbs/10_account.ipynb #b4bea90f
 @patch
 def reject(self: Report, where: str, why, id: str = "") -> None:
-    "Note a row that was kept and cannot be used, once for each id. After `keep` also in the file; raises `BadInput` above the limit."
+    """Note a row that was kept and cannot be used, once for each id. After `keep` also in the file; raises
+    `BadInput` above the limit."""
     row = Rejected(id or where, where, " ".join(str(why).split()))
     if row.id in self._late or row.id in self._before: return
     self._late.add(row.id)
@@ -218,7 +223,8 @@ def reject(self: Report, where: str, why, id: str = "") -> None:
 def check(self: Report) -> None:
     "Raises `BadInput` if more than the share `max_bad` was rejected."
     if self.n_bad <= self.max_bad * self.n_read: return
-    last = self.rejected[-1] if self.rejected else Rejected(*(next(reversed(self._before.values()))[k] for k in ("id", "file", "reason")))
+    if self.rejected: last = self.rejected[-1]
+    else: last = Rejected(*(next(reversed(self._before.values()))[k] for k in ("id", "file", "reason")))
     raise BadInput(f"{self.name}: {self.n_bad:,} of {self.n_read:,} rows cannot be used ({self.n_bad / max(1, self.n_read):.2%}), more "
                    f"than max_bad allows ({self.max_bad:.2%}): see {self.path or 'the report'}, mend or remove them, or raise max_bad; "
                    f"the last: {_spoken(last)}")
@@ -228,5 +234,6 @@ def raise_if_empty(self: Report) -> None:
     "Raises `BadInput` if nothing was kept."
     if self.n_kept: return
     what = "".join(f"; {x}" for x in by_reason(self.ignored))
-    if not self.n_read: raise BadInput(f"{self.name} is empty: give a file with at least one row, or a folder with images or texts{what}")
+    if not self.n_read:
+        raise BadInput(f"{self.name} is empty: give a file with at least one row, or a folder with images or texts{what}")
     raise BadInput(f"{self.name}: none of {self.n_read:,} rows can be used; {_spoken(self.rejected[0])}{what}")

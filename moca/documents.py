@@ -32,9 +32,10 @@ class BadInput(MocaError):
 class BadImage(BadInput):
     "A picture that cannot be opened."
 
-# %% ../nbs/10_documents.ipynb #3589d65a
+# %% ../nbs/10_documents.ipynb #5c84eacf
 def printable(name, most: int = 80) -> str:
-    "A name as a message may show it: `most` characters or fewer on one line; what cannot be shown is written as an escape."
+    """A name as a message may show it: `most` characters or fewer on one line; what cannot be shown is
+    written as an escape."""
     name = str(name)
     if len(name) > 4 * most: name = name[:2 * most] + name[-2 * most:]
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
@@ -43,7 +44,8 @@ def printable(name, most: int = 80) -> str:
     return f"{shown[:head]}...{shown[len(shown) - (most - 3 - head):]}"
 
 # %% ../nbs/10_documents.ipynb #a31b9606
-FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM") # the decoders that a file may reach; its name decides nothing
+# the decoders that a file may reach; its name decides nothing
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM")
 MAX_PIXELS = 64_000_000 # a larger picture is rejected from its header
 MAX_ASPECT = 200 # so is a picture whose one side is more than so many times the other: no patch grid fits it
 
@@ -51,9 +53,10 @@ _turn = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: I
          5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}
 
 def _orientation(image: Image.Image) -> int:
-    "The EXIF orientation, 1 to 8, from what stands before the pixels; 1 where it is broken or none of these. Pillow itself turns TIFF."
+    """The EXIF orientation, 1 to 8, from what stands before the pixels; 1 where it is broken or none of
+    these. Pillow itself turns TIFF."""
     if image.format == "TIFF": return 1
-    try: found = int(Image.Image.getexif(image).get(0x0112, 1)) # not PngImageFile.getexif, which would decode the pixels
+    try: found = int(Image.Image.getexif(image).get(0x0112, 1)) # PngImageFile.getexif would decode the pixels
     except Exception: return 1
     return found if found in _turn else 1
 
@@ -62,7 +65,8 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F": raise ValueError("its pixels are floating-point numbers")
     if image.mode.startswith("I"): # 16 or 32 bits a pixel: keep the upper 8 of 16
         x = np.asarray(image).astype(np.int64)
-        image = Image.fromarray((np.clip(x, 0, 65535) >> 8 if image.mode != "I" or x.max() > 255 else x.clip(0)).astype(np.uint8))
+        image = Image.fromarray((np.clip(x, 0, 65535) >> 8 if image.mode != "I" or x.max() > 255
+                                 else x.clip(0)).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         page = Image.new("RGB", image.size, "white")
@@ -78,8 +82,19 @@ def _upright(image: Image.Image) -> Image.Image:
     image = _rgb(image)
     return image if turn is None else image.transpose(turn)
 
+def _turned_size(image: Image.Image) -> tuple[int, int]:
+    "(width, height) of the upright image."
+    return image.size if _orientation(image) < 5 else image.size[::-1]
+
+def _more_frames(image: Image.Image) -> bool:
+    """Are there frames behind the first? The second picture of an MPO is a preview or the other eye's, and no
+    frame."""
+    try: return image.format != "MPO" and bool(getattr(image, "is_animated", False))
+    except Exception: return True # there is one, and it is damaged
+
 def _key(source, name: str) -> str:
-    "A text that names the content of a source. Of a function nothing else is known than the name it was given."
+    """A text that names the content of a source. Of a function nothing else is known than the name it was
+    given."""
     if isinstance(source, Path): return f"path {source}"
     if callable(source) and not isinstance(source, Image.Image): return f"call {name}"
     data = source if isinstance(source, bytes) else f"{source.mode}{source.size}".encode() + source.tobytes()
@@ -87,16 +102,20 @@ def _key(source, name: str) -> str:
 
 # %% ../nbs/10_documents.ipynb #9f8b030b
 def _use(source, name: str, max_pixels: int, what: Callable):
-    "Open `source` without decoding it, check what its header says, return `what(image)`. Every failure is a `BadImage`."
-    if isinstance(source, Path) and not _is_file(source): raise BadImage(f"image {name} does not exist: check the path")
+    """Open `source` without decoding it, check what its header says, return `what(image)`. Every failure is a
+    `BadImage`."""
+    if isinstance(source, Path) and not _is_file(source):
+        raise BadImage(f"image {name} does not exist: check the path")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore") # Pillow warns of odd metadata and of large pictures; what matters is checked here
             if isinstance(source, (Path, bytes)):
-                with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
+                with Image.open(BytesIO(source) if isinstance(source, bytes) else source,
+                                formats=FORMATS) as image:
                     return what(_checked(image, max_pixels))
             image = source if isinstance(source, Image.Image) else source()
-            if not isinstance(image, Image.Image): raise ValueError(f"its function returned a {type(image).__name__}, not a PIL image")
+            if not isinstance(image, Image.Image):
+                raise ValueError(f"its function returned a {type(image).__name__}, not a PIL image")
             _checked(image, max_pixels).load()
             return what(image)
     except Exception as e: # OSError, ValueError, SyntaxError, struct.error, MemoryError ...
@@ -110,10 +129,11 @@ def _checked(image: Image.Image, max_pixels: int) -> Image.Image:
     w, h = image.size
     if not w or not h: raise ValueError(f"it is {w} x {h} pixels, which is nothing")
     if w * h > max_pixels: raise ValueError(f"it is {w} x {h} pixels, more than the limit of {max_pixels:,}")
-    if max(w, h) > MAX_ASPECT * min(w, h): raise ValueError(f"it is {w} x {h} pixels, a strip longer than {MAX_ASPECT} times its width")
+    if max(w, h) > MAX_ASPECT * min(w, h):
+        raise ValueError(f"it is {w} x {h} pixels, a strip longer than {MAX_ASPECT} times its width")
     return image
 
-# %% ../nbs/10_documents.ipynb #cb829312
+# %% ../nbs/10_documents.ipynb #0b47b1bd
 def _unknown(source: Path | bytes) -> str:
     "What a file is that no decoder knows."
     if isinstance(source, bytes): head = source[:512]
@@ -121,7 +141,8 @@ def _unknown(source: Path | bytes) -> str:
         with open(source, "rb") as f: head = f.read(512)
     hint = ""
     if not head: hint = " (it is empty)"
-    if head.startswith(b"version https://git-lfs"): hint = " (it is the stand-in that Git LFS leaves: run git lfs pull)"
+    if head.startswith(b"version https://git-lfs"):
+        hint = " (it is the stand-in that Git LFS leaves: run git lfs pull)"
     if head[4:8] == b"ftyp": hint = " (it is HEIC or a film: convert it to JPEG)"
     if b"<svg" in head.lower(): hint = " (it is SVG: draw it as PNG)"
     return f"no {', '.join(FORMATS)} data, or its beginning is damaged{hint}"
@@ -131,29 +152,34 @@ def _is_file(path: Path) -> bool:
     try: return path.is_file()
     except (OSError, ValueError): return False
 
-# %% ../nbs/10_documents.ipynb #21a72580
+# %% ../nbs/10_documents.ipynb #dcf35540
 MAX_WRITTEN = 64 * 2**20 # characters of a picture that is written as text
 _address = re.compile(r"(?:[a-z][a-z0-9+.-]+://|(?:data|file|https?):)", re.I)
 
 def _starts_like_image(data: bytes) -> bool:
     "Are these the first 12 bytes of a picture?"
     if data.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")): return True
-    return data[:4] == b"RIFF" and data[8:12] == b"WEBP" or data[:2] == b"BM" and data[6:10] == bytes(4) or data[4:8] == b"ftyp"
+    if data[:4] == b"RIFF": return data[8:12] == b"WEBP"
+    if data[:2] == b"BM": return data[6:10] == bytes(4)
+    return data[4:8] == b"ftyp"
 
 def written(text: str) -> bytes | None:
-    "The bytes of a picture that is written as base64, or as a `data:` address; None for any other text. Raises `BadInput` if damaged."
+    """The bytes of a picture that is written as base64, or as a `data:` address; None for any other text.
+    Raises `BadInput` if damaged."""
     address = re.match(r"data:[^,]{0,100};base64,", text[:200], re.I)
-    if not address and text[:5].lower() == "data:": raise BadInput("an image is a data: address without base64: write base64, or a path")
+    if not address and text[:5].lower() == "data:":
+        raise BadInput("an image is a data: address without base64: write base64, or a path")
     if not address:
         try: start = base64.b64decode(text[:16], validate=True)
         except ValueError: return None
         if len(text) < 64 or not _starts_like_image(start): return None
     body = text[address.end():] if address else text
-    if len(body) > MAX_WRITTEN: raise BadInput(f"an image is written in {len(body):,} characters, more than {MAX_WRITTEN:,}")
+    if len(body) > MAX_WRITTEN:
+        raise BadInput(f"an image is written in {len(body):,} characters, more than {MAX_WRITTEN:,}")
     try: return base64.b64decode(re.sub(r"\s+", "", body), validate=True)
     except ValueError as e: raise BadInput(f"an image is written in base64 that is damaged ({e})") from e
 
-# %% ../nbs/10_documents.ipynb #88da5639
+# %% ../nbs/10_documents.ipynb #e81dd990
 def stored(x: dict) -> bytes | str | None:
     "The bytes of a picture as `datasets` stores one, else its path. Raises `BadInput` if they are neither."
     data, path = x.get("bytes"), x.get("path")
@@ -166,7 +192,8 @@ def stored(x: dict) -> bytes | str | None:
                    "give bytes, or a path")
 
 def of_pixels(x) -> Image.Image:
-    "An array or tensor, height x width or height x width x 1, 3 or 4, uint8, as an image. Raises `BadInput` for any other."
+    """An array or tensor, height x width or height x width x 1, 3 or 4, uint8, as an image. Raises `BadInput`
+    for any other."""
     x = x.detach().cpu().numpy() if hasattr(x, "detach") else np.asarray(x)
     if x.dtype != np.uint8 or x.ndim not in (2, 3) or x.ndim == 3 and x.shape[2] not in (1, 3, 4):
         raise BadInput(f"a picture is given as an array of {x.dtype}, {' x '.join(map(str, x.shape)) or 'one number'}: "
@@ -175,38 +202,47 @@ def of_pixels(x) -> Image.Image:
 
 # %% ../nbs/10_documents.ipynb #38375648
 class ImageRef:
-    "A picture that is opened when it is needed. Equal refs have the same path, bytes or pixels, or functions of the same name."
-    __slots__ = ("source", "name", "max_pixels", "_size", "_key")
+    """A picture that is opened when it is needed. Equal refs have the same path, bytes or pixels, or
+    functions of the same name."""
+    __slots__ = ("source", "name", "max_pixels", "frames", "_size", "_key")
 
     def __init__(self, source, name: str, size: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS):
         self.source, self.name, self.max_pixels, self._size, self._key = source, printable(name), max_pixels, size, None
-        if callable(source) and not isinstance(source, Image.Image): self._key = _key(source, name) # of the whole name
+        self.frames = False # has its file more than one? Known once `size` was asked
+        if callable(source) and not isinstance(source, Image.Image):
+            self._key = _key(source, name) # of the whole name
 
     @classmethod
     def of(cls, x: str | Path | bytes | Image.Image | dict | ImageRef | Callable, # or an array; a function returns an image
            name: str = "", # for messages; a function's name must say which picture it draws
-           size: tuple[int, int] | None = None, # (width, height) that a function will return, so that planning need not call it
+           size: tuple[int, int] | None = None, # what a function will return, so that planning need not call it
            max_pixels: int = MAX_PIXELS) -> ImageRef:
         "Wrap anything that is a picture. Opens nothing. Raises `BadInput` for anything else."
         if isinstance(x, ImageRef): return x
         if isinstance(x, dict): x, name = stored(x), name or str(x.get("path") or "")
         if isinstance(x, (bytearray, memoryview)): x = bytes(x)
         if hasattr(x, "__array__") or hasattr(x, "detach"): x = of_pixels(x)
-        if isinstance(x, str) and (data := written(x)) is not None: x, name = data, name or f"written as {len(x)} characters"
+        if isinstance(x, str) and (data := written(x)) is not None:
+            x, name = data, name or f"written as {len(x)} characters"
         if isinstance(x, str) and _address.match(x):
             raise BadInput(f"image {printable(x)} is an address: nothing is fetched, give a path")
         if isinstance(x, (str, Path)): x, name = Path(x), name or str(x)
         elif isinstance(x, bytes): name = name or f"of {len(x)} bytes"
-        elif isinstance(x, Image.Image): name, size = name or f"of {x.width} x {x.height} pixels in memory", None
+        elif isinstance(x, Image.Image):
+            name, size = name or f"of {x.width} x {x.height} pixels in memory", None
         elif not callable(x):
-            raise BadInput(f"{printable(name) or 'a picture'} is given as {type(x).__name__}: give a path, bytes, a PIL image or a function")
-        return cls(x, name or f"drawn by {getattr(x, '__qualname__', type(x).__name__)}", size if callable(x) else None, max_pixels)
+            raise BadInput(f"{printable(name) or 'a picture'} is given as {type(x).__name__}: "
+                           "give a path, bytes, a PIL image or a function")
+        return cls(x, name or f"drawn by {getattr(x, '__qualname__', type(x).__name__)}",
+                   size if callable(x) else None, max_pixels)
 
     @property
     def size(self) -> tuple[int, int]:
         "(width, height) in pixels of what `open` returns, from the header alone. Raises `BadImage`."
         if self._size is None:
-            self._size = _use(self.source, self.name, self.max_pixels, lambda x: x.size if _orientation(x) < 5 else x.size[::-1])
+            is_file = isinstance(self.source, (Path, bytes))
+            self._size, self.frames = _use(self.source, self.name, self.max_pixels,
+                                           lambda x: (_turned_size(x), is_file and _more_frames(x)))
         return self._size
 
     def open(self) -> Image.Image:
@@ -223,11 +259,13 @@ class ImageRef:
     def __hash__(self): return hash(self.key)
     def __repr__(self): return f"ImageRef({self.name!r})"
 
-# %% ../nbs/10_documents.ipynb #ab4bce7e
-_unseen = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0") | frozenset(map(chr, (*range(0x180b, 0x1810), *range(0xfe00, 0xfe10))))
+# %% ../nbs/10_documents.ipynb #bb5f5b51
+_fillers = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0" # letters and signs by their class, and nothing to the eye
+_unseen = frozenset(_fillers) | frozenset(map(chr, (*range(0x180b, 0x1810), *range(0xfe00, 0xfe10))))
 
 def _seen(c: str) -> bool:
-    "Does this character show? Not if it is a space, a control or format character, a filler or a variation selector."
+    """Does this character show? Not if it is a space, a control or format character, a filler or a variation
+    selector."""
     return unicodedata.category(c) not in ("Zs", "Zl", "Zp", "Cc", "Cf") and c not in _unseen
 
 def blank(text: str) -> bool:
@@ -243,23 +281,32 @@ MARKER = "<|vision_start|><|image_pad|><|vision_end|>" # where a picture goes, i
 _pieces = re.compile(r"<\|(?:vision_start|vision_end|image_pad|video_pad)\|>")
 KINDS = ("long-document", "multimodal", "text")
 
+def _proper(text: str, what: str) -> None:
+    "Raises `BadInput` for half a surrogate pair, which no file and no tokenizer takes."
+    try: text.encode()
+    except UnicodeEncodeError:
+        raise BadInput(f"{what} holds half a surrogate pair: decode it again from its source") from None
+
 @dataclass(frozen=True)
 class Document:
-    "An ordered list of parts, each a text or a picture. Raises `BadInput` for parts that are neither, or hold no proper text."
+    """An ordered list of parts, each a text or a picture. Raises `BadInput` for parts that are neither, or
+    hold no proper text."""
     id: str
     parts: tuple[str | ImageRef, ...]
     source: str = "" # where it came from: a data set, a file
 
     def __post_init__(self):
         object.__setattr__(self, "parts", tuple(self.parts))
+        name = printable(self.id)
+        _proper(self.id, f"document {name}: its id")
         for part in self.parts:
             if isinstance(part, ImageRef): continue
-            if not isinstance(part, str): raise BadInput(f"document {self.id}: a part is a {type(part).__name__}, not a str or an ImageRef")
+            if not isinstance(part, str):
+                raise BadInput(f"document {name}: a part is a {type(part).__name__}, not a str or an ImageRef")
             if m := _pieces.search(part):
-                raise BadInput(f"document {self.id}: its text holds {m[0]}, which marks a picture: remove it or give the picture")
-            try: part.encode()
-            except UnicodeEncodeError:
-                raise BadInput(f"document {self.id}: its text holds half a surrogate pair: decode it again from its source") from None
+                raise BadInput(f"document {name}: its text holds {m[0]}, which marks a picture: "
+                               "remove it or give the picture")
+            _proper(part, f"document {name}: its text")
 
     @property
     def text(self) -> str:
@@ -309,10 +356,12 @@ FIELDS = ("id", "text", "image", "images", "parts", "source")
 def document(x: str | Path | Image.Image | ImageRef | dict | list | Document, # text, picture, dictionary, list of parts, or a Document
              id: str | None = None # default: a digest of the content
              ) -> Document:
-    "Anything as a Document. A dictionary has `text`, `image` or `images` (they come before the text), or `parts`. Raises `BadInput`."
+    """Anything as a Document. A dictionary has `text`, `image` or `images` (they come before the text), or
+    `parts`. Raises `BadInput`."""
     if isinstance(x, Document): return x if id is None else replace(x, id=id)
     if missing(x): raise BadInput(f"it is missing ({x}): give a text or a picture, or leave it out")
-    if not isinstance(x, dict) or x.keys() <= {"bytes", "path"}: x = {"parts": list(x) if isinstance(x, (list, tuple)) else [x]}
+    if not isinstance(x, dict) or x.keys() <= {"bytes", "path"}:
+        x = {"parts": list(x) if isinstance(x, (list, tuple)) else [x]}
     known_keys(x, FIELDS)
     parts = _parts(x, ImageRef.of)
     id = id if id is not None else x.get("id")
@@ -333,11 +382,13 @@ def _digest(parts: list[str | ImageRef]) -> str:
 
 # %% ../nbs/10_documents.ipynb #304a50db
 def _parts(row: dict, image: Callable) -> list[str | ImageRef]:
-    "The parts of one row; `image` makes an ImageRef from what a row holds. Raises `BadInput` with the reason alone."
+    """The parts of one row; `image` makes an ImageRef from what a row holds. Raises `BadInput` with the
+    reason alone."""
     row = {k: v for k, v in row.items() if not missing(v)}
     if not any(k in row for k in FIELDS[1:5]): raise BadInput(f"it has none of {', '.join(FIELDS[1:5])}")
     if "parts" in row:
-        if any(k in row for k in FIELDS[1:4]): raise BadInput("it has parts and also text or images: give one of the two")
+        if any(k in row for k in FIELDS[1:4]):
+            raise BadInput("it has parts and also text or images: give one of the two")
         if not isinstance(row["parts"], (list, tuple)): raise BadInput("its parts are no list")
         parts = [_part(p, image) for p in row["parts"]]
     else:
@@ -345,12 +396,14 @@ def _parts(row: dict, image: Callable) -> list[str | ImageRef]:
         if not isinstance(text, str): raise BadInput(f"its text is a {type(text).__name__}")
         parts = _interleave(text, [image(i) for i in _given_images(row)])
     parts = [p for p in parts if p != ""]
-    if not any(isinstance(p, ImageRef) or not blank(p) for p in parts): raise BadInput("it is empty: no text, no image")
+    if not any(isinstance(p, ImageRef) or not blank(p) for p in parts):
+        raise BadInput("it is empty: no text, no image")
     return parts
 
 def _given_images(row: dict) -> list:
     "What a row has as `image` or `images`; an empty text or list is none. Raises `BadInput` if it has both."
-    given = {k: row[k] for k in ("image", "images") if k in row and not (isinstance(row[k], (str, list, tuple)) and not len(row[k]))}
+    given = {k: row[k] for k in ("image", "images") if k in row
+             and not (isinstance(row[k], (str, list, tuple)) and not len(row[k]))}
     if len(given) == 2: raise BadInput("it has both image and images: give one of the two")
     found = next(iter(given.values()), [])
     return list(found) if isinstance(found, (list, tuple)) else [found]
@@ -364,14 +417,16 @@ def _part(p, image: Callable) -> str | ImageRef:
     known_keys(given, ("text", "image"), "a part")
     if len(given) != 1: raise BadInput("a part needs a text or an image, one of the two")
     if "image" in given: return image(given["image"])
-    if not isinstance(given["text"], str): raise BadInput(f"the text of a part is a {type(given['text']).__name__}")
+    if not isinstance(given["text"], str):
+        raise BadInput(f"the text of a part is a {type(given['text']).__name__}")
     return given["text"]
 
 # %% ../nbs/10_documents.ipynb #e80e685d
 _places = re.compile(r"<image>|<\|image_(\d+)\|>")
 
 def _interleave(text: str, images: list[ImageRef]) -> list[str | ImageRef]:
-    "Pictures in the places of their markers; without markers, pictures first. Raises `BadInput` where their numbers differ."
+    """Pictures in the places of their markers; without markers, pictures first. Raises `BadInput` where their
+    numbers differ."""
     found = list(re.finditer(re.escape(MARKER), text) if MARKER in text else _places.finditer(text))
     if not found or not images and MARKER not in text: return [*images, text]
     if len(found) != len(images):
@@ -383,25 +438,29 @@ def _interleave(text: str, images: list[ImageRef]) -> list[str | ImageRef]:
     return [*out, text[at:]]
 
 def _in_order(found: list[re.Match], images: list) -> list:
-    "The pictures in the order of their places: places that all have a number say which. Raises `BadInput` for numbers that do not fit."
+    """The pictures in the order of their places: places that all have a number say which. Raises `BadInput`
+    for numbers that do not fit."""
     numbers = [int(m[1]) for m in found if m.re is _places and m[1]]
     if len(numbers) < len(found): return images
-    if sorted(numbers) != list(range(1, len(images) + 1)): raise BadInput(f"its text names the images {numbers}, and it has {len(images)}")
+    if sorted(numbers) != list(range(1, len(images) + 1)):
+        raise BadInput(f"its text names the images {numbers}, and it has {len(images)}")
     return [images[n - 1] for n in numbers]
 
-# %% ../nbs/10_documents.ipynb #5d3a191d
+# %% ../nbs/10_documents.ipynb #ea8d2d63
 def content(item: Document | Pair) -> str:
     "A digest of what an item holds, its id left out: equal items have equal ones."
     if isinstance(item, Document): return _digest(item.parts)
     sides = (item.query, item.positive, *item.negatives)
-    return blake2b("\0".join([*map(content, sides), item.task, item.kind]).encode("utf-8", "replace"), digest_size=8).hexdigest()
+    return blake2b("\0".join([*map(content, sides), item.task, item.kind]).encode("utf-8", "replace"),
+                   digest_size=8).hexdigest()
 
 def with_id(item: Document | Pair, id: str) -> Document | Pair:
     "The same item under another id; the sides of a Pair that are named after it follow."
     if isinstance(item, Document): return replace(item, id=id)
     def side(doc: Document) -> Document:
         return replace(doc, id=id + doc.id[len(item.id):]) if doc.id.startswith(f"{item.id}/") else doc
-    return replace(item, id=id, query=side(item.query), positive=side(item.positive), negatives=tuple(map(side, item.negatives)))
+    return replace(item, id=id, query=side(item.query), positive=side(item.positive),
+                   negatives=tuple(map(side, item.negatives)))
 
 # %% ../nbs/10_documents.ipynb #304739ba
 def prompt(instruction: str, # what to look for; "" leaves the Document alone

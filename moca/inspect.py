@@ -25,14 +25,16 @@ __all__ = ['SAMPLES', 'LOOKED', 'THUMB', 'TEXT', 'STYLE', 'bins', 'quantiles', '
            'layouts_of', 'Found', 'look_at', 'drawn_of', 'bar', 'histogram', 'counted', 'thumbnail', 'shown', 'card',
            'table', 'bars']
 
-# %% ../nbs/10_inspect.ipynb #8c2498b7
-def bins(values: Sequence[int], most: int = 10) -> list[tuple[int, int, int]]: # of whole numbers from 0 upwards
+# %% ../nbs/10_inspect.ipynb #ddd402d7
+def bins(values: Sequence[int],
+         most: int = 10) -> list[tuple[int, int, int]]: # of whole numbers from 0 upwards
     "A histogram `(first, last, how many)`; a bin for each value if there are few, else bins that grow."
     x = np.asarray(values, np.int64)
     if not len(x): return []
     found, counts = np.unique(x, return_counts=True)
     if len(found) <= most: return [(int(v), int(v), int(n)) for v, n in zip(found, counts)]
-    edges = np.unique(np.concatenate([[0], np.geomspace(max(1, x.min()), x.max() + 1, most).round().astype(np.int64)]))
+    edges = np.unique(np.concatenate([[0], np.geomspace(max(1, x.min()), x.max() + 1,
+                                                        most).round().astype(np.int64)]))
     if x.min() > 0: edges = edges[1:]
     counts, _ = np.histogram(x, [*edges[:-1], x.max() + 1])
     return [(int(a), int(b) - 1, int(n)) for a, b, n in zip(edges[:-1], [*edges[1:-1], x.max() + 1], counts)]
@@ -43,13 +45,15 @@ def quantiles(values: Sequence[int]) -> dict[str, int]:
     at = np.quantile(values, [0, .5, .95, 1], method="higher").astype(int).tolist()
     return dict(zip(("smallest", "median", "95 %", "largest"), at))
 
-# %% ../nbs/10_inspect.ipynb #c7d6f115
+# %% ../nbs/10_inspect.ipynb #07b846ef
 def figures(item: Document | Pair) -> dict[str, list[int]]:
-    "Numbers of an item by what they say: characters, images, pixels of the sides; of a Pair also of each side, and its negatives."
+    """Numbers of an item by what they say: characters, images, pixels of the sides; of a Pair also of each
+    side, and its negatives."""
     look(item) if isinstance(item, Document) else [look(d) for d in sides(item)]
     if isinstance(item, Document):
         sizes = [image.size for image in item.images]
-        return {"characters": [len(item.text)], "images": [len(sizes)], "width": [w for w, _ in sizes], "height": [h for _, h in sizes]}
+        return {"characters": [len(item.text)], "images": [len(sizes)], "width": [w for w, _ in sizes],
+                "height": [h for _, h in sizes]}
     out = {"negatives": [len(item.negatives)]}
     for name, docs in (("query", [item.query]), ("positive", [item.positive]), ("negative", item.negatives)):
         for doc in docs:
@@ -60,7 +64,7 @@ def sides(pair: Pair) -> list[Document]:
     "Query, positive, negatives."
     return [pair.query, pair.positive, *pair.negatives]
 
-# %% ../nbs/10_inspect.ipynb #18227372
+# %% ../nbs/10_inspect.ipynb #dfb1f34e
 def kind_of(data: str, options: dict) -> str:
     "documents or pairs. Raises `BadInput` where `data` cannot be opened."
     path = mixture_file(data) if inlined(data) is None else None
@@ -83,10 +87,11 @@ def layouts_of(items: Lazy, numbers: Sequence[int]) -> tuple[Counter, Counter]:
         part, k = holder(items, int(i))
         row = part.rows.make(k)
         columns.update(str(c) for c in row if c != ROW)
-        layouts[part.format if isinstance(part, Pairs) else layout_of(Columns(with_json(renamed(row, part.source)))).name] += 1
+        layouts[part.format if isinstance(part, Pairs)
+                else layout_of(Columns(with_json(renamed(row, part.source)))).name] += 1
     return layouts, columns
 
-# %% ../nbs/10_inspect.ipynb #159b37e2
+# %% ../nbs/10_inspect.ipynb #ef0fc300
 SAMPLES = 24 # items on the page
 LOOKED = 200 # rows whose layout and columns are told
 
@@ -112,7 +117,7 @@ def look_at(data: str, # whatever a stage takes: a path, a mixture, a source on 
     "Read data as a stage would, without a model. Raises `BadInput` for data that cannot be opened."
     if kind not in (None, "documents", "pairs"): raise BadInput(f"kind is {kind!r}: use documents or pairs")
     if limit is not None and limit < 1: raise BadInput(f"limit is {limit}: give 1 or more")
-    options = source_words(["data", *words])
+    options = source_words(list(words))
     kind = kind or kind_of(data, options)
     mixture = load_mixture(data, kind, options)
     items = mixed(mixture, Pairs if kind == "pairs" else Documents, progress)
@@ -133,9 +138,10 @@ def drawn_of(items: Lazy) -> list[dict]:
     for part in items.parts: rows[part.source.title] = (len(part), part.source.weight)
     drawn = {name: sum(round(share * n) for share in times(weight)) for name, (n, weight) in rows.items()}
     total = max(1, sum(drawn.values()))
-    return [dict(source=name, rows=n, weight=weight, an_epoch=drawn[name], share=drawn[name] / total) for name, (n, weight) in rows.items()]
+    return [dict(source=name, rows=n, weight=weight, an_epoch=drawn[name], share=drawn[name] / total)
+            for name, (n, weight) in rows.items()]
 
-# %% ../nbs/10_inspect.ipynb #0359cbb4
+# %% ../nbs/10_inspect.ipynb #7ac5defb
 def bar(n: int, most: int, wide: int = 30) -> str:
     "A bar of at least one sign if there is anything."
     return "#" * max(n > 0, round(wide * n / max(1, most)))
@@ -154,24 +160,29 @@ def counted(counts: Counter) -> str:
 @patch
 def text(self: Found) -> str:
     "For a terminal."
-    looked = f"{self.report.n_read:,} of {self.n:,} rows looked at, evenly spread" if self.report.n_read < self.n else f"{self.n:,} rows"
-    lines = [self.report.summary(), f"{self.kind}: {looked}", f"layouts: {counted(self.layouts)}", f"columns: {counted(self.columns)}"]
+    looked = f"{self.n:,} rows"
+    if self.report.n_read < self.n: looked = f"{self.report.n_read:,} of {looked} looked at, evenly spread"
+    lines = [self.report.summary(), f"{self.kind}: {looked}", f"layouts: {counted(self.layouts)}",
+             f"columns: {counted(self.columns)}"]
     if self.tasks: lines.append(f"tasks: {counted(self.tasks)}")
     for what, values in self.figures.items():
         if not values: continue
-        lines += [f"{what}: {', '.join(f'{k} {v:,}' for k, v in quantiles(values).items())}", histogram(values)]
+        lines += [f"{what}: {', '.join(f'{k} {v:,}' for k, v in quantiles(values).items())}",
+                  histogram(values)]
     lines.append("an epoch draws:")
-    lines += [f"    {s['source']}: {s['an_epoch']:,} of {s['rows']:,} rows (weight {s['weight']:g}), {s['share']:.1%}" for s in self.sources]
+    for s in self.sources:
+        rows = f"{s['an_epoch']:,} of {s['rows']:,} rows"
+        lines.append(f"    {s['source']}: {rows} (weight {s['weight']:g}), {s['share']:.1%}")
     return "\n".join(lines)
 
 @patch
 def as_dict(self: Found) -> dict:
     "For JSON."
-    said = {what: quantiles(values) | {"bins": bins(values)} for what, values in self.figures.items() if values}
+    said = {what: quantiles(x) | {"bins": bins(x)} for what, x in self.figures.items() if x}
     return dict(name=self.name, kind=self.kind, rows=self.n, looked_at=self.report.n_read, report=self.report.as_dict(),
                 layouts=dict(self.layouts), columns=dict(self.columns), tasks=dict(self.tasks), figures=said, sources=self.sources)
 
-# %% ../nbs/10_inspect.ipynb #57fc9e60
+# %% ../nbs/10_inspect.ipynb #2eab73db
 THUMB = 192 # pixels of the longer side
 TEXT = 400 # characters of a text on the page
 
@@ -191,7 +202,8 @@ def shown(doc: Document) -> str:
     out = []
     for part in doc.parts:
         if isinstance(part, ImageRef): out.append(thumbnail(part))
-        elif len(part) > TEXT: out.append(f"<p>{escape(part[:TEXT])} <i>... ({len(part):,} characters)</i></p>")
+        elif len(part) > TEXT:
+            out.append(f"<p>{escape(part[:TEXT])} <i>... ({len(part):,} characters)</i></p>")
         else: out.append(f"<p>{escape(part)}</p>")
     return "".join(out)
 
@@ -199,10 +211,12 @@ def card(item: Document | Pair, negatives: int = 4) -> str: # most negatives of 
     "One item as HTML: a Document's parts, or a Pair's sides beside each other."
     title = f"<h3>{escape(printable(item.id))}</h3>"
     if isinstance(item, Document): return f'<div class="card">{title}{shown(item)}</div>'
-    named = [("query", item.query), ("positive", item.positive)] + [(f"negative {n}", d) for n, d in enumerate(item.negatives[:negatives])]
+    named = [("query", item.query), ("positive", item.positive)]
+    named += [(f"negative {n}", d) for n, d in enumerate(item.negatives[:negatives])]
     more = len(item.negatives) - negatives
     columns = "".join(f"<div><h4>{name}</h4>{shown(doc)}</div>" for name, doc in named)
-    return f'<div class="card wide">{title}<div class="sides">{columns}</div>{f"<p>{more} more negatives</p>" if more > 0 else ""}</div>'
+    rest = f"<p>{more} more negatives</p>" if more > 0 else ""
+    return f'<div class="card wide">{title}<div class="sides">{columns}</div>{rest}</div>'
 
 # %% ../nbs/10_inspect.ipynb #037ee86d
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:0 auto;max-width:72rem;padding:1rem;color:#222;background:#fff}
@@ -229,7 +243,7 @@ def bars(values: Sequence[int]) -> str:
            f'style="width:{100 * n / most:.1f}%"></div></td><td class="number">{n:,}</td></tr>' for a, b, n in found)
     return f"<table>{''.join(row)}</table>"
 
-# %% ../nbs/10_inspect.ipynb #4b53c1a7
+# %% ../nbs/10_inspect.ipynb #ff2cbb9e
 @patch
 def html(self: Found) -> str:
     "A page that needs nothing else: figures, pictures, and what is not read."
@@ -237,7 +251,8 @@ def html(self: Found) -> str:
     parts = [f"<h1>{escape(printable(self.name))}</h1>",
              f"<p>{self.kind}: {r.n_kept:,} of {r.n_read:,} rows can be used, {len(r.rejected):,} are rejected, "
              f"{len(r.ignored):,} files are in no row.</p>"]
-    if r.n_read < self.n: parts.append(f"<p>{r.n_read:,} of {self.n:,} rows were looked at, evenly spread.</p>")
+    if r.n_read < self.n:
+        parts.append(f"<p>{r.n_read:,} of {self.n:,} rows were looked at, evenly spread.</p>")
     parts += [f"<h2>{title}</h2>{body}" for title, body in self.sections() if body]
     safe = "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
     return (f'<!doctype html><html lang="en"><head><meta charset="utf-8">{safe}<meta name="viewport" content="width=device-width, '
@@ -247,9 +262,11 @@ def html(self: Found) -> str:
 def sections(self: Found) -> list[tuple[str, str]]:
     "(title, HTML) of the page's sections; empty ones have no HTML."
     r, samples = self.report, "".join(map(card, self.samples))
-    bad = table(["where", "id", "why"], [(x.where, x.own, x.why) for x in r.rejected[:20]]) if r.rejected else ""
+    bad = table(["where", "id", "why"], [(x.where, x.own, x.why)
+                                         for x in r.rejected[:20]]) if r.rejected else ""
     notes = [(what, n) for what, n in sorted(r.notes.items())] + [(line, "") for line in by_reason(r.ignored)]
-    drawn = [(s["source"], s["rows"], f"{s['weight']:g}", s["an_epoch"], f"{s['share']:.1%}") for s in self.sources]
+    drawn = [(s["source"], s["rows"], f"{s['weight']:g}", s["an_epoch"], f"{s['share']:.1%}")
+             for s in self.sources]
     return [("Samples", samples and f'<div class="grid">{samples}</div>'), ("Rejected rows", bad),
             ("Notes and ignored files", table(["what", "rows"], notes) if notes else ""),
             ("Layouts", table(["layout", "rows"], self.layouts.most_common())),

@@ -13,11 +13,11 @@ from .documents import MARKER, BadInput, _places, missing, printable
 
 # %% auto #0
 __all__ = ['PATHS', 'SHARD_IMAGES', 'IMAGES', 'WORDS', 'TURN_KEYS', 'TEXT_TYPES', 'IMAGE_TYPES', 'LAYOUTS', 'holds_nothing',
-           'Columns', 'is_image', 'is_text', 'flat', 'filled', 'as_list', 'turns_of', 'llava', 'chat_item',
+           'Columns', 'is_image', 'is_text', 'as_list', 'flat', 'filled', 'turns_of', 'llava', 'chat_item',
            'chat_parts', 'placed_images', 'split_places', 'chat', 'obelics', 'spoken', 'mmc4', 'coco', 'coco_row',
            'Layout', 'register', 'layout_of', 'own', 'layout_table', 'with_json', 'read_row']
 
-# %% ../nbs/10_layouts.ipynb #6c68ee98
+# %% ../nbs/10_layouts.ipynb #5ea73541
 def holds_nothing(x) -> bool:
     "None, NaN, an empty text, list or dictionary."
     return missing(x) or isinstance(x, (str, bytes, list, tuple, dict)) and not len(x)
@@ -25,7 +25,8 @@ def holds_nothing(x) -> bool:
 @lru_cache(10_000)
 def _small(names: tuple) -> dict:
     "Column names by their small letters; where two differ in case alone, the one in small letters."
-    return {str(k).lower(): k for k in reversed(names)} | {k: k for k in names if isinstance(k, str) and k == k.lower()}
+    small = {k: k for k in names if isinstance(k, str) and k == k.lower()}
+    return {str(k).lower(): k for k in reversed(names)} | small
 
 class Columns(dict):
     "A row that remembers which of its columns were read."
@@ -50,11 +51,13 @@ class Columns(dict):
         "The columns that hold something and were not read."
         return [k for k in self.full() if k not in self.read]
 
-# %% ../nbs/10_layouts.ipynb #884ae212
-PATHS = ("file_name", "file_names", "filename", "image_path", "image_paths", "img_path", "image_file", "image_name")
+# %% ../nbs/10_layouts.ipynb #a0a90283
+PATHS = ("file_name", "file_names", "filename", "image_path", "image_paths", "img_path", "image_file",
+         "image_name")
 SHARD_IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
 IMAGES = ("image", "images", "img", "imgs", "picture", "pictures", "photo", "photos", *SHARD_IMAGES, *PATHS)
-WORDS = ("text", "caption", "captions", "txt", "description", "alt_text", "alt", "sentence", "sentences", "label", "cls")
+WORDS = ("text", "caption", "captions", "txt", "description", "alt_text", "alt", "sentence", "sentences",
+         "label", "cls")
 _ending = re.compile(r"\.(jpe?g|jfif|a?png|webp|avif|gif|bmp|tiff?|p[bgpn]m)$", re.I)
 
 def is_image(name: str, value) -> bool:
@@ -69,23 +72,23 @@ def is_text(name: str, value) -> bool:
     if name in ("label", "cls"): return isinstance(value, str) and not value.strip().lstrip("-").isdigit()
     return isinstance(value, str) or name == "text" # what else stands in `text` is refused later, with its type
 
+def as_list(x) -> list:
+    "A list as it is, nothing as an empty one, anything else as a list of one."
+    return [] if x is None else list(x) if isinstance(x, (list, tuple)) else [x]
+
 def flat(row: Columns) -> dict:
     "Pictures, then a text: captions, whatever the columns are called."
     images, text = row.take(*IMAGES, fits=is_image), row.take(*WORDS, fits=is_text)
     text = "\n".join(text) if isinstance(text, list) else "" if text is None else text
-    return {"text": text, "images": images if isinstance(images, (list, tuple)) else [] if images is None else [images]}
+    return {"text": text, "images": as_list(images)}
 
-# %% ../nbs/10_layouts.ipynb #0a44eeff
+# %% ../nbs/10_layouts.ipynb #3d9e2b28
 def filled(texts: list[str], images: list, joint: str = "\n") -> dict:
     "Texts end to end with their pictures. Raises `BadInput` where places for pictures are left empty."
     text = joint.join(texts)
     n = text.count(MARKER) or len(_places.findall(text))
     if n and n != len(images): raise BadInput(f"its text has {n} places for images, and it has {len(images)}")
     return {"text": text, "images": images}
-
-def as_list(x) -> list:
-    "A list as it is, nothing as an empty one, anything else as a list of one."
-    return [] if x is None else list(x) if isinstance(x, (list, tuple)) else [x]
 
 def turns_of(value, what: str) -> list[dict]:
     "A list of turns, which may be written as JSON. Raises `BadInput`."
@@ -98,18 +101,20 @@ def turns_of(value, what: str) -> list[dict]:
 
 def llava(row: Columns) -> dict:
     "`image` and `conversations`: turns of `from` and `value`."
-    turns, images = turns_of(row.take("conversations"), "conversations"), as_list(row.take(*IMAGES, fits=is_image))
+    turns = turns_of(row.take("conversations"), "conversations")
+    images = as_list(row.take(*IMAGES, fits=is_image))
     if any("content" in turn for turn in turns): return {"parts": chat_parts(turns, images, row.note)}
     if wrong := [t for t in turns if not isinstance(t.get("value"), str)]:
         raise BadInput(f"a turn of its conversations has no value: it has {', '.join(map(printable, wrong[0]))}")
     return filled([turn["value"] for turn in turns], images)
 
-# %% ../nbs/10_layouts.ipynb #04387e70
+# %% ../nbs/10_layouts.ipynb #2dbdc501
 TURN_KEYS = ("role", "content", "from", "value") # who speaks is known, and not written out
 TEXT_TYPES, IMAGE_TYPES = ("text", "input_text", "output_text"), ("image", "image_url", "input_image")
 
 def chat_item(item, note: Callable) -> str | dict | None:
-    "One item of a chat's content: its text, `{\"image\"}`, or None, a place for a picture. Raises `BadInput`."
+    """One item of a chat's content: its text, `{"image"}`, or None, a place for a picture. Raises `BadInput`.
+    """
     if isinstance(item, str): return item
     if not isinstance(item, dict): raise BadInput(f"an item of its chat is a {type(item).__name__}")
     held = {k: v for k, v in item.items() if not missing(v)}
@@ -120,24 +125,29 @@ def chat_item(item, note: Callable) -> str | dict | None:
         value = held.pop(key) if key else None
         if isinstance(value, dict) and "url" in value: value = value["url"]
         found = None if value is None else {"image": value}
-    else: raise BadInput(f"an item of its chat is of type {printable(kind)!r}: texts and images are read, with their text or image")
-    if held: note(f"keys of chat items that are not read: {', '.join(map(printable, sorted(map(str, held))))}")
+    else:
+        raise BadInput(f"an item of its chat is of type {printable(kind)!r}: texts and images are read, with their text or image")
+    if held:
+        note(f"keys of chat items that are not read: {', '.join(map(printable, sorted(map(str, held))))}")
     return found
 
-def chat_parts(messages, images: list = (), note: Callable = lambda what: None) -> list: # images: for places without one
+def chat_parts(messages, images: list = (),
+               note: Callable = lambda what: None) -> list: # images: for places without one
     "The parts of chat messages, in order, a line break between messages. Raises `BadInput`."
     out = []
     for n, message in enumerate(turns_of(messages, "messages")):
         if n: out.append("\n")
         content = message.get("content", message.get("value"))
-        if missing(content): raise BadInput(f"a message of its chat has no content: it has {', '.join(map(printable, message))}")
+        if missing(content):
+            raise BadInput(f"a message of its chat has no content: it has {', '.join(map(printable, message))}")
         if other := sorted(str(k) for k, v in message.items() if k not in TURN_KEYS and not holds_nothing(v)):
             note(f"keys of messages that are not read: {', '.join(map(printable, other))}")
         out += [chat_item(item, note) for item in as_list(content)]
     return placed_images(out, list(images))
 
 def placed_images(parts: list, images: list) -> list:
-    "Parts with `images` in their places: where a part is None, or its text has a marker; without places, first. Raises `BadInput`."
+    """Parts with `images` in their places: where a part is None, or its text has a marker; without places,
+    first. Raises `BadInput`."""
     pieces = [x for p in parts for x in (split_places(p) if isinstance(p, str) and images else [p])]
     n = pieces.count(None)
     if images and not n: return [*({"image": x} for x in images), *parts]
@@ -154,7 +164,7 @@ def chat(row: Columns) -> dict:
     "`messages` of `role` and `content`."
     return {"parts": chat_parts(row.take("messages"), as_list(row.take(*IMAGES, fits=is_image)), row.note)}
 
-# %% ../nbs/10_layouts.ipynb #68e95105
+# %% ../nbs/10_layouts.ipynb #28194254
 def obelics(row: Columns) -> dict:
     "`texts` and `images`: with nulls they say the order, without them the pictures come first."
     texts, images = as_list(row.take("texts")), as_list(row.take("images"))
@@ -175,7 +185,8 @@ def spoken(text, note: Callable) -> str | None:
     if missing(text) or isinstance(text, str): return None if missing(text) else text
     if not isinstance(text, dict): raise BadInput(f"one of its texts is a {type(text).__name__}")
     lines = [text[k] for k in ("user", "assistant") if isinstance(text.get(k), str)]
-    if not lines: raise BadInput(f"one of its texts has the keys {', '.join(map(printable, text))}: user and assistant are read")
+    if not lines:
+        raise BadInput(f"one of its texts has the keys {', '.join(map(printable, text))}: user and assistant are read")
     if other := sorted(str(k) for k in text if k not in ("user", "assistant")):
         note(f"keys of texts that are not read: {', '.join(map(printable, other))}")
     return "\n".join(lines)
@@ -191,12 +202,14 @@ def mmc4(row: Columns) -> dict:
     lines = ([*before.get(n, []), text, "\n"] for n, text in enumerate(texts))
     return {"parts": [part for line in lines for part in line][:-1]}
 
-# %% ../nbs/10_layouts.ipynb #2987708e
+# %% ../nbs/10_layouts.ipynb #31fd3056
 def coco(found) -> list[dict] | None:
-    "The rows of COCO captions: `{id, file_name, caption}`; None if an object is none. Raises `BadInput` for annotations without captions."
+    """The rows of COCO captions: `{id, file_name, caption}`; None if an object is none. Raises `BadInput` for
+    annotations without captions."""
     if not isinstance(found, dict): return None
     images, notes = found.get("images"), found.get("annotations")
-    if not all(isinstance(x, list) and all(isinstance(o, dict) for o in x) for x in (images, notes)): return None
+    if not all(isinstance(x, list) and all(isinstance(o, dict) for o in x) for x in (images, notes)):
+        return None
     if not any("file_name" in image for image in images): return None
     if not any("caption" in note for note in notes):
         raise BadInput("it is in COCO's layout and holds no captions: give the file captions_*.json")
@@ -208,11 +221,12 @@ def coco(found) -> list[dict] | None:
 
 def coco_row(row: Columns) -> dict:
     "A row of `coco`. Raises `BadInput` for a caption whose picture is not among the images."
-    if missing(row["file_name"]): raise BadInput(f"its image_id {printable(row.get('image_id'))} is not among the images")
+    if missing(row["file_name"]):
+        raise BadInput(f"its image_id {printable(row.get('image_id'))} is not among the images")
     row.take("image_id")
     return flat(row)
 
-# %% ../nbs/10_layouts.ipynb #610e114b
+# %% ../nbs/10_layouts.ipynb #8f34f91b
 @dataclass(frozen=True)
 class Layout:
     "A shape of rows: how to recognise it, and what makes a row of ours from one."
@@ -231,11 +245,12 @@ def register(name: str, needs: tuple, read: Callable, makes: str, known: bool = 
 
 @lru_cache(10_000)
 def _recognised(full: frozenset, names: frozenset) -> Layout | None:
-    "The first layout that the full columns fit; else that all columns fit, one of them full; else that all columns fit."
+    """The first layout that the full columns fit; else that all columns fit, one of them full; else that all
+    columns fit."""
     fits = lambda x, have: all(not have.isdisjoint(group) for group in x.needs)
     touched = lambda x: any(not full.isdisjoint(group) for group in x.needs)
-    tries = ([x for x in LAYOUTS.values() if fits(x, full)], [x for x in LAYOUTS.values() if fits(x, names) and touched(x)],
-             [x for x in LAYOUTS.values() if fits(x, names)])
+    some = [x for x in LAYOUTS.values() if fits(x, names)] # those of full columns are among them
+    tries = ([x for x in some if fits(x, full)], [x for x in some if touched(x)], some)
     return next((x for found in tries for x in found), None)
 
 def layout_of(row: Columns) -> Layout:
@@ -246,20 +261,27 @@ def layout_of(row: Columns) -> Layout:
     raise BadInput(f"it is in no layout that is read: its columns are {names[:200] or 'none'}; say which is the text and which the "
                    "image with columns, or make a text of some with template")
 
-# %% ../nbs/10_layouts.ipynb #6d8bf3ca
+# %% ../nbs/10_layouts.ipynb #2bc9ae76
 def own(row: Columns) -> dict:
     "moca's own."
     return {k: row.take(k) for k in ("parts", "text", "image", "images") if k in row}
 
 register("parts", (("parts",),), own, "the parts in their order, each a text or a picture", known=True)
-register("conversations", (("conversations",),), llava, "the turns, a line each; pictures where `<image>` stands (LLaVA)")
-register("messages", (("messages",),), chat, "the messages, a line each; pictures where they stand (chats of Hugging Face, OpenAI)")
-register("OBELICS", (("texts",), ("images",)), obelics, "texts and pictures in turn, as the nulls say; without nulls pictures first")
-register("MMC4", (("text_list",), ("image_info",)), mmc4, "the texts, a line each, a picture before the text that it belongs to")
-register("COCO", (("image_id",), ("file_name",), ("caption",)), coco_row, "a picture and one caption (also from COCO's JSON file)")
-register("own", (("text",), ("image", "images")), flat, "pictures, then the text; or pictures where markers stand", known=True)
+register("conversations", (("conversations",),), llava,
+         "the turns, a line each; pictures where `<image>` stands (LLaVA)")
+register("messages", (("messages",),), chat,
+         "the messages, a line each; pictures where they stand (chats of Hugging Face, OpenAI)")
+register("OBELICS", (("texts",), ("images",)), obelics,
+         "texts and pictures in turn, as the nulls say; without nulls pictures first")
+register("MMC4", (("text_list",), ("image_info",)), mmc4,
+         "the texts, a line each, a picture before the text that it belongs to")
+register("COCO", (("image_id",), ("file_name",), ("caption",)), coco_row,
+         "a picture and one caption (also from COCO's JSON file)")
+register("own", (("text",), ("image", "images")), flat,
+         "pictures, then the text; or pictures where markers stand", known=True)
 register("ImageFolder", (PATHS, WORDS), flat, "the picture of that name, then the text")
-register("WebDataset", (SHARD_IMAGES, (*WORDS, "json")), flat, "the pictures, then the text; the keys of `json` are columns")
+register("WebDataset", (SHARD_IMAGES, (*WORDS, "json")), flat,
+         "the pictures, then the text; the keys of `json` are columns")
 register("captions", (IMAGES, WORDS), flat, "pictures, then the text")
 register("text or image", (("text", "image", "images"),), flat, "a text alone, or pictures alone", known=True)
 register("images", (IMAGES,), flat, "pictures alone")
@@ -271,7 +293,7 @@ def layout_table() -> str:
     lines = [f"| {x.name} | {' and '.join(map(group, x.needs))} | {x.makes} |" for x in LAYOUTS.values()]
     return "\n".join(["| layout | its columns | what moca makes of it |", "|---|---|---|", *lines])
 
-# %% ../nbs/10_layouts.ipynb #69990a07
+# %% ../nbs/10_layouts.ipynb #4ab361d2
 def with_json(row: dict) -> dict:
     "A row with the keys of its `json` column, where it has one beside a picture; its own columns come first."
     found = row.get("json")
@@ -283,7 +305,8 @@ def with_json(row: dict) -> dict:
 
 def read_row(row: dict, note: Callable = lambda what: None # told what is read otherwise than it stands
              ) -> tuple[dict, Columns]:
-    "A row in any layout as one of ours, with its `id` and `source`; and the row, which knows what was not read. Raises `BadInput`."
+    """A row in any layout as one of ours, with its `id` and `source`; and the row, which knows what was not
+    read. Raises `BadInput`."""
     columns = Columns(with_json(row), note)
     layout = layout_of(columns)
     ours = layout.read(columns)

@@ -38,7 +38,8 @@ def read_mixture(path: Path, within: tuple = ()) -> dict:
     "What a mixture file says, with its base. Raises `BadInput`."
     if path.resolve() in within: raise BadInput(f"the mixture {path.name} is its own base")
     try:
-        if path.stat().st_size > 2**20: raise BadInput(f"{path} is larger than a megabyte: this is no mixture")
+        if path.stat().st_size > 2**20:
+            raise BadInput(f"{path} is larger than a megabyte: this is no mixture")
         found = yaml.safe_load(path.read_text("utf-8"))
     except OSError as e: raise BadInput(f"can't read the mixture {path}: {e.strerror}") from e
     except (yaml.YAMLError, UnicodeDecodeError,
@@ -57,7 +58,8 @@ def read_mixture(path: Path, within: tuple = ()) -> dict:
     found["sources"] = sources
     if found.get("base") is None: return found
     base = mixture_file(str(found["base"])) or path.parent/str(found["base"])
-    below = read_mixture(base if base.is_absolute() or base.exists() else path.parent/base, (*within, path.resolve()))
+    below = read_mixture(base if base.is_absolute() or base.exists() else path.parent/base,
+                         (*within, path.resolve()))
     merged = {n: s if s is None else below["sources"].get(n, {}) | s for n, s in sources.items()}
     return below | found | {"sources": below["sources"] | merged}
 
@@ -78,15 +80,15 @@ class Mixture:
 
     def table(self, counts: dict[str, int] | None = None) -> str:
         "One line a source; with the rows of each, what an epoch holds of it."
-        wide, total = max(len(s.title) for s in self.sources), sum(s.weight * counts[s.title] for s in self.sources) if counts else 0
-        head = f"{'source':{wide}s}  {'cap':>9s} {'sampling':8s} {'weight':>6s}" + (f" {'rows':>9s} {'an epoch':>9s} {'share':>6s}"
-                                                                                    if counts else "  what")
-        lines = [head]
+        wide = max(len(s.title) for s in self.sources)
+        total = sum(s.weight * counts[s.title] for s in self.sources) if counts else 0
+        more = f" {'rows':>9s} {'an epoch':>9s} {'share':>6s}" if counts else "  what"
+        lines = [f"{'source':{wide}s}  {'cap':>9s} {'sampling':8s} {'weight':>6s}{more}"]
         for s in self.sources:
             line = f"{s.title:{wide}s}  {f'{s.cap:,}' if s.cap else 'all':>9s} {s.sampling:8s} {s.weight:6g}"
             n = round(s.weight * counts[s.title]) if counts else 0
-            lines.append(line + (f" {counts[s.title]:9,d} {n:9,d} {n / max(total, 1):6.1%}" if counts
-                                 else f"  {self.notes.get(s.title) or s.kind or s.data}"))
+            if counts: lines.append(f"{line} {counts[s.title]:9,d} {n:9,d} {n / max(total, 1):6.1%}")
+            else: lines.append(f"{line}  {self.notes.get(s.title) or s.kind or s.data}")
         return "\n".join(lines)
 
 def load_mixture(data: str | Path, # a mixture file, one of moca's own by name, a path, `hub:owner/name`, or a source on one line
@@ -101,7 +103,8 @@ def load_mixture(data: str | Path, # a mixture file, one of moca's own by name, 
         source = source_of(({"data": str(data)} if single is None else single) | given, printable(data))
         return Mixture(source.title, kind, [source])
     found = read_mixture(path)
-    if found.get("kind", kind) != kind: raise BadInput(f"the mixture {path.stem} holds {found['kind']}, and {kind} are needed here")
+    if found.get("kind", kind) != kind:
+        raise BadInput(f"the mixture {path.stem} holds {found['kind']}, and {kind} are needed here")
     fields = {f.name for f in dataclasses.fields(Source)} - {"data", "name"}
     common = {k: v for k, v in found.items() if k not in KEYS}
     if unknown := set(map(str, common)) - fields:
@@ -110,13 +113,15 @@ def load_mixture(data: str | Path, # a mixture file, one of moca's own by name, 
     chosen = {n: common | s | given | {"name": n} for n, s in found["sources"].items() if s is not None}
     if not chosen: raise BadInput(f"the mixture {path.name} has no sources")
     notes = {n: s.pop("note", "") for n, s in chosen.items()}
-    return Mixture(path.stem, kind, [source_of(s, n) for n, s in chosen.items()], str(found.get("about", "")), notes)
+    return Mixture(path.stem, kind, [source_of(s, n) for n, s in chosen.items()], str(found.get("about", "")),
+                   notes)
 
 # %% ../nbs/10_mixtures.ipynb #aa39a4f2
 class Mixed(Chain):
     """Sources end to end, each as often as its weight says; `draw` chooses the rows of an epoch.
     Raises `BadInput` for a weight so small that no row of its source is ever drawn."""
-    def __init__(self, parts: Sequence[Lazy], shares: Sequence[float]): # share of each part that an epoch holds, in (0, 1]
+    def __init__(self, parts: Sequence[Lazy],
+                 shares: Sequence[float]): # share of each part that an epoch holds, in (0, 1]
         super().__init__(parts)
         self.shares = list(shares)
         for part, share in zip(self.parts, self.shares):
@@ -133,12 +138,14 @@ class Mixed(Chain):
 
     def signature(self): return digest(super().signature(), self.shares)
 
-def drawn(part: Lazy, n: int, share: float, seed: int, epoch: int) -> np.ndarray: # [round(share * n)] int64, ascending
+def drawn(part: Lazy, n: int, share: float, seed: int,
+          epoch: int) -> np.ndarray: # [round(share * n)] int64, ascending
     "The rows of one part that an epoch holds."
     if share >= 1: return np.arange(n)
     import torch
     from moca.masking import generator
-    order = torch.randperm(n, generator=generator(seed, epoch, f"{part.source.title}~{part.copy}", "mixture")).numpy()
+    order = torch.randperm(n, generator=generator(seed, epoch, f"{part.source.title}~{part.copy}",
+                                                  "mixture")).numpy()
     return np.sort(order[:round(share * n)])
 
 # %% ../nbs/10_mixtures.ipynb #086d8bff
@@ -156,8 +163,10 @@ def mixed(mixture: Mixture, make: type, progress: bool = False) -> Mixed:
     return Mixed(parts, shares)
 
 # %% ../nbs/10_mixtures.ipynb #e742686b
-def open_documents(data: str | Path, progress: bool = False, options: dict | None = None) -> tuple[Mixed, Report]:
-    "The Documents of data, none of them read yet, and an empty Report for what will turn out to be unusable; as `load_mixture`."
+def open_documents(data: str | Path, progress: bool = False,
+                   options: dict | None = None) -> tuple[Mixed, Report]:
+    """The Documents of data, none of them read yet, and an empty Report for what will turn out to be
+    unusable; as `load_mixture`."""
     mixture = load_mixture(data, options=options)
     docs, report = mixed(mixture, Documents, progress), Report(mixture.name)
     if not len(docs):
@@ -167,7 +176,8 @@ def open_documents(data: str | Path, progress: bool = False, options: dict | Non
 
 def load_documents(data: str | Path, verify: bool = False, workers: int = 1, progress: bool = False,
                    options: dict | None = None) -> tuple[Selection, Report]:
-    "The Documents of data that can be used, and a Report of everything else; as `load_mixture`. Raises `BadInput` if there are none."
+    """The Documents of data that can be used, and a Report of everything else; as `load_mixture`. Raises
+    `BadInput` if there are none."""
     docs, report = open_documents(data, progress, options)
     docs, _ = sift(docs, report, lambda d: look(d, verify), workers, progress)
     report.adds_up()
@@ -176,7 +186,8 @@ def load_documents(data: str | Path, verify: bool = False, workers: int = 1, pro
 
 def open_pairs(data: str | Path, verify: bool = False, workers: int = 1, progress: bool = False,
                options: dict | None = None) -> tuple[ReadPairs, Report]:
-    "The Pairs of data that can be used, and a Report of everything else; as `load_mixture`. Raises `BadInput` if there are none."
+    """The Pairs of data that can be used, and a Report of everything else; as `load_mixture`. Raises
+    `BadInput` if there are none."""
     mixture = load_mixture(data, "pairs", options)
     report = Report(mixture.name)
     pairs = sift_pairs(mixed(mixture, Pairs, progress), report, verify, workers, progress)
@@ -195,7 +206,9 @@ def show_mixture(mixture: Mixture, counts: dict[str, int], ax=None):
     for y, s in enumerate(mixture.sources):
         left = 0.0
         for copy, share in enumerate(times(s.weight)):
-            ax.barh(y, share * counts[s.title], left=left, color=f"C{y % 10}", alpha=1 / (1 + .6 * copy), edgecolor="white")
+            ax.barh(y, share * counts[s.title], left=left, color=f"C{y % 10}", alpha=1 / (1 + .6 * copy),
+                    edgecolor="white")
             left += share * counts[s.title]
-    ax.set_yticks(range(len(mixture.sources)), [s.title for s in mixture.sources]); ax.invert_yaxis(); ax.set_xlabel("rows of an epoch")
+    ax.set_yticks(range(len(mixture.sources)),
+                  [s.title for s in mixture.sources]); ax.invert_yaxis(); ax.set_xlabel("rows of an epoch")
     return ax
