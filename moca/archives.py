@@ -137,7 +137,7 @@ def evident(members: list[tuple[str, str]]) -> bool:
     texts = {middle for middle, suffix in members if f".{suffix}" in (*TEXT_SUFFIXES, ".text", ".caption", ".json")}
     return bool(images & texts)
 
-# %% ../nbs/10_archives.ipynb #d413b72f
+# %% ../nbs/10_archives.ipynb #de377864
 class TarRows(Lazy):
     "The samples of a tar shard: `text`, `image` or `images`, what their .json holds, and other members by their suffix."
     own_images = True
@@ -164,10 +164,18 @@ class TarRows(Lazy):
                     if data.strip(b"\0"): raise EOFError("something stands behind the end mark: are these two archives in one file?")
             except (tarfile.TarError, OSError, EOFError, ValueError) as e:
                 last = next(reversed(index.samples), None)
-                where = f"{self.name}:{printable(last) if last is not None else 'beginning'}"
+                where = f"{self.name}:" + ("beginning" if last is None else f"behind {printable(last)}")
                 self.rejected.append((where, f"the archive cannot be read on from here ({e})"))
-                if last is not None and "behind" not in str(e): index.bad[len(index.samples) - 1] = "the archive breaks off in it"
+                if "behind" not in str(e): self.doubt(index)
         return index
+
+    @staticmethod
+    def doubt(index: Index) -> None:
+        "Of an archive that breaks off, keep the samples that have as many members as any, and two at least, but for the last."
+        counts = np.bincount(np.frombuffer(index.owner, np.uint32), minlength=len(index.samples))
+        if len(counts): counts[-1] = 0
+        for i in np.flatnonzero(counts < max(2, counts.max(initial=0))).tolist():
+            index.bad.setdefault(i, "the archive breaks off, and a part of it may be in what is missing")
 
     def members(self, f, index: Index) -> int:
         "Note all members; gives the byte behind the last one."

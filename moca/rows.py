@@ -25,7 +25,7 @@ from .paths import opened, printable, special
 
 # %% auto #0
 __all__ = ['MAX_LINE', 'Lazy', 'digest', 'file_mark', 'Chain', 'Listed', 'Selection', 'lines_of', 'LineRows', 'JsonRows', 'once',
-           'json_object', 'class_names', 'with_names', 'described', 'Recent', 'reading', 'ParquetRows']
+           'json_object', 'class_names', 'with_names', 'described', 'Recent', 'reading', 'arrow_source', 'ParquetRows']
 
 # %% ../nbs/10_rows.ipynb #d6a5619f
 class Lazy(Sequence):
@@ -112,7 +112,7 @@ class Chain(Lazy):
     def notes(self): return sum((p.notes() for p in self.parts), Counter())
     def signature(self): return digest(*(p.signature() for p in self.parts))
 
-# %% ../nbs/10_rows.ipynb #a4e97d65
+# %% ../nbs/10_rows.ipynb #e67c67d3
 class Listed(Lazy):
     "What is in memory already."
     def __init__(self, items: Sequence): self.items = items
@@ -176,7 +176,7 @@ class LineRows(Lazy):
 
     def make(self, i) -> dict: return {"text": self.line(i).strip()}
 
-# %% ../nbs/10_rows.ipynb #cd890744
+# %% ../nbs/10_rows.ipynb #09eaea42
 class JsonRows(LineRows):
     "The objects of a .jsonl file, one a line; blank lines are none."
     def make(self, i) -> dict: return json_object(self.line(i))
@@ -198,7 +198,7 @@ def json_object(data: bytes | str, what: str = "the line") -> dict:
     if not isinstance(row, dict): raise BadInput(f"{what} holds a {type(row).__name__}, not an object")
     return row
 
-# %% ../nbs/10_rows.ipynb #3da6305b
+# %% ../nbs/10_rows.ipynb #c54b378a
 def class_names(features): # the columns as `datasets` describes them, or a part of that
     "The names of class labels, in the nesting of the columns: a tuple for a label, a dict, a list of one for a list; None: no labels."
     if isinstance(features, list): return class_names(dict(_type="List", feature=features[0] if features else None))
@@ -265,6 +265,10 @@ def reading(name: str, kind: str):
         first = next(iter(str(e).strip().splitlines()), type(e).__name__)
         raise BadInput(f"{printable(name)} is no readable {kind} file ({first}): fetch or write it again") from e
 
+def arrow_source(path: Path):
+    "A file as pyarrow takes it: by its name, or open if the name is no UTF-8, which pyarrow does not know."
+    return str(path) if str(path).isprintable() else open(path, "rb")
+
 class ParquetRows(Lazy):
     "The rows of a .parquet file; class labels by name."
     def __init__(self, path: Path, name: str, home: Path | None = None):
@@ -283,7 +287,7 @@ class ParquetRows(Lazy):
         self.own_images = any(c.physical_type == "BYTE_ARRAY" and c.path not in self.texts for c in leaves)
 
     def reading(self): return reading(self.path.name, "Parquet")
-    def metadata(self): return _files(self.key, lambda: (pq.read_metadata(self.path), 1))
+    def metadata(self): return _files(self.key, lambda: (pq.read_metadata(arrow_source(self.path)), 1))
     def __len__(self): return self.ends[-1] if self.ends else 0
     def where(self, i): return f"{self.name}:{i + 1}"
     def folder(self, i): return self.home
@@ -291,7 +295,7 @@ class ParquetRows(Lazy):
 
     def group(self, k: int, columns: list[str] | None = None) -> pa.Table:
         "Row group `k`, or some columns of it. Raises `BadInput`."
-        with self.reading(), pq.ParquetFile(self.path, metadata=self.metadata(), memory_map=True) as file:
+        with self.reading(), pq.ParquetFile(arrow_source(self.path), metadata=self.metadata(), memory_map=True) as file:
             return file.read_row_group(k, columns=columns, use_threads=False)
 
     def make(self, i) -> dict:
