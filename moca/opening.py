@@ -26,18 +26,22 @@ __all__ = ['SHARDS', 'TABLES', 'READERS', 'SPLITS', 'SUFFIXES', 'packed_away', '
            'loose_rows', 'open_file', 'open_rows', 'each_row']
 
 # %% ../nbs/10_opening.ipynb #3190b157
-SHARDS = {".jsonl": JsonRows, ".ndjson": JsonRows, ".parquet": ParquetRows, ".arrow": arrow_file, ".tar": TarRows,
+SHARDS = {".jsonl": JsonRows, ".ndjson": JsonRows, ".parquet": ParquetRows, ".arrow": arrow_file,
+          ".tar": TarRows,
           ".jsonl.gz": packed(JsonRows), ".ndjson.gz": packed(JsonRows)} # what large data come in
 TABLES = {".csv": CsvRows, ".tsv": TsvRows, ".json": json_file,
-          ".csv.gz": packed(CsvRows), ".tsv.gz": packed(TsvRows), ".json.gz": packed(json_file)} # what other things come in, too
+          # what other things come in, too
+          ".csv.gz": packed(CsvRows), ".tsv.gz": packed(TsvRows), ".json.gz": packed(json_file)}
 READERS = SHARDS | TABLES # by suffix: (path, name, folder of image paths or None) -> Lazy
 
 def packed_away(suffix: str) -> str | None: # lower case, with its dot
     "What to tell of a compressed file that has no reader; None if it has one, or is none."
     if suffix in READERS: return None
-    if suffix in (".tgz", ".tbz", ".txz") or suffix.startswith(".tar."): return "a compressed archive has no random access: unpack it to .tar"
+    if suffix in (".tgz", ".tbz", ".txz") or suffix.startswith(".tar."):
+        return "a compressed archive has no random access: unpack it to .tar"
     if suffix in (".zip", ".7z", ".rar"): return "it is a packed folder: unpack it"
-    if suffix.endswith((".gz", ".bz2", ".xz", ".zst", ".lz4")): return f"it is compressed ({suffix[1:]}) and cannot be read at any place: unpack it"
+    if suffix.endswith((".gz", ".bz2", ".xz", ".zst", ".lz4")):
+        return f"it is compressed ({suffix[1:]}) and cannot be read at any place: unpack it"
     return None
 
 def open_table(root: Path, name: str) -> Lazy: # a path below root
@@ -45,7 +49,8 @@ def open_table(root: Path, name: str) -> Lazy: # a path below root
     try:
         rows = READERS[suffix_of(name)](root/name, name)
         return FileNames(rows) if any(map(file_names, first_rows(rows))) else rows
-    except BadInput as e: raise BadInput(str(e) if printable(name) in str(e) else f"{printable(name)}: {e}") from e
+    except BadInput as e:
+        raise BadInput(str(e) if printable(name) in str(e) else f"{printable(name)}: {e}") from e
     except (OSError, MemoryError) as e: raise BadInput(f"{printable(name)}: {said(e)}") from e
 
 def first_rows(rows: Lazy, most: int = 10) -> Iterator[dict]:
@@ -68,7 +73,8 @@ def file_names(row: dict) -> dict[str, str]:
 class FileNames(Lazy):
     "Rows that name images in columns such as `file_name`."
     def __init__(self, rows: Lazy):
-        self.rows, self.rejected, self.ignored, self.own_images = rows, rows.rejected, rows.ignored, rows.own_images
+        self.rows, self.own_images = rows, rows.own_images
+        self.rejected, self.ignored = rows.rejected, rows.ignored
 
     def __len__(self): return len(self.rows)
     def where(self, i): return self.rows.where(i)
@@ -79,10 +85,12 @@ class FileNames(Lazy):
     def make(self, i) -> dict:
         row = self.rows.make(i)
         ours = file_names(row)
-        return {ours.get(key, key): value for key, value in row.items() if key in ours or key not in ours.values()}
+        kept = {key: value for key, value in row.items() if key in ours or key not in ours.values()}
+        return {ours.get(key, key): value for key, value in kept.items()}
 
 # %% ../nbs/10_opening.ipynb #5ccf3513
-SPLITS = dict(train="train", training="train", validation="validation", valid="validation", val="validation", dev="validation",
+SPLITS = dict(train="train", training="train", validation="validation", valid="validation", val="validation",
+              dev="validation",
               test="test", eval="test")
 
 def split_of(file: str) -> str | None:
@@ -94,7 +102,8 @@ def split_folder(file: str) -> str | None:
     "The split that a folder on the way to a file is."
     return next((SPLITS[part] for part in Path(file.lower()).parts[-2::-1] if part in SPLITS), None)
 
-def of_split(files: list[str], split: str | None, name: str, split_of: Callable = split_of) -> tuple[list[str], list[Ignored]]:
+def of_split(files: list[str], split: str | None, name: str,
+             split_of: Callable = split_of) -> tuple[list[str], list[Ignored]]:
     "The files of a split, and the others. Raises `BadInput` if no file is of the split that was asked for."
     found = {f: split_of(f) for f in files}
     wanted = SPLITS.get(split, split) or ("train" if "train" in found.values() else None)
@@ -102,7 +111,8 @@ def of_split(files: list[str], split: str | None, name: str, split_of: Callable 
     chosen = [f for f in files if found[f] == wanted]
     if not chosen: raise BadInput(f"{name} has no split {split!r}: its files name "
                                   f"{', '.join(sorted({s for s in found.values() if s})) or 'none'}")
-    return chosen, [Ignored(printable(f), "of another split" if found[f] else f"of no split, and others are of {wanted}")
+    return chosen, [Ignored(printable(f),
+                            "of another split" if found[f] else f"of no split, and others are of {wanted}")
                     for f in files if found[f] != wanted]
 
 # %% ../nbs/10_opening.ipynb #5788ebc4
@@ -145,16 +155,19 @@ class Named:
 class Kinds:
     "The files below a folder, by what they may be."
     def __init__(self, root: Path, names: list[str]):
-        self.shards, self.tables, self.images, self.others = [], [], [], [] # others: texts, what lies beside images, the rest
+        # others: texts, what lies beside images, the rest
+        self.shards, self.tables, self.images, self.others = [], [], [], []
         self.rejected = []
         parts = {name for files in sidecars(names).values() for name in files}
         for name in names:
             suffix = suffix_of(name)
             if suffix in SHARDS: self.shards.append(name)
-            elif suffix in TABLES and name not in parts and is_table(root/name, suffix): self.tables.append(name)
+            elif suffix in TABLES and name not in parts and is_table(root/name, suffix):
+                self.tables.append(name)
             elif suffix in image_suffixes() or suffix == ".pdf": self.images.append(name)
             elif suffix in TEXTS: self.others.append(name)
-            elif why := packed_away(suffix) or unread_image(suffix): self.rejected.append((printable(name), why))
+            elif why := packed_away(suffix) or unread_image(suffix):
+                self.rejected.append((printable(name), why))
             else: self.others.append(name)
 
 def is_table(path: Path, suffix: str) -> bool:
@@ -185,11 +198,12 @@ def unclear(tables: list[str], images: list[str], path: str) -> str:
     "What to tell of a folder that could be read in two ways."
     what = "images" if any(suffix_of(n) != ".pdf" for n in images) else "PDFs"
     one, deep = printable(tables[0], 80), "**/" * any("/" in n for n in images)
-    return (f"{path} holds {several(images, what)} and {several(tables, 'tables')}, which names none of them: name one of the two, "
-            f"{path}/{one} or {path}/{deep}*{os.path.splitext(images[0])[1]}")
+    return (f"{path} holds {several(images, what)} and {several(tables, 'tables')}, which names none of them: "
+            f"name one of the two, {path}/{one} or {path}/{deep}*{os.path.splitext(images[0])[1]}")
 
 # %% ../nbs/10_opening.ipynb #b03a56ac
-def open_folder(found: Found, path: str, split: str | None, loose: Callable) -> Lazy: # loose(names) -> rows of files without a table
+def open_folder(found: Found, path: str, split: str | None,
+                loose: Callable) -> Lazy: # loose(names) -> rows of files without a table
     "The rows of the files below a folder. Raises `BadInput`."
     kinds = Kinds(found.root, found.names)
     if kinds.shards or kinds.tables: rows = open_tables(found.root, kinds, path, split)
@@ -212,11 +226,15 @@ def open_tables(root: Path, kinds: Kinds, path: str, split: str | None) -> Chain
     chosen, named = choose(readers, kinds, path) if readers else ([], set())
     rows = Chain([readers[name] for name in chosen])
     rows.rejected += rejected
-    ignored += [Ignored(printable(name), "it has no rows") for name in chosen if not len(readers[name]) and not readers[name].rejected]
-    why = {name: f"a table beside {printable(chosen[0])}, which names the images" for name in readers if name not in chosen}
-    if kinds.shards and not kinds.images: why |= {name: f"a table beside {several(kinds.shards, 'others')}" for name in kinds.tables}
+    ignored += [Ignored(printable(name), "it has no rows") for name in chosen if not len(readers[name])
+                and not readers[name].rejected]
+    why = {name: f"a table beside {printable(chosen[0])}, which names the images" for name in readers
+           if name not in chosen}
+    if kinds.shards and not kinds.images:
+        why |= {name: f"a table beside {several(kinds.shards, 'others')}" for name in kinds.tables}
     why |= {name: "no row names it" for name in kinds.images if name not in named}
-    why |= {name: "beside a table" if suffix_of(name) in (*TEXTS, ".caption", ".json") else not_read(suffix_of(name))
+    why |= {name: "beside a table" if suffix_of(name) in (*TEXTS, ".caption", ".json")
+            else not_read(suffix_of(name))
             for name in kinds.others}
     rows.ignored += ignored + [Ignored(printable(name), reason) for name, reason in why.items()]
     return rows
@@ -232,9 +250,11 @@ def matching(pattern: str) -> Found:
     for file in files:
         name = Path(file).relative_to(root).as_posix()
         try:
-            if why := system_file(name) or special(inside(root, name)): found.ignored.append(Ignored(printable(name), why))
+            if why := system_file(name) or special(inside(root, name)):
+                found.ignored.append(Ignored(printable(name), why))
             else: found.names.append(name)
-        except (BadInput, OSError) as e: found.rejected.append((printable(name), str(e) if isinstance(e, BadInput) else said(e)))
+        except (BadInput, OSError) as e:
+            found.rejected.append((printable(name), str(e) if isinstance(e, BadInput) else said(e)))
     for folder in set(matches) - set(files):
         below = folder.rstrip("/") + "/"
         if not any(m.startswith(below) for m in matches if m != below):
@@ -254,14 +274,17 @@ def files_at(path: str) -> Found | None:
     raise BadInput(f"{printable(path, 80)} cannot be opened")
 
 # %% ../nbs/10_opening.ipynb #d04f02ee
-def loose_rows(root: Path, names: list[str], lines: bool = False, **options) -> list[Lazy]: # options of FolderRows
+def loose_rows(root: Path, names: list[str], lines: bool = False,
+               **options) -> list[Lazy]: # options of FolderRows
     "The rows of files without a table; with `lines`, each line of a text is one."
     parts = {part for beside in sidecars(names).values() for part in beside}
     texts = [n for n in names if lines and suffix_of(n) in TEXTS and n not in parts]
     rows = FolderRows(root, [n for n in names if n not in set(texts)], **options)
     found = [rows]
     for name in texts:
-        try: found.append(LineRows(unpacked(root/name) if name.lower().endswith(".gz") else root/name, name, (root/name).parent))
+        try:
+            found.append(LineRows(unpacked(root/name) if name.lower().endswith(".gz") else root/name, name,
+                                  (root/name).parent))
         except BadInput as e: rows.rejected.append((printable(name), str(e)))
     return found
 
@@ -272,8 +295,8 @@ def open_file(path: Path, loose: Callable) -> Chain: # loose(root, names) -> lis
     if suffix in READERS: return Chain([open_table(path.parent, name)])
     if suffix in (*TEXTS, ".pdf") or suffix in image_suffixes(): return Chain(loose(path.parent, [name]))
     if why := packed_away(suffix) or unread_image(suffix): raise BadInput(f"{printable(name, 80)}: {why}")
-    raise BadInput(f"{printable(name, 80)} has an unknown suffix: give a {', '.join((*READERS, *TEXTS))} or .pdf file, an image, a folder, or "
-                   f"the name of a data set or mixture")
+    raise BadInput(f"{printable(name, 80)} has an unknown suffix: give a {', '.join((*READERS, *TEXTS))} or .pdf "
+                   f"file, an image, a folder, or the name of a data set or mixture")
 
 def open_rows(path: str | Path, # a file, a folder, a pattern, or a folder that `save_to_disk` wrote
               split: str | None = None, # where there are several; None: train if there is one; all: every one
@@ -288,11 +311,13 @@ def open_rows(path: str | Path, # a file, a folder, a pattern, or a folder that 
     found = files_at(os.fspath(path))
     if found is None: return open_file(Path(path), loose)
     if os.path.isdir(path) and (saved := saved_dataset(Path(path), split)): return saved
-    return open_folder(found, printable(Path(path).name or str(path)), split, lambda names: loose(found.root, names))
+    return open_folder(found, printable(Path(path).name or str(path)), split,
+                       lambda names: loose(found.root, names))
 
 # %% ../nbs/10_opening.ipynb #c3a15e0b
 def each_row(path: Path) -> Iterator[tuple[int, dict | BadInput]]:
-    "(number, row or what is wrong with it) of a .jsonl or .parquet file, in order; a line's number counts blank ones."
+    """(number, row or what is wrong with it) of a .jsonl or .parquet file, in order; a line's number counts
+    blank ones."""
     rows = SHARDS[Path(path).suffix.lower()](Path(path), Path(path).name)
     for i in range(len(rows)):
         try: row = rows.make(i)

@@ -26,10 +26,11 @@ from .rows import Recent
 
 # %% auto #0
 __all__ = ['OTHER_IMAGES', 'FRAMES', 'MAX_FRAMES', 'PDF_SECONDS', 'DEADLY', 'ask_pdf', 'image_suffixes', 'unread_image',
-           'more_frames', 'open_tiff', 'tiff_pages', 'TiffPage', 'PdfProcess', 'PdfPage', 'pdf_pages']
+           'more_frames', 'open_tiff', 'tiff_pages', 'TiffPage', 'Helper', 'PdfProcess', 'PdfPage', 'pdf_pages']
 
 # %% ../nbs/10_pages.ipynb #f10c5ce4
-OTHER_IMAGES = (".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".jpx", ".psd", ".svg", ".ico", ".tga", ".eps", ".dng", ".cr2", ".cr3",
+OTHER_IMAGES = (".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".jpx", ".psd", ".svg", ".ico", ".tga",
+                ".eps", ".dng", ".cr2", ".cr3",
                 ".nef", ".arw", ".raw", ".avif", ".webp", ".ppm")
 
 @lru_cache
@@ -48,11 +49,13 @@ FRAMES = "frames after the first are not read" # a note on a row
 
 def more_frames(source: Path | bytes) -> bool:
     "Are there frames behind the first of an image? False also for what cannot be opened."
-    if isinstance(source, bytes) and source.startswith(b"\xff\xd8"): return False # a JPEG, the most frequent: no need to look
+    # a JPEG, the most frequent: no need to look
+    if isinstance(source, bytes) and source.startswith(b"\xff\xd8"): return False
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
+            with Image.open(BytesIO(source) if isinstance(source, bytes) else source,
+                            formats=FORMATS) as image:
                 return image.format != "MPO" and getattr(image, "is_animated", False)
     except Exception: return False # opening it for its size will say what is wrong
 
@@ -60,7 +63,8 @@ def more_frames(source: Path | bytes) -> bool:
 MAX_FRAMES = 10_000 # of a TIFF
 _tiff_lock, _tiffs = threading.RLock(), Recent(8)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_tiff_lock.acquire, after_in_parent=_tiff_lock.release, after_in_child=_tiff_lock.release)
+    os.register_at_fork(before=_tiff_lock.acquire, after_in_parent=_tiff_lock.release,
+                        after_in_child=_tiff_lock.release)
 
 def open_tiff(path: Path) -> Image.Image:
     "An open TIFF. Raises what Pillow raises."
@@ -69,7 +73,8 @@ def open_tiff(path: Path) -> Image.Image:
     return _tiffs(key, lambda: (Image.open(path, formats=["TIFF"]), 1))
 
 def tiff_pages(path: Path) -> list[int]:
-    "Which frames of a TIFF are pages; one page or none for what is no TIFF of several. Raises `BadInput` for too many."
+    """Which frames of a TIFF are pages; one page or none for what is no TIFF of several. Raises `BadInput`
+    for too many."""
     pages, k = [], 0
     with _tiff_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -110,14 +115,15 @@ class TiffPage:
         "The page as an image. Raises `BadInput` for one that is damaged or too large."
         size = self.ask(lambda tiff: tiff.size)
         if size[0] * size[1] > max_pixels:
-            raise BadInput(f"frame {self.frame + 1} has {size[0]} x {size[1]} pixels, more than the limit of {max_pixels:,}")
+            raise BadInput(f"frame {self.frame + 1} has {size[0]} x {size[1]} pixels, more than the limit of "
+                           f"{max_pixels:,}")
         return ImageRef.of(self, name, size=size, max_pixels=max_pixels)
 
 # %% ../nbs/10_pages.ipynb #7b73d68d
 PDF_SECONDS, DEADLY = 30.0, 3 # for an answer; so many processes a file may end
 
-class PdfProcess:
-    "Asks the process that opens PDFs."
+class Helper:
+    "The process that opens PDFs, seen from here."
     def __init__(self):
         self.process, self.deaths, self.n_asked, self.n_started = None, Counter(), 0, 0
         self.lock = threading.RLock()
@@ -131,8 +137,10 @@ class PdfProcess:
         here = str(Path(importlib.util.find_spec("moca").origin).parent.parent)
         known = filter(None, (here, os.environ.get("PYTHONPATH")))
         self.n_asked, self.n_started = 0, self.n_started + 1
-        self.process = subprocess.Popen([sys.executable, "-c", "from moca.pdf import main; main()"], bufsize=0, start_new_session=True,
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        self.process = subprocess.Popen([sys.executable, "-c", "from moca.pdf import main; main()"],
+                                        bufsize=0, start_new_session=True,
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        stderr=subprocess.DEVNULL,
                                         env=os.environ | {"PYTHONPATH": os.pathsep.join(known)})
 
     def stop(self) -> None:
@@ -158,6 +166,10 @@ class PdfProcess:
             data += piece
         return bytes(data)
 
+
+# %% ../nbs/10_pages.ipynb #ebe16a49
+class PdfProcess(Helper):
+    "Asks the process that opens PDFs: `ask(do, path)` is an answer."
     def once(self, question: dict) -> tuple[dict, bytes]:
         "Ask, whatever comes of it."
         if self.process is None: self.start()
@@ -169,11 +181,14 @@ class PdfProcess:
     def __call__(self, do: str, path: Path, **question) -> tuple[dict, bytes]:
         "An answer about a PDF, see `moca.pdf.answer`. Raises `BadInput`."
         with self.lock:
-            if self.deaths[str(path)] >= DEADLY: raise BadInput("its other pages ended the process that reads PDFs")
+            if self.deaths[str(path)] >= DEADLY:
+                raise BadInput("its other pages ended the process that reads PDFs")
             try: about, data = self.once(dict(do=do, path=os.path.abspath(path), **question))
             except TimeoutError: self.died(path, f"it takes longer than {PDF_SECONDS:.0f} seconds")
             except (EOFError, OSError):
-                if self.n_asked <= 1: self.died(path, f"reading it needs more than {MAX_MEMORY:,} bytes of memory, or ends PDFium")
+                if self.n_asked <= 1:
+                    self.died(path,
+                              f"reading it needs more than {MAX_MEMORY:,} bytes of memory, or ends PDFium")
                 self.stop()
                 return self(do, path, **question)
             except BaseException: # Ctrl-C: the answer would be taken for the next one's
@@ -217,8 +232,8 @@ class PdfPage:
         points = self.ask("size")[0]["size"]
         size = tuple(-int(-x * self.dpi / 72 // 1) for x in points) # rounded up, as PDFium does
         if size[0] * size[1] > max_pixels:
-            raise BadInput(f"page {self.page + 1} has {size[0]} x {size[1]} pixels at {self.dpi} dots an inch, more than the limit of "
-                           f"{max_pixels:,}")
+            raise BadInput(f"page {self.page + 1} has {size[0]} x {size[1]} pixels at {self.dpi} dots an inch, more "
+                           f"than the limit of {max_pixels:,}")
         return ImageRef.of(self, f"{name}@{self.dpi}", size=size)
 
 def pdf_pages(path: Path) -> int:

@@ -22,7 +22,8 @@ from filelock import FileLock
 from .account import Ignored
 from .documents import BadInput
 from .paths import Walk, opened, printable
-from .rows import (MAX_LINE, Chain, JsonRows, Lazy, arrow_source, class_names, described, digest, file_mark, json_object, lines_of,
+from .rows import (MAX_LINE, Chain, JsonRows, Lazy, arrow_source, class_names, described, digest,
+                       file_mark, json_object, lines_of,
                        reading, with_names)
 
 # %% auto #0
@@ -34,7 +35,8 @@ __all__ = ['BAD_QUOTES', 'WINDOW', 'MAX_RATIO', 'MIN_UNPACKED', 'PACKED', 'Lines
 BAD_QUOTES = 1000 # rows whose quotes do not match, after which a file is no table
 
 class Lines:
-    "The lines of an open file, one after the other: `at` is where the next one starts, `number` how many were given."
+    """The lines of an open file, one after the other: `at` is where the next one starts, `number` how many
+    were given."""
     def __init__(self, f, at: int = 0):
         self.f, self.number = f, 0
         self.go(at)
@@ -59,8 +61,10 @@ def cells(lines: Iterator[str], delimiter: str):
 # %% ../nbs/10_tables.ipynb #ae72860b
 def row_starts(f, # an open file
                delimiter: str,
-               at: int = 0) -> tuple[np.ndarray, np.ndarray]: # [n + 1] bytes, the file's end last; [n] line numbers
-    "Where the rows of a table start, the header first; blank lines are none. Raises `BadInput` where most quotes do not match."
+               at: int = 0, # where the header stands
+               ) -> tuple[np.ndarray, np.ndarray]: # [n + 1] bytes, the file's end last; [n] line numbers
+    """Where the rows of a table start, the header first; blank lines are none. Raises `BadInput` where most
+    quotes do not match."""
     starts, numbers, lines, n_bad = array("q"), array("I"), Lines(f, at), 0
     rows = cells(lines, delimiter)
     while True:
@@ -87,8 +91,10 @@ class CsvRows(Lazy):
         self.path, self.name, self.home = Path(path), printable(name), home or Path(path).parent
         with opened(path) as f:
             begin = f.read(4)
-            if begin[:2] in (b"\xff\xfe", b"\xfe\xff"): raise BadInput("it is UTF-16, not UTF-8: save it as CSV UTF-8")
-            self.starts, self.numbers = row_starts(f, self.delimiter, 3 if begin.startswith(b"\xef\xbb\xbf") else 0)
+            if begin[:2] in (b"\xff\xfe", b"\xfe\xff"):
+                raise BadInput("it is UTF-16, not UTF-8: save it as CSV UTF-8")
+            self.starts, self.numbers = row_starts(f, self.delimiter,
+                                                   3 if begin.startswith(b"\xef\xbb\xbf") else 0)
         if not len(self.numbers): raise BadInput("it has no header: its first line names the columns")
         self.columns = self.cells(0)
         self.check_header()
@@ -98,8 +104,10 @@ class CsvRows(Lazy):
         if len(set(self.columns)) < len(self.columns):
             raise BadInput(f"its header names the column {max(self.columns, key=self.columns.count)!r} twice")
         other = re.search(r"[,;\t|]", self.columns[0]) if len(self.columns) == 1 else None
-        if other: raise BadInput(f"its header has one column, {printable(self.columns[0], 80)!r}: the delimiter seems to be "
-                                 f"{other[0]!r}, not {self.delimiter!r}: write it with commas as .csv, or with tabs as .tsv")
+        if other:
+            raise BadInput(f"its header has one column, {printable(self.columns[0], 80)!r}: the delimiter seems to "
+                           f"be {other[0]!r}, not {self.delimiter!r}: write it with commas as .csv, or with tabs "
+                           "as .tsv")
 
     def cells(self, i: int) -> list[str]:
         "The cells of row `i`, the header being row 0. Raises `BadInput`."
@@ -133,7 +141,8 @@ class TsvRows(CsvRows):
 WINDOW = 2**20 # bytes that the parser sees at least
 
 class Window:
-    "A part of an open file as text, that moves along it: `at` is the place in `text`, `base` the byte where `text` begins."
+    """A part of an open file as text, that moves along it: `at` is the place in `text`, `base` the byte where
+    `text` begins."""
     def __init__(self, f): self.f, self.text, self.base, self.at, self.more = f, "", f.tell(), 0, True
 
     def grow(self) -> bool:
@@ -157,7 +166,8 @@ class Window:
             except RecursionError: raise ValueError("it is nested too deep") from None
             except ValueError as e: end, wrong = None, e
             if end is not None and (end < len(self.text) or not self.more): break
-            if len(self.text) - self.at > 2 * MAX_LINE: raise ValueError(f"it is longer than {MAX_LINE:,} bytes")
+            if len(self.text) - self.at > 2 * MAX_LINE:
+                raise ValueError(f"it is longer than {MAX_LINE:,} bytes")
             if not self.grow(): raise wrong
         start, self.at = self.at, end
         return self.base + start, self.base + end
@@ -169,7 +179,8 @@ def elements(f) -> Iterator[tuple[int, int]]: # an open file
     "(start, end) in bytes of each element of a JSON list. Raises `ValueError` where it cannot be read on."
     window, sign = Window(f), "["
     while sign != "]":
-        if window.sign() != sign: raise ValueError(f"{window.sign() or 'the end'!r} stands where {sign!r} should")
+        if window.sign() != sign:
+            raise ValueError(f"{window.sign() or 'the end'!r} stands where {sign!r} should")
         window.at += 1
         if sign == "[" and window.sign() == "]": break
         window.sign()
@@ -181,7 +192,8 @@ def elements(f) -> Iterator[tuple[int, int]]: # an open file
 class JsonList(Lazy):
     "The objects of a .json file that is one list."
     def __init__(self, path: Path, name: str, home: Path | None = None):
-        self.path, self.name, self.home, self.rejected = Path(path), printable(name), home or Path(path).parent, []
+        self.path, self.name, self.home = Path(path), printable(name), home or Path(path).parent
+        self.rejected = []
         starts, ends = array("q"), array("q")
         with opened(path) as f:
             f.seek(3 if f.read(3) == b"\xef\xbb\xbf" else 0)
@@ -190,7 +202,8 @@ class JsonList(Lazy):
                     starts.append(start)
                     ends.append(end)
             except ValueError as e:
-                self.rejected.append((f"{self.name}:{len(starts) + 1}", f"the list cannot be read on from here ({e})"))
+                self.rejected.append((f"{self.name}:{len(starts) + 1}",
+                                      f"the list cannot be read on from here ({e})"))
         self.starts, self.ends = np.frombuffer(starts, np.int64), np.frombuffer(ends, np.int64)
 
     def __len__(self): return len(self.starts)
@@ -207,7 +220,8 @@ class JsonList(Lazy):
 
 # %% ../nbs/10_tables.ipynb #d6bda79c
 def json_kind(path: Path) -> str:
-    "What a .json file holds: a list of objects, lines, or an object (also: anything else). Raises `BadInput` if it cannot be read."
+    """What a .json file holds: a list of objects, lines, or an object (also: anything else). Raises
+    `BadInput` if it cannot be read."""
     with opened(path) as f: begin = f.read(2**16).removeprefix(b"\xef\xbb\xbf").lstrip()
     if begin[:1] == b"[": return "list" if begin[1:].lstrip()[:1] in (b"{", b"]") else "object"
     with opened(path) as f: lines = [line for (_, _, line), _ in zip(lines_of(f), range(2))]
@@ -218,7 +232,8 @@ def json_kind(path: Path) -> str:
 def json_file(path: Path, name: str, home: Path | None = None) -> Lazy:
     "The rows of a .json file. Raises `BadInput` if it is no table."
     kind = json_kind(path)
-    if kind == "object": raise BadInput("it holds no list of objects, and no lines with one each: a table is one of the two")
+    if kind == "object":
+        raise BadInput("it holds no list of objects, and no lines with one each: a table is one of the two")
     return JsonList(path, name, home) if kind == "list" else JsonRows(path, name, home)
 
 # %% ../nbs/10_tables.ipynb #76b2485e
@@ -234,7 +249,8 @@ class ArrowRows(Lazy):
                  labels=None): # of class_names; None: what the table says
         self.name, self.home, self.mark = printable(name), home, mark
         self.columns, self.labels = table.column_names, labels or described(table.schema.metadata)
-        if len(set(self.columns)) < len(self.columns): raise BadInput(f"{self.name} has two columns of one name")
+        if len(set(self.columns)) < len(self.columns):
+            raise BadInput(f"{self.name} has two columns of one name")
         self.own_images = any(holds_bytes(kind) for kind in table.schema.types)
         self.batches = table.to_batches()
         self.ends = list(accumulate(map(len, self.batches)))
@@ -267,22 +283,27 @@ def saved_files(folder: Path) -> list[str]:
     try: names = [f["filename"] for f in state["_data_files"]]
     except (KeyError, TypeError): raise BadInput("its state.json names no files") from None
     outside = next((n for n in names if not isinstance(n, str) or Path(n).name != n), None)
-    if outside is not None: raise BadInput(f"its state.json names {str(outside)[:80]!r}, which is no file of its folder")
+    if outside is not None:
+        raise BadInput(f"its state.json names {str(outside)[:80]!r}, which is no file of its folder")
     return [*names, "state.json", "dataset_info.json"]
 
 def saved_dataset(path: Path, # a folder
                   split: str | None = None, # None: train, or the first; all: every one
                   ) -> Lazy | None:
-    "The rows of a folder that `save_to_disk` wrote; None if it is none. Raises `BadInput` for a split that is not there."
+    """The rows of a folder that `save_to_disk` wrote; None if it is none. Raises `BadInput` for a split that
+    is not there."""
     alone = (path/"state.json").is_file()
     if not alone and not (path/"dataset_dict.json").is_file(): return None
     splits = [None] if alone else saved_splits(path)
     chosen = splits if split == "all" or alone else [split or ("train" if "train" in splits else splits[0])]
-    if chosen[0] not in splits: raise BadInput(f"{path.name} has no split {split!r}: it has {', '.join(splits)}")
+    if chosen[0] not in splits:
+        raise BadInput(f"{path.name} has no split {split!r}: it has {', '.join(splits)}")
     name = lambda s: path.name if len(chosen) == 1 else f"{path.name}/{s}"
     rows = Chain([saved_split(path/(s or ""), name(s)) for s in chosen])
-    rows.ignored = [Ignored(f"{printable(path.name)}/{s}/", "of another split") for s in splits if s not in chosen]
-    own = {os.path.join(s or "", n) for s in chosen for n in saved_files(path/(s or ""))} | {"dataset_dict.json"}
+    rows.ignored = [Ignored(f"{printable(path.name)}/{s}/", "of another split") for s in splits
+                    if s not in chosen]
+    own = {os.path.join(s or "", n) for s in chosen
+           for n in saved_files(path/(s or ""))} | {"dataset_dict.json"}
     found, others = Walk(path).found, tuple(f"{s}/" for s in splits if s not in chosen)
     left = [n for n in found.names if n not in own and not n.startswith(others)]
     rows.rejected = found.rejected
@@ -292,8 +313,10 @@ def saved_dataset(path: Path, # a folder
 def saved_splits(path: Path) -> list[str]:
     "The names of the splits of a saved DatasetDict. Raises `BadInput`."
     try: splits = json.loads((path/"dataset_dict.json").read_text("utf-8"))["splits"]
-    except (OSError, ValueError, KeyError, TypeError) as e: raise BadInput(f"{path.name}/dataset_dict.json is damaged ({e})") from e
-    good = isinstance(splits, list) and splits and all(isinstance(s, str) and Path(s).name == s for s in splits)
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise BadInput(f"{path.name}/dataset_dict.json is damaged ({e})") from e
+    good = isinstance(splits,
+                      list) and splits and all(isinstance(s, str) and Path(s).name == s for s in splits)
     if not good: raise BadInput(f"{path.name}/dataset_dict.json names no splits")
     return splits
 
@@ -306,10 +329,12 @@ def saved_split(folder: Path, name: str) -> ArrowRows:
     except Exception as e: # its loaders raise many kinds
         first = next(iter(str(e).strip().splitlines()), type(e).__name__)
         raise BadInput(f"{printable(name)} is no complete saved data set: {first}") from e
-    return ArrowRows(found.data.table, name, folder, file_mark(folder/"state.json"), class_names(found.features.to_dict()))
+    return ArrowRows(found.data.table, name, folder, file_mark(folder/"state.json"),
+                     class_names(found.features.to_dict()))
 
 # %% ../nbs/10_tables.ipynb #e2f78723
-MAX_RATIO, MIN_UNPACKED = 200, 64 * 2**20 # a file may unpack to so many times its size; so many bytes it always may
+# a file may unpack to so many times its size; so many bytes it always may
+MAX_RATIO, MIN_UNPACKED = 200, 64 * 2**20
 PACKED = (".gz",)
 
 def cache_home() -> Path:
@@ -324,9 +349,12 @@ def unpack(path: Path, to: Path) -> None:
         with gzip.open(path) as f, open(to, "wb") as out:
             while data := f.read(2**20):
                 out.write(data)
-                if out.tell() > most: raise BadInput(f"it unpacks to more than {MAX_RATIO} times its size: unpack it yourself if it is sound")
+                if out.tell() > most:
+                    raise BadInput(f"it unpacks to more than {MAX_RATIO} times its size: if it is sound, unpack it "
+                                   "yourself")
     except EOFError: raise BadInput("its gzip stream breaks off: fetch it again") from None
-    except (gzip.BadGzipFile, zlib.error) as e: raise BadInput(f"it is no sound gzip file ({e}): fetch it again") from e
+    except (gzip.BadGzipFile, zlib.error) as e:
+        raise BadInput(f"it is no sound gzip file ({e}): fetch it again") from e
 
 def unpacked(path: Path) -> Path:
     "The copy of a gzip file in the cache, made if it is not there. Raises `BadInput`."
@@ -340,7 +368,8 @@ def unpacked(path: Path) -> Path:
             if not copy.is_file():
                 unpack(path, part)
                 part.replace(copy)
-    except OSError as e: raise BadInput(f"it cannot be unpacked into {copy.parent} ({e.strerror or e}): set MOCA_CACHE") from e
+    except OSError as e:
+        raise BadInput(f"it cannot be unpacked into {copy.parent} ({e.strerror or e}): set MOCA_CACHE") from e
     finally: part.unlink(missing_ok=True)
     return copy
 
