@@ -17,7 +17,7 @@ from .rows import MAX_LINE, Lazy, digest, file_mark, json_object
 
 # %% auto #0
 __all__ = ['TEXT_SUFFIXES', 'MAX_MEMBER', 'numbers_last', 'text', 'add', 'own_image', 'sample', 'plain', 'Member', 'unsafe',
-           'Strings', 'Index', 'evident', 'TarRows']
+           'Strings', 'Index', 'evident', 'read_headers', 'read_members', 'TarRows']
 
 # %% ../nbs/10_archives.ipynb #fc2ad320
 TEXT_SUFFIXES = (".txt", ".md")
@@ -35,10 +35,12 @@ def text(data: bytes, what: str) -> str:
 def add(row: dict, key: str, value, what: str) -> None:
     "Put a value into a row. Raises `BadInput` if it has another one of that key."
     if row.get(key) is None: row[key] = value
-    elif value not in (None, row[key]): raise BadInput(f"{what} gives another {key} than the rest of the sample")
+    elif value not in (None, row[key]):
+        raise BadInput(f"{what} gives another {key} than the rest of the sample")
 
 def own_image(row: dict, key: str) -> None:
-    "Take the image that a .json names out of the row if it is the sample's own. Raises `BadInput` if it is another."
+    """Take the image that a .json names out of the row if it is the sample's own. Raises `BadInput` if it is
+    another."""
     for column in ("image", "images"):
         named = row.pop(column, None)
         for x in named if isinstance(named, list) else [named]:
@@ -49,7 +51,8 @@ def own_image(row: dict, key: str) -> None:
 def sample(members: dict[str, bytes], # by suffix, without the first dot
            key: str = "", # what the names of the members have in common
            ) -> tuple[dict, list[str]]:
-    "The row that the members of a sample make, and the suffixes of its images, in the order of their numbers. Raises `BadInput`."
+    """The row that the members of a sample make, and the suffixes of its images, in the order of their
+    numbers. Raises `BadInput`."""
     row, images, last = {}, [], lambda suffix: f".{suffix.rpartition('.')[2]}"
     for suffix in sorted(members, key=numbers_last):
         data, kind, what = members[suffix], last(suffix), f"its .{suffix}"
@@ -73,7 +76,8 @@ MAX_MEMBER = 512 * 2**20 # bytes of a member of an archive
 class Member(tarfile.TarInfo):
     "A tar member whose long names and extended headers are limited."
     def _proc_member(self, tar):
-        if self.type not in (*tarfile.REGULAR_TYPES, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE) and self.size > 2**20:
+        if self.type not in (*tarfile.REGULAR_TYPES, tarfile.DIRTYPE, tarfile.SYMTYPE,
+                             tarfile.LNKTYPE) and self.size > 2**20:
             raise tarfile.ReadError("an extended header is larger than a megabyte")
         return super()._proc_member(tar)
 
@@ -103,6 +107,7 @@ class Index:
     "Which members a tar file has: sample, kind, place and size of each, in arrays."
     def __init__(self, last_dot: bool = False):
         self.last_dot, self.samples, self.suffixes, self.bad = last_dot, {}, {}, {}
+        self.rejected, self.ignored = [], []
         self.owner, self.kind, self.offset, self.size = array("I"), array("I"), array("q"), array("q")
 
     def split(self, name: str) -> tuple[str, str]:
@@ -123,8 +128,17 @@ class Index:
         self.offset.append(member.offset_data)
         self.size.append(member.size)
 
+    def doubt(self) -> None:
+        """Of an archive that breaks off, keep the samples that have as many members as any, and two at least,
+        but for the last."""
+        counts = np.bincount(np.frombuffer(self.owner, np.uint32), minlength=len(self.samples))
+        if len(counts): counts[-1] = 0
+        for i in np.flatnonzero(counts < max(2, counts.max(initial=0))).tolist():
+            self.bad.setdefault(i, "the archive breaks off, and a part of it may be in what is missing")
+
     def longer_names(self) -> bool:
-        "Do an image and a text share a name that is longer than their key, with nothing that has just the key?"
+        """Do an image and a text share a name that is longer than their key, with nothing that has just the
+        key?"""
         cut = [suffix.rpartition(".")[::2] for suffix in self.suffixes] # "23115.png": ("23115", "png")
         middles = {}
         for owner, kind in zip(self.owner, self.kind): middles.setdefault(owner, []).append(cut[kind])
@@ -134,52 +148,56 @@ def evident(members: list[tuple[str, str]]) -> bool:
     "Do the members `(middle, suffix)` of a sample show that it is several?"
     if not all(middle for middle, _ in members): return False
     images = {middle for middle, suffix in members if f".{suffix}" in image_suffixes()}
-    texts = {middle for middle, suffix in members if f".{suffix}" in (*TEXT_SUFFIXES, ".text", ".caption", ".json")}
+    texts = {middle for middle, suffix in members
+             if f".{suffix}" in (*TEXT_SUFFIXES, ".text", ".caption", ".json")}
     return bool(images & texts)
 
-# %% ../nbs/10_archives.ipynb #d413b72f
+# %% ../nbs/10_archives.ipynb #d9d9f16e
+def read_headers(path: Path, name: str, last_dot: bool = False) -> Index: # name: for messages
+    "Go through the headers once. What cannot be read on from some place is rejected from there."
+    index, broken, more = Index(last_dot), None, False
+    with opened(path) as f:
+        try:
+            f.seek(read_members(f, index, name))
+            if f.read(512) != bytes(512): raise EOFError("there is no end mark")
+            more = any(data.strip(b"\0") for data in iter(lambda: f.read(2**20), b""))
+        except (tarfile.TarError, OSError, EOFError, ValueError) as e: broken = e
+    last = next(reversed(index.samples), None)
+    where = f"{name}:" + ("beginning" if last is None else f"behind {printable(last)}")
+    if broken: index.doubt()
+    if more: broken = "something stands behind the end mark: are these two archives in one file?"
+    if broken: index.rejected.append((where, f"the archive cannot be read on from here ({broken})"))
+    return index
+
+def read_members(f, index: Index, name: str) -> int:
+    "Note all members of an open archive; gives the byte behind the last one."
+    end = 0
+    with tarfile.open(fileobj=f, mode="r:", tarinfo=Member) as tar:
+        for m in tar:
+            tar.members = [] # it would remember all of them
+            end = m.offset_data + (m.size + 511) // 512 * 512 * m.isreg()
+            if m.isdir(): continue
+            if why := system_file(m.name): index.ignored.append(Ignored(f"{name}:{printable(m.name)}", why))
+            else: index.add(m)
+    return end
+
+# %% ../nbs/10_archives.ipynb #de377864
 class TarRows(Lazy):
-    "The samples of a tar shard: `text`, `image` or `images`, what their .json holds, and other members by their suffix."
+    """The samples of a tar shard: `text`, `image` or `images`, what their .json holds, and other members by
+    their suffix."""
     own_images = True
     def __init__(self, path: Path, name: str, home: Path | None = None):
-        self.path, self.name, self.rejected, self.ignored = Path(path), printable(name), [], []
-        index = self.index(Index())
+        self.path, self.name = Path(path), printable(name)
+        index = read_headers(self.path, self.name)
         if any("." in suffix for suffix in index.suffixes) and index.longer_names():
-            self.rejected, self.ignored = [], []
-            index = self.index(Index(last_dot=True))
+            index = read_headers(self.path, self.name, last_dot=True)
+        self.rejected, self.ignored = index.rejected, index.ignored
         owner = np.frombuffer(index.owner, np.uint32)
         order = np.argsort(owner, kind="stable")
         self.keys, self.suffixes, self.bad = Strings(index.samples), list(index.suffixes), index.bad
         self.starts = np.searchsorted(owner[order], np.arange(len(self.keys) + 1))
-        self.kinds, self.offsets, self.sizes = (np.frombuffer(a, a.typecode)[order] for a in (index.kind, index.offset, index.size))
-
-    def index(self, index: Index) -> Index:
-        "Go through the headers once. What cannot be read on from some place is rejected from there."
-        with opened(self.path) as f:
-            try:
-                end = self.members(f, index)
-                f.seek(end)
-                if f.read(512) != bytes(512): raise EOFError("there is no end mark")
-                while data := f.read(2**20):
-                    if data.strip(b"\0"): raise EOFError("something stands behind the end mark: are these two archives in one file?")
-            except (tarfile.TarError, OSError, EOFError, ValueError) as e:
-                last = next(reversed(index.samples), None)
-                where = f"{self.name}:{printable(last) if last is not None else 'beginning'}"
-                self.rejected.append((where, f"the archive cannot be read on from here ({e})"))
-                if last is not None and "behind" not in str(e): index.bad[len(index.samples) - 1] = "the archive breaks off in it"
-        return index
-
-    def members(self, f, index: Index) -> int:
-        "Note all members; gives the byte behind the last one."
-        end = 0
-        with tarfile.open(fileobj=f, mode="r:", tarinfo=Member) as tar:
-            for m in tar:
-                tar.members = [] # it would remember all of them
-                end = m.offset_data + (m.size + 511) // 512 * 512 * m.isreg()
-                if m.isdir(): continue
-                if why := system_file(m.name): self.ignored.append(Ignored(f"{self.name}:{printable(m.name)}", why))
-                else: index.add(m)
-        return end
+        self.kinds, self.offsets, self.sizes = (np.frombuffer(a, a.typecode)[order]
+                                                for a in (index.kind, index.offset, index.size))
 
     def __len__(self): return len(self.keys)
     def where(self, i): return f"{self.name}:{printable(self.keys[i])}"

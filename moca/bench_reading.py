@@ -55,11 +55,13 @@ def write_parquet(path: Path, n: int, group: int = 1000) -> None:
     schema = pa.schema([(name, pa.string()) for name in row_of(0)])
     with pq.ParquetWriter(path, schema) as out:
         for at in range(0, n, group):
-            out.write_table(pa.Table.from_pylist([row_of(k) for k in range(at, min(n, at + group))], schema=schema))
+            out.write_table(pa.Table.from_pylist([row_of(k) for k in range(at, min(n, at + group))],
+                                                 schema=schema))
 
 # %% ../nbs/16_bench_reading.ipynb #995d01df
 def write_tar(path: Path, n: int) -> None:
-    "`n` members, two a sample: a small JPEG and its caption. First all images, then all captions: the harder order."
+    """`n` members, two a sample: a small JPEG and its caption. First all images, then all captions: the
+    harder order."""
     image = BytesIO()
     Image.new("RGB", (16, 16), "crimson").save(image, "JPEG")
     with tarfile.open(path, "w") as out:
@@ -76,7 +78,8 @@ def write_pdf(path: Path, n: int) -> None:
     objects = [b"<</Type/Catalog/Pages 2 0 R>>", b"<</Type/Pages/Kids[%s]/Count %d>>" % (kids, n)]
     for k in range(n):
         line = b"BT /F1 12 Tf 20 100 Td (Page %d) Tj ET" % k
-        objects.append(b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 200 200]/Contents %d 0 R%s>>" % (4 + 2 * k, font))
+        objects.append(b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 200 200]/Contents %d 0 R%s>>" % (4 + 2 * k,
+            font))
         objects.append(b"<</Length %d>>stream\n%s\nendstream" % (len(line), line))
     with open(path, "wb") as f:
         f.write(b"%PDF-1.4\n")
@@ -113,12 +116,14 @@ def split_text(path: Path) -> int:
     "Split a text into pieces that fit the embedded model."
     return len(split(Encoder.from_pretrained(), document(path.read_text("utf-8"))))
 
-KINDS = dict(jsonl=write_jsonl, csv=write_csv, json=write_json, parquet=write_parquet, tar=write_tar, pdf=write_pdf, txt=write_txt)
+KINDS = dict(jsonl=write_jsonl, csv=write_csv, json=write_json, parquet=write_parquet, tar=write_tar,
+             pdf=write_pdf, txt=write_txt)
 UNITS = dict(tar="members", pdf="pages", txt="characters") # of a size; else rows
 
 @dataclass
 class ReadingSetting:
-    "Which kinds of file, and in which sizes. Raises `BadInput` for a kind that is unknown, and for fewer than two sizes."
+    """Which kinds of file, and in which sizes. Raises `BadInput` for a kind that is unknown, and for fewer
+    than two sizes."""
     kinds: tuple[str, ...] = tuple(KINDS)
     rows: tuple[int, ...] = (10_000, 100_000, 1_000_000)
     members: tuple[int, ...] = (1_000, 10_000, 100_000)
@@ -127,8 +132,10 @@ class ReadingSetting:
 
     def __post_init__(self):
         for kind in self.kinds:
-            if kind not in KINDS: raise BadInput(f"the kind {kind!r} is unknown: use some of {', '.join(KINDS)}")
-            if min(self.sizes(kind), default=0) < 2 or len(self.sizes(kind)) < 2: raise BadInput("a slope needs two sizes, of 2 and more")
+            if kind not in KINDS:
+                raise BadInput(f"the kind {kind!r} is unknown: use some of {', '.join(KINDS)}")
+            if min(self.sizes(kind), default=0) < 2 or len(self.sizes(kind)) < 2:
+                raise BadInput("a slope needs two sizes, of 2 and more")
 
     def sizes(self, kind: str) -> tuple[int, ...]:
         "The sizes of a kind of file."
@@ -148,7 +155,8 @@ def measured(kind: str, n: int, folder: str) -> dict:
         seconds.append(time.perf_counter() - began)
     path.unlink()
     most = peak("cpu")
-    return dict(size=n, seconds=min(seconds), mib=None if most is None else max(0, most - before) / 2**20, total=total)
+    return dict(size=n, seconds=min(seconds), mib=None if most is None else max(0, most - before) / 2**20,
+                total=total)
 
 def bench(setting: ReadingSetting | None = None, # None: the full sizes
           progress: bool = True) -> dict:
@@ -159,13 +167,17 @@ def bench(setting: ReadingSetting | None = None, # None: the full sizes
         for kind in setting.kinds: measured(kind, min(setting.sizes(kind)), folder) # what is loaded once
         for kind, n in tqdm(work, desc="reading", disable=not progress):
             found.setdefault(kind, []).append(measured(kind, n, folder))
-    power = {kind: slope([f["size"] for f in files], [f["seconds"] for f in files]) for kind, files in found.items()}
-    return dict(bench="reading", machine=machine("cpu"), setting=dataclasses.asdict(setting), slopes=power, kinds=found)
+    power = {}
+    for kind, files in found.items():
+        power[kind] = slope([f["size"] for f in files], [f["seconds"] for f in files])
+    return dict(bench="reading", machine=machine("cpu"), setting=dataclasses.asdict(setting), slopes=power,
+                kinds=found)
 
 def as_text(found: dict) -> str:
     "The table of a bench of reading."
     lines = [headline(found), f"{'kind':8s}{'slope':>6s}  seconds (MiB of memory) for so many"]
     for kind, files in found["kinds"].items():
-        told = [f"{f['size']:,}: {f['seconds']:.3g}" + ("" if f["mib"] is None else f" ({f['mib']:.0f})") for f in files]
+        told = [f"{f['size']:,}: {f['seconds']:.3g}" + ("" if f["mib"] is None else f" ({f['mib']:.0f})")
+                for f in files]
         lines.append(f"{kind:8s}{found['slopes'][kind]:6.2f}  {UNITS.get(kind, 'rows')} {', '.join(told)}")
     return "\n".join([*lines, "slope 1: ten times as many take ten times as long; 2: a hundred times"])

@@ -11,13 +11,15 @@ import numpy as np
 from .account import Ignored
 from .archives import TEXT_SUFFIXES, sample
 from .documents import MAX_PIXELS, BadInput, ImageRef
-from .pages import FRAMES, PdfPage, TiffPage, image_suffixes, more_frames, pdf_pages, tiff_pages, unread_image
+from .pages import (FRAMES, PdfPage, TiffPage, image_suffixes, more_frames, pdf_pages, tiff_pages,
+                        unread_image)
 from .paths import opened, printable
 from .rows import MAX_LINE, Lazy, digest, file_mark
 from .tables import unpacked
 
 # %% auto #0
-__all__ = ['SIDECARS', 'PDF_PARTS', 'TEXTS', 'FILMS', 'suffix_of', 'sidecars', 'read_text', 'FolderRows', 'not_read']
+__all__ = ['SIDECARS', 'PDF_PARTS', 'TEXTS', 'FILMS', 'suffix_of', 'sidecars', 'FolderFiles', 'not_read', 'read_text',
+           'FolderRows']
 
 # %% ../nbs/10_folders.ipynb #e5842030
 SIDECARS = (".txt", ".caption", ".json")
@@ -42,22 +44,15 @@ PDF_PARTS = ("image+text", "image", "text") # what becomes of a page of a PDF
 TEXTS = (*TEXT_SUFFIXES, *(f"{suffix}.gz" for suffix in TEXT_SUFFIXES))
 FILMS = (".gif", ".webp", ".png", ".apng", ".avif", ".avifs") # may have frames behind the first
 
-def read_text(path: Path) -> str:
-    "A text file, which may be compressed. Raises `BadInput`."
-    if suffix_of(path.name).endswith(".gz"): path = unpacked(path)
-    with opened(path) as f: data = f.read(MAX_LINE + 1)
-    if len(data) > MAX_LINE: raise BadInput(f"it is larger than {MAX_LINE:,} bytes")
-    try: return data.decode("utf-8-sig").strip()
-    except UnicodeDecodeError as e: raise BadInput(f"it is not UTF-8 (byte {e.start})") from e
-
-class FolderRows(Lazy):
-    "Images with what lies beside them, texts, pages of PDFs and TIFFs, in the order of their paths."
+class FolderFiles(Lazy):
+    "The rows that the files of a folder make, in the order of their paths: which file, which page."
     own_images = True
     def __init__(self, root: Path, names: list[str], # of files, from root
                  pdf: str = "image+text", # one of PDF_PARTS
                  dpi: int = 144, # of PDF pages
                  max_pixels: int = MAX_PIXELS):
-        self.root, self.pdf, self.dpi, self.max_pixels, self.rejected, self.ignored = Path(root), pdf, dpi, max_pixels, [], []
+        self.root, self.pdf, self.dpi, self.max_pixels = Path(root), pdf, dpi, max_pixels
+        self.rejected, self.ignored = [], []
         self.beside = sidecars(names)
         parts = {name for files in self.beside.values() for name in files}
         self.names, self.pages = [], array("i") # page -1: the file is one row
@@ -69,7 +64,8 @@ class FolderRows(Lazy):
         self.looked = np.zeros(len(self.names), bool) # for further frames
 
     def pages_of(self, name: str) -> list[int]:
-        "The rows that a file makes: `[-1]`, or its pages; none, and a place among the rejected or ignored ones."
+        """The rows that a file makes: `[-1]`, or its pages; none, and a place among the rejected or ignored
+        ones."""
         suffix = suffix_of(name)
         try:
             if suffix == ".pdf": return list(range(pdf_pages(self.root/name)))
@@ -86,13 +82,32 @@ class FolderRows(Lazy):
         return []
 
     def __len__(self): return len(self.names)
-    def where(self, i): return printable(self.names[i]) + (f"#{self.pages[i] + 1}" if self.pages[i] >= 0 else "")
+    def where(self, i):
+        return printable(self.names[i]) + (f"#{self.pages[i] + 1}" if self.pages[i] >= 0 else "")
     def folder(self, i): return self.root
 
     def signature(self):
         files = [*dict.fromkeys(self.names), *(name for files in self.beside.values() for name in files)]
-        return digest(self.pdf, self.dpi, len(self), *((name, file_mark(self.root/name, 2**12)) for name in files))
+        return digest(self.pdf, self.dpi, len(self),
+                      *((name, file_mark(self.root/name, 2**12)) for name in files))
 
+def not_read(suffix: str) -> str:
+    "Why a file is ignored."
+    if suffix == ".caption": return "a caption without an image"
+    if suffix == ".json": return "neither a table nor beside an image"
+    return f"of a kind that is not read ({suffix})" if suffix else "of no kind that is read"
+
+# %% ../nbs/10_folders.ipynb #45fe7384
+def read_text(path: Path) -> str:
+    "A text file, which may be compressed. Raises `BadInput`."
+    if suffix_of(path.name).endswith(".gz"): path = unpacked(path)
+    with opened(path) as f: data = f.read(MAX_LINE + 1)
+    if len(data) > MAX_LINE: raise BadInput(f"it is larger than {MAX_LINE:,} bytes")
+    try: return data.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as e: raise BadInput(f"it is not UTF-8 (byte {e.start})") from e
+
+class FolderRows(FolderFiles):
+    "Images with what lies beside them, texts, pages of PDFs and TIFFs, in the order of their paths."
     def make(self, i) -> dict:
         suffix = suffix_of(self.names[i])
         if suffix in TEXTS: return {"text": read_text(self.root/self.names[i])}
@@ -114,7 +129,8 @@ class FolderRows(Lazy):
         if self.pages[i] >= 0: image = TiffPage(path, self.pages[i]).image(self.where(i), self.max_pixels)
         else: image = ImageRef.of(path, printable(name), max_pixels=self.max_pixels)
         stem = os.path.splitext(name)[0]
-        members = {file[len(stem) + 1:].lower(): self.beside_bytes(file) for file in self.beside.get(name, ())}
+        members = {file[len(stem) + 1:].lower(): self.beside_bytes(file)
+                   for file in self.beside.get(name, ())}
         row, _ = sample(members | {suffix_of(name)[1:]: b""}, Path(stem).name)
         return row | {"image": image}
 
@@ -123,9 +139,3 @@ class FolderRows(Lazy):
         try:
             with opened(self.root/name) as f: return f.read(MAX_LINE + 1)
         except BadInput as e: raise BadInput(f"{printable(name)}: {e}") from e
-
-def not_read(suffix: str) -> str:
-    "Why a file is ignored."
-    if suffix == ".caption": return "a caption without an image"
-    if suffix == ".json": return "neither a table nor beside an image"
-    return f"of a kind that is not read ({suffix})" if suffix else "of no kind that is read"

@@ -26,11 +26,13 @@ def printable(name: str | os.PathLike, most: int | None = None) -> str:
     return f"{text[:most - 1]}…"
 
 # %% ../nbs/10_paths.ipynb #1184b93f
-_special = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
+_special = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device",
+            stat.S_IFBLK: "a device",
             stat.S_IFDIR: "a folder"}
 
 def special(path: str | os.PathLike) -> str | None:
-    "What a path is if it is no regular file: a named pipe, a socket, a device, a folder; None for a file. Raises `OSError`."
+    """What a path is if it is no regular file: a named pipe, a socket, a device, a folder; None for a file.
+    Raises `OSError`."""
     kind = stat.S_IFMT(os.stat(path).st_mode)
     return None if kind == stat.S_IFREG else _special.get(kind, "no file")
 
@@ -45,7 +47,8 @@ def said(e: Exception) -> str:
 
 @contextmanager
 def opened(path: str | os.PathLike):
-    "`with opened(path) as f:` a file, as bytes. Raises `BadInput` for what is no file, or cannot be opened or read."
+    """`with opened(path) as f:` a file, as bytes. Raises `BadInput` for what is no file, or cannot be opened
+    or read."""
     try:
         if what := special(path): raise BadInput(f"it is {what}, not a file")
         with open(path, "rb") as f: yield f
@@ -53,7 +56,8 @@ def opened(path: str | os.PathLike):
 
 # %% ../nbs/10_paths.ipynb #5d6fff22
 def data_root(folder: str | os.PathLike) -> Path:
-    "The folder that links of the data in `folder` may not leave: itself, or the repository in the hub's cache that it is a snapshot of."
+    """The folder that links of the data in `folder` may not leave: itself, or the repository in the hub's
+    cache that it is a snapshot of."""
     real = Path(os.path.realpath(folder))
     for at, name in enumerate(real.parts[:-1]):
         if re.fullmatch(r"(datasets|models|spaces)--.+", name) and real.parts[at + 1] == "snapshots":
@@ -61,11 +65,13 @@ def data_root(folder: str | os.PathLike) -> Path:
     return real
 
 def inside(folder: str | os.PathLike, name: str) -> Path:
-    "A file that data name by its path below their folder. Raises `BadInput` if it is not there, or leads out of the data."
+    """A file that data name by its path below their folder. Raises `BadInput` if it is not there, or leads
+    out of the data."""
     path = Path(folder)/name
     try: real = os.path.realpath(path, strict=True)
     except (OSError, ValueError) as e: raise BadInput(said(e)) from e
-    if not Path(real).is_relative_to(data_root(folder)): raise BadInput("it lies outside the folder of the data")
+    if not Path(real).is_relative_to(data_root(folder)):
+        raise BadInput("it lies outside the folder of the data")
     return path
 
 # %% ../nbs/10_paths.ipynb #5e5df387
@@ -74,7 +80,8 @@ SYSTEM_FILES = ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle
 def system_file(name: str) -> str | None:
     "Why a file or folder is left alone for its name, or for a folder on the way to it; None if it is not."
     for part in name.strip("/").split("/"):
-        if part.startswith("._") or part == ".DS_Store" or part.lower() in SYSTEM_FILES: return "a file of the system"
+        if part.startswith("._") or part == ".DS_Store" or part.lower() in SYSTEM_FILES:
+            return "a file of the system"
         if part.startswith(".") and part not in (".", ".."): return "hidden"
     return None
 
@@ -85,6 +92,14 @@ class Found(NamedTuple):
     names: list[str] # of files to read, from root, sorted
     rejected: list[tuple[str, str]] # (name, why)
     ignored: list[Ignored]
+
+    def reject(self, name: str, why: str) -> None:
+        "A file or folder that was meant to be read."
+        self.rejected.append((printable(name), why))
+
+    def ignore(self, name: str, why: str) -> None:
+        "A file or folder that was not."
+        self.ignored.append(Ignored(printable(name), why))
 
 class Walk:
     "Lists a folder: `Walk(folder).found`."
@@ -98,14 +113,6 @@ class Walk:
             if not todo and self.links: todo.append(self.links.pop(0))
         for names in self.found[1:]: names.sort()
 
-    def reject(self, name: str, why: str) -> None:
-        "A file or folder that was meant to be read."
-        self.found.rejected.append((printable(name), why))
-
-    def ignore(self, name: str, why: str) -> None:
-        "A file or folder that was not."
-        self.found.ignored.append(Ignored(printable(name), why))
-
     def folder(self, below: str) -> list[str]: # "" or a path that ends with /
         "List one folder; gives the folders in it."
         path = os.path.join(self.found.root, below)
@@ -113,31 +120,34 @@ class Walk:
             about = os.stat(path)
             first = self.seen.setdefault((about.st_dev, about.st_ino), below)
             if first != below:
-                self.ignore(below, f"a link to {printable(first) or 'the folder itself'}, which is read already")
+                self.found.ignore(below,
+                            f"a link to {printable(first) or 'the folder itself'}, which is read already")
                 return []
             with os.scandir(path) as entries: found = list(entries)
         except OSError as e:
-            self.reject(below or ".", said(e))
+            self.found.reject(below or ".", said(e))
             return []
         inner = (self.entry(below + e.name, e) for e in found)
         return [name for name in inner if name]
 
     def entry(self, name: str, entry: os.DirEntry) -> str | None:
         "Find a place for one entry; gives a folder to go into."
-        if why := system_file(entry.name): return self.ignore(name + "/" * entry.is_dir(follow_symlinks=False), why)
+        if why := system_file(entry.name):
+            return self.found.ignore(name + "/" * entry.is_dir(follow_symlinks=False), why)
         if entry.is_symlink(): return self.link(name)
         if entry.is_dir(follow_symlinks=False): return name + "/"
         if entry.is_file(follow_symlinks=False): return self.found.names.append(name)
-        self.ignore(name, special(entry.path) or "no file")
+        self.found.ignore(name, special(entry.path) or "no file")
 
     def link(self, name: str) -> None:
         "A link: to a file of the data, to a folder of theirs, or rejected."
         try: real = os.path.realpath(self.found.root/name, strict=True)
         except (OSError, ValueError) as e:
             why = said(e)
-            return self.reject(name, "it is a link to what does not exist" if "not exist" in why else why)
+            return self.found.reject(name, "it is a link to what does not exist" if "not exist" in why else why)
         if not Path(real).is_relative_to(self.bounds):
-            return self.reject(name, "it is a link that leads out of the folder: copy what it leads to, or give that folder")
+            return self.found.reject(name,
+                               "it is a link that leads out of the folder: copy it here, or give its folder")
         if os.path.isdir(real): return self.links.append(name + "/")
-        if what := special(real): return self.ignore(name, what)
+        if what := special(real): return self.found.ignore(name, what)
         self.found.names.append(name)

@@ -36,16 +36,19 @@ class Documents:
             while len(self.open) >= MAX_OPEN: self.open.popitem(last=False)[1].close()
             try: self.open[key] = pypdfium2.PdfDocument(path)
             except pypdfium2.PdfiumError as e:
-                if "assword" in str(e): raise Refused("it is encrypted: save a copy without a password") from None
+                if "assword" in str(e):
+                    raise Refused("it is encrypted: save a copy without a password") from None
                 raise Refused(f"it is no readable PDF ({str(e).rstrip('.')})") from None
         self.open.move_to_end(key)
         return self.open[key]
 
 def answer(documents: Documents, do: str, path: str, page: int = 0, scale: float = 1.0) -> tuple[dict, bytes]:
-    "What was asked about a PDF: `count`, or of a page its `size` in points, its `text`, or to `draw` it. Raises `Refused`."
+    """What was asked about a PDF: `count`, or of a page its `size` in points, its `text`, or to `draw` it.
+    Raises `Refused`."""
     pdf = documents(path)
     if do == "count":
-        if not 0 < len(pdf) <= MAX_PAGES: raise Refused(f"it has {len(pdf):,} pages" if len(pdf) else "it has no pages")
+        if not 0 < len(pdf) <= MAX_PAGES:
+            raise Refused(f"it has {len(pdf):,} pages" if len(pdf) else "it has no pages")
         return dict(count=len(pdf)), b""
     if do == "size": return dict(size=pdf.get_page_size(page)), b"" # what is on the page is not looked at
     found = pdf[page]
@@ -61,11 +64,13 @@ def text_of(page) -> tuple[dict, bytes]:
 def drawn(page, scale: float) -> tuple[dict, memoryview]:
     "The pixels of a page, `stride` bytes a row, as an image of mode `mode`."
     bitmap = page.render(scale=scale, rev_byteorder=True)
-    return dict(size=(bitmap.width, bitmap.height), mode=bitmap.mode, stride=bitmap.stride), memoryview(bitmap.buffer).cast("B")
+    return dict(size=(bitmap.width, bitmap.height), mode=bitmap.mode,
+                stride=bitmap.stride), memoryview(bitmap.buffer).cast("B")
 
 # %% ../nbs/10_pdf.ipynb #b70990c6
 HEAD = Struct("<IQ") # an answer begins with the lengths of its JSON and of the bytes behind it
-MAX_MEMORY = 768 * 2**20 # bytes, over what the process starts with: the largest page, drawn, and an image in it
+# bytes, over what the process starts with: the largest page, drawn, and an image in it
+MAX_MEMORY = 768 * 2**20
 
 def limit_memory(n_bytes: int) -> None:
     "Let this process use so many bytes more than it does, and write no core dump when it dies of that."
@@ -81,7 +86,8 @@ def told(documents: Documents, line: bytes) -> tuple[dict, bytes]:
     try: return answer(documents, **json.loads(line))
     except Refused as e: return dict(error=str(e)), b""
     except MemoryError: return dict(error=f"it needs more than {MAX_MEMORY:,} bytes of memory"), b""
-    except Exception as e: return dict(error=f"it cannot be read ({str(e).rstrip('.') or type(e).__name__})"), b""
+    except Exception as e:
+        return dict(error=f"it cannot be read ({str(e).rstrip('.') or type(e).__name__})"), b""
 
 def serve(questions, answers) -> None: # binary files
     "Answer questions, a line of JSON each, until there are no more: two lengths, JSON, bytes."

@@ -25,7 +25,7 @@ from .paths import opened, printable, special
 
 # %% auto #0
 __all__ = ['MAX_LINE', 'Lazy', 'digest', 'file_mark', 'Chain', 'Listed', 'Selection', 'lines_of', 'LineRows', 'JsonRows', 'once',
-           'json_object', 'class_names', 'with_names', 'described', 'Recent', 'reading', 'ParquetRows']
+           'json_object', 'class_names', 'with_names', 'described', 'Recent', 'reading', 'arrow_source', 'ParquetRows']
 
 # %% ../nbs/10_rows.ipynb #d6a5619f
 class Lazy(Sequence):
@@ -36,7 +36,8 @@ class Lazy(Sequence):
     flags: dict | None = None # what was noted of rows: {what: [n] bool}
 
     def note(self, what: str, i: int) -> None:
-        "Remember a peculiarity of row `i`, once, however often it is read: what was read in part, or otherwise than it stands."
+        """Remember a peculiarity of row `i`, once, however often it is read: what was read in part, or
+        otherwise than it stands."""
         if self.flags is None: self.flags = {}
         self.flags.setdefault(what, np.zeros(len(self), bool))[i] = True
 
@@ -112,7 +113,7 @@ class Chain(Lazy):
     def notes(self): return sum((p.notes() for p in self.parts), Counter())
     def signature(self): return digest(*(p.signature() for p in self.parts))
 
-# %% ../nbs/10_rows.ipynb #a4e97d65
+# %% ../nbs/10_rows.ipynb #e67c67d3
 class Listed(Lazy):
     "What is in memory already."
     def __init__(self, items: Sequence): self.items = items
@@ -132,7 +133,8 @@ class Selection(Lazy):
     def folder(self, i): return self.base.folder(int(self.index[i]))
     def notes(self): return self.base.notes()
     def draw(self, seed, epoch): return np.flatnonzero(np.isin(self.index, self.base.draw(seed, epoch)))
-    def signature(self): return digest(self.base.signature(), blake2b(self.index.tobytes(), digest_size=16).hexdigest())
+    def signature(self):
+        return digest(self.base.signature(), blake2b(self.index.tobytes(), digest_size=16).hexdigest())
 
 # %% ../nbs/10_rows.ipynb #5ade4bdd
 MAX_LINE = 32 * 2**20 # bytes of a line, a table's row or a text
@@ -146,6 +148,7 @@ def lines_of(f, at: int = 0) -> Iterator[tuple[int, int, bytes]]: # an open file
             at += len(rest)
         yield start, at, line
 
+# %% ../nbs/10_rows.ipynb #f6a5a3d8
 class LineRows(Lazy):
     "The lines of a text, `{\"text\"}` each; blank ones are none."
     def __init__(self, path: Path, # a file
@@ -176,7 +179,7 @@ class LineRows(Lazy):
 
     def make(self, i) -> dict: return {"text": self.line(i).strip()}
 
-# %% ../nbs/10_rows.ipynb #cd890744
+# %% ../nbs/10_rows.ipynb #09eaea42
 class JsonRows(LineRows):
     "The objects of a .jsonl file, one a line; blank lines are none."
     def make(self, i) -> dict: return json_object(self.line(i))
@@ -198,10 +201,12 @@ def json_object(data: bytes | str, what: str = "the line") -> dict:
     if not isinstance(row, dict): raise BadInput(f"{what} holds a {type(row).__name__}, not an object")
     return row
 
-# %% ../nbs/10_rows.ipynb #3da6305b
+# %% ../nbs/10_rows.ipynb #c54b378a
 def class_names(features): # the columns as `datasets` describes them, or a part of that
-    "The names of class labels, in the nesting of the columns: a tuple for a label, a dict, a list of one for a list; None: no labels."
-    if isinstance(features, list): return class_names(dict(_type="List", feature=features[0] if features else None))
+    """The names of class labels, in the nesting of the columns: a tuple for a label, a dict, a list of one
+    for a list; None: no labels."""
+    if isinstance(features, list):
+        return class_names(dict(_type="List", feature=features[0] if features else None))
     if not isinstance(features, dict): return None
     kind = features.get("_type")
     if kind == "ClassLabel": return tuple(features.get("names") or ()) or None
@@ -213,14 +218,16 @@ def class_names(features): # the columns as `datasets` describes them, or a part
     return {name: inner for name, inner in found.items() if inner} or None
 
 def with_names(value, names): # `names` of `class_names`
-    "A value with the names of its class labels; -1, which stands for an unknown one, is None. Raises `BadInput` for one without a name."
+    """A value with the names of its class labels; -1, which stands for an unknown one, is None. Raises
+    `BadInput` for one without a name."""
     if value is None or names is None: return value
     if isinstance(names, dict): return {k: with_names(v, names.get(k)) for k, v in value.items()}
     if isinstance(names, list) and isinstance(value, dict): # a list of dicts, stored as a dict of lists
         return {k: with_names(v, [names[0].get(k)]) for k, v in value.items()}
     if isinstance(names, list): return [with_names(v, names[0]) for v in value]
     if not isinstance(value, int) or value == -1: return None if value == -1 else value
-    if not 0 <= value < len(names): raise BadInput(f"its class label is {value}, and there are {len(names)} names")
+    if not 0 <= value < len(names):
+        raise BadInput(f"its class label is {value}, and there are {len(names)} names")
     return names[value]
 
 def described(metadata: dict | None) -> dict | None:
@@ -230,7 +237,8 @@ def described(metadata: dict | None) -> dict | None:
 
 # %% ../nbs/10_rows.ipynb #2d41ef32
 class Recent:
-    "The values that were used last, as many as fit into `limit` bytes, but at least one. Threads may share it."
+    """The values that were used last, as many as fit into `limit` bytes, but at least one. Threads may share
+    it."""
     def __init__(self, limit: int):
         self.limit, self.total, self.items = limit, 0, OrderedDict()
         self.new_lock()
@@ -246,11 +254,13 @@ class Recent:
             if key in self.items:
                 self.items.move_to_end(key)
                 return self.items[key][0]
-        value, size = load() # without the lock: another thread may load the same, which is a waste and not a mistake
+        # without the lock: another thread may load the same, which is a waste and not a mistake
+        value, size = load()
         with self.lock:
             self.total += size - self.items.pop(key, (None, 0))[1]
             self.items[key] = value, size
-            while self.total > self.limit and len(self.items) > 1: self.total -= self.items.popitem(last=False)[1][1]
+            while self.total > self.limit and len(self.items) > 1:
+                self.total -= self.items.popitem(last=False)[1][1]
         return value
 
 _groups, _files = Recent(256 * 2**20), Recent(64) # row groups by bytes; metadata of Parquet files by number
@@ -263,7 +273,12 @@ def reading(name: str, kind: str):
     except BadInput: raise
     except (pa.ArrowException, OSError, ValueError, MemoryError) as e:
         first = next(iter(str(e).strip().splitlines()), type(e).__name__)
-        raise BadInput(f"{printable(name)} is no readable {kind} file ({first}): fetch or write it again") from e
+        why = f"{printable(name)} is no readable {kind} file ({first}): fetch or write it again"
+        raise BadInput(why) from e
+
+def arrow_source(path: Path):
+    "A file as pyarrow takes it: by its name, or open if the name is no UTF-8, which pyarrow does not know."
+    return str(path) if str(path).isprintable() else open(path, "rb")
 
 class ParquetRows(Lazy):
     "The rows of a .parquet file; class labels by name."
@@ -272,18 +287,20 @@ class ParquetRows(Lazy):
         with self.reading():
             if what := special(path): raise BadInput(f"it is {what}, not a file")
             about = os.stat(path)
-            self.key = str(path), about.st_mtime_ns, about.st_size # a file that was written anew is another one
+            # a file that was written anew is another one
+            self.key = str(path), about.st_mtime_ns, about.st_size
             meta = self.metadata()
             schema = meta.schema.to_arrow_schema()
             self.ends = list(accumulate(meta.row_group(k).num_rows for k in range(meta.num_row_groups)))
-        if len(set(schema.names)) < len(schema.names): raise BadInput(f"{self.name} has two columns of one name")
+        if len(set(schema.names)) < len(schema.names):
+            raise BadInput(f"{self.name} has two columns of one name")
         self.columns, self.labels = schema.names, described(schema.metadata)
         leaves = [meta.schema.column(k) for k in range(len(meta.schema))]
         self.texts = [c.path for c in leaves if str(c.logical_type) == "String"] # columns that may hold paths
         self.own_images = any(c.physical_type == "BYTE_ARRAY" and c.path not in self.texts for c in leaves)
 
     def reading(self): return reading(self.path.name, "Parquet")
-    def metadata(self): return _files(self.key, lambda: (pq.read_metadata(self.path), 1))
+    def metadata(self): return _files(self.key, lambda: (pq.read_metadata(arrow_source(self.path)), 1))
     def __len__(self): return self.ends[-1] if self.ends else 0
     def where(self, i): return f"{self.name}:{i + 1}"
     def folder(self, i): return self.home
@@ -291,7 +308,8 @@ class ParquetRows(Lazy):
 
     def group(self, k: int, columns: list[str] | None = None) -> pa.Table:
         "Row group `k`, or some columns of it. Raises `BadInput`."
-        with self.reading(), pq.ParquetFile(self.path, metadata=self.metadata(), memory_map=True) as file:
+        with self.reading(), pq.ParquetFile(arrow_source(self.path), metadata=self.metadata(),
+                                            memory_map=True) as file:
             return file.read_row_group(k, columns=columns, use_threads=False)
 
     def make(self, i) -> dict:
