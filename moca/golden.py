@@ -63,8 +63,9 @@ def cosines(e: Embedder, pairs: list[tuple[str, Document, Document]]) -> list[fl
     "The cosine of each pair. Raises `BadInput` where one does not fit into max_length."
     documents = list({d.id: d for _, q, t in pairs for d in (q, t)}.values())
     for d in documents:
-        if dropped := layout(e.backbone.encoder, d)[1]:
-            raise BadInput(f"document {d.id!r} has {dropped} tokens more than the limit of {e.backbone.encoder.max_length}: use a smaller picture")
+        laid = layout(e.backbone.encoder, d)
+        if laid.dropped or laid.scaled:
+            raise BadInput(f"document {d.id!r} has more tokens than the limit of {e.backbone.encoder.max_length}: use a smaller picture")
     vectors = dict(zip((d.id for d in documents), e.encode(documents)))
     return [float(vectors[q.id] @ vectors[t.id]) for _, q, t in pairs]
 

@@ -5,17 +5,21 @@
 # %% ../nbs/15_mteb.ipynb #6fa7c7c4
 from __future__ import annotations
 import importlib
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 import torch
 from torch import Tensor
 from .documents import BadInput, Document, ImageRef, MocaError, prompt
+from .account import Report
 from .embedder import Embedder
+from .packing import blank
 from .vectors import model_digest
 from .vidore import PAGE
 
 # %% auto #0
-__all__ = ['PROMPTS', 'MARK', 'CODE', 'CITATION', 'need_mteb', 'prompt_for', 'batch_documents', 'model_meta', 'MtebModel']
+__all__ = ['PROMPTS', 'MARK', 'CODE', 'CITATION', 'need_mteb', 'prompt_for', 'batch_documents', 'row_document', 'model_meta',
+           'MtebModel']
 
 # %% ../nbs/15_mteb.ipynb #227fea72
 def need_mteb():
@@ -46,19 +50,26 @@ def prompt_for(prompts: dict[str, str], # the model's and the caller's
 # %% ../nbs/15_mteb.ipynb #3e660c1f
 MARK = "<|image_1|>"
 
-def batch_documents(batch: dict, instruction: str = "") -> list[Document]:
-    "The Documents of one mteb batch, each with the prompt. Raises `BadInput` for a batch without text and image."
+def batch_documents(batch: dict, instruction: str = "", first: int = 0 # number of its first row, for messages
+                    ) -> list[Document]:
+    "The Documents of one mteb batch, each with the prompt. Raises `BadInput` for a batch without text and image, or with an empty row."
     texts, images = batch.get("text"), batch.get("image")
     if texts is not None and "body" in batch and "title" not in batch: texts = batch["body"]
     n = len(texts if texts is not None else images or ())
     if not n: raise BadInput(f"a batch has neither text nor image: it has {', '.join(batch) or 'nothing'}")
-    out = []
-    for text, image in zip(texts if texts is not None else [""] * n, images or [None] * n):
-        ref = None if image is None else ImageRef.of(image)
-        before, mark, after = text.partition(MARK)
-        parts = (before, ref, after) if mark and ref is not None else (ref, before + after)
-        out.append(prompt(instruction, Document("mteb", tuple(p for p in parts if p) or ("",))))
-    return out
+    ids = batch.get("id") or [None] * n
+    rows = zip(texts if texts is not None else [""] * n, images or [None] * n, ids)
+    return [prompt(instruction, row_document(*row, first + i)) for i, row in enumerate(rows)]
+
+def row_document(text: str | None, image, id, number: int) -> Document:
+    "One row of a batch. Raises `BadInput` that names its number and id if it is empty."
+    name = f"row {number}" if id is None else f"row {number} (id {id})"
+    ref = None if image is None else ImageRef.of(image)
+    if text is not None and not isinstance(text, str): raise BadInput(f"{name}: its text is a {type(text).__name__}")
+    if ref is None and blank(text or ""): raise BadInput(f"{name} is empty: no text, no image")
+    before, mark, after = (text or "").partition(MARK)
+    parts = (before, ref, after) if mark and ref is not None else (ref, before + after)
+    return Document(str(number) if id is None else str(id), tuple(p for p in parts if p))
 
 # %% ../nbs/15_mteb.ipynb #bc8d8516
 CODE = "https://github.com/moca-authors/moca"
@@ -118,20 +129,28 @@ class MtebModel:
 
     def documents(self, inputs, task_metadata, side: str | None, n: int = 64) -> Iterator[list[Document]]:
         "The inputs as Documents with their prompts, about `n` at a time: a corpus of page images need not fit into memory."
-        instruction, some = prompt_for(self.prompts, task_metadata, side), []
+        instruction, some, met = prompt_for(self.prompts, task_metadata, side), [], 0
         for batch in inputs:
-            some += batch_documents(batch, instruction)
-            if len(some) >= n: yield some; some = []
+            try: found = batch_documents(batch, instruction, met)
+            except BadInput as why: raise BadInput(f"{task_metadata.name}, {side or 'inputs'}: {why}") from why
+            some += found
+            met += len(found)
+            if len(some) >= n:
+                yield some
+                some = []
         if some: yield some
 
     def encode(self, inputs, *, task_metadata, hf_split, hf_subset, prompt_type=None, **kwargs):
-        "Tensor `[N, dim]`, or for a multi-vector model a list of `[tokens, dim]`. Raises `MocaError` for vectors that are not finite."
-        side, out = prompt_type.value if prompt_type else None, []
+        """Tensor `[N, dim]`, or for a multi-vector model a list of `[tokens, dim]`. Warns once of each kind of what was cut or scaled.
+        Raises `BadInput` that names an empty row, `MocaError` for vectors that are not finite."""
+        side, out, report = prompt_type.value if prompt_type else None, [], Report(task_metadata.name)
         for some in self.documents(inputs, task_metadata, side):
-            made = self.vectors(some)
+            made = self.vectors(some, report=report) if self.vectors == self.embedder.encode else self.vectors(some)
             if not all(v.isfinite().all() for v in made):
                 raise MocaError(f"the model's vectors for {task_metadata.name} hold NaN or infinity")
             out += list(made)
+        for what, count in report.notes.items(): # once for all batches
+            warnings.warn(f"{task_metadata.name}, {side or 'inputs'}: {what}: {count:,} of {len(out):,}", stacklevel=2)
         return out if self.embedder.multi_vector else torch.stack(out)
 
     def similarity(self, a, b) -> Tensor:
