@@ -19,13 +19,13 @@ from .evaluation import FAMILIES, Score, Table, paired_difference, score_plot
 from .training import read_log, show_log
 
 # %% auto #0
-__all__ = ['COLUMNS', 'COMPARED', 'STYLE', 'NEXT', 'scores_of', 'differences_of', 'plain', 'percent', 'listing', 'verdict',
-           'read_comparison', 'read_scores', 'read_curve', 'counted', 'read_accuracy', 'read_patches', 'read_attention',
-           'read_rebuilt', 'read_grid', 'hundred', 'headline', 'read_verdict', 'metric_words', 'task_lines',
-           'by_family', 'png', 'curve_figure', 'accuracy_figure', 'patch_figure', 'cell', 'score_rows', 'table_html',
-           'text_table', 'save_figure', 'figure_html', 'facts_html', 'slug', 'header_facts', 'draw_numbers',
-           'scores_section', 'tasks_section', 'training_section', 'rebuilding_section', 'neighbours_section',
-           'sections', 'next_section', 'fold', 'page_html', 'write_report']
+__all__ = ['COLUMNS', 'COMPARED', 'LOSSES', 'ASKED', 'STYLE', 'NEXT', 'scores_of', 'differences_of', 'plain', 'percent',
+           'listing', 'verdict', 'read_comparison', 'read_scores', 'read_curve', 'counted', 'read_accuracy',
+           'read_patches', 'read_attention', 'read_rebuilt', 'read_grid', 'hundred', 'headline', 'read_verdict',
+           'metric_words', 'task_lines', 'by_family', 'png', 'curve_figure', 'accuracy_figure', 'patch_figure', 'cell',
+           'score_rows', 'table_html', 'text_table', 'save_figure', 'figure_html', 'facts_html', 'slug', 'header_facts',
+           'draw_numbers', 'scores_section', 'tasks_section', 'training_section', 'rebuilding_section',
+           'neighbours_section', 'sections', 'next_section', 'fold', 'page_html', 'write_report']
 
 # %% ../nbs/16_report.ipynb #2b4d9a56
 COLUMNS = ("baseline", "causal base", "after stage 1", "after stage 2") # of every table, in this order
@@ -88,13 +88,16 @@ def read_scores(results: dict) -> list[str]:
         out.append(f"After stage 2, not clearly above chance: {listing(low, len(final))}.")
     return out
 
+LOSSES = dict(mlm="naming hidden text", mae="painting hidden patches", nce="picking the right candidate of a batch")
+
 def read_curve(log: list[dict], name: str = "loss") -> str:
     "Does a loss fall? Means of the first and the last fifth of the steps, and whether they differ by more than twice their standard error."
     values = [r[name] for r in log if r.get(name) is not None] # None: a skipped step
     if (n := len(values) // 5) < 3: return f"{len(values)} steps are too few to say how {name} develops."
     (a, da), (b, db) = ((statistics.fmean(x), statistics.stdev(x) / n**.5) for x in (values[:n], values[-n:]))
     said = "shows no clear change" if abs(a - b) <= 2 * math.hypot(da, db) else "falls" if b < a else "rises"
-    return f"{name} {said}: {a:.3f} on average over the first {n} of {len(values)} steps, {b:.3f} over the last {n}."
+    what = f"The loss of {LOSSES[name]} ({name})" if name in LOSSES else name
+    return f"{what} {said}: {a:.3f} on average over the first {n} of {len(values)} steps, {b:.3f} over the last {n}."
 
 # %% ../nbs/16_report.ipynb #17a98fc8
 def counted(found: dict) -> tuple[dict, str]:
@@ -145,18 +148,21 @@ def read_grid(f: dict) -> str:
             f"Shown are {f['shown_right']} of the latter and {f['shown'] - f['shown_right']} others, each at equal distances. "
             "Solid green: right; dashed red: wrong.")
 
-# %% ../nbs/16_report.ipynb #0ffd77bc
+# %% ../nbs/16_report.ipynb #81dea2b8
 def hundred(x: float) -> str:
     "A share as so many of a hundred."
-    return f"{100 * x:.0f}" if x >= .0995 or not x else f"{100 * x:.1f}"
+    return f"{100 * x:.0f}" if x >= .0995 else f"{100 * x:.2g}"
+
+ASKED = dict(caption_to_picture=("a right picture", "pictures", "captions"), title_to_page=("the right page", "pages", "titles"))
 
 def headline(results: dict) -> str:
     "What the trained model does, in one sentence without terms: from the task whose neighbours were drawn, else from the first score."
     drawn = results["figures"]["retrieval"]
     for task, f in drawn.items():
         if not (ten := f.get("first_ten")): continue
-        return (f"On {task}, the trained model finds something right among {ten['candidates']} candidates in its first {ten['k']} "
-                f"for {hundred(ten['share'])} of 100 queries; by chance it would be {hundred(ten['chance'])}.")
+        right, among, queries = ASKED.get(task, (f"something right in {task}", "candidates", "queries"))
+        return (f"The trained model finds {right} among {ten['candidates']} {among} in its first {ten['k']} "
+                f"for {hundred(ten['share'])} of 100 {queries}; by chance it would be {hundred(ten['chance'])}.")
     s = scores_of(results)["after stage 2"][0]
     return f"On {s.task}, the trained model has {hundred(s.value)} of 100 points; by chance it would be {hundred(s.chance)}."
 
@@ -173,7 +179,7 @@ def read_verdict(results: dict) -> list[str]:
     if n := results.get("limit"): out.append(f"Only {n} queries a task were asked (--limit): these numbers are a trial, not a result.")
     return out
 
-# %% ../nbs/16_report.ipynb #af798510
+# %% ../nbs/16_report.ipynb #6cfae83e
 def metric_words(s: Score) -> str:
     "A score as a sentence; of a metric without words the name is given."
     name, _, k = s.metric.partition("@")
@@ -192,7 +198,7 @@ def task_lines(results: dict) -> list[tuple[str, str, str]]:
     out = []
     for s in by_family(scores_of(results)["after stage 2"]):
         a = known.get(s.task, {})
-        example = f" For example: “{a['query']}” → “{a['answer']}”" if a else ""
+        example = f" For example: “{a['query']}” → “{a['answer']}”." if a else ""
         out.append((s.task, a.get("note", "") + example, metric_words(s)))
     return out
 
@@ -307,7 +313,7 @@ pre{background:var(--band);padding:1rem;overflow-x:auto;border-radius:6px;font-s
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1rem;margin:1rem 0}dt{color:var(--soft)}dd{margin:0;min-width:0}
 li{margin:.25rem 0}details{margin:1rem 0}summary{cursor:pointer;color:var(--soft)}
 @media(max-width:40rem){body{padding:1rem .8rem 3rem}dl{display:block}dd{margin:0 0 .5rem}th,td{padding:.3rem .45rem;font-size:.85rem}
-figure .wide img{max-width:none;width:44rem}ul{padding-left:1.2rem}}"""
+figure .wide img{max-width:none;width:42rem}ul{padding-left:1.2rem}}"""
 
 def save_figure(fig: Figure, path: Path) -> None:
     "Write a figure as PNG, atomically. Raises `MocaError` when the disk is full."
@@ -317,9 +323,11 @@ def figure_html(path: Path, alt: str, reading: str | list[str]) -> str:
     "A PNG file inside the page, with what is read off it. Raises `BadInput` if the file is missing."
     if not path.exists(): raise BadInput(f"{path} is missing: run `moca quickstart --resume` to draw it")
     lines = "".join(f"<p>{escape(r)}</p>" for r in ([reading] if isinstance(reading, str) else reading))
-    data = base64.b64encode(path.read_bytes()).decode()
-    image = f'<img src="data:image/png;base64,{data}" alt="{escape(alt)}">'
-    return f'<figure><div class="wide" tabindex="0">{image}</div><figcaption>{lines}</figcaption></figure>'
+    data = path.read_bytes()
+    image = f'<img src="data:image/png;base64,{base64.b64encode(data).decode()}" alt="{escape(alt)}">'
+    width = int.from_bytes(data[16:20], "big") # pixels, by the PNG header
+    if width > 700: image = f'<div class="wide" tabindex="0">{image}</div>' # too much for a phone: scrolls in its box
+    return f"<figure>{image}<figcaption>{lines}</figcaption></figure>"
 
 def facts_html(facts: dict) -> str:
     "Names and values."
@@ -360,7 +368,7 @@ def scores_section(image, results: dict) -> str:
 
 def tasks_section(results: dict) -> str:
     "A line on each task."
-    line = lambda name, asks, score: f"<dt><strong>{escape(name)}</strong></dt><dd>{escape(asks)} {escape(score)}</dd>"
+    line = lambda name, asks, score: f"<dt>{escape(name)}</dt><dd>{escape(asks)}<br><strong>{escape(score)}</strong></dd>"
     return "<dl>" + "".join(line(*found) for found in task_lines(results)) + "</dl>"
 
 def training_section(image, logs: dict[int, list[dict]]) -> str:
@@ -393,7 +401,7 @@ def sections(out: Path, results: dict, logs: dict[int, list[dict]]) -> dict[str,
                                        read_attention(results["figures"]["attention"])),
             "Neighbours after stage 2": neighbours_section(image, results)}
 
-# %% ../nbs/16_report.ipynb #32637954
+# %% ../nbs/16_report.ipynb #417d762e
 NEXT = """from pathlib import Path
 from moca.embedder import Embedder
 model = Embedder.from_pretrained({model!r})

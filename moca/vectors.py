@@ -134,8 +134,9 @@ def read_record(path: str | Path, cure: str) -> dict: # cure: what to do about a
     "The record of a file, without its seal. Raises `BadInput` unless it says what was written."
     try:
         found = json.loads(Path(path).read_text("utf-8"))
-        kept = found.pop("seal")
+        kept = found.pop("seal", None)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         raise BadInput(f"{path} is damaged ({type(e).__name__}: {e}): {cure}") from e
+    if kept is None: raise BadInput(f"{path} carries no seal, as an older version of moca wrote it: {cure}")
     if kept != seal(found): raise BadInput(f"{path} is damaged, it does not say what was written: {cure}")
     return found
