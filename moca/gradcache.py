@@ -5,6 +5,7 @@
 # %% ../nbs/13_gradcache.ipynb #e2dcfccf
 from __future__ import annotations
 import contextlib
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from weakref import WeakKeyDictionary
@@ -13,13 +14,13 @@ import torch.distributed as dist
 from PIL import Image
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
+from tqdm.auto import tqdm
 from .accumulation import Gradients
 from .documents import Document, ImageRef, MocaError
 from .losses import Vectors
 from .memory import free_memory, out_of_memory
 from .packing import Encoder, Pack, ahead, encode, length, pack
 from .planning import plan
-from .processes import say
 
 # %% auto #0
 __all__ = ['Chunks', 'filler', 'random_state', 'replayed', 'process_rank', 'process_sizes', 'Gather', 'gather_rows',
@@ -176,7 +177,7 @@ def gradients(model: nn.Module, batch, weights: dict[str, float], accelerator) -
     return {k: accelerator.reduce(v.detach().float(), "sum") / n for (k, v), n in zip(sums.items(), counts)}
 
 
-# %% ../nbs/13_gradcache.ipynb #c9cfb056
+# %% ../nbs/13_gradcache.ipynb #ec085e1a
 _room: WeakKeyDictionary[nn.Module, float] = WeakKeyDictionary() # tokens that a model is known to have no memory for, halved
 
 def accumulate(model: nn.Module, # model(pack) -> (vectors, scale); it has `multi_vector` and `loss(vectors, scale, batch)`
@@ -197,8 +198,9 @@ def accumulate(model: nn.Module, # model(pack) -> (vectors, scale); it has `mult
             raise MocaError(f"{largest:,} tokens of one forward pass do not fit into memory: resume with a lower pack_tokens or with "
                             f"checkpointing=full; if they are one Document, begin a new run with a lower max_length")
         _room[model] = largest / 2
-        say(f"{largest:,} tokens do not fit into memory: forward passes of more than {largest // 2:,} are cut in two from now on, with the "
-            f"same gradient (pack_tokens={largest // 2} is faster)", accelerator)
+        words = (f"{largest:,} tokens do not fit into memory: forward passes of more than {largest // 2:,} are cut in two from now on, "
+                 f"with the same gradient (pack_tokens={largest // 2} is faster)")
+        tqdm.write(words, file=sys.stderr)
     return found
 
 def attempt(model: nn.Module, batch, weights: dict[str, float], accelerator) -> dict[str, Tensor] | None:

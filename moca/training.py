@@ -27,25 +27,31 @@ from .checkpoints import load_state, named_tensors, save_state
 from .config import TrainConfig, lr_at, make_config, one_of, read_options, save_config # noqa: F401
 from .documents import BadInput, MocaError
 from .memory import ceiling, out_of_memory, peak_memory
-from .processes import Pulse, make_accelerator, on_main, say, summed
+from .processes import Pulse, make_accelerator, on_main, summed
 from .runs import claim, free_on_error, hold, let_go, trained
 from .writing import atomic, need_space, real, write_error
 from .weights import Average, MasterAdamW, clip, compiled, shard, sharding
 
 # %% auto #0
-__all__ = ['SIGNALS', 'Run', 'Stopped', 'Diverged', 'StopSignal', 'Ahead', 'Meter', 'parse_row', 'read_log', 'write_log',
-           'extend_log', 'last_line_end', 'Log', 'Loop', 'with_words', 'stopped', 'room_for', 'changed_rate',
-           'take_step', 'end_step', 'fit', 'find_tracker', 'start_run', 'claim_run', 'same_options', 'end_run',
-           'show_log']
+__all__ = ['SIGNALS', 'copies', 'Run', 'Stopped', 'Diverged', 'StopSignal', 'Ahead', 'Meter', 'parse_row', 'read_log',
+           'write_log', 'extend_log', 'last_line_end', 'Log', 'Loop', 'with_words', 'stopped', 'room_for',
+           'changed_rate', 'take_step', 'end_step', 'fit', 'find_tracker', 'start_run', 'claim_run', 'same_options',
+           'end_run', 'show_log']
 
 # %% ../nbs/13_training.ipynb #0c5d1e06
+def copies(model: nn.Module, accelerator: Accelerator) -> nn.Module:
+    "The model as DistributedDataParallel. Its buffers are constants, so no forward pass waits for the other processes to send theirs."
+    wrapped = accelerator.prepare_model(model)
+    setattr(wrapped, "forward_sync_buffers" if hasattr(wrapped, "forward_sync_buffers") else "broadcast_buffers", False) # torch 2.13, before
+    return wrapped
+
 class Run:
     "What a run trains: the model as its processes share it, the optimizer, the average of the weights, the count of skipped steps."
     def __init__(self, model: nn.Module, cfg: TrainConfig, accelerator: Accelerator):
         self.cfg, self.accelerator, self.plugin, self.skipped, self.in_a_row = cfg, accelerator, sharding(accelerator), 0, 0
         self.model = self.wrapped = model.to(accelerator.device).train()
         if self.plugin: self.gather = shard(model, self.plugin, cfg.precision == "bf16")
-        elif accelerator.num_processes > 1: self.wrapped = accelerator.prepare_model(model) # DistributedDataParallel
+        elif accelerator.num_processes > 1: self.wrapped = copies(model, accelerator)
         named = {k: p for k, p in model.named_parameters() if p.requires_grad}
         if not named: raise BadInput("there is nothing to train: every weight is frozen")
         self.optimizer = MasterAdamW(named, lr=cfg.lr, betas=(.9, .999), weight_decay=cfg.weight_decay)
@@ -211,7 +217,7 @@ def write_log(path: Path, log: list[dict]) -> None:
     "One JSON object a line, atomically."
     with atomic(path) as part: part.write_text("".join(json.dumps(row) + "\n" for row in log), "utf-8")
 
-# %% ../nbs/13_training.ipynb #2acd2e65
+# %% ../nbs/13_training.ipynb #f3e3990d
 def extend_log(path: Path, rows: list[dict]) -> None:
     "Add rows behind the last whole line of a log. Raises `MocaError` when it cannot be written; the rows before stay."
     data = "".join(json.dumps(row) + "\n" for row in rows).encode()
@@ -245,7 +251,7 @@ def last_line_end(path: Path, block: int = 2**16) -> int:
             at = start
     return 0
 
-# %% ../nbs/13_training.ipynb #dec7557b
+# %% ../nbs/13_training.ipynb #47876481
 class Log:
     "The rows of a run, in memory and, on the main process, in `log.jsonl`."
     def __init__(self, path: Path, upto: int, # steps done
@@ -259,7 +265,7 @@ class Log:
         if self.main and len(self.rows) > self.written: extend_log(self.path, self.rows[self.written:])
         self.written = len(self.rows)
 
-# %% ../nbs/13_training.ipynb #83a2b6aa
+# %% ../nbs/13_training.ipynb #2845b099
 class Loop:
     "What a loop knows between two steps: the run, its log, and how much of it is saved."
     def __init__(self, run: Run, total: int, resume: bool):
@@ -288,7 +294,7 @@ class Loop:
         if failed: raise with_words(ahead.error or MocaError("another process could not go on; its message says why"), self.leave(step))
         if waiting: raise stopped(stop, f"stopped before step {step + 1} of {self.total}; {self.leave(step)}")
 
-# %% ../nbs/13_training.ipynb #559b5a92
+# %% ../nbs/13_training.ipynb #0c7ccb0c
 def with_words(error: BaseException, words: str) -> BaseException:
     "An error whose message ends with some words; where it isn't ours, they are printed."
     if isinstance(error, MocaError): error.args = (f"{error}; {words}",)
@@ -312,7 +318,7 @@ def changed_rate(rows: list[dict], total: int, cfg: TrainConfig) -> dict:
     if math.isclose(had, has, rel_tol=1e-9): return {}
     return dict(note=f"resumed with lr={cfg.lr:g}: step {rows[-1]['step']} had the rate {had:g} and would now have {has:g}")
 
-# %% ../nbs/13_training.ipynb #500eadce
+# %% ../nbs/13_training.ipynb #a6c618ac
 def take_step(loop: Loop, step: int, micro: list, weights: dict[str, float], accumulate: Callable) -> dict:
     "Gradients and the step: the row of `Run.update`. Where gradients fail nothing has changed, and a process alone saves first."
     run = loop.run
@@ -381,7 +387,7 @@ def start_run(cfg: TrainConfig, resume: bool = False, force: bool = False, stage
               ) -> Accelerator:
     "Claim and lock the output directory, save the config (a resumed run must have the same), seed, and make the Accelerator."
     tracker = find_tracker(cfg.tracker)
-    copies = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False) # buffers are constants
+    copies = DistributedDataParallelKwargs(find_unused_parameters=True)
     accelerator = make_accelerator(mixed_precision="bf16" if cfg.precision == "bf16" else "no", kwargs_handlers=[copies],
                                    log_with=tracker, project_config=ProjectConfiguration(cfg.out, logging_dir=cfg.out))
     on_main(accelerator, lambda: claim_run(cfg, resume, force, stage))
