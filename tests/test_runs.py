@@ -17,6 +17,7 @@ import pytest
 SLOW = os.environ.get("MOCA_SLOW") == "1"
 KILLS = int(os.environ.get("MOCA_KILLS", "40")) # of the slow test, over both stages
 STEPS = 30
+STAGE_STEPS = 30 if SLOW else 10
 
 # --- the runs ---------------------------------------------------------------------------------------------------------------
 
@@ -70,7 +71,7 @@ def stage(out, mode):
     if begun(out): return resume_run(out)
     base = Path(out).parent/"base"
     if not base.exists(): save(tiny_backbone("qwen2_5_vl"), base)
-    options = dict(out=out, base=str(base), steps=STEPS, lr=1e-3, save_every=1, log_every=1, max_length=64, checkpointing="none", tracker=None)
+    options = dict(out=out, base=str(base), steps=STAGE_STEPS, lr=1e-3, save_every=1, log_every=1, max_length=64, checkpointing="none", tracker=None)
     if mode == "pretrain": return pretrain(PretrainConfig(**options, pack_tokens=128, packs_per_step=2, watch=2, ema=.9))
     return finetune(FinetuneConfig(**options, pack_tokens=128, batch_size=6, tasks="caption_to_picture", learn_temperature=True))
 
@@ -237,7 +238,7 @@ def kill_and_compare(mode, folder, signals, draw, torn=False):
     began, hit = time.perf_counter(), 0
     for number in signals:
         process = begin(mode, run)
-        moment = draw.uniform(-5, .8 * STEPS) # a step; below 0 while the process starts
+        moment = draw.uniform(-5, .8 * STAGE_STEPS) # a step; below 0 while the process starts
         while process.alive() and moment > 0 and saved_step(run) < moment: time.sleep(.005)
         time.sleep(draw.uniform(0, .2 if moment > 0 else 5))
         hit += process.alive()
@@ -246,7 +247,7 @@ def kill_and_compare(mode, folder, signals, draw, torn=False):
         assert code in (0, 3, -signal.SIGKILL) or code == -signal.SIGTERM and moment < 0, err[-3000:]
         if torn and (run/"log.jsonl").exists():
             with open(run/"log.jsonl", "ab") as f: f.write(b'{"step": 99, "lo' + b"\0" * 99)
-        if saved_step(run) >= .8 * STEPS or code == 0: # far enough: finish it, and begin another
+        if saved_step(run) >= .8 * STAGE_STEPS or code == 0: # far enough: finish it, and begin another
             finish(mode, run, plain)
             run.rename(folder/f"done{time.monotonic_ns()}")
     finish(mode, run, plain)
