@@ -20,13 +20,14 @@ from .documents import BadInput, MocaError
 # %% auto #0
 __all__ = ['BROKEN', 'launched', 'make_accelerator', 'summed', 'say', 'on_main', 'is_broken', 'Lost', 'Pulse']
 
-# %% ../nbs/13_processes.ipynb #2f02b3d4
+# %% ../nbs/13_processes.ipynb #7420ec30
 def launched() -> int:
     "How many processes a launcher says there are; 1 without a launcher."
     return int(os.environ.get("WORLD_SIZE") or 1)
 
 def make_accelerator(**options) -> Accelerator:
-    "An Accelerator, joined with the other processes of a launcher. Raises `BadInput` where they don't join; `options` are accelerate's."
+    """An Accelerator, joined with the other processes of a launcher. Raises `BadInput` where they don't join;
+    `options` are accelerate's."""
     AcceleratorState._reset_state() # an earlier run in this process may have had another precision
     cpu = launched() > 1 and not torch.accelerator.is_available()
     accelerator = Accelerator(cpu=True, **options) if cpu else Accelerator(**options)
@@ -35,19 +36,21 @@ def make_accelerator(**options) -> Accelerator:
                        f"accelerate launch {'--cpu ' if cpu else ''}--num_processes {launched()} -m moca.cli ...")
     return accelerator
 
-# %% ../nbs/13_processes.ipynb #05db46d0
+# %% ../nbs/13_processes.ipynb #d354d38a
 def summed(values: list[float], accelerator: Accelerator) -> list[float]:
     "Sums of some numbers over all processes."
     if accelerator.num_processes == 1: return [float(v) for v in values]
-    return accelerator.reduce(torch.tensor(values, dtype=torch.float64, device=accelerator.device), "sum").tolist()
+    here = torch.tensor(values, dtype=torch.float64, device=accelerator.device)
+    return accelerator.reduce(here, "sum").tolist()
 
 def say(message: str, accelerator: Accelerator) -> None:
     "A line on stderr, from the first process, beside the progress bar."
     if accelerator.is_main_process: tqdm.write(str(message), file=sys.stderr)
 
-# %% ../nbs/13_processes.ipynb #cdbf7690
+# %% ../nbs/13_processes.ipynb #910fe920
 def on_main(accelerator: Accelerator, work: Callable[[], None]) -> None:
-    "Let the first process do something while the others wait. Raises its error there, and `MocaError` in the others."
+    """Let the first process do something while the others wait. Raises its error there, and `MocaError` in
+    the others."""
     error = None
     if accelerator.is_main_process:
         try: work()
@@ -56,24 +59,29 @@ def on_main(accelerator: Accelerator, work: Callable[[], None]) -> None:
     if error: raise error
     if failed: raise MocaError("the first process could not go on; its message says why")
 
-# %% ../nbs/13_processes.ipynb #ec20118b
-BROKEN = ("gloo", "nccl", "connection", "timed out", "timeout", "socket", "peer") # words in errors of a collective that broke
+# %% ../nbs/13_processes.ipynb #feebe783
+# Words in the errors of a collective that broke.
+BROKEN = ("gloo", "nccl", "connection", "timed out", "timeout", "socket", "peer")
 
 def is_broken(e: BaseException) -> bool:
     "Does an error come from a collective in which another process is missing?"
-    return isinstance(e, dist.DistError) or isinstance(e, RuntimeError) and any(w in str(e).lower() for w in BROKEN)
+    if isinstance(e, dist.DistError): return True
+    return isinstance(e, RuntimeError) and any(w in str(e).lower() for w in BROKEN)
 
 class Lost(MocaError):
     "A process for which the others wait has ended, or does not answer."
 
-# %% ../nbs/13_processes.ipynb #35c007fa
+# %% ../nbs/13_processes.ipynb #30022719
 class Pulse:
-    "`with Pulse(accelerator) as pulse:` the other processes see that this one lives, and `pulse.explain(error)` says which one does not."
+    """`with Pulse(accelerator) as pulse:` the other processes see that this one lives, and
+    `pulse.explain(error)` says which one does not."""
     def __init__(self, accelerator, store=None, # of the process group, where there are several processes
-                 every: float = .5, patience: float = 60.0): # seconds between beats; until a silent process is named
+                 every: float = .5, # seconds between beats
+                 patience: float = 60.0): # until a silent process is named
         self.rank, self.n, self.every, self.patience = accelerator.process_index, accelerator.num_processes, every, patience
         self.store, self.ended, self.doing, self.named = store, threading.Event(), "starting", set()
-        if self.n > 1 and store is None: self.store = dist.PrefixStore("moca", dist.distributed_c10d._get_default_store().clone())
+        if self.n > 1 and store is None: # a connection of its own, for the thread
+            self.store = dist.PrefixStore("moca", dist.distributed_c10d._get_default_store().clone())
 
     def __enter__(self):
         if self.n > 1: threading.Thread(target=self.beat, daemon=True).start()
@@ -85,7 +93,8 @@ class Pulse:
 
     @contextlib.contextmanager
     def during(self, step: int, doing: str):
-        "`with pulse.during(7, 'training'):` the others know what this process is at; an error of a collective becomes `Lost`."
+        """`with pulse.during(7, 'training'):` the others know what this process is at; an error of a
+        collective becomes `Lost`."""
         self.doing = f"step {step + 1}: {doing}"
         try: yield
         except Exception as e:
@@ -115,7 +124,8 @@ class Pulse:
             if seen.get(rank, (None,))[0] != count: seen[rank] = count, now
             elif now - seen[rank][1] > self.patience and rank not in self.named:
                 self.named.add(rank)
-                tqdm.write(f"process {rank} has not answered for {self.patience:.0f} s; the others wait for it", file=sys.stderr)
+                tqdm.write(f"process {rank} has not answered for {self.patience:.0f} s; "
+                           "the others wait for it", file=sys.stderr)
 
     def counts(self) -> dict[int, int]:
         "The beats of the other processes."
@@ -126,19 +136,23 @@ class Pulse:
         return self.store.get(key).decode() if self.store.check([key]) else ""
 
     def explain(self, error: BaseException, step: int) -> None:
-        "Raises `Lost` naming the processes that are missing, where a collective broke after `step`; other errors stay what they are."
+        """Raises `Lost` naming the processes that are missing, where a collective broke after `step`; other
+        errors stay what they are."""
         if self.n == 1 or not is_broken(error): return
         try: missing = self.missing()
         except RuntimeError: missing = {0: "it held the store of all"} if self.rank else {}
         if not missing: return
         names = "; ".join(f"process {r} ({why})" for r, why in missing.items())
-        raise Lost(f"after step {step} the others waited in vain for {names}: the last saved state is whole, go on with --resume") from error
+        raise Lost(f"after step {step} the others waited in vain for {names}: the last saved "
+                   "state is whole, go on with --resume") from error
 
     def missing(self) -> dict[int, str]:
-        "Processes that ended or have been silent for six beats, and what is known of them; all, if everyone lives and yet nothing moves."
+        """Processes that ended or have been silent for six beats, and what is known of them; all, if everyone
+        lives and yet nothing moves."""
         before = self.counts()
         time.sleep(6 * self.every)
         after = self.counts()
         last = {r: self.read(f"last words {r}") for r in after}
-        gone = {r: last[r] or "it was killed, or its machine is gone" for r in after if last[r] or after[r] == before[r]}
+        silent = [r for r in after if last[r] or after[r] == before[r]]
+        gone = {r: last[r] or "it was killed, or its machine is gone" for r in silent}
         return gone or {r: f"it lives, and is at: {self.read(f'doing {r}')}" for r in after}
