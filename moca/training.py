@@ -230,7 +230,7 @@ def write_log(path: Path, log: list[dict]) -> None:
     "One JSON object a line, atomically."
     with atomic(path) as part: part.write_text("".join(json.dumps(row) + "\n" for row in log), "utf-8")
 
-# %% ../nbs/13_training.ipynb #3827a12d
+# %% ../nbs/13_training.ipynb #0362ae14
 def extend_log(path: Path, rows: list[dict]) -> None:
     """Add rows behind the last whole line of a log. Raises `MocaError` when it cannot be written; the rows
     before stay."""
@@ -266,7 +266,7 @@ def last_line_end(path: Path, block: int = 2**16) -> int:
             at = start
     return 0
 
-# %% ../nbs/13_training.ipynb #47876481
+# %% ../nbs/13_training.ipynb #dec7557b
 class Log:
     "The rows of a run, in memory and, on the main process, in `log.jsonl`."
     def __init__(self, path: Path, upto: int, # steps done
@@ -280,7 +280,7 @@ class Log:
         if self.main and len(self.rows) > self.written: extend_log(self.path, self.rows[self.written:])
         self.written = len(self.rows)
 
-# %% ../nbs/13_training.ipynb #68684aee
+# %% ../nbs/13_training.ipynb #6b825eea
 class Loop:
     "What a loop knows between two steps: the run, its log, and how much of it is saved."
     def __init__(self, run: Run, total: int, resume: bool):
@@ -312,7 +312,7 @@ class Loop:
                                                       "on; its message says why"), self.leave(step))
         if waiting: raise stopped(stop, f"stopped before step {step + 1} of {self.total}; {self.leave(step)}")
 
-# %% ../nbs/13_training.ipynb #bf0511d1
+# %% ../nbs/13_training.ipynb #6d9f45eb
 def with_words(error: BaseException, words: str) -> BaseException:
     "An error whose message ends with some words; where it isn't ours, they are printed."
     if isinstance(error, MocaError): error.args = (f"{error}; {words}",)
@@ -339,7 +339,7 @@ def changed_rate(rows: list[dict], total: int, cfg: TrainConfig) -> dict:
     step = rows[-1]["step"]
     return dict(note=f"resumed with lr={cfg.lr:g}: step {step} had the rate {had:g} and would now have {has:g}")
 
-# %% ../nbs/13_training.ipynb #1eb5b3ff
+# %% ../nbs/13_training.ipynb #5cb87cda
 def take_step(loop: Loop, step: int, micro: list, weights: dict[str, float], accumulate: Callable) -> dict:
     """Gradients and the step: the row of `Run.update`. Where gradients fail nothing has changed, and a
     process alone saves first."""

@@ -238,13 +238,14 @@ def kill_and_compare(mode, folder, signals, draw, torn=False):
     began, hit = time.perf_counter(), 0
     for number in signals:
         process = begin(mode, run)
-        moment = draw.uniform(-5, .8 * STAGE_STEPS) # a step; below 0 while the process starts
-        while process.alive() and moment > 0 and saved_step(run) < moment: time.sleep(.005)
-        time.sleep(draw.uniform(0, .2 if moment > 0 else 5))
+        before, early = max(saved_step(run), 0), draw.random() < .2 # early: while it starts
+        moment = before + draw.uniform(1, STAGE_STEPS / 5)
+        while process.alive() and not early and saved_step(run) < moment: time.sleep(.005)
+        time.sleep(draw.uniform(0, 10 if early else .5))
         hit += process.alive()
         if process.alive(): process.send(number)
         code, _, err = end(process, 600)
-        assert code in (0, 3, -signal.SIGKILL) or code == -signal.SIGTERM and moment < 0, err[-3000:]
+        assert code in (0, 3, -signal.SIGKILL) or code == -signal.SIGTERM and early, err[-3000:]
         if torn and (run/"log.jsonl").exists():
             with open(run/"log.jsonl", "ab") as f: f.write(b'{"step": 99, "lo' + b"\0" * 99)
         if saved_step(run) >= .8 * STAGE_STEPS or code == 0: # far enough: finish it, and begin another
