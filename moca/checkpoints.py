@@ -69,11 +69,13 @@ def save_state(path, tensors: dict[str, Tensor], # every process gives its own s
     then = "free some space and go on with --resume; what was saved before is kept"
     need_space(path, size, f"the state after step {step}", then)
     versions = dict(moca=moca.__version__, torch=torch.__version__, transformers=transformers.__version__)
-    with atomic(path) as part:
-        part.mkdir()
-        save_file(found, part/"tensors.safetensors")
-        about = dict(format=FORMAT, step=step, versions=versions, digest=digest(part/"tensors.safetensors"), **more)
-        (part/"state.json").write_text(json.dumps(about))
+    try:
+        with atomic(path) as part:
+            part.mkdir()
+            save_file(found, part/"tensors.safetensors")
+            about = dict(format=FORMAT, step=step, versions=versions, digest=digest(part/"tensors.safetensors"), **more)
+            (part/"state.json").write_text(json.dumps(about))
+    except MocaError as e: raise MocaError(f"{e}; mend that and go on with --resume") from e
 
 def load_state(path, tensors: dict[str, Tensor]) -> dict:
     """Read a state back into tensors, in place; returns `state.json`. Raises `BadInput` when it is damaged or
