@@ -63,31 +63,40 @@ def save_state(path, tensors: dict[str, Tensor], # every process gives its own s
         if main: found[k] = v.contiguous().cpu()
     if not main: return
     if bad := next((k for k, v in found.items() if v.is_floating_point() and not v.isfinite().all()), None):
-        raise MocaError(f"{bad} holds NaN or infinity after step {step}, so {path} stays as it was: resume from it with a lower lr")
+        raise MocaError(f"{bad} holds NaN or infinity after step {step}, so {path} stays as it was: resume "
+                        "from it with a lower lr")
     size = sum(v.numel() * v.element_size() for v in found.values()) + 2**20
-    need_space(path, size, f"the state after step {step}", "free some space and go on with --resume; what was saved before is kept")
+    then = "free some space and go on with --resume; what was saved before is kept"
+    need_space(path, size, f"the state after step {step}", then)
     versions = dict(moca=moca.__version__, torch=torch.__version__, transformers=transformers.__version__)
-    with atomic(path) as part:
-        part.mkdir()
-        save_file(found, part/"tensors.safetensors")
-        about = dict(format=FORMAT, step=step, versions=versions, digest=digest(part/"tensors.safetensors"), **more)
-        (part/"state.json").write_text(json.dumps(about))
+    try:
+        with atomic(path) as part:
+            part.mkdir()
+            save_file(found, part/"tensors.safetensors")
+            about = dict(format=FORMAT, step=step, versions=versions, digest=digest(part/"tensors.safetensors"), **more)
+            (part/"state.json").write_text(json.dumps(about))
+    except MocaError as e: raise MocaError(f"{e}; mend that and go on with --resume") from e
 
 def load_state(path, tensors: dict[str, Tensor]) -> dict:
-    "Read a state back into tensors, in place; returns `state.json`. Raises `BadInput` when it is damaged or of another model."
+    """Read a state back into tensors, in place; returns `state.json`. Raises `BadInput` when it is damaged or
+    of another model."""
     path, again = real(path), "start again with --force"
     with contextlib.suppress(OSError): # a crash between two renames
         if not path.exists(): path.with_name(path.name + ".old").rename(path)
     file = path/"tensors.safetensors"
     try: meta, is_whole = json.loads((path/"state.json").read_text()), digest(file)
-    except (OSError, ValueError) as e: raise BadInput(f"{path} holds no complete state: {again} ({str(e).splitlines()[0]})") from e
+    except (OSError, ValueError) as e:
+        raise BadInput(f"{path} holds no complete state: {again} ({str(e).splitlines()[0]})") from e
     if meta.get("format") != FORMAT:
         raise BadInput(f"{path} is a state of format {meta.get('format')}, and this moca reads {FORMAT}: "
                        f"use the version that wrote it, or {again}")
-    if meta["digest"] != is_whole: raise BadInput(f"{file} is damaged: its digest is not the one that was saved; {again}")
+    if meta["digest"] != is_whole:
+        raise BadInput(f"{file} is damaged: its digest is not the one that was saved; {again}")
     with safe_open(file, "pt") as f:
         found = {k: f.get_slice(k).get_shape() for k in f.keys()}
         wrong = sorted(found.keys() ^ tensors.keys()) or [k for k, v in tensors.items() if list(v.shape) != list(found[k])]
-        if wrong: raise BadInput(f"{path} is the state of another model ({wrong[0]} differs): use the base and options of the first start")
+        if wrong:
+            raise BadInput(f"{path} is the state of another model ({wrong[0]} differs): use the base and "
+                           "options of the first start")
         for k, v in tensors.items(): put(v, f.get_tensor(k))
     return meta

@@ -60,13 +60,16 @@ class TrainConfig:
         one_of("schedule", self.schedule, ("linear", "cosine", "constant"))
         one_of("precision", self.precision, ("fp32", "bf16", "bf16-pure"))
         one_of("checkpointing", self.checkpointing, ("none", "selective", "full", "auto"))
-        limits = dict(warmup=(0, 1), max_bad=(0, 1), seed=(0, 2**32 - 1), steps=(1, None), log_every=(1, None), save_every=(0, None),
-                      weight_decay=(0, None), lora=(1, None), min_pixels=(1, None), max_pixels=(1, None), max_length=(8, None))
-        for name, (low, high) in limits.items(): within(name, getattr(self, name), low, high)
-        if self.ema is not None and not 0 < self.ema < 1: raise BadInput(f"ema is {self.ema}: give a decay between 0 and 1, such as 0.999")
+        shares, least = dict(warmup=1, max_bad=1, seed=2**32 - 1), dict(save_every=0, weight_decay=0, max_length=8)
+        least |= dict.fromkeys(("steps", "log_every", "lora", "min_pixels", "max_pixels"), 1)
+        for name, high in shares.items(): within(name, getattr(self, name), 0, high)
+        for name, low in least.items(): within(name, getattr(self, name), low, None)
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise BadInput(f"ema is {self.ema}: give a decay between 0 and 1, such as 0.999")
         if self.lr <= 0: raise BadInput(f"lr is {self.lr}: give a positive number")
         if self.epochs <= 0: raise BadInput(f"epochs is {self.epochs}: give a positive number")
-        if self.clip <= 0: raise BadInput(f"clip is {self.clip}: give a positive number, a large one for no clipping")
+        if self.clip <= 0:
+            raise BadInput(f"clip is {self.clip}: give a positive number, a large one for no clipping")
 
 # %% ../nbs/13_config.ipynb #dc356412
 def one_of(name: str, value: str, allowed: tuple) -> None:
@@ -76,7 +79,10 @@ def one_of(name: str, value: str, allowed: tuple) -> None:
 def within(name: str, value: float | None, low: float, high: float | None) -> None:
     "Raise `BadInput` unless an option lies between two values; `None` is no value and no limit."
     if value is None or (value >= low and (high is None or value <= high)): return
-    raise BadInput(f"{name} is {value}: give " + (f"{low} or more" if high is None else f"a number between {low} and {high}"))
+    raise BadInput(f"{name} "
+                   "is "
+                   f"{value}: "
+                   "give " + (f"{low} or more" if high is None else f"a number between {low} and {high}"))
 
 def typed(field: dataclasses.Field, value):
     "An option's value in the field's type. Raises `BadInput`."
@@ -86,7 +92,8 @@ def typed(field: dataclasses.Field, value):
     for kind in kinds:
         if kind in ("bool", "str") and isinstance(value, dict(bool=bool, str=str)[kind]): return value
         number = finite(value) if kind in ("int", "float") else None
-        if number is not None and (kind == "float" or number == int(number)): return int(number) if kind == "int" else float(number)
+        if number is not None and (kind == "float" or number == int(number)):
+            return int(number) if kind == "int" else float(number)
     raise BadInput(f"option {field.name} is {value!r}: it takes {field.type}")
 
 def finite(value) -> int | float | None:
@@ -98,22 +105,25 @@ def finite(value) -> int | float | None:
     return found if math.isfinite(found) else None
 
 
-# %% ../nbs/13_config.ipynb #ed3e3ed0
+# %% ../nbs/13_config.ipynb #b0af98b0
 def read_options(path, missing_ok: bool = False # no file, or none that can be read: no options
                  ) -> dict:
-    "The `name: value` lines of a config file. Raises `BadInput` for a file that is missing, empty, cut off or no YAML."
+    """The `name: value` lines of a config file. Raises `BadInput` for a file that is missing, empty, cut off
+    or no YAML."""
     try: found = yaml.safe_load(Path(path).read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as e:
         if missing_ok: return {}
         if isinstance(e, OSError): raise BadInput(f"can't read the config file {path}: {e.strerror}") from e
-        raise BadInput(f"the config file {path} is not YAML: {(str(e) or type(e).__name__).splitlines()[0]}") from e
+        raise BadInput(f"the config file {path} is not YAML: "
+                       f"{(str(e) or type(e).__name__).splitlines()[0]}") from e
     if isinstance(found, dict): return found
     if missing_ok: return {}
     if found is None: raise BadInput(f"the config file {path} is empty: it should hold `name: value` lines")
     raise BadInput(f"the config file {path} holds no options: write `name: value` lines")
 
 def make_config(kind: type, *sources: dict | str | Path | None) -> TrainConfig:
-    "A config of class `kind` from dicts and YAML files, later ones win. Raises `BadInput` for an unknown option, naming the nearest."
+    """A config of class `kind` from dicts and YAML files, later ones win. Raises `BadInput` for an unknown
+    option, naming the nearest."""
     known, values = {f.name for f in dataclasses.fields(kind)}, {}
     for source in sources:
         if source is None: continue
@@ -126,14 +136,18 @@ def make_config(kind: type, *sources: dict | str | Path | None) -> TrainConfig:
             values[name] = value
     return kind(**values)
 
-# %% ../nbs/13_config.ipynb #bd7a17ab
+# %% ../nbs/13_config.ipynb #8b200b26
 def run_config(kind: type, out) -> TrainConfig:
-    "The config that a run was started with. Raises `BadInput` where its `config.yaml` is gone or lacks an option."
+    """The config that a run was started with. Raises `BadInput` where its `config.yaml` is gone or lacks an
+    option."""
     path = Path(out)/"config.yaml"
-    if not path.exists(): raise BadInput(f"{out} was stopped before it began (it has no config.yaml): start it again with --force")
+    if not path.exists():
+        raise BadInput(f"{out} was stopped before it began (it has no config.yaml): start it again with "
+                       "--force")
     found = read_options(path)
     if missing := [f.name for f in dataclasses.fields(kind) if f.name not in found]:
-        raise BadInput(f"{path} is not complete (it lacks {missing[0]}): give the options again with --config and --resume")
+        raise BadInput(f"{path} is not complete (it lacks {missing[0]}): give the options again with "
+                       "--config and --resume")
     return make_config(kind, found)
 
 def save_config(cfg, path) -> None:

@@ -5,6 +5,7 @@
 # %% ../nbs/13_gradcache.ipynb #e2dcfccf
 from __future__ import annotations
 import contextlib
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from weakref import WeakKeyDictionary
@@ -13,13 +14,13 @@ import torch.distributed as dist
 from PIL import Image
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
+from tqdm.auto import tqdm
 from .accumulation import Gradients
 from .documents import Document, ImageRef, MocaError
 from .losses import Vectors
 from .memory import free_memory, out_of_memory
 from .packing import Encoder, Pack, ahead, encode, length, pack
 from .planning import plan
-from .processes import say
 
 # %% auto #0
 __all__ = ['Chunks', 'filler', 'random_state', 'replayed', 'process_rank', 'process_sizes', 'Gather', 'gather_rows',
@@ -27,7 +28,8 @@ __all__ = ['Chunks', 'filler', 'random_state', 'replayed', 'process_rank', 'proc
 
 # %% ../nbs/13_gradcache.ipynb #6e439921
 class Chunks:
-    "Documents as Packs that are made when they are needed. Raises `MocaError` for a Document longer than `budget`."
+    """Documents as Packs that are made when they are needed. Raises `MocaError` for a Document longer than
+    `budget`."""
     def __init__(self, encoder: Encoder, docs: list[Document],
                  budget: int = 8192, # most tokens of a Pack
                  keep: int = 256 * 2**20): # bytes of Packs that are kept for their second use
@@ -51,7 +53,8 @@ class Chunks:
         return sum(self.lengths[slice(*self.parts[k])])
 
     def cut(self, most: float) -> bool:
-        "Cut Packs of more than `most` tokens in two between Documents, until there is none that can be cut; says if there was one."
+        """Cut Packs of more than `most` tokens in two between Documents, until there is none that can be cut;
+        says if there was one."""
         before = len(self.parts)
         self.parts = [p for part in self.parts for p in self.halved(part, most)]
         if len(self.parts) > before: self.forget()
@@ -81,7 +84,8 @@ class Chunks:
         return self.kept[k].to(self.device)
 
     def flops(self, work: Callable) -> float:
-        "Useful FLOPs of the Packs that were made, by a `moca.memory.Work`; the second forward pass is not counted as useful."
+        """Useful FLOPs of the Packs that were made, by a `moca.memory.Work`; the second forward pass is not
+        counted as useful."""
         return sum(map(work, self.seen.values()))
 
     def documents(self, k: int | None) -> int:
@@ -136,7 +140,8 @@ class Gather(torch.autograd.Function):
         return total[ctx.mine], None
 
 def gather_rows(x: Tensor) -> Tensor:
-    "Rows of all processes, in their order; differentiable; each process may have another number of rows, or none."
+    """Rows of all processes, in their order; differentiable; each process may have another number of rows, or
+    none."""
     sizes = process_sizes(len(x), x.device)
     return x if len(sizes) == 1 else Gather.apply(x, sizes)
 
@@ -152,7 +157,8 @@ def schedule(n: int, model: nn.Module, device) -> list[int | None]: # None: the 
     return [None] * (max(1, most) - n) + list(range(n))
 
 def gradients(model: nn.Module, batch, weights: dict[str, float], accelerator) -> dict[str, Tensor]:
-    "Forward and backward of one step, as it was planned: gradients of the global loss in the parameters, global means by name."
+    """Forward and backward of one step, as it was planned: gradients of the global loss in the parameters,
+    global means by name."""
     inner, device = accelerator.unwrap_model(model), accelerator.device
     order, sharded = schedule(len(batch.chunks), model, device), isinstance(model, FSDPModule)
     step, make = Passes(batch.chunks, inner.multi_vector), lambda k: batch.chunks.pack(k, sharded)
@@ -176,8 +182,8 @@ def gradients(model: nn.Module, batch, weights: dict[str, float], accelerator) -
     return {k: accelerator.reduce(v.detach().float(), "sum") / n for (k, v), n in zip(sums.items(), counts)}
 
 
-# %% ../nbs/13_gradcache.ipynb #c9cfb056
-_room: WeakKeyDictionary[nn.Module, float] = WeakKeyDictionary() # tokens that a model is known to have no memory for, halved
+# %% ../nbs/13_gradcache.ipynb #6a47e676
+_room: WeakKeyDictionary[nn.Module, float] = WeakKeyDictionary() # half of the tokens that a model had no memory for
 
 def accumulate(model: nn.Module, # model(pack) -> (vectors, scale); it has `multi_vector` and `loss(vectors, scale, batch)`
                micro: list, # one batch with `chunks`, `counts` and `to`: all that this process has in the step
@@ -185,7 +191,8 @@ def accumulate(model: nn.Module, # model(pack) -> (vectors, scale); it has `mult
     """Forward and backward of one step: gradients of the global loss in the parameters, global means by name.
     Raises `MocaError` for more than one batch, or where memory does not suffice."""
     if len(micro) != 1:
-        raise MocaError(f"GradCache takes all that a process has in a step as one batch, not as {len(micro)}: a contrastive loss is "
+        raise MocaError("GradCache takes all that a process has in a step as one batch, not as "
+                        f"{len(micro)}: a contrastive loss is "
                         f"no sum over micro-batches")
     batch, before = micro[0].to(accelerator.device), Gradients(model)
     batch.chunks.cut(_room.get(model, float("inf")))
@@ -194,11 +201,13 @@ def accumulate(model: nn.Module, # model(pack) -> (vectors, scale); it has `mult
         free_memory()
         largest = max(map(batch.chunks.tokens, range(len(batch.chunks))))
         if accelerator.num_processes > 1 or not batch.chunks.cut(largest / 2):
-            raise MocaError(f"{largest:,} tokens of one forward pass do not fit into memory: resume with a lower pack_tokens or with "
+            raise MocaError(f"{largest:,} tokens of one forward pass do not fit into memory: resume with a "
+                            "lower pack_tokens or with "
                             f"checkpointing=full; if they are one Document, begin a new run with a lower max_length")
         _room[model] = largest / 2
-        say(f"{largest:,} tokens do not fit into memory: forward passes of more than {largest // 2:,} are cut in two from now on, with the "
-            f"same gradient (pack_tokens={largest // 2} is faster)", accelerator)
+        half = largest // 2
+        tqdm.write(f"{largest:,} tokens do not fit into memory: forward passes of more than {half:,} are cut in two from "
+                   f"now on, with the same gradient (pack_tokens={half} is faster)", file=sys.stderr)
     return found
 
 def attempt(model: nn.Module, batch, weights: dict[str, float], accelerator) -> dict[str, Tensor] | None:

@@ -27,32 +27,42 @@ from .checkpoints import load_state, named_tensors, save_state
 from .config import TrainConfig, lr_at, make_config, one_of, read_options, save_config # noqa: F401
 from .documents import BadInput, MocaError
 from .memory import ceiling, out_of_memory, peak_memory
-from .processes import Pulse, make_accelerator, on_main, say, summed
+from .processes import Pulse, make_accelerator, on_main, summed
 from .runs import claim, free_on_error, hold, let_go, trained
 from .writing import atomic, need_space, real, write_error
 from .weights import Average, MasterAdamW, clip, compiled, shard, sharding
 
 # %% auto #0
-__all__ = ['SIGNALS', 'Run', 'Stopped', 'Diverged', 'StopSignal', 'Ahead', 'Meter', 'parse_row', 'read_log', 'write_log',
-           'extend_log', 'last_line_end', 'Log', 'Loop', 'with_words', 'stopped', 'room_for', 'changed_rate',
-           'take_step', 'end_step', 'fit', 'find_tracker', 'start_run', 'claim_run', 'same_options', 'end_run',
-           'show_log']
+__all__ = ['NAMES', 'SIGNALS', 'copies', 'Run', 'Stopped', 'Diverged', 'StopSignal', 'Ahead', 'Meter', 'parse_row', 'read_log',
+           'write_log', 'extend_log', 'last_line_end', 'Log', 'Loop', 'with_words', 'stopped', 'room_for',
+           'changed_rate', 'take_step', 'end_step', 'fit', 'find_tracker', 'start_run', 'claim_run', 'same_options',
+           'end_run', 'show_log']
 
 # %% ../nbs/13_training.ipynb #0c5d1e06
+def copies(model: nn.Module, accelerator: Accelerator) -> nn.Module:
+    """The model as DistributedDataParallel. Its buffers are constants, so no forward pass waits for the other
+    processes to send theirs."""
+    wrapped = accelerator.prepare_model(model)
+    name = "forward_sync_buffers" if hasattr(wrapped, "forward_sync_buffers") else "broadcast_buffers" # torch 2.13, before
+    setattr(wrapped, name, False)
+    return wrapped
+
 class Run:
-    "What a run trains: the model as its processes share it, the optimizer, the average of the weights, the count of skipped steps."
+    """What a run trains: the model as its processes share it, the optimizer, the average of the weights, the
+    count of skipped steps."""
     def __init__(self, model: nn.Module, cfg: TrainConfig, accelerator: Accelerator):
         self.cfg, self.accelerator, self.plugin, self.skipped, self.in_a_row = cfg, accelerator, sharding(accelerator), 0, 0
         self.model = self.wrapped = model.to(accelerator.device).train()
         if self.plugin: self.gather = shard(model, self.plugin, cfg.precision == "bf16")
-        elif accelerator.num_processes > 1: self.wrapped = accelerator.prepare_model(model) # DistributedDataParallel
+        elif accelerator.num_processes > 1: self.wrapped = copies(model, accelerator)
         named = {k: p for k, p in model.named_parameters() if p.requires_grad}
         if not named: raise BadInput("there is nothing to train: every weight is frozen")
         self.optimizer = MasterAdamW(named, lr=cfg.lr, betas=(.9, .999), weight_decay=cfg.weight_decay)
         self.average = Average(self.optimizer, cfg.ema) if cfg.ema else None
 
     def update(self, means: dict[str, Tensor], weights: dict[str, float], lr: float) -> dict:
-        "Take a step with the gradients that are there, or say why it is skipped: a row for the log. What is not finite becomes None."
+        """Take a step with the gradients that are there, or say why it is skipped: a row for the log. What is
+        not finite becomes None."""
         for group in self.optimizer.param_groups: group["lr"] = lr
         norm, values = clip(self.optimizer.take(), self.cfg.clip), torch.stack(list(means.values())).tolist()
         found = dict(zip(means, values))
@@ -97,10 +107,12 @@ class Stopped(KeyboardInterrupt):
 class Diverged(MocaError):
     "A run whose last three steps had a loss or gradient that is not finite."
 
-SIGNALS = tuple(getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, n))
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+SIGNALS = tuple(getattr(signal, n) for n in NAMES if hasattr(signal, n)) # Windows has two of them
 
 class StopSignal:
-    "`with StopSignal() as stop:` the first signal sets `stop.asked`; a second Ctrl-C interrupts at once. What nohup ignores stays ignored."
+    """`with StopSignal() as stop:` the first signal sets `stop.asked`; a second Ctrl-C interrupts at once.
+    What nohup ignores stays ignored."""
     def __enter__(self):
         self.asked, self.number, self.before = False, None, {}
         if threading.current_thread() is threading.main_thread():
@@ -118,9 +130,11 @@ class StopSignal:
 
 # %% ../nbs/13_training.ipynb #a8e3a785
 class Ahead:
-    "Makes the next step's batches in a thread while the model works on this one's; the first error is kept in `error`."
+    """Makes the next step's batches in a thread while the model works on this one's; the first error is kept
+    in `error`."""
     def __init__(self, batches, total: int, accelerator, stop: StopSignal):
-        self.make, self.total = lambda step: batches(step, accelerator.process_index, accelerator.num_processes), total
+        self.make = lambda step: batches(step, accelerator.process_index, accelerator.num_processes)
+        self.total = total
         self.stop, self.next, self.error = stop, None, None
 
     def __enter__(self): return self
@@ -139,7 +153,8 @@ class Ahead:
         self.next = step, thread, box
 
     def __call__(self, step: int):
-        "A step's batches; None where they cannot be made (see `error`), or when a stop is asked for while they are not there yet."
+        """A step's batches; None where they cannot be made (see `error`), or when a stop is asked for while
+        they are not there yet."""
         if self.next is None or self.next[0] != step: self.start(step)
         _, thread, box = self.next
         while thread.is_alive():
@@ -152,7 +167,8 @@ class Ahead:
 
 # %% ../nbs/13_training.ipynb #0c5d1e10
 class Meter:
-    "`with Meter(...) as meter: meter(row, flops)`: a progress bar on the main process, numbers for the tracker, and a line at the end."
+    """`with Meter(...) as meter: meter(row, flops)`: a progress bar on the main process, numbers for the
+    tracker, and a line at the end."""
     def __init__(self, name: str, start: int, total: int, cfg: TrainConfig, accelerator: Accelerator, measured: bool):
         self.name, self.cfg, self.accelerator, self.rows, self.recent = name, cfg, accelerator, [], deque(maxlen=20)
         self.bar = tqdm(initial=start, total=total, desc=name, unit="step", disable=not accelerator.is_main_process)
@@ -200,20 +216,24 @@ def parse_row(line: bytes) -> dict | None:
     return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
 
 def read_log(path: Path, upto: int) -> list[dict]:
-    "The logged steps up to `upto`; what was cut off at the end is left out. Raises `BadInput` for damage elsewhere."
+    """The logged steps up to `upto`; what was cut off at the end is left out. Raises `BadInput` for damage
+    elsewhere."""
     if not Path(path).exists(): return []
     rows = [parse_row(line) for line in Path(path).read_bytes().split(b"\n") if line.strip()]
     while rows and rows[-1] is None: rows.pop()
-    if None in rows: raise BadInput(f"line {rows.index(None) + 1} of {path} is damaged: remove it, or start again with --force")
+    if None in rows:
+        raise BadInput(f"line {rows.index(None) + 1} of {path} is damaged: remove it, or start again with "
+                       "--force")
     return [row for row in rows if row["step"] <= upto]
 
 def write_log(path: Path, log: list[dict]) -> None:
     "One JSON object a line, atomically."
     with atomic(path) as part: part.write_text("".join(json.dumps(row) + "\n" for row in log), "utf-8")
 
-# %% ../nbs/13_training.ipynb #2acd2e65
+# %% ../nbs/13_training.ipynb #0362ae14
 def extend_log(path: Path, rows: list[dict]) -> None:
-    "Add rows behind the last whole line of a log. Raises `MocaError` when it cannot be written; the rows before stay."
+    """Add rows behind the last whole line of a log. Raises `MocaError` when it cannot be written; the rows
+    before stay."""
     data = "".join(json.dumps(row) + "\n" for row in rows).encode()
     try:
         with open(path, "ab") as f:
@@ -231,7 +251,8 @@ def extend_log(path: Path, rows: list[dict]) -> None:
                 os.truncate(path, end)
                 raise
     except OSError as e:
-        raise MocaError(f"can't write {path}: {write_error(e) or e.strerror}; mend that and go on with --resume") from e
+        raise MocaError(f"can't write {path}: {write_error(e) or e.strerror}; mend that and go on "
+                        "with --resume") from e
 
 def last_line_end(path: Path, block: int = 2**16) -> int:
     "The number of bytes up to and with the last end of a line."
@@ -259,11 +280,12 @@ class Log:
         if self.main and len(self.rows) > self.written: extend_log(self.path, self.rows[self.written:])
         self.written = len(self.rows)
 
-# %% ../nbs/13_training.ipynb #83a2b6aa
+# %% ../nbs/13_training.ipynb #6b825eea
 class Loop:
     "What a loop knows between two steps: the run, its log, and how much of it is saved."
     def __init__(self, run: Run, total: int, resume: bool):
-        self.run, self.cfg, self.accelerator, self.total, self.out = run, run.cfg, run.accelerator, total, Path(run.cfg.out)
+        self.run, self.cfg, self.accelerator, self.total = run, run.cfg, run.accelerator, total
+        self.out = Path(run.cfg.out)
         self.state, going_on = self.out/"state", resume and trained(self.out)
         if self.accelerator.is_main_process: room_for(run, self.state)
         self.start = self.saved = run.load(self.state) if going_on else 0
@@ -285,10 +307,12 @@ class Loop:
     def check(self, step: int, ahead: Ahead, stop: StopSignal, ready: bool) -> None:
         "Before a step: leave, all processes together, where one has no batches for it."
         failed, waiting = summed([ahead.error is not None, not ready], self.accelerator)
-        if failed: raise with_words(ahead.error or MocaError("another process could not go on; its message says why"), self.leave(step))
+        if failed:
+            raise with_words(ahead.error or MocaError("another process could not go "
+                                                      "on; its message says why"), self.leave(step))
         if waiting: raise stopped(stop, f"stopped before step {step + 1} of {self.total}; {self.leave(step)}")
 
-# %% ../nbs/13_training.ipynb #559b5a92
+# %% ../nbs/13_training.ipynb #6d9f45eb
 def with_words(error: BaseException, words: str) -> BaseException:
     "An error whose message ends with some words; where it isn't ours, they are printed."
     if isinstance(error, MocaError): error.args = (f"{error}; {words}",)
@@ -302,24 +326,28 @@ def stopped(stop: StopSignal, words: str) -> Stopped:
     return error
 
 def room_for(run: Run, state: Path) -> None:
-    "Raises `MocaError` unless the disk has room for the state: twice, where there is none yet, for a new one is written beside the old."
-    need_space(real(state), (1 + (not state.exists())) * sum(v.numel() * v.element_size() for v in run.tensors().values()))
+    """Raises `MocaError` unless the disk has room for the state: twice, where there is none yet, for a new
+    one is written beside the old."""
+    size = sum(v.numel() * v.element_size() for v in run.tensors().values())
+    need_space(real(state), size if state.exists() else 2 * size)
 
 def changed_rate(rows: list[dict], total: int, cfg: TrainConfig) -> dict:
     "A note for the log where a run goes on with another learning rate than it had."
     if not rows: return {}
     had, has = rows[-1]["lr"], lr_at(rows[-1]["step"] - 1, total, cfg)
     if math.isclose(had, has, rel_tol=1e-9): return {}
-    return dict(note=f"resumed with lr={cfg.lr:g}: step {rows[-1]['step']} had the rate {had:g} and would now have {has:g}")
+    step = rows[-1]["step"]
+    return dict(note=f"resumed with lr={cfg.lr:g}: step {step} had the rate {had:g} and would now have {has:g}")
 
-# %% ../nbs/13_training.ipynb #500eadce
+# %% ../nbs/13_training.ipynb #5cb87cda
 def take_step(loop: Loop, step: int, micro: list, weights: dict[str, float], accumulate: Callable) -> dict:
-    "Gradients and the step: the row of `Run.update`. Where gradients fail nothing has changed, and a process alone saves first."
+    """Gradients and the step: the row of `Run.update`. Where gradients fail nothing has changed, and a
+    process alone saves first."""
     run = loop.run
     try: means = accumulate(run.wrapped, micro, weights, run.accelerator)
     except Exception as e:
-        short = MocaError("memory does not suffice: use checkpointing=full, or begin a new run with a lower pack_tokens")
-        error = short if out_of_memory(e) else e
+        words = "memory does not suffice: use checkpointing=full, or begin a new run with a lower pack_tokens"
+        error = MocaError(words) if out_of_memory(e) else e
         raise with_words(error, loop.leave(step)) if run.accelerator.num_processes == 1 else error from e
     return run.update(means, weights, lr_at(step, loop.total, loop.cfg))
 
@@ -330,27 +358,32 @@ def end_step(loop: Loop, row: dict, asked: bool, stop: StopSignal) -> None:
     loop.note = {}
     if loop.run.in_a_row == 3:
         loop.log.write()
-        raise Diverged(f"steps {step - 2} to {step} were skipped ({row['skipped']}): resume with a lower lr, or look at their data; "
+        raise Diverged(f"steps {step - 2} to {step} were skipped ({row['skipped']}): resume with a lower "
+                       "lr, or look at their data; "
                        f"the last good state is kept in {out}")
     if asked or step == loop.total or cfg.save_every and step % cfg.save_every == 0: loop.save(step)
     elif step % cfg.log_every == 0: loop.log.write()
-    if asked: raise stopped(stop, f"stopped after step {step} of {loop.total}; the state is saved in {out}: go on with --resume")
+    if asked:
+        words = f"stopped after step {step} of {loop.total}; the state is saved in {out}: go on with --resume"
+        raise stopped(stop, words)
 
 # %% ../nbs/13_training.ipynb #11f4e702
 def fit(model: nn.Module, # model(batch) -> loss sums by name
-        batches: Callable[[int, int, int], list], # (step, rank, processes) -> micro-batches: `counts`, `tokens`, `capacity`, `to`
+        batches: Callable[[int, int, int], list], # (step, rank, processes) -> micro-batches
         cfg: TrainConfig, total: int, # steps
         weights: dict[str, float], # of the losses
         accelerator: Accelerator, name: str = "train", resume: bool = False,
         accumulate: Callable = accumulate, # forward and backward of a step
         flops: Callable[[list], float] | None = None # useful FLOPs of a process's micro-batches, for MFU
         ) -> list[dict]:
-    """Train; returns the log. State goes to `cfg.out/state`, a line a step to `cfg.out/log.jsonl`. Raises `Stopped` after a signal
-    and the error of data that cannot be used, with the state saved; `Diverged` after three skipped steps in a row, with the last good
-    state untouched; `Lost` where another process has ended."""
+    """Train; returns the log. State goes to `cfg.out/state`, a line a step to `cfg.out/log.jsonl`. A micro-batch has
+    `counts`, `tokens`, `to`, and perhaps `capacity` and `halves`. Raises `Stopped` after a signal and the error of data
+    that cannot be used, with the state saved; `Diverged` after three skipped steps in a row, with the last good state
+    untouched; `Lost` where another process has ended."""
     loop = Loop(Run(model, cfg, accelerator), total, resume)
-    with (free_on_error(loop.out), StopSignal() as stop, Ahead(batches, total, accelerator, stop) as ahead, Pulse(accelerator) as pulse,
-          compiled(model, cfg.compile), Meter(name, loop.start, total, cfg, accelerator, flops is not None) as meter):
+    meter = Meter(name, loop.start, total, cfg, accelerator, flops is not None)
+    with (free_on_error(loop.out), StopSignal() as stop, Ahead(batches, total, accelerator, stop) as ahead,
+          Pulse(accelerator) as pulse, compiled(model, cfg.compile), meter):
         for step in range(loop.start, total):
             with pulse.during(step, "making its batches"):
                 began, micro = time.perf_counter(), ahead(step)
@@ -360,8 +393,9 @@ def fit(model: nn.Module, # model(batch) -> loss sums by name
                 room = sum(getattr(b, "capacity", 0) for b in micro)
                 here = [stop.asked, sum(b.tokens for b in micro), room, flops(micro) if flops else 0]
                 asked, tokens, capacity, work = summed(here, accelerator)
-                row = dict(step=step + 1, lr=lr_at(step, total, cfg), seconds=round(time.perf_counter() - began, 4), tokens=int(tokens),
-                           fill=round(tokens / capacity, 4) if capacity else None, **found)
+                seconds, fill = round(time.perf_counter() - began, 4), round(tokens / capacity, 4) if capacity else None
+                lr = lr_at(step, total, cfg)
+                row = dict(step=step + 1, lr=lr, seconds=seconds, tokens=int(tokens), fill=fill, **found)
                 meter(row, work)
                 end_step(loop, row, bool(asked), stop)
     loop.run.finish()
@@ -369,19 +403,22 @@ def fit(model: nn.Module, # model(batch) -> loss sums by name
 
 # %% ../nbs/13_training.ipynb #0c5d1e13
 def find_tracker(name: str | None) -> str | None:
-    "A tracker as accelerate names it; `auto` is tensorboard where it is installed. Raises `BadInput` for an unknown or missing one."
+    """A tracker as accelerate names it; `auto` is tensorboard where it is installed. Raises `BadInput` for an
+    unknown or missing one."""
     here, known = [str(t) for t in get_available_trackers()], sorted(map(str, LOGGER_TYPE_TO_CLASS))
     if name in (None, *here): return name
     if name == "auto": return "tensorboard" if "tensorboard" in here else None
     one_of("tracker", name, ("auto", "none", *known))
-    raise BadInput(f"option tracker is {name!r}, which is not installed: pip install {name}, or use one of none, {', '.join(known)}")
+    raise BadInput(f"option tracker is {name!r}, which is not installed: pip install {name}, or use one of "
+                   f"none, {', '.join(known)}")
 
 # %% ../nbs/13_training.ipynb #0847844d
-def start_run(cfg: TrainConfig, resume: bool = False, force: bool = False, stage: str = "run" # the command, for the mark
-              ) -> Accelerator:
-    "Claim and lock the output directory, save the config (a resumed run must have the same), seed, and make the Accelerator."
+def start_run(cfg: TrainConfig, resume: bool = False, force: bool = False,
+              stage: str = "run") -> Accelerator: # stage: the command, for the mark
+    """Claim and lock the output directory, save the config (a resumed run must have the same), seed, and make
+    the Accelerator."""
     tracker = find_tracker(cfg.tracker)
-    copies = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False) # buffers are constants
+    copies = DistributedDataParallelKwargs(find_unused_parameters=True)
     accelerator = make_accelerator(mixed_precision="bf16" if cfg.precision == "bf16" else "no", kwargs_handlers=[copies],
                                    log_with=tracker, project_config=ProjectConfiguration(cfg.out, logging_dir=cfg.out))
     on_main(accelerator, lambda: claim_run(cfg, resume, force, stage))
@@ -392,7 +429,8 @@ def start_run(cfg: TrainConfig, resume: bool = False, force: bool = False, stage
 
 # %% ../nbs/13_training.ipynb #0847844e
 def claim_run(cfg: TrainConfig, resume: bool, force: bool, stage: str = "run") -> None:
-    "Make a run directory this process's own. Raises `BadInput` if it is in use, not empty, or of a run with other options."
+    """Make a run directory this process's own. Raises `BadInput` if it is in use, not empty, or of a run with
+    other options."""
     out = Path(cfg.out)
     if out.is_dir(): hold(out) # before anything in it is touched
     try:
@@ -404,13 +442,19 @@ def claim_run(cfg: TrainConfig, resume: bool, force: bool, stage: str = "run") -
         raise
 
 def same_options(cfg: TrainConfig, out: Path) -> None:
-    "Raises `BadInput` where a run goes on with options that must not change; what its damaged config no longer tells is named on stderr."
+    """Raises `BadInput` where a run goes on with options that must not change; what its damaged config no
+    longer tells is named on stderr."""
     before, now = read_options(out/"config.yaml", missing_ok=True), dataclasses.asdict(cfg)
     lost = [k for k in now if k not in before]
-    if lost: tqdm.write(f"{out/'config.yaml'} does not say {', '.join(lost[:3])}{' ...' * (len(lost) > 3)}: going on with the options given", file=sys.stderr)
-    changed = [k for k in before.keys() & now.keys() if before[k] != now[k] and not cfg.may_change(k, before[k])]
+    if lost:
+        tqdm.write(f"{out/'config.yaml'} does not say "
+                   f"{', '.join(lost[:3])}{' ...' * (len(lost) > 3)}: going on with the "
+                   "options given", file=sys.stderr)
+    differ = [k for k in before.keys() & now.keys() if before[k] != now[k]]
+    changed = [k for k in differ if not cfg.may_change(k, before[k])]
     if changed:
-        raise BadInput(f"{out} was started with other options ({', '.join(f'{k}={before[k]}' for k in sorted(changed))}): "
+        raise BadInput(f"{out} was started with other options "
+                       f"({', '.join(f'{k}={before[k]}' for k in sorted(changed))}): "
                        f"resume with the same, or start again with --force")
 
 def end_run(cfg: TrainConfig, accelerator: Accelerator) -> None:
@@ -421,7 +465,8 @@ def end_run(cfg: TrainConfig, accelerator: Accelerator) -> None:
 
 # %% ../nbs/13_training.ipynb #b8545c0b
 def show_log(log: list[dict], names: list[str], smooth: int = 10, ax=None):
-    "Loss curves: raw values faint, running mean over `smooth` steps on top; a tick below where a step was skipped."
+    """Loss curves: raw values faint, running mean over `smooth` steps on top; a tick below where a step was
+    skipped."""
     ax = ax or plt.subplots(figsize=(6, 2.6), layout="constrained")[1]
     for name in names:
         points = [(r["step"], r[name]) for r in log if r.get(name) is not None]

@@ -42,7 +42,7 @@ def sync_names(folder: Path) -> None:
     except OSError: pass # a file system that cannot; the rename has happened all the same
     finally: os.close(at)
 
-# %% ../nbs/14_writing.ipynb #583395c0
+# %% ../nbs/14_writing.ipynb #62973e74
 def umask() -> int:
     "The permission bits that this process takes from new files."
     try: return int(re.search(r"^Umask:\s*(\d+)", Path("/proc/self/status").read_text(), re.MULTILINE)[1], 8)
@@ -52,14 +52,16 @@ def umask() -> int:
     return now
 
 def open_up(path: Path) -> None:
-    "Give a file, or every file of a directory, that only its owner may use the permissions that the umask allows."
+    """Give a file, or every file of a directory, that only its owner may use the permissions that the umask
+    allows."""
     if os.name != "posix": return
     for p in [path, *(path.rglob("*") if path.is_dir() else ())]:
         if p.is_file() and p.stat().st_mode & 0o777 == 0o600: p.chmod(0o666 & ~umask())
 
-# %% ../nbs/14_writing.ipynb #a78dd227
-WORDS = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota of the disk is reached", errno.EIO: "the disk reports an error (EIO)",
-         errno.EFBIG: "the file is larger than the limit here (see ulimit -f)", errno.EROFS: "the disk is read-only",
+# %% ../nbs/14_writing.ipynb #5ada3780
+WORDS = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota of the disk is reached",
+         errno.EIO: "the disk reports an error (EIO)", errno.EROFS: "the disk is read-only",
+         errno.EFBIG: "the file is larger than the limit here (see ulimit -f)",
          errno.EACCES: "permission denied", errno.EPERM: "permission denied"}
 TOO_FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -78,11 +80,11 @@ def write_error(e: BaseException) -> str | None:
     if isinstance(e, MemoryError): return "the machine has no memory left"
     return WORDS.get(error_number(e))
 
-# %% ../nbs/14_writing.ipynb #3e656755
+# %% ../nbs/14_writing.ipynb #bfc9c2c6
 @contextlib.contextmanager
 def atomic(path):
-    """`with atomic(path) as part:` write file or directory `part`; it becomes `path` at the end, or nothing changes.
-    Raises `MocaError` when it cannot be written: a full disk, missing rights, too little memory ..."""
+    """`with atomic(path) as part:` write file or directory `part`; it becomes `path` at the end, or nothing
+    changes. Raises `MocaError` when it cannot be written: a full disk, missing rights, too little memory ..."""
     path = real(path)
     part, old = path.with_name(path.name + ".part"), path.with_name(path.name + ".old")
     try:
@@ -108,7 +110,7 @@ def replace(part: Path, path: Path, old: Path) -> None:
     sync_names(path.parent)
     with contextlib.suppress(OSError): remove(old) # the new one is in place
 
-# %% ../nbs/14_writing.ipynb #6bacf4cf
+# %% ../nbs/14_writing.ipynb #cbaa16b1
 def free_space(path) -> int:
     "Bytes that are free where a path is, or will be."
     path = real(path).absolute()
@@ -119,4 +121,5 @@ def need_space(path, n_bytes: int, # that will be written
     "Raise `MocaError` unless the disk of `path` has room for so many bytes."
     free = free_space(path)
     if free < n_bytes:
-        raise MocaError(f"{path} has {free / 2**20:,.0f} MB free and {what} needs about {n_bytes / 2**20:,.0f} MB: {then}")
+        raise MocaError(f"{path} has {free / 2**20:,.0f} MB free and {what} needs about "
+                        f"{n_bytes / 2**20:,.0f} MB: {then}")
