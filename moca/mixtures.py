@@ -21,8 +21,8 @@ from .rows import Chain, Lazy, Selection, digest
 from .sources import Documents, Source, hub_name, look, sift, source_of, source_rows
 
 # %% auto #0
-__all__ = ['HERE', 'KEYS', 'builtin_mixtures', 'mixture_file', 'read_mixture', 'placed', 'Mixture', 'read_inline', 'load_mixture',
-           'Mixed', 'times', 'mixed', 'open_documents', 'load_documents', 'open_pairs', 'rows_of', 'show_mixture']
+__all__ = ['HERE', 'KEYS', 'builtin_mixtures', 'mixture_file', 'read_mixture', 'placed', 'Mixture', 'load_mixture', 'Mixed',
+           'times', 'mixed', 'open_documents', 'load_documents', 'open_pairs', 'rows_of', 'show_mixture']
 
 # %% ../nbs/10_mixtures.ipynb #0b9c5711
 HERE = Path(moca.__file__).parent/"data"/"mixtures"
@@ -92,18 +92,8 @@ class Mixture:
                                  else f"  {self.notes.get(s.title) or s.kind or s.data}"))
         return "\n".join(lines)
 
-def read_inline(text: str) -> Source:
-    "A source that is written in one line, `{data: captions.csv, template: \"{title}\"}`. Raises `BadInput`."
-    try: found = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError): found = None
-    if not isinstance(found, dict): raise BadInput(f"{text[:80]} is neither a path nor a source in one line")
-    return source_of(found, str(found.get("data", ""))[:80])
-
 def load_mixture(data: str | Path, kind: str = "documents") -> Mixture:
     "A mixture file, one of moca's own by name, or a single source: a path or a data set on the hub. Raises `BadInput`."
-    if str(data).startswith("{"): # one source with its options, in one line
-        only = read_inline(str(data))
-        return Mixture(only.title, kind, [only])
     path = mixture_file(str(data))
     if path is None: return Mixture(Source(str(data)).title, kind, [Source(str(data))])
     found = read_mixture(path)

@@ -268,8 +268,8 @@ def saved_dataset(path: Path, split: str | None) -> ArrowRows | None:
     except Exception as e: raise BadInput(f"{path.name} is no complete saved data set: {str(e).strip().splitlines()[0]}") from e
     if isinstance(found, datasets.DatasetDict):
         chosen = split or ("train" if "train" in found else next(iter(found)))
-        if chosen not in (*found, "all"): raise BadInput(f"{path.name} has no split {split!r}: it has {', '.join(found)}")
-        found = datasets.concatenate_datasets(list(found.values())) if chosen == "all" else found[chosen]
+        if chosen not in found: raise BadInput(f"{path.name} has no split {split!r}: it has {', '.join(found)}")
+        found = found[chosen]
     return ArrowRows(found, path.name, path, digest(*(file_mark(f) for f in sorted(path.rglob("state.json")))))
 
 # %% ../nbs/10_rows.ipynb #2620f207
@@ -459,8 +459,7 @@ def split_of(file: str) -> str | None:
     return next((SPLITS[w] for w in words if w in SPLITS), None)
 
 def of_split(files: list[str], split: str | None, name: str) -> tuple[list[str], list[str]]:
-    "The files of a split (`all`: of every one), and the others. Raises `BadInput` if no file is of the split that was asked for."
-    if split == "all": return files, []
+    "The files of a split, and the others. Raises `BadInput` if no file is of the split that was asked for."
     found = {f: split_of(f) for f in files}
     wanted = SPLITS.get(split, split) or ("train" if "train" in found.values() else None)
     if wanted is None: return files, []
