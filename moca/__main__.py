@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/17_main.ipynb #eed9a36d
+# %% ../nbs/17_main.ipynb #4b9ec911
 import sys
 from .cli import main
 
-# %% ../nbs/17_main.ipynb #cd2134f6
+# %% ../nbs/17_main.ipynb #76e4f3fe
 if __name__ == "__main__" and "__file__" in globals(): # not in a notebook, where __name__ is the same
     sys.exit(main())

@@ -16,7 +16,7 @@ from .grammar import PRESETS, Usage, keys_of, literal_in, nearest, read_values
 from .grammar import source_options, stage_options
 
 # %% auto #0
-__all__ = ['OURS', 'RECORDS', 'DATA', 'EXTRAS', 'check_file', 'check_place', 'check_folder', 'check_reopened', 'looks_like_hub',
+__all__ = ['OURS', 'DATA', 'EXTRAS', 'check_file', 'check_place', 'check_folder', 'is_run', 'check_reopened', 'looks_like_hub',
            'near_file', 'check_model', 'exists', 'mixtures', 'is_mixture', 'on_hub', 'check_data', 'need', 'need_pdf',
            'check_config', 'suites', 'bench_tasks', 'mmeb_tasks', 'check_tasks', 'grids', 'grid_options', 'check_grid',
            'read_config', 'sizes_of', 'preset_for']
@@ -42,7 +42,7 @@ def check_place(option: str, path: Path) -> None:
         raise Usage(f"{option} {path}: {above} is a file, so there can be no folder of that name")
     if not os.access(above, os.W_OK | os.X_OK): raise Usage(f"{option} {path}: you may not write to {above}")
 
-# %% ../nbs/17_checks.ipynb #e7ff80dd
+# %% ../nbs/17_checks.ipynb #369fcad4
 OURS = (".lock", ".moca-run", ".moca-write-test") # what a run puts into its directory before anything else
 
 def check_folder(out: str, resume: bool, force: bool) -> None:
@@ -60,12 +60,14 @@ def check_folder(out: str, resume: bool, force: bool) -> None:
         raise Usage(f"{out} is not empty: use --resume to go on, --force to delete its contents and start "
                     f"again, or another directory")
     if resume and not full: raise Usage(f"{out} holds no run to resume: leave out --resume to start one")
-    known = (".moca-run", "state", "config.yaml", *RECORDS)
-    if full and force and not any((folder/name).exists() for name in known):
+    if full and force and not is_run(folder):
         raise Usage(f"{out} holds no run of moca, so --force will not delete it: choose another directory")
     check_place("--out", folder/"run")
 
-RECORDS = ("progress.json", "ablation.json", "run.json") # of quickstart, ablate, evaluate
+def is_run(folder: Path) -> bool:
+    "Does a directory look like one that a run of moca has made? The last word has `moca.runs`."
+    known = (".moca-run", "state", "config.yaml", "progress.json", "ablation.json", "run.json")
+    return any((folder/name).exists() for name in known)
 
 def check_reopened(out: str, record: str, what: str) -> None:
     "Raise `Usage` for an output directory that is a file, or that holds things but not the record of `what`."
@@ -102,9 +104,9 @@ def check_model(name: str) -> None:
         raise Usage(f"there is no model {name}{near_file(name)} (base is the embedded one, owner/name one "
                     f"on the hub)")
 
-# %% ../nbs/17_checks.ipynb #5a6cc0c9
+# %% ../nbs/17_checks.ipynb #398c74df
 DATA = ("file, folder or pattern (JSON lines, Parquet, Arrow, CSV, tar, PDF, texts, images), data set on "
-        "the hub (owner/name), "
+        "the hub (hub:owner/name), "
         "or mixture (YAML, or one of moca's by name)")
 
 def exists(path: str) -> bool:
@@ -121,19 +123,14 @@ def is_mixture(data: str) -> bool:
     return Path(data).suffix.lower() in (".yaml", ".yml") or (data in mixtures() and not exists(data))
 
 def on_hub(data: str) -> bool:
-    "Does this name a data set on the hub, not a file that is missing?"
-    if data.startswith("hub:"): return True
-    return looks_like_hub(data) and not re.search(r"\.(jsonl?|parquet|arrow|tar|pdf|[ct]sv|ya?ml)$", data)
+    "Does this name a data set on the hub, `hub:owner/name`?"
+    return data.startswith("hub:")
 
-# %% ../nbs/17_checks.ipynb #f988a817
+# %% ../nbs/17_checks.ipynb #54deca37
 def check_data(data: str, words: dict | None = None, known: dict | None = None) -> dict:
-    """The `name=value` words of a data source as values. Raises `Usage` for data that are nowhere, for words
-    that a source does not have, and for words beside a mixture. `known`: names that are taken for misspelt
-    options."""
+    """The `name=value` words of a data source as values. Raises `Usage` for data that are nowhere, and for
+    words that a source does not have. `known`: names that are taken for misspelt options."""
     options = read_values(words or {}, source_options())
-    if is_mixture(data) and options:
-        raise Usage(f"{next(iter(options))}= goes with one source, and {data} is a mixture: write it in its "
-                    f"file")
     if exists(data) or on_hub(data) or data in mixtures(): return need_pdf(data, options)
     if glob.has_magic(data):
         if next(glob.iglob(data, recursive=True), None) is None: raise Usage(f"no file matches {data}")
@@ -141,7 +138,9 @@ def check_data(data: str, words: dict | None = None, known: dict | None = None) 
     name = data if len(data) < 80 else data[:80] + "..."
     if data in (known or ()):
         raise Usage(f"{name} does not exist: check the path, or write {data}=VALUE if the option was meant")
-    raise Usage(f"{name} does not exist{nearest(data, mixtures()) or near_file(data)}")
+    hint = nearest(data, mixtures()) or near_file(data)
+    if looks_like_hub(data): hint += f", or write hub:{data} if a data set on the hub is meant"
+    raise Usage(f"{name} does not exist{hint}")
 
 # %% ../nbs/17_checks.ipynb #8e03b8e6
 EXTRAS = dict(pypdfium2="pdf", peft="lora", mteb="eval", sentence_transformers="st", faiss="ann") # of moca
