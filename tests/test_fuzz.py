@@ -46,7 +46,7 @@ pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs 
 # --- mutations -----------------------------------------------------------------------------------------------------------
 
 ODD = [b"\0", b"\0" * 64, b"\xff\xfe", b"\xed\xa0\x80", b"-1", b"1e999", b"9" * 400, b"NaN", b"null", b"[]", b"{}", b'""', b"\n\n",
-       b"[" * 3000, b"{\"a\":" * 3000, b"2147483648", b"18446744073709551615", b"../" * 9, b"\xe2\x80\x8b", b"\r", b"!!python/object:os.system"]
+       b"[" * 3000, b"{\"a\":" * 3000, b"2147483648", b"18446744073709551615", b"../x/", b"\xe2\x80\x8b", b"\r", b"!!python/object:os.system"]
 VALUES = [None, True, -1, 0, 2**31, 2**63, 10**30, 1e308, float("nan"), float("inf"), "", "\0", "../x", "x/y", "\ud800", [], {}, [[]], {"a": {}}]
 
 def bytes_of(r: random.Random, data: bytes, other: bytes) -> bytes:
