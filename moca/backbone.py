@@ -24,7 +24,6 @@ from .probe import ProbeReport, probe, prove
 from .proven import prove_once
 from .saving import SETTINGS, read_settings, write_settings
 from .trust import Checked, check_model, check_values, read_tensors, reading
-from .weights import sharding
 
 # %% auto #0
 __all__ = ['DTYPES', 'text_model', 'set_causal', 'make_bidirectional', 'make_causal', 'Backbone', 'as_dtype', 'as_device',
@@ -227,7 +226,7 @@ def check_holes(path: str, missing: list[str], unexpected: list[str]) -> None:
     lists = "; ".join(f"{len(keys)} {kind}: {', '.join(keys[:8])}{' ...' if len(keys) > 8 else ''}" for kind, keys in wrong.items())
     raise BadInput(f"{path} has {lists}; a model with holes runs on random numbers (strict=False loads it all the same)")
 
-# %% ../nbs/01_bidirectional_backbone.ipynb #92823a82
+# %% ../nbs/01_bidirectional_backbone.ipynb #e3dd89ac
 def released(model: str | Path | None, checked: Checked) -> str | None:
     """Where the processor is of weights that MoCa's authors released, by their hub name or the class that their config names:
     an empty string for "with the weights"; None for other models."""
@@ -325,6 +324,7 @@ def training_backbone(cfg, # a TrainConfig
 
 def recomputation(backbone: Backbone, cfg, accelerator) -> str:
     "The option `checkpointing`; for `auto`, what the memory estimate says of a Pack whose tokens are half text, half pictures."
+    from moca.weights import sharding # needs accelerate, which only training does
     if cfg.checkpointing != "auto": return cfg.checkpointing
     tokens, shards = getattr(cfg, "pack_tokens", cfg.max_length), accelerator.num_processes if sharding(accelerator) else 1
     patches, rows = tokens // 2 * backbone.encoder.unit, int(tokens * getattr(cfg, "text_ratio", 0))

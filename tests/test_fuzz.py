@@ -46,7 +46,7 @@ pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs 
 # --- mutations -----------------------------------------------------------------------------------------------------------
 
 ODD = [b"\0", b"\0" * 64, b"\xff\xfe", b"\xed\xa0\x80", b"-1", b"1e999", b"9" * 400, b"NaN", b"null", b"[]", b"{}", b'""', b"\n\n",
-       b"[" * 3000, b"{\"a\":" * 3000, b"2147483648", b"18446744073709551615", b"../" * 9, b"\xe2\x80\x8b", b"\r", b"!!python/object:os.system"]
+       b"[" * 3000, b"{\"a\":" * 3000, b"2147483648", b"18446744073709551615", b"../x/", b"\xe2\x80\x8b", b"\r", b"!!python/object:os.system"]
 VALUES = [None, True, -1, 0, 2**31, 2**63, 10**30, 1e308, float("nan"), float("inf"), "", "\0", "../x", "x/y", "\ud800", [], {}, [[]], {"a": {}}]
 
 def bytes_of(r: random.Random, data: bytes, other: bytes) -> bytes:
@@ -243,11 +243,11 @@ class Hang(BaseException):
     "A reading that takes too long."
 
 @contextlib.contextmanager
-def limited():
+def limited(seconds: float):
     "At most so many seconds; a hang in native code ends the process with its traceback."
-    def late(*args): raise Hang(f"longer than {SECONDS} s")
+    def late(*args): raise Hang(f"longer than {seconds} s")
     before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     faulthandler.dump_traceback_later(60, exit=True)
     try: yield
     finally:
@@ -276,10 +276,10 @@ def replay(kind: str, i: int, folder: Path) -> None:
     (folder/name).write_bytes(data)
     KINDS[kind].read(folder, i)
 
-def outcome(read: Callable, folder: Path, i: int) -> str:
+def outcome(read: Callable, folder: Path, i: int, seconds: float = SECONDS) -> str:
     "What is wrong with the way in which a folder was read; an empty string if nothing."
     try:
-        with limited(), warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+        with limited(seconds), warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             read(folder, i)
     except MocaError as e:
@@ -319,7 +319,7 @@ def test_damaged_files(kind, tmp_path):
         if k.batch > 1:
             for name in names: (tmp_path/name).unlink(missing_ok=True)
         files = spread(tmp_path, kind, numbers, sound)
-        if found := outcome(k.read, tmp_path, first): wrong.setdefault(found, f"{kind} {first}")
+        if found := outcome(k.read, tmp_path, first, SECONDS * (4 if k.batch > 1 else 1)): wrong.setdefault(found, f"{kind} {first}")
         if k.batch > 1:
             for file in files: file.unlink()
         else: put(files[0], sound[str(files[0].relative_to(tmp_path))])
@@ -330,13 +330,11 @@ def test_damaged_files(kind, tmp_path):
 
 def test_the_test_can_fail(tmp_path):
     "A reader that raises, or waits, is caught."
-    global SECONDS
     def waits(folder, i): signal.pause()
     def raises(folder, i): raise KeyError("x")
     def says(folder, i): raise MocaError("a sentence")
-    before, SECONDS = SECONDS, .1
-    try: assert "Hang" in outcome(waits, tmp_path, 0) and "KeyError" in outcome(raises, tmp_path, 0) and not outcome(says, tmp_path, 0)
-    finally: SECONDS = before
+    assert "Hang" in outcome(waits, tmp_path, 0, seconds=.1) and "KeyError" in outcome(raises, tmp_path, 0)
+    assert not outcome(says, tmp_path, 0)
     sound = {"a.json": b'{"a": {"b": [1, 2, {"c": "d"}]}}'}
     damaged = {damage("json", i, sound)[1] for i in range(300)}
     assert len(damaged) > 200 and damage("json", 7, sound) == damage("json", 7, sound)
