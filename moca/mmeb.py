@@ -155,7 +155,7 @@ def unfair(task: Task) -> int:
 def noted(task: Task, *more: str) -> Task:
     "A task whose note also says this, and how many queries have a copy of a right candidate among the wrong ones."
     n = unfair(task)
-    copies = [f"copies of right candidates that count as wrong: of {n:,} queries"] if n else []
+    copies = [f"copies of right candidates count as wrong in {n:,} of {len(task.queries):,} queries"] if n else []
     return replace(task, note="; ".join([task.note, *(m for m in more if m), *copies]))
 
 def columns_unread(columns: Iterable[str], used: set[str], prefix: str = "") -> str:

@@ -384,7 +384,7 @@ def pair(row: dict, # query, positives, negatives, and perhaps instruction, task
     task, kind = word(row, source, "task") or source.name, word(row, source, "kind")
     if kind not in ("", *KINDS): raise BadInput(f"its kind is {kind[:80]!r}: use one of {', '.join(KINDS)}")
     kind = kind or ("multimodal" if query.images or positive.images else "text")
-    return Pair(id, query, positive, tuple(d for n, d in docs.items() if n not in left), task, kind), left
+    return Pair(id, query, positive, tuple(d for n, d in docs.items() if n not in left), task, kind), dict(sorted(left.items()))
 
 def copies(positives: list[Document], negatives: dict[int, Document]) -> dict[int, str]:
     "Which negatives are none, and why: {number: COPY or TWICE}. Raises `BadImage`."
@@ -454,7 +454,7 @@ class Pairs(Lazy):
         found = super().notes()
         if not self.copy: found += self.rows.notes() + (self.corpus.notes() if self.corpus else Counter())
         for why, n in self.left.items():
-            if total := int(n.sum()): found[f"{total:,} negatives left out that {why}"] = int((n > 0).sum())
+            if total := int(n.sum()): found[f"negatives left out that {why} ({total:,})"] = int((n > 0).sum())
         if names := list(self.unread):
             more = f" and {len(names) - 20} more" if len(names) > 20 else ""
             found[f"columns that are not read: {', '.join(names[:20])}{more}"] = int(self.has_unread.sum())
