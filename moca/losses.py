@@ -322,7 +322,8 @@ SHARPEST = math.log(100) # a learnt temperature stays above 0.01
 
 def learnt_scale(temperature: float) -> nn.Parameter: # [1]
     "The logarithm of 1 / temperature, to be trained. Raises `BadInput` for a start outside what it is kept to."
-    if not 0.01 <= temperature < math.inf: raise BadInput(f"option temperature is {temperature}: one that is learnt starts at 0.01 or above")
+    if not 0.01 <= temperature < math.inf:
+        raise BadInput(f"option temperature is {temperature}: one that is learnt starts at 0.01 or above")
     return nn.Parameter(torch.tensor([-math.log(temperature)]))
 
 def scale_of(log_scale: nn.Parameter) -> Tensor: # [1] fp32

@@ -94,7 +94,7 @@ class TaskBatches:
         "Plan one more epoch. Raises `BadInput` if too many in a row hold no batch, for then no step would ever come."
         before = self.ends[-1] if self.ends else 0
         self.ends.append(before + len(self.plan(len(self.ends))))
-        if self.ends[-EMPTY_EPOCHS:] == [before] * EMPTY_EPOCHS:
+        if len(self.ends) > EMPTY_EPOCHS and self.ends[-1] == self.ends[-EMPTY_EPOCHS - 1]:
             raise BadInput(f"epochs {len(self.ends) - EMPTY_EPOCHS} to {len(self.ends) - 1} hold no 2 pairs of one task: raise the "
                            f"weights of the mixture or the task_weights")
 
