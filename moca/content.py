@@ -31,12 +31,13 @@ def plain(text: str) -> str:
 
 # %% ../nbs/10_content.ipynb #85d25625
 @lru_cache(2**16)
-def _file_key(path: Path, changed: int, size: int) -> str: # the last two: a file that was written anew is another one
+def _file_key(path: Path, changed: int, size: int) -> str: # a file that was written anew is another one
     "As the key of an ImageRef of its bytes."
     return f"data {blake2b(path.read_bytes(), digest_size=16).hexdigest()}"
 
 def image_key(ref: ImageRef) -> str:
-    "What a picture is made of: its bytes, also where it is a file; the pixels in memory; the name of a function. Raises `BadImage`."
+    """What a picture is made of: its bytes, also where it is a file; the pixels of one in memory; the name of a function.
+    Raises `BadImage`."""
     if not isinstance(ref.source, Path): return ref.key
     try: return _file_key(ref.source, *_mark(ref.source))
     except OSError as e: raise BadImage(f"image {ref.name} cannot be read: {e.strerror or e}") from e
@@ -59,7 +60,7 @@ def blocks(x: np.ndarray, size: int) -> np.ndarray: # [h, w, ...] to [ceil(h / s
 def difference(a: Image.Image, b: Image.Image) -> tuple[float, float]:
     "The largest difference of two images of one size, in brightness and in colour, over their blocks."
     bright, colour = 0.0, 0.0
-    for top in range(0, a.height, 512): # strips of whole blocks: a large picture is not held as numbers at once
+    for top in range(0, a.height, 512): # strips of whole blocks: a large picture is not held at once
         strips = [x.crop((0, top, x.width, min(top + 512, x.height))) for x in (a, b)]
         d = np.subtract(*(np.asarray(x.convert("YCbCr"), np.float32) for x in strips))
         bright = max(bright, float(np.sqrt(blocks(d[..., 0] ** 2, 8).max())))
@@ -84,7 +85,8 @@ def sketch(ref: ImageRef) -> Sketch:
     return _sketches(image_key(ref), make)
 
 def same_image(a: ImageRef, b: ImageRef) -> bool:
-    "Do two pictures look the same? Symmetric; of several that change little by little the first and the last may differ. Raises `BadImage`."
+    """Do two pictures look the same? Symmetric; of several that change little by little the first and the last may differ.
+    Raises `BadImage`."""
     if a.size != b.size: return False # from the headers
     if image_key(a) == image_key(b): return True
     x, y = sketch(a), sketch(b)
@@ -103,7 +105,8 @@ def normal(doc: Document) -> tuple[str | ImageRef, ...]:
     return tuple(out)
 
 def content_key(doc: Document) -> bytes: # 16 bytes
-    "Equal keys: the same content. Different keys may still look the same, see `same`. Decodes no picture. Raises `BadImage`."
+    """Equal keys: the same content. Different keys may still look the same, see `same`. Decodes no picture.
+    Raises `BadImage`."""
     h = blake2b(digest_size=16)
     for part in normal(doc):
         kind, data = ("text", part) if isinstance(part, str) else ("image", image_key(part))
@@ -111,9 +114,11 @@ def content_key(doc: Document) -> bytes: # 16 bytes
     return h.digest()
 
 def same(a: Document, b: Document) -> bool:
-    "Have two Documents the same content: the same words, and pictures that look the same, in the same order? Raises `BadImage`."
+    """Have two Documents the same content: the same words, and pictures that look the same, in the same order?
+    Raises `BadImage`."""
     x, y = normal(a), normal(b)
-    if [p if isinstance(p, str) else None for p in x] != [p if isinstance(p, str) else None for p in y]: return False
+    texts = lambda parts: [p if isinstance(p, str) else None for p in parts]
+    if texts(x) != texts(y): return False # before any picture is opened
     return all(same_image(p, q) for p, q in zip(x, y) if isinstance(p, ImageRef))
 
 # %% ../nbs/10_content.ipynb #29d4cf27

@@ -28,7 +28,7 @@ from .saving import read_settings
 __all__ = ['SINGLE', 'KINDS', 'NO_IMAGE', 'SUFFIXES', 'NAMED', 'KEEP', 'refuse_table', 'items_of', 'input_document', 'input_name',
            'names_image', 'Inputs', 'Embedder']
 
-# %% ../nbs/15_embedder.ipynb #1ffcf6a3
+# %% ../nbs/15_embedder.ipynb #558e6f7e
 SINGLE = (str, bytes, bytearray, dict, Path, Image.Image, ImageRef, Document)
 
 def refuse_table(inputs) -> None:
@@ -52,7 +52,7 @@ def items_of(inputs) -> Sequence:
     except TypeError: raise BadInput(f"encode takes a list of inputs, not a {type(inputs).__name__}") from None
     return [x.as_py() if hasattr(x, "as_py") else x for x in items] # as_py: Arrow's values
 
-# %% ../nbs/15_embedder.ipynb #7c4443d0
+# %% ../nbs/15_embedder.ipynb #8bbbb298
 KINDS = (str, bytes, bytearray, memoryview, dict, list, tuple, Path, Image.Image, ImageRef, Document)
 NO_IMAGE = (".txt", ".md", ".pdf", ".csv", ".tsv", ".json", ".jsonl", ".parquet", ".html")
 
@@ -75,7 +75,7 @@ def input_name(x, i: int) -> str:
     id = x.id if isinstance(x, Document) else x.get("id") if isinstance(x, dict) else None
     return f"input {i}" if id is None else f"input {i} (id {id})"
 
-# %% ../nbs/15_embedder.ipynb #2752f9c8
+# %% ../nbs/15_embedder.ipynb #690729dc
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 NAMED = "texts that name an image, embedded as letters"
 
@@ -85,7 +85,7 @@ def names_image(x) -> bool:
     if x.startswith(("http://", "https://")): return not any(map(str.isspace, x))
     return x.lower().endswith(SUFFIXES) and os.path.isfile(x)
 
-# %% ../nbs/15_embedder.ipynb #9a2865c0
+# %% ../nbs/15_embedder.ipynb #f2ce373c
 KEEP = 1_000_000 # tokens of inputs that are kept between the first look and the computation
 
 class Inputs:

@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 import numpy as np
@@ -196,9 +197,11 @@ def _sealed(path: Path, queries: Path) -> tuple[dict, list | None]:
         found = json.loads(path.read_text("utf-8"))
         values = json.loads(queries.read_text("utf-8")) if queries.exists() else None
         (entry,) = next(iter(found["scores"].values()))
-        kept = entry.pop("seal")
+        kept = entry.pop("seal", None)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration) as e:
         raise BadInput(f"{path} is damaged ({type(e).__name__}: {e}): delete it, and the task will be run again") from e
+    if kept is None:
+        raise BadInput(f"{path} carries no seal, as an older version of moca wrote it: delete it, and the task will be run again")
     if kept != seal(dict(result=found, queries=values)):
         raise BadInput(f"{path} or {queries} is damaged, they do not say what was written: delete them, and the task will be run again")
     return found, values
@@ -234,11 +237,13 @@ def kind_of(model: Embedder) -> str:
 
 def run_tasks(tasks: Sequence, # Tasks, and tasks of mteb
               model: Embedder, name: str, out: str | Path, force: bool = False, progress: bool = True, split: str = "test",
-              floors: bool = True) -> list[Row]:
+              floors: bool = True, report: Report | None = None # its notes count what was embedded otherwise than it stands
+              ) -> list[Row]:
     "Run what is not finished, one task after another; write results, table and figures into `out`. Raises `BadInput` and `MocaError`."
     digest = model_digest(model)
     out = open_run(out, name, digest, kind_of(model), model.dimension, force)
-    encode, rows = Cached(model.encode, out/"vectors", digest), []
+    work = model.encode if report is None else partial(model.encode, report=report)
+    encode, rows = Cached(work, out/"vectors", digest), []
     for k, task in enumerate(tasks):
         title, data = (task.name, task_digest(task)) if isinstance(task, Task) else (task.metadata.name, None)
         row, began = read_result(out, title, digest, data), time.perf_counter()

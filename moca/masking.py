@@ -5,12 +5,8 @@
 # %% ../nbs/00_masking.ipynb #cc8508d9
 from __future__ import annotations
 import hashlib
-import matplotlib.pyplot as plt
 import regex
 import torch
-from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
-from matplotlib.patches import Rectangle
 from torch import Tensor
 
 # %% auto #0
@@ -56,10 +52,12 @@ _colour = dict(open="#2f6db3", closed="#f1eee6", text="#d6e6f5", special="#e2e2e
 
 def show_mask(mask: Tensor, # [T, T] bool: row looks at column
               labels: list[str] | None = None, # a label a token; labels like `<img>` are coloured as images
-              ax: Axes | None = None) -> Axes:
+              ax=None): # -> matplotlib Axes; None makes a figure
     """Draw an attention mask: blue where the row's token may look at the column's.
     `ValueError` for a mask that is not square or labels that do not fit."""
     if mask.ndim != 2 or mask.shape[0] != mask.shape[1]: raise ValueError(f"the mask has shape {list(mask.shape)}: give [T, T]")
+    import matplotlib.pyplot as plt
+    from matplotlib.colors import ListedColormap
     n = len(mask)
     if labels is not None and len(labels) != n: raise ValueError(f"{len(labels)} labels for a mask of {n} tokens: give one a token")
     if ax is None: ax = plt.subplots(figsize=(min(6, 1.5 + n / 4),) * 2, layout="constrained")[1]
@@ -153,13 +151,15 @@ def corrupt_tokens(input_ids: Tensor, # [T] integers
 def show_tokens(tokens: list[str], # text of each token
                 masked: Tensor | None = None, # [T] bool: drawn as orange `mask` boxes
                 maskable: Tensor | None = None, # [T] bool: the others are drawn grey
-                ax: Axes | None = None,
+                ax=None, # matplotlib Axes; None makes a figure
                 width: int = 90 # characters a line
-                ) -> Axes:
+                ):
     "Draw a row of tokens as coloured boxes, broken into lines like text. `ValueError` if a mask does not fit the tokens."
     for name, m in (("masked", masked), ("maskable", maskable)):
         if m is not None and m.shape != (len(tokens),):
             raise ValueError(f"{name} has shape {list(m.shape)} for {len(tokens)} tokens: give one value a token")
+    import matplotlib.pyplot as plt
+    from matplotlib.patches import Rectangle
     if ax is None: ax = plt.subplots(figsize=(10, .8), layout="constrained")[1]
     x, y = 0, 0
     for i, token in enumerate(tokens):
@@ -174,7 +174,7 @@ def show_tokens(tokens: list[str], # text of each token
     ax.set(xlim=(0, width), ylim=(y + 1, 0)); ax.axis("off")
     return ax
 
-def _font(ax: Axes, width: int) -> float:
+def _font(ax, width: int) -> float:
     "Size in points at which `width` monospaced characters fill the Axes."
     return min(10.0, ax.get_position().width * ax.figure.get_figwidth() * 72 / width / .64)
 
@@ -258,9 +258,11 @@ def draw_masks(kind: str = "bidirectional", # or "causal"
                length: int = 5, # tokens of the first Document; each further one has two more
                text_ratio: float = 0.4, patch_ratio: float = 0.5, seed: int = 0,
                text_mask: str = "bernoulli", patch_mask: str = "bernoulli", # one of TEXT_MASKS, of PATCH_MASKS
-               axes: list[Axes] | None = None # three; None makes a figure
-               ) -> list[Axes]:
+               axes=None # three of matplotlib's; None makes a figure
+               ):
     "Three pictures: the attention mask of a Pack, a caption with hidden tokens, an image of 4 x 6 tokens with hidden ones."
+    import matplotlib.pyplot as plt
+    from matplotlib.colors import ListedColormap
     if axes is None: axes = plt.subplots(1, 3, figsize=(13, 3), layout="constrained", width_ratios=(1, 2.2, 1.2))[1]
     lengths = torch.tensor([0] + [length + 2 * i for i in range(documents)])
     maskable = torch.tensor([not t.startswith("<") for t in _caption])
@@ -281,6 +283,7 @@ def draw_masks(kind: str = "bidirectional", # or "causal"
 def explore_masks():
     "An ipywidgets explorer of `draw_masks`: kind of mask, number and length of Documents, both ratios, both ways to choose, seed."
     import ipywidgets as widgets
+    import matplotlib.pyplot as plt
     def draw(**choices): draw_masks(**choices); plt.show()
     share = lambda value: widgets.FloatSlider(value, min=0, max=1, step=.1)
     return widgets.interactive(draw, kind=["bidirectional", "causal"], documents=widgets.IntSlider(3, 1, 6),

@@ -30,8 +30,8 @@ __all__ = ['check_finite', 'search', 'approximate', 'MiningReport', 'Rule', 'can
 # %% ../nbs/15_mining.ipynb #efff1bcb
 def check_finite(vectors, name: str) -> None:
     "Raises `BadInput` for vectors with NaN or infinity."
-    single = isinstance(vectors, Tensor)
-    fine = torch.isfinite(vectors).all(1) if single else torch.tensor([bool(torch.isfinite(v).all()) for v in vectors])
+    if isinstance(vectors, Tensor): fine = torch.isfinite(vectors).all(1)
+    else: fine = torch.tensor([bool(torch.isfinite(v).all()) for v in vectors])
     if bad := (~fine).nonzero()[:, 0].tolist():
         raise BadInput(f"{len(bad)} of the {name} have vectors with NaN, the first is number {bad[0]}: the model is broken")
 
@@ -89,17 +89,22 @@ class MiningReport:
         "How many were asked for and found."
         left = [f"{n:,} {what}" for n, what in ((self.copies, "copies"), (self.empty, "without content")) if n]
         searched = f"{self.documents:,} Documents" + (f" ({' and '.join(left)} left out)" if left else "")
-        mean, few = len(self.negative) / max(1, self.pairs), sum(n for k, n in self.found.items() if k < self.asked)
+        mean = len(self.negative) / max(1, self.pairs)
+        few = sum(n for k, n in self.found.items() if k < self.asked)
         short = f"; fewer for {few:,} pairs, none for {self.found[0]:,} of them" if few else ""
         return f"{self.pairs:,} pairs against {searched}: {mean:.2f} of {self.asked} negatives a pair{short}"
 
     def text(self) -> str:
         "A few lines: counts, similarities, examples."
         mean = lambda x: sum(x) / len(x) if x else float("nan")
-        lines = [self.counts(), "passed over: " + (", ".join(f"{n:,} {why}" for why, n in self.passed.most_common()) or "none")]
+        passed = ", ".join(f"{n:,} {why}" for why, n in self.passed.most_common())
+        lines = [self.counts(), f"passed over: {passed or 'none'}"]
         if self.replaced: lines.append(f"not kept: {self.replaced:,} negatives that the pairs had before")
-        if self.found_none: lines.append("no negative was found: look deeper (depth), allow more similar ones (ratio, margin), or search a corpus")
-        else: lines.append(f"mean similarity: {mean(self.positive):.3f} with the positive, {mean(self.negative):.3f} with a mined negative")
+        if self.found_none:
+            lines.append("no negative was found: look deeper (depth), allow more similar ones (ratio, margin), or search a corpus")
+        else:
+            lines.append(f"mean similarity: {mean(self.positive):.3f} with the positive, "
+                         f"{mean(self.negative):.3f} with a mined negative")
         return "\n".join(lines + self.examples)
 
 # %% ../nbs/15_mining.ipynb #310cb10e
@@ -125,9 +130,10 @@ class Rule:
         ratio = positive - (1 - self.ratio) * abs(positive) if self.ratio is not None else float("inf")
         return min(ratio, positive - self.margin if self.margin is not None else float("inf"))
 
-    def choose(self, scores: list[float], keys: list, positive: float, # similarities and keys of the candidates; key None: there is none
+    def choose(self, scores: list[float], keys: list, # of the candidates; key None: there is none
+               positive: float, # similarity of the positive
                known: set, passed: Counter, # keys of the right answers; counts why candidates are passed over
-               copy: Callable = lambda key, kept: None # why a candidate is no new one beside the known and those kept; None: it is one
+               copy: Callable = lambda key, kept: None # why a candidate is a copy, of an answer or one kept; None: it is new
                ) -> list[int]:
         "Places of the candidates to keep, the most similar first."
         kept, skipped, limit = [], 0, self.limit(positive)
@@ -162,7 +168,7 @@ class Answers:
         return set(self.of[content_key(p.query)])
 
     def copy(self, p: Pair, doc: Document, negatives: Sequence[Document]) -> str | None:
-        "Why a Document that has another key is no new negative for a pair; None if it is one. Only pictures can look the same."
+        "Why a Document of another key is a copy; None if it is new. Only pictures can look the same."
         if not doc.images: return None
         if any(same(doc, d) for d in self.of[content_key(p.query)].values()): return "copies of known answers"
         return "copies of other negatives" if any(same(doc, d) for d in negatives) else None
@@ -182,7 +188,8 @@ def mine(e: Embedder, pairs: Sequence[Pair],
     shared = None if corpus is None else searchable(candidates(corpus, report), embed)
     for group in tqdm(groups.values(), desc="mine", unit="task", disable=not progress):
         asking = [p for _, p in group]
-        docs, vectors = shared or searchable(candidates([d for p in asking for d in (p.positive, *p.negatives)], report), embed)
+        own = (d for p in asking for d in (p.positive, *p.negatives))
+        docs, vectors = shared or searchable(candidates(own, report), embed)
         find = approximate if len(docs) > approximate_above and not e.multi_vector else search
         for (i, _), p in zip(group, _mine(asking, docs, vectors, embed, find, rule, keep, report)): out[i] = p
     shown = [p for p in out if p.negatives][::max(1, len(out) // max(1, examples))][:examples]
@@ -191,16 +198,18 @@ def mine(e: Embedder, pairs: Sequence[Pair],
 
 def searchable(docs: dict[bytes, Document], embed: Callable) -> tuple[dict, Sequence[Tensor]]:
     "Candidates and their vectors. Raises `BadInput` if there are none."
-    if not docs: raise BadInput("there are no Documents to search: give a corpus, or leave it out to search the pairs' own")
+    if not docs: raise BadInput("no Document has content that could be searched: give a corpus")
     return docs, embed(list(docs.values()))
 
-def _mine(pairs: list[Pair], docs: dict[bytes, Document], vectors, embed, find, rule: Rule, keep: bool, report: MiningReport) -> list[Pair]:
+def _mine(pairs: list[Pair], docs: dict[bytes, Document], vectors, embed: Callable, find: Callable, rule: Rule, keep: bool,
+          report: MiningReport) -> list[Pair]:
     "The same for one task; `docs` are the candidates by content, `vectors` theirs."
     asked, answers, keys = {content_key(p.query): p.query for p in pairs}, Answers(pairs), list(docs)
     outside = {k: p.positive for p in pairs if (k := content_key(p.positive)) not in docs} # positives that are not searched
     q = dict(zip(asked, embed(list(asked.values()))))
     d = dict(zip(keys, vectors)) | (dict(zip(outside, embed(list(outside.values())))) if outside else {})
-    scores, at = find(torch.stack(list(q.values())) if isinstance(vectors, Tensor) else list(q.values()), vectors, rule.depth)
+    asking = list(q.values())
+    scores, at = find(torch.stack(asking) if isinstance(vectors, Tensor) else asking, vectors, rule.depth)
     rank = {k: (s, [keys[r] if r >= 0 else None for r in rows]) for k, s, rows in zip(asked, scores.tolist(), at.tolist())}
     out = []
     for p in pairs:
@@ -210,7 +219,8 @@ def _mine(pairs: list[Pair], docs: dict[bytes, Document], vectors, embed, find, 
         report.replaced += len(p.negatives) - len(own)
         near, found = rank[content_key(p.query)]
         copy = lambda key, kept: answers.copy(p, docs[key], [*own, *(docs[k] for k in kept)])
-        chosen = rule.choose(near, found, positive, answers.keys(p) | set(map(content_key, own)), report.passed, copy)
+        known = answers.keys(p) | set(map(content_key, own))
+        chosen = rule.choose(near, found, positive, known, report.passed, copy)
         report.positive.append(positive); report.negative += [near[c] for c in chosen]
         report.found[len(chosen)] += 1
         out.append(replace(p, negatives=(*own, *(docs[found[c]] for c in chosen))))
@@ -235,7 +245,7 @@ def _beside(ref: ImageRef, folder: Path, root: Path) -> str:
     if isinstance(ref.source, Path) and (here := ref.source.resolve()).is_relative_to(root.resolve()):
         return here.relative_to(root.resolve()).as_posix()
     data = picture_bytes(ref)
-    file = folder/blake2b(data, digest_size=8).hexdigest() # named by its content: a file that is there already is the same
+    file = folder/blake2b(data, digest_size=8).hexdigest() # one that is there already is the same
     if not file.exists():
         with atomic(file) as part: part.write_bytes(data)
     return file.relative_to(root).as_posix()

@@ -133,7 +133,8 @@ def image_below(folders: Sequence[Path], path: str, where: str) -> ImageRef:
 def said(value, where: str, column: str) -> str:
     "A text of a benchmark; \"\" for null, NaN and what cannot be seen. Raises `BadInput` for anything else."
     if value is None or isinstance(value, float) and value != value: return ""
-    if not isinstance(value, str): raise BadInput(f"{where}: {column} holds a {type(value).__name__}, not a text")
+    if not isinstance(value, str):
+        raise BadInput(f"{where}: {column} holds a {type(value).__name__}, not a text")
     return "" if blank(value) else value
 
 def _mmeb_document(id: str, text: str, image: ImageRef | None) -> Document:
@@ -146,18 +147,20 @@ def _mmeb_document(id: str, text: str, image: ImageRef | None) -> Document:
 def unfair(task: Task) -> int:
     "Queries with a candidate that equals a right one and counts as wrong. Raises `BadImage`."
     twin = {j: set(same) for same in twins(task.candidates) for j in same}
-    wrong = lambda i, right: twin.get(right, set()) & set(task.choices[i] if task.choices else twin[right]) - set(task.relevant[i])
-    return sum(any(right in twin and wrong(i, right) for right in task.relevant[i]) for i in range(len(task.queries)))
+    def wrong(i: int) -> set[int]: # candidates of a query that equal a right one
+        copies = set().union(*(twin.get(right, ()) for right in task.relevant[i])) - set(task.relevant[i])
+        return copies.intersection(task.choices[i]) if task.choices else copies
+    return sum(bool(wrong(i)) for i in range(len(task.queries)))
 
 def noted(task: Task, *more: str) -> Task:
-    "A task whose note also says this, and how many queries have a copy of their right candidate among the wrong ones."
+    "A task whose note also says this, and how many queries have a copy of a right candidate among the wrong ones."
     n = unfair(task)
-    copies = [f"copies of right candidates that count as wrong: of {n:,} queries"] if n else []
+    copies = [f"copies of right candidates count as wrong in {n:,} of {len(task.queries):,} queries"] if n else []
     return replace(task, note="; ".join([task.note, *(m for m in more if m), *copies]))
 
-def columns_unread(columns: Iterable[str], used: set[str]) -> str:
+def columns_unread(columns: Iterable[str], used: set[str], prefix: str = "") -> str:
     "Columns that a reader does not know, for a note."
-    found = sorted(str(c) for c in set(columns) - used)
+    found = sorted(f"{prefix}{c}" for c in set(columns) - used)
     return f"columns that are not read: {', '.join(found)[:200]}" if found else ""
 
 # %% ../nbs/15_mmeb.ipynb #c0c000bd
@@ -189,7 +192,7 @@ def _mmeb_task(name: str, files: list[Path], images: Sequence[Path]) -> Task:
             if pair in places: continue
             places[pair] = len(candidates)
             candidates.append(_mmeb_document(f"{name}/c{len(candidates)}", pair[0], ref(pair[1], where)))
-        choices.append(list(dict.fromkeys(places[pair] for pair in found if any(pair)))) # the right one is at 0
+        choices.append(list(dict.fromkeys(places[pair] for pair in found if any(pair)))) # the right one first
     if not queries: raise BadInput(f"task {name!r}: {files[0]} holds no rows: its split is empty; fetch it again")
     family, ind = _mmeb.get(name, ("retrieval", None))
     note = {True: "MMEB, in distribution", False: "MMEB, out of distribution", None: "in MMEB's format"}[ind]

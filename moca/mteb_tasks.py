@@ -42,12 +42,14 @@ def _table(documents: Sequence[Document], letter: str):
     return Dataset.from_dict(columns, features=Features(features))
 
 def mteb_data(task: Task) -> dict:
-    """Corpus, queries, relevant documents and candidate lists of a Task, as AbsTaskRetrieval holds a split; mteb's grades are whole numbers,
-    so others are rounded up. Raises `BadInput` for a Document without content."""
+    """Corpus, queries, relevant documents and candidate lists of a Task, as AbsTaskRetrieval holds a split. mteb's grades are
+    whole numbers, so others are rounded up. Raises `BadInput` for a Document without content."""
     if holes := [d.id for d in (*task.queries, *task.candidates) if d.empty]:
-        raise BadInput(f"task {task.name!r}: document {holes[0]} has no content" + (f", and {len(holes) - 1:,} more" if holes[1:] else ""))
+        more = f", and {len(holes) - 1:,} more" if holes[1:] else ""
+        raise BadInput(f"task {task.name!r}: document {holes[0]} has no content{more}")
     ranked = None if task.choices is None else {f"q{i}": [f"c{j}" for j in chosen] for i, chosen in enumerate(task.choices)}
-    relevant = {f"q{i}": {f"c{j}": math.ceil(g) for j, g in gains_of(task, i).items()} for i in range(len(task.queries))}
+    grades = lambda i: {f"c{j}": math.ceil(g) for j, g in gains_of(task, i).items()}
+    relevant = {f"q{i}": grades(i) for i in range(len(task.queries))}
     return dict(corpus=_table(task.candidates, "c"), queries=_table(task.queries, "q"), relevant_docs=relevant, top_ranked=ranked)
 
 def side_code(documents: Sequence[Document]) -> str:
@@ -69,7 +71,7 @@ def _base():
             "Make the data from the Task."
             if self.data_loaded: return
             self.task = self.source()
-            if ";" in self.task.note: print(f"{self.metadata.name}: {self.task.note}", file=sys.stderr) # what was left out
+            if ";" in self.task.note: print(f"{self.metadata.name}: {self.task.note}", file=sys.stderr) # left out
             self._top_k = max(self._top_k, len(self.task.candidates)) # the fair metric wants the whole ranking
             self.dataset = {"default": {self.metadata.eval_splits[0]: mteb_data(self.task)}}
             self.data_loaded = True

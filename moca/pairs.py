@@ -20,7 +20,7 @@ from .rows import Lazy, Selection, digest
 from .sources import ROW, Source, _inside, look, place, renamed, row_id, sift, source_rows
 
 # %% auto #0
-__all__ = ['HELD', 'ABOUT', 'NUMBERED', 'LABELS', 'MMEB_COLUMNS', 'SWIFT_COLUMNS', 'TEVATRON_COLUMNS', 'NATIVE_COLUMNS',
+__all__ = ['HELD', 'ABOUT', 'OWN', 'NUMBERED', 'LABELS', 'MMEB_COLUMNS', 'SWIFT_COLUMNS', 'TEVATRON_COLUMNS', 'NATIVE_COLUMNS',
            'PAIR_FORMATS', 'EMPTY', 'COPY', 'TWICE', 'is_chat', 'chat_parts', 'chat_item', 'placed', 'side_parts',
            'hollow', 'first', 'listed', 'written_list', 'several', 'native', 'one_of_several', 'by_order', 'marked',
            'mmeb', 'flag', 'colpali', 'megapairs', 'swift', 'chat_side', 'conversation', 'Corpus', 'passage',
@@ -40,7 +40,8 @@ def chat_parts(messages: list[dict] | dict, images: Sequence = ()) -> list: # im
     for n, message in enumerate([messages] if isinstance(messages, dict) else messages):
         if n: out.append("\n")
         content = message["content"] if "content" in message else message["value"]
-        if not isinstance(content, (str, list, tuple)): raise BadInput(f"the content of a message is a {type(content).__name__}")
+        if not isinstance(content, (str, list, tuple)):
+            raise BadInput(f"the content of a message is a {type(content).__name__}")
         out += [chat_item(item) for item in ([content] if isinstance(content, str) else content)]
     return placed(out, list(images))
 
@@ -49,7 +50,8 @@ def chat_item(item) -> str | dict:
     if isinstance(item, str): return item
     kind = item.get("type") if isinstance(item, dict) else None
     if kind not in ("text", "image") or item.get(kind) is None:
-        raise BadInput(f"an item of its chat is of type {str(kind)[:80]!r}: texts and images are read, with their text or image")
+        raise BadInput(f"an item of its chat is of type {str(kind)[:80]!r}: texts and images are read, with their text or "
+                       "image")
     return item["text"] if kind == "text" else {"image": item["image"]}
 
 def placed(parts: list, images: list) -> list:
@@ -57,7 +59,8 @@ def placed(parts: list, images: list) -> list:
     if not images: return parts
     pieces = [piece for p in parts for piece in (re.split("(<image>)", p) if isinstance(p, str) else [p])]
     places = pieces.count("<image>")
-    if places not in (0, len(images)): raise BadInput(f"its chat has {places} places for images, and {len(images)} images")
+    if places not in (0, len(images)):
+        raise BadInput(f"its chat has {places} places for images, and {len(images)} images")
     waiting = iter(images)
     found = [{"image": next(waiting)} if p == "<image>" else p for p in pieces if p != ""]
     return found if places else [{"image": x} for x in images] + found
@@ -71,11 +74,11 @@ def side_parts(value, image: Callable) -> list:
     if isinstance(value, dict) and not value.keys() <= {"bytes", "path"}: return _parts(value, image)
     return _parts({"image": value}, image)
 
-HELD = {"text", "image", "images", "parts", "content", "value", "bytes", "path"} # keys of a side under which content may stand
+HELD = {"text", "image", "images", "parts", "content", "value", "bytes", "path"} # keys of a side that may hold something
 ABOUT = {"id", "source", "type", "role", "from"} # and others that mean something
 
 def hollow(value, depth: int = 20) -> bool:
-    "Does a side hold nothing: null, NaN, a text in which nothing can be seen, or a list or an object of such (not too deep)?"
+    "Does a side hold nothing: null, NaN, a text without a visible character, or a list or an object of such?"
     if not depth: return False
     if value is None or isinstance(value, float) and value != value: return True
     if isinstance(value, str): return blank(value)
@@ -89,8 +92,8 @@ def first(row: dict, *names: str):
 
 # %% ../nbs/10_pairs.ipynb #680aa21d
 def listed(value, note: Callable = lambda what: None) -> list:
-    """A column that may be a list, a list written as a string, one value, or nothing. What begins like a list and cannot be read as a list of
-    strings is one text, as it stands."""
+    """A column that may be a list, a list written as a string, one value, or nothing. What begins like a list and cannot be
+    read as a list of strings is one text, as it stands."""
     if value is None or isinstance(value, float) and value != value or value == "": return []
     if isinstance(value, (list, tuple)): return list(value)
     if not isinstance(value, str) or not value.lstrip().startswith("["): return [value]
@@ -111,20 +114,23 @@ def written_list(text: str) -> list | None:
     return found if isinstance(found, list) and all(x is None or isinstance(x, str) for x in found) else None
 
 # %% ../nbs/10_pairs.ipynb #a9280786
-def several(value, note: Callable) -> list:
+def several(value) -> list:
     "A list of nothing but strings, or of chats, as several sides; anything else as one, nothing as none."
-    if isinstance(value, (list, tuple)) and all(x is None or isinstance(x, str) or isinstance(x, list) and is_chat(x) for x in value):
-        return list(value)
+    alone = lambda x: x is None or isinstance(x, str) or isinstance(x, list) and is_chat(x)
+    if isinstance(value, (list, tuple)) and all(map(alone, value)): return list(value)
     return [] if hollow(value) else [value]
 
 def native(row: dict, note: Callable) -> dict:
     "A row in sentence-transformers' layout, or ours."
     numbered = sorted((k for k in row if NUMBERED.fullmatch(k)), key=lambda k: int(k[9:] or 0))
-    if not hollow(row.get("query")) and not hollow(row.get("anchor")): note("the anchor is not read where there is a query")
-    negatives = [x for k in numbered if row[k] is not None for x in (several(row[k], note) or [row[k]])]
-    keep = {k: row[k] for k in ("id", "instruction", "target_instruction", "task", "kind", "source") if not hollow(row.get(k))}
-    return dict(keep, query=one_of_several(several(first(row, "query", "anchor"), note), note, "wordings of the query"),
-                positives=several(row.get("positive"), note), negatives=negatives + listed(row.get("negatives"), note))
+    if not hollow(row.get("query")) and not hollow(row.get("anchor")):
+        note("the anchor is not read where there is a query")
+    negatives = [x for k in numbered if row[k] is not None for x in (several(row[k]) or [row[k]])]
+    query = one_of_several(several(first(row, "query", "anchor")), note, "wordings of the query")
+    return {k: v for k, v in row.items() if k in OWN and not hollow(v)} | dict(
+        query=query, positives=several(row.get("positive")), negatives=negatives + listed(row.get("negatives"), note))
+
+OWN = ("id", "instruction", "target_instruction", "task", "kind", "source")
 
 NUMBERED = re.compile(r"negative(_\d+)?")
 
@@ -139,17 +145,18 @@ def by_order(row: dict, note: Callable) -> dict:
     except of labels and ids."""
     values = [v for k, v in row.items() if k not in (*LABELS, "id", ROW)]
     if len(values) < 2: raise BadInput(f"it has {len(values)} columns: an anchor and a positive are needed")
-    return dict(id=row.get("id"), query=values[0], positives=several(values[1], note),
-                negatives=[x for v in values[2:] if v is not None for x in (several(v, note) or [v])])
+    return dict(id=row.get("id"), query=values[0], positives=several(values[1]),
+                negatives=[x for v in values[2:] if v is not None for x in (several(v) or [v])])
 
 LABELS = ("label", "labels", "score", "scores")
 
 # %% ../nbs/10_pairs.ipynb #5a0519d7
 def marked(text: str | None, path, note: Callable) -> dict | None:
     "One side as MMEB writes it: a text with `<|image_1|>` where the picture goes, and the picture; None if there is neither."
-    if not isinstance(text, str) and not hollow(text): raise BadInput(f"a text of it is a {type(text).__name__}")
-    text, path = re.sub(r"<\|image_\d+\|>", MARKER, "" if hollow(text) else text), None if hollow(path) else path
-    if path is not None: return {"text": text, "images": [path]}
+    if hollow(text): text = ""
+    if not isinstance(text, str): raise BadInput(f"a text of it is a {type(text).__name__}")
+    text = re.sub(r"<\|image_\d+\|>", MARKER, text)
+    if not hollow(path): return {"text": text, "images": [path]}
     if MARKER in text:
         note("a place for an image without an image is taken out")
         text = text.replace(MARKER, "").strip()
@@ -162,10 +169,10 @@ def mmeb(row: dict, note: Callable) -> dict:
     wide = lambda xs: xs * n if len(xs) == 1 else xs or [None] * n # one text may serve all pictures
     texts, paths = wide(texts), wide(paths)
     if len(texts) != len(paths): raise BadInput(f"its neg_text ({len(texts)}) and neg_image_path ({len(paths)}) differ in number")
-    shared = None if hollow(row.get("pos_image_path")) else row.get("pos_text") # pictures without words share the positive's instruction
+    shared = None if hollow(row.get("pos_image_path")) else row.get("pos_text") # for pictures without words
     negatives = [marked(shared if hollow(t) and not hollow(p) else t, p, note) for t, p in zip(texts, paths)]
-    return dict(id=row.get("id"), task=row.get("task"), query=marked(row.get("qry"), row.get("qry_image_path"), note),
-                positives=[marked(row.get("pos_text"), row.get("pos_image_path"), note)], negatives=negatives)
+    query, positive = (marked(row.get(a), row.get(b), note) for a, b in (("qry", "qry_image_path"), ("pos_text", "pos_image_path")))
+    return dict(id=row.get("id"), task=row.get("task"), query=query, positives=[positive], negatives=negatives)
 
 # %% ../nbs/10_pairs.ipynb #f3a06183
 def flag(row: dict, note: Callable) -> dict:
@@ -190,14 +197,16 @@ def swift(row: dict, note: Callable) -> dict:
     def sides(name: str) -> list:
         chats, images = row.get(f"{name}_messages") or [], row.get(f"{name}_images") or []
         if is_chat(chats): chats, images = [chats], [images]
-        if images and len(images) != len(chats): raise BadInput(f"its {name}_messages ({len(chats)}) and {name}_images ({len(images)}) differ in number")
+        if images and len(images) != len(chats):
+            raise BadInput(f"its {name}_messages ({len(chats)}) and {name}_images ({len(images)}) differ in number")
         return [chat_side(c, images[k] if images else []) for k, c in enumerate(chats)]
     return dict(id=row.get("id"), query=chat_side(row.get("messages"), row.get("images")), positives=sides("positive"),
                 negatives=sides("negative") + sides("rejected"))
 
 def chat_side(messages, images) -> dict:
     "A chat and its pictures as a side. Raises `BadInput`."
-    if not is_chat(messages): raise BadInput(f"its messages are a {type(messages).__name__}, not a list of messages with content")
+    if not is_chat(messages):
+        raise BadInput(f"its messages are a {type(messages).__name__}, not a list of messages with content")
     return {"parts": chat_parts(messages, listed(images))}
 
 def conversation(row: dict, note: Callable) -> dict:
@@ -208,12 +217,13 @@ def conversation(row: dict, note: Callable) -> dict:
     at = next((k for k, m in enumerate(turns) if m.get("role", m.get("from")) in ("assistant", "gpt")), 0)
     if not at: raise BadInput("its messages hold no question with an answer after it")
     if len(turns) > at + 1: note("of several questions and answers the first are taken")
-    return dict(id=row.get("id"), query=chat_side(turns[:at], first(row, "images", "image")), positives=[{"parts": chat_parts(turns[at])}],
-                negatives=[])
+    query, answer = chat_side(turns[:at], first(row, "images", "image")), {"parts": chat_parts(turns[at])}
+    return dict(id=row.get("id"), query=query, positives=[answer], negatives=[])
 
 # %% ../nbs/10_pairs.ipynb #2300fac6
 class Corpus:
-    "Rows by their id: `docid`, or `id`, or `_id`. A row without one is ignored; an id that several different rows have is nobody's."
+    """Rows by their id: `docid`, or `id`, or `_id`. A row without one is ignored; an id that several different rows have is
+    nobody's."""
     uses = {"docid", "id", "_id", "title", "document_text", "text", "document_image", "image"}
 
     def __init__(self, rows: Lazy):
@@ -229,7 +239,8 @@ class Corpus:
         if id is None: raise BadInput("it has no docid")
         at = self.at.setdefault(str(id), i)
         if at != i and row != self.rows.make(at): self.twice[str(id)] = i
-        if unread := ", ".join(str(k) for k in row if k not in self.uses and not hollow(row[k])): self.unread[unread[:200]] += 1
+        unread = ", ".join(str(k) for k in row if k not in self.uses and not hollow(row[k]))
+        if unread: self.unread[unread[:200]] += 1
 
     def __call__(self, id) -> dict:
         "The Document with an id, as a side of a pair. Raises `BadInput`."
@@ -260,7 +271,8 @@ def tevatron(row: dict, note: Callable) -> dict:
         return [row["_corpus"](v) for v in listed(row[ids], note)]
     def whole(v):
         if not isinstance(v, dict) or "docid" not in v: return v
-        if unread := [k for k in v if k not in Corpus.uses and not hollow(v[k])]: note(f"keys of passages that are not read: {', '.join(unread)[:80]}")
+        unread = ", ".join(str(k) for k in v if k not in Corpus.uses and not hollow(v[k]))
+        if unread: note(f"keys of passages that are not read: {unread[:80]}")
         return passage(v, str(v["docid"]))
     text, image = first(row, "query_text", "query"), row.get("query_image")
     query = {"text": text or ""} | ({"image": image} if not hollow(image) else {})
@@ -276,7 +288,7 @@ class PairFormat:
     uses: set | None # beside the id; None: all but LABELS
 
 MMEB_COLUMNS = {"qry", "qry_image_path", "pos_text", "pos_image_path", "neg_text", "neg_image_path", "task"}
-SWIFT_COLUMNS = {"messages", "images", *(f"{side}_{what}" for side in ("positive", "negative", "rejected") for what in ("messages", "images"))}
+SWIFT_COLUMNS = {f"{side}{what}" for side in ("", "positive_", "negative_", "rejected_") for what in ("messages", "images")}
 TEVATRON_COLUMNS = {"query_id", "query_text", "query_image", "query", "positive_document_ids", "negative_document_ids",
                     "positive_passages", "negative_passages"}
 NATIVE_COLUMNS = {"query", "anchor", "positive", "negatives", "instruction", "target_instruction", "task", "kind", "source"}
@@ -304,8 +316,9 @@ def with_images(row: dict) -> dict:
         name, value = _file_name.fullmatch(column)[1] or "image", row[column]
         if hollow(value): continue
         side = [{"image": x} for x in value] if isinstance(value, list) else {"image": value}
-        if isinstance(out.get(name), str) and isinstance(side, dict) and not hollow(out[name]): side["text"] = out[name]
-        elif not hollow(out.get(name)): continue
+        if not hollow(text := out.get(name)):
+            if not isinstance(text, str) or not isinstance(side, dict): continue
+            side["text"] = text
         out[name] = side
         del out[column]
     return out
@@ -331,8 +344,8 @@ def detect(columns: list[str], name: str, format: str | None = None) -> str:
         return format
     found = next(filter(fits, PAIR_FORMATS), None)
     if found is None:
-        raise BadInput(f"{name} is in no known layout of pairs ({known}): {has}; rename them with columns, or give format: order to take "
-                       "them in their order")
+        raise BadInput(f"{name} is in no known layout of pairs ({known}): {has}; rename them with columns, or give format: order "
+                       "to take them in their order")
     return found
 
 def unread(row: dict, used: set | None) -> list[str]:
@@ -352,7 +365,7 @@ def word(row: dict, source: Source, name: str) -> str:
 
 def pair(row: dict, # query, positives, negatives, and perhaps instruction, task ...
          id: str, source: Source, image: Callable, # image: makes an ImageRef from what a row holds
-         known: dict[int, str] | None = None # {number of a negative: COPY or TWICE}; None: find out, which may decode pictures
+         known: dict[int, str] | None = None # {number of a negative: COPY or TWICE}; None: to be found out
          ) -> tuple[Pair, dict[int, str]]:
     "A row of ours as a Pair, and the negatives that were left out: {number: why}. Raises `BadInput` with the reason alone."
     origin, target = word(row, source, "source") or source.title, word(row, source, "target_instruction")
@@ -361,8 +374,8 @@ def pair(row: dict, # query, positives, negatives, and perhaps instruction, task
         try: return prompt(instruction, Document(str(own or f"{id}/{name}"), tuple(side_parts(value, image)), origin))
         except BadInput as e: raise type(e)(f"{name}: {e}") from e
     full = [v for v in row.get("positives") or [] if not hollow(v)]
-    for name, there in (("query", not hollow(row.get("query"))), ("positive", full)):
-        if not there: raise BadInput(f"it has no {name}")
+    if hollow(row.get("query")): raise BadInput("it has no query")
+    if not full: raise BadInput("it has no positive")
     query, positive = side("query", row["query"], word(row, source, "instruction")), side("positive", full[0])
     given = dict(enumerate(row.get("negatives") or []))
     left = {n: EMPTY for n, v in given.items() if hollow(v)}
@@ -372,7 +385,7 @@ def pair(row: dict, # query, positives, negatives, and perhaps instruction, task
     task, kind = word(row, source, "task") or source.name, word(row, source, "kind")
     if kind not in ("", *KINDS): raise BadInput(f"its kind is {kind[:80]!r}: use one of {', '.join(KINDS)}")
     kind = kind or ("multimodal" if query.images or positive.images else "text")
-    return Pair(id, query, positive, tuple(d for n, d in docs.items() if n not in left), task, kind), left
+    return Pair(id, query, positive, tuple(d for n, d in docs.items() if n not in left), task, kind), dict(sorted(left.items()))
 
 def copies(positives: list[Document], negatives: dict[int, Document]) -> dict[int, str]:
     "Which negatives are none, and why: {number: COPY or TWICE}. Raises `BadImage`."
@@ -422,11 +435,12 @@ class Pairs(Lazy):
         for why, counts in self.left.items(): counts[i] = sum(w == why for w in left.values())
 
     def see_unread(self, i: int, row: dict, given: dict, ours: dict) -> None:
-        "Note the columns and keys of sides that are not read; of a source with `columns` also the columns that it does not name."
+        "Note the columns, and the keys of sides, that are not read; of a source with `columns` also those it does not name."
         s, found = self.source, unread(given, PAIR_FORMATS[self.format].uses)
-        if s.columns: found += [k for k in unread(row, {*s.columns.values(), *re.findall(r"\{(\w+)\}", s.template)}) if k not in given]
-        sides = [("query", ours["query"]), *(("positive", v) for v in ours["positives"]), *(("negative", v) for v in ours["negatives"])]
-        found += [key for name, value in sides for key in odd_keys(name, value)]
+        named = {*s.columns.values(), *re.findall(r"\{(\w+)\}", s.template)}
+        if s.columns: found += [k for k in unread(row, named) if k not in given]
+        for name, values in (("query", [ours["query"]]), ("positive", ours["positives"]), ("negative", ours["negatives"])):
+            found += [key for value in values for key in odd_keys(name, value)]
         if not found: return
         self.has_unread[i] = True
         self.unread |= dict.fromkeys(found if len(self.unread) < 100 else [])
@@ -438,9 +452,10 @@ class Pairs(Lazy):
 
     def notes(self) -> Counter:
         "How many rows have which peculiarity, and columns that no adapter reads."
-        found = super().notes() + (Counter() if self.copy else self.rows.notes() + (self.corpus.notes() if self.corpus else Counter()))
+        found = super().notes()
+        if not self.copy: found += self.rows.notes() + (self.corpus.notes() if self.corpus else Counter())
         for why, n in self.left.items():
-            if total := int(n.sum()): found[f"{total:,} negatives left out that {why}"] = int((n > 0).sum())
+            if total := int(n.sum()): found[f"negatives left out that {why} ({total:,})"] = int((n > 0).sum())
         if names := list(self.unread):
             more = f" and {len(names) - 20} more" if len(names) > 20 else ""
             found[f"columns that are not read: {', '.join(names[:20])}{more}"] = int(self.has_unread.sum())

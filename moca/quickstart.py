@@ -24,6 +24,7 @@ import torch
 import yaml
 from .backbone import Backbone, attention_maps, load_backbone, show_attention
 from .checkpoints import atomic, claim, need_space, remove
+from .runs import begun
 from .contrastive import SMALL as SMALL2, FinetuneConfig, finetune
 from .corpus import Corpus, load_corpus, picture_documents
 from .documents import BadInput, Document, Task
@@ -85,7 +86,7 @@ def begin(out: str | Path, resume: bool, force: bool, **given) -> tuple[Path, di
     """Claim the directory and write its `config.yaml`, or read that of the run to resume: (directory, record).
     Raises `BadInput`; nothing is deleted for options that make no sense. Raises `MocaError` for a disk without room."""
     new = options(**given)
-    out = claim(out, resume, force)
+    out = claim(out, resume, force, "quickstart")
     if resume and (out/"config.yaml").exists():
         old = yaml.safe_load((out/"config.yaml").read_text("utf-8"))
         if not isinstance(old, dict) or old.get("command") != "quickstart":
@@ -219,7 +220,7 @@ def draw_pictures(out: Path, corpus: Corpus, tasks: list[Task], cfg: PretrainCon
 def run_stage(out: Path, train: Callable, cfg) -> dict:
     "Train a stage, or go on with it; its optimizer state is removed when the stage is finished."
     stage = Path(cfg.out)
-    found = train(cfg, resume=stage.is_dir() and any(stage.iterdir()))
+    found = train(cfg, resume=begun(stage))
     remove(stage/"state")
     return found
 

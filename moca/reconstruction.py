@@ -168,9 +168,8 @@ def stage_documents(cfg: PretrainConfig) -> tuple[Sequence[Document], Report]:
 def fitted(encoder, docs: Sequence[Document], progress: bool = False, report: Report | None = None, # gets what cannot be used
            cache: Path | None = None # file for the lengths
            ) -> tuple[Lazy, np.ndarray, str]:
-    "`split_all`; raises `BadInput` where a picture is larger than `max_length`, or nothing is left."
+    "`split_all` with threads; raises `BadInput` where nothing is left."
     found, table, note = split_all(encoder, docs, progress, report, workers=4, cache=cache)
-    if "larger than that are left out" in note: raise BadInput(f"{note}: raise max_length, or make pictures smaller with max_pixels")
     if not len(found) and report is None: raise BadInput("there is no Document to train on: the corpus is empty") # a report names its rows
     return found, table, note
 

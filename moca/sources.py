@@ -25,18 +25,18 @@ import yaml
 from filelock import FileLock
 from tqdm.auto import tqdm
 from .account import Ignored, Report
-from .documents import MAX_PIXELS, BadInput, Document, ImageRef, MocaError, _address, _parts, content, missing, printable, prompt
-from .documents import stored, with_id, written
+from .documents import MAX_PIXELS, BadInput, Document, ImageRef, MocaError, _address, _parts
+from .documents import content, missing, printable, prompt, stored, with_id, written
 from .layouts import Columns, coco, holds_nothing, read_row
 from .opening import open_rows
 from .rows import Chain, Lazy, Listed, ParquetRows, Selection, digest, file_mark
 
 # %% auto #0
-__all__ = ['SAMPLING', 'ROW', 'MOST_NOTES', 'MOST_NAMES', 'UNREAD', 'CHUNK', 'MASK64', 'HUB_CAP', 'PART_BYTES', 'GROUP_BYTES',
-           'COCO_BYTES', 'Source', 'checked', 'source_of', 'source_words', 'typed', 'source_from_words', 'inline',
-           'inlined', 'renamed', 'left_over', 'row_id', 'place', 'Documents', 'digest64', 'Asked', 'ask', 'asked',
-           'holder', 'sources_of', 'own_id', 'second_id', 'Renamed', 'files_of', 'files_mark', 'marked_files', 'sift',
-           'used_again', 'why_copy', 'again', 'look', 'hub_name', 'cache_folder', 'read_state', 'hub_stream',
+__all__ = ['SAMPLING', 'ROW', 'MOST_NOTES', 'MOST_NAMES', 'UNREAD', 'CHUNK', 'MASK64', 'FRAMES', 'HUB_CAP', 'PART_BYTES',
+           'GROUP_BYTES', 'COCO_BYTES', 'Source', 'checked', 'source_of', 'source_words', 'typed', 'source_from_words',
+           'inline', 'inlined', 'renamed', 'left_over', 'row_id', 'place', 'Documents', 'digest64', 'Asked', 'ask',
+           'asked', 'holder', 'sources_of', 'own_id', 'second_id', 'Renamed', 'images_of', 'files_mark', 'marked_files',
+           'sift', 'used_again', 'why_copy', 'again', 'look', 'hub_name', 'cache_folder', 'read_state', 'hub_stream',
            'chosen_rows', 'draw_rows', 'shuffled', 'tables', 'fill_cache', 'write_part', 'hub_rows', 'source_rows',
            'there_is', 'CocoRows', 'coco_rows', 'open_source', 'read_documents']
 
@@ -73,9 +73,12 @@ class Source:
 
     def __post_init__(self):
         for f in dataclasses.fields(self): setattr(self, f.name, checked(f, getattr(self, f.name)))
-        if self.sampling not in SAMPLING: raise BadInput(f"option sampling is {self.sampling!r}: use one of {', '.join(SAMPLING)}")
-        if self.cap is not None and self.cap < 1: raise BadInput(f"option cap is {self.cap}: give 1 or more, or leave it out")
-        if not 0 < self.weight < 1000: raise BadInput(f"option weight is {self.weight}: give a positive number")
+        if self.sampling not in SAMPLING:
+            raise BadInput(f"option sampling is {self.sampling!r}: use one of {', '.join(SAMPLING)}")
+        if self.cap is not None and self.cap < 1:
+            raise BadInput(f"option cap is {self.cap}: give 1 or more, or leave it out")
+        if not 0 < self.weight < 1000:
+            raise BadInput(f"option weight is {self.weight}: give a positive number")
 
     @property
     def title(self) -> str:
@@ -109,22 +112,25 @@ def source_of(values: dict, name: str) -> Source:
     try: return Source(**values)
     except BadInput as e: raise BadInput(f"source {name}: {e}") from e
 
-# %% ../nbs/10_sources.ipynb #7b37e047
+# %% ../nbs/10_sources.ipynb #7d52144b
 def source_words(words: list[str], # `name=value`, the first perhaps only the data
                  ) -> dict:
-    "The fields of a Source that words of a command line give. Raises `BadInput` for an unknown name, with the nearest, or an odd value."
+    """The fields of a Source that words of a command line give. Raises `BadInput` for an unknown name, with
+    the nearest, or an odd value."""
     fields, found = {f.name: f for f in dataclasses.fields(Source)}, {}
     for k, word in enumerate(words):
         name, sign, value = word.partition("=")
-        if not k and (not sign or name.partition(".")[0] not in fields and ("/" in name or Path(word).exists())):
+        if not k and (not sign or name.partition(".")[0] not in fields
+                      and ("/" in name or Path(word).exists())):
             found["data"] = word
             continue
         name, _, key = name.partition(".")
         if name not in fields or not sign:
             near = difflib.get_close_matches(name, fields, 1)
-            raise BadInput(f"{printable(word)!r} is no option of a source: " + (f"did you mean {near[0]}=...?" if near else
-                                                                              f"write name=value, of {', '.join(fields)}"))
-        if key and name != "columns": raise BadInput(f"option {name} takes one value: write {name}={printable(value)}")
+            hint = f"did you mean {near[0]}=...?" if near else f"write name=value, of {', '.join(fields)}"
+            raise BadInput(f"{printable(word)!r} is no option of a source: {hint}")
+        if key and name != "columns":
+            raise BadInput(f"option {name} takes one value: write {name}={printable(value)}")
         if key: found.setdefault("columns", {})[key] = value
         else: found[name] = checked(fields[name], typed(fields[name], value))
     return found
@@ -135,7 +141,8 @@ def typed(f: dataclasses.Field, value: str):
     if "None" in kinds and value in ("", "null", "none"): return None
     if "str" in kinds: return value
     try: return yaml.safe_load(value)
-    except yaml.YAMLError: raise BadInput(f"option {f.name} is {printable(value)!r}: it takes {f.type}") from None
+    except yaml.YAMLError:
+        raise BadInput(f"option {f.name} is {printable(value)!r}: it takes {f.type}") from None
 
 def source_from_words(words: list[str]) -> Source:
     "The Source that words of a command line name. Raises `BadInput`."
@@ -145,13 +152,15 @@ def source_from_words(words: list[str]) -> Source:
 def inline(values: dict) -> str:
     "A source on one line, `{data: ..., columns: {...}}`; its data alone where nothing else is given."
     if values.keys() == {"data"}: return values["data"]
-    return yaml.safe_dump(values, default_flow_style=True, sort_keys=False, width=10**6, allow_unicode=True).strip()
+    return yaml.safe_dump(values, default_flow_style=True, sort_keys=False, width=10**6,
+                          allow_unicode=True).strip()
 
 def inlined(data: str) -> dict | None:
     "The fields of a source written on one line; None for any other text. Raises `BadInput` if it is damaged."
     if not data.lstrip().startswith("{"): return None
     try: found = yaml.safe_load(data)
-    except yaml.YAMLError as e: raise BadInput(f"the source {printable(data)} is not YAML: {str(e).splitlines()[0]}") from None
+    except yaml.YAMLError as e:
+        raise BadInput(f"the source {printable(data)} is not YAML: {str(e).splitlines()[0]}") from None
     if not isinstance(found, dict): raise BadInput(f"the source {printable(data)} is no dictionary")
     return found
 
@@ -164,7 +173,8 @@ def _inside(root: str | None, max_pixels: int) -> Callable:
         name = ""
         if isinstance(x, dict): x, name = stored(x), str(x.get("path") or "")
         if missing(x): raise BadInput("an image is null")
-        if isinstance(x, str) and (data := written(x)) is not None: x, name = data, f"written as {len(x):,} characters"
+        if isinstance(x, str) and (data := written(x)) is not None:
+            x, name = data, f"written as {len(x):,} characters"
         if isinstance(x, (str, Path)): x, name = _followed(str(x), root, home), str(x)
         return ImageRef.of(x, name, max_pixels=max_pixels)
     return image
@@ -172,11 +182,13 @@ def _inside(root: str | None, max_pixels: int) -> Callable:
 def _home(root: Path) -> Path:
     "The folder that links may not leave: a snapshot of the hub's cache belongs to a repository."
     for k, part in enumerate(root.parts[:-2]):
-        if re.fullmatch(r"(datasets|models|spaces)--.+", part) and root.parts[k + 1] == "snapshots": return Path(*root.parts[:k + 1])
+        if re.fullmatch(r"(datasets|models|spaces)--.+", part) and root.parts[k + 1] == "snapshots":
+            return Path(*root.parts[:k + 1])
     return root
 
 def _followed(name: str, root: str | Path | None, home: Path | None) -> Path:
-    "The file that a row names. Raises `BadInput` for one that is not there, or not in the folder of the data."
+    """The file that a row names. Raises `BadInput` for one that is not there, or not in the folder of the
+    data."""
     shown = printable(name)
     if _address.match(name): raise BadInput(f"image {shown} is an address: nothing is fetched, give a path")
     if root is None: raise BadInput(f"image {shown} is a path, and its row is in no folder: give image_root")
@@ -184,22 +196,28 @@ def _followed(name: str, root: str | Path | None, home: Path | None) -> Path:
     path = Path(root)/name
     try: inside, there = path.resolve().is_relative_to(home), path.is_file()
     except (OSError, RuntimeError, ValueError) as e: # too long, a loop of links, half a character
-        raise BadInput(f"image {shown} is no path that can be followed ({getattr(e, 'strerror', None) or type(e).__name__})") from e
-    if not inside: raise BadInput(f"image {shown} lies outside the folder of the data: move it there or give image_root")
+        why = getattr(e, "strerror", None) or type(e).__name__
+        if isinstance(e, RuntimeError): why = "a link that leads in a circle"
+        raise BadInput(f"image {shown} is no path that can be followed ({why})") from e
+    if not inside:
+        raise BadInput(f"image {shown} lies outside the folder of the data: move it there or give image_root")
     if not there: raise BadInput(f"image {shown} does not exist: check the path, or give image_root")
     return path
 
-# %% ../nbs/10_sources.ipynb #3d358fa6
+# %% ../nbs/10_sources.ipynb #fe0ea4fc
 _field = re.compile(r"\{(\w+)\}")
 
 def renamed(row: dict, source: Source) -> dict:
-    "A row under our names: its text made from the template, its columns renamed. Raises `BadInput` for a column that is not there."
+    """A row under our names: its text made from the template, its columns renamed. Raises `BadInput` for a
+    column that is not there."""
     def column(name: str):
-        if name not in row: raise BadInput(f"it has no column {name!r}: it has {', '.join(map(printable, row))}"[:300])
+        if name not in row:
+            raise BadInput(f"it has no column {name!r}: it has {', '.join(map(printable, row))}"[:300])
         return row[name]
     def words(m: re.Match) -> str:
         value = column(m[1])
-        if isinstance(value, (bytes, dict)): raise BadInput(f"the template needs a text, and its column {m[1]!r} is a {type(value).__name__}")
+        if isinstance(value, (bytes, dict)):
+            raise BadInput(f"the template needs a text, and its column {m[1]!r} is a {type(value).__name__}")
         return "" if missing(value) else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     out = {ours: column(theirs) for ours, theirs in source.columns.items()} if source.columns else dict(row)
     if source.template: out["text"] = _field.sub(words, source.template)
@@ -209,7 +227,8 @@ def left_over(row: dict, columns: Columns, source: Source) -> list[str]:
     "The columns of a row that hold something and are in nothing that was read."
     read = columns.read - {"text"} if source.template else columns.read
     used = {source.columns.get(k, k) for k in read} | {ROW} | set(_field.findall(source.template))
-    return [str(k) for k, v in (row if source.columns or source.template else columns).items() if k not in used and not holds_nothing(v)]
+    return [str(k) for k, v in (row if source.columns or source.template else columns).items()
+            if k not in used and not holds_nothing(v)]
 
 def row_id(row: dict, where: str, source: Source, copy: int = 0) -> str:
     "The id of a row: its own, or its place."
@@ -227,7 +246,8 @@ MOST_NAMES = 20 # columns that a note names
 
 class Documents(Lazy):
     "The Documents that rows hold, in any layout."
-    def __init__(self, rows: Lazy, source: Source, copy: int = 0): # copy 1, 2 ...: the same rows again, under other ids
+    def __init__(self, rows: Lazy, source: Source,
+                 copy: int = 0): # copy 1, 2 ...: the same rows again, under other ids
         self.rows, self.source, self.copy, self.unread = rows, source, copy, set()
         self.rejected, self.ignored = ([], []) if copy else (rows.rejected, rows.ignored)
 
@@ -244,7 +264,8 @@ class Documents(Lazy):
         if self.copy: return Counter()
         own, names = super().notes(), sorted(self.unread)
         more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-        if n := own.pop(UNREAD, 0): own[f"{UNREAD}: {', '.join(map(printable, names[:MOST_NAMES]))}{more}"] = n
+        if n := own.pop(UNREAD, 0):
+            own[f"{UNREAD}: {', '.join(map(printable, names[:MOST_NAMES]))}{more}"] = n
         return own + self.rows.notes()
 
     def make(self, i) -> Document:
@@ -276,16 +297,18 @@ class Asked(NamedTuple):
     content: int = 0 # of its content, if its id is not its place
     second: int = 0 # of the id that it has if the first was used before
     files: int = 0 # of the picture files it names
+    frames: bool = False # has one of its pictures more than one?
 
 def ask(items: Lazy, i: int, measure: Callable, whole: bool = False) -> Asked: # whole: digest picture files
     "Make an item and measure it."
     try: item = items.make(i)
     except BadInput as e: return Asked(why=str(e))
-    except (OSError, UnicodeError, RecursionError) as e: return Asked(why=f"it cannot be read ({e or type(e).__name__})")
+    except (OSError, UnicodeError, RecursionError) as e:
+        return Asked(why=f"it cannot be read ({e or type(e).__name__})")
     own = item.id != items.where(i)
     known = dict(id=digest64(item.id), content=digest64(content(item)) if own else 0,
                  second=digest64(second_id(item.id, items, i)) if own else 0, files=files_mark(item, whole))
-    try: return Asked(measure(item), None, **known)
+    try: return Asked(measure(item), None, **known, frames=any(image.frames for image in images_of(item)))
     except BadInput as e: return Asked(None, str(e), **known)
 
 def asked(items: Lazy, measure: Callable, workers: int) -> Iterator[Asked]:
@@ -301,7 +324,7 @@ def asked(items: Lazy, measure: Callable, workers: int) -> Iterator[Asked]:
             if k is not None: waiting.append(pool.submit(some, k))
             while waiting and (k is None or len(waiting) > 2 * workers): yield from waiting.pop(0).result()
 
-# %% ../nbs/10_sources.ipynb #83813a11
+# %% ../nbs/10_sources.ipynb #5146b1e2
 def holder(items: Lazy, i: int) -> tuple[Lazy, int]:
     "The Documents or Pairs that make item `i`, and its number there."
     while True:
@@ -330,7 +353,8 @@ def second_id(id: str, items: Lazy, i: int) -> str:
     return f"{id}@{part.rows.where(k) if hasattr(part, 'rows') else part.where(k)}"
 
 class Renamed(Lazy):
-    "Items, some of them under their second id. It is made again from the numbers alone, without a look at the data."
+    """Items, some of them under their second id. It is made again from the numbers alone, without a look at
+    the data."""
     def __init__(self, base: Lazy, numbers): # of the items whose id was used before
         self.base, self.numbers = base, frozenset(map(int, numbers))
         self.rejected, self.ignored = base.rejected, base.ignored
@@ -346,17 +370,19 @@ class Renamed(Lazy):
         item = self.base.make(i)
         return with_id(item, second_id(item.id, self.base, i)) if i in self.numbers else item
 
-# %% ../nbs/10_sources.ipynb #381b7c12
+# %% ../nbs/10_sources.ipynb #1005265e
 MASK64 = 2**64 - 1
 
-def files_of(item) -> list[Path]:
-    "The picture files that a Document or Pair names."
+def images_of(item) -> list[ImageRef]:
+    "The pictures of a Document, or of the sides of a Pair."
     docs = [item] if isinstance(item, Document) else [item.query, item.positive, *item.negatives]
-    return [image.source for doc in docs for image in doc.images if isinstance(image.source, Path)]
+    return [image for doc in docs for image in doc.images]
 
 def files_mark(item, whole: bool = False) -> int:
-    "A digest of the picture files of an item: name, size and time of each, or `whole`, their bytes. Marks of several items are added."
-    return sum(_file_mark(path, whole) for path in files_of(item)) & MASK64
+    """A digest of the picture files of an item: name, size and time of each, or `whole`, their bytes. Marks
+    of several items are added."""
+    return sum(_file_mark(image.source, whole) for image in images_of(item)
+               if isinstance(image.source, Path)) & MASK64
 
 def _file_mark(path: Path, whole: bool) -> int:
     "A digest of a file; of one that is gone, of its name."
@@ -374,7 +400,8 @@ def _digest_of(f) -> str:
     return h.hexdigest()
 
 def marked_files(items: Lazy, workers: int = 1) -> str:
-    "The mark of all picture files that items name, as `sift` leaves it in the report: one pass over the rows, no picture is opened."
+    """The mark of all picture files that items name, as `sift` leaves it in the report: one pass over the
+    rows, no picture is opened."""
     return _hex(sum(x.files for x in asked(items, lambda item: None, workers)))
 
 def _hex(total: int) -> str:
@@ -382,16 +409,20 @@ def _hex(total: int) -> str:
     return f"{total & MASK64:016x}" if total else ""
 
 # %% ../nbs/10_sources.ipynb #728475c1
+FRAMES = "frames after the first are not read"
+
 def sift(items: Lazy, report: Report, # that the others go to
          measure: Callable = lambda item: None, # asked of each item; `BadInput` rejects it
          workers: int = 1, # threads
          progress: bool = False, what: str = "rows") -> tuple[Selection, list]:
     "The items that can be used, and what `measure` said of each."
-    n, found, bad, files = len(items), [], {}, 0
+    n, found, bad, files, frames = len(items), [], {}, 0, 0
     ids, contents, seconds = (np.zeros(n, np.uint64) for _ in range(3))
-    for i, x in enumerate(tqdm(asked(items, measure, workers), total=n, desc=what, unit="row", disable=not progress)):
+    for i, x in enumerate(tqdm(asked(items, measure, workers), total=n, desc=what, unit="row",
+                               disable=not progress)):
         found.append(x.said)
         ids[i], contents[i], seconds[i], files = x.id, x.content, x.second, files + x.files
+        frames += x.frames
         if x.why is not None: bad[i] = x.why
     copies, others = used_again(ids, contents, seconds)
     for i, first in copies.items(): bad.setdefault(i, why_copy(items, i, first, bool(contents[i])))
@@ -404,6 +435,8 @@ def sift(items: Lazy, report: Report, # that the others go to
     report.files_mark = _hex(files)
     report.take(items)
     if len(second): report.notes["ids used again, kept as id@place"] += len(second)
+    if frames > report.notes.get(FRAMES, 0):
+        report.notes[FRAMES] = frames # a reader may have told of some already
     return good, [found[i] for i in keep] if bad else found
 
 def used_again(ids: np.ndarray, contents: np.ndarray, seconds: np.ndarray # [n] uint64 digests; id 0: not made
@@ -420,8 +453,10 @@ def used_again(ids: np.ndarray, contents: np.ndarray, seconds: np.ndarray # [n] 
 
 def why_copy(items: Lazy, i: int, first: int, equal: bool) -> str: # equal: their contents are known to be
     "What is wrong with an item whose id an earlier one has."
-    if i == first: return f"its id is used by another row, and so is the id that would tell them apart ({second_id('...', items, i)})"
-    if equal or content(items.make(i)) == content(items.make(first)): return f"its id and its content are those of {items.where(first)}"
+    if i == first:
+        return f"its id is used by another row, and so is the id that would tell them apart ({second_id('...', items, i)})"
+    if equal or content(items.make(i)) == content(items.make(first)):
+        return f"its id and its content are those of {items.where(first)}"
     return f"another row stands at {items.where(first)} too, and neither has an id of its own"
 
 def again(digests: np.ndarray, of: np.ndarray) -> dict[int, int]: # [n] uint64, [n] bool
@@ -447,7 +482,8 @@ def hub_name(data: str) -> str | None:
 
 def cache_folder(source: Source) -> Path:
     "Where the rows of a hub data set are kept: below `cache`, else `$MOCA_CACHE`, else `~/.cache/moca`."
-    wanted = {k: getattr(source, k) for k in ("config", "split", "revision", "cap", "sampling")} | dict(name=hub_name(source.data), format=1)
+    wanted = {k: getattr(source, k) for k in ("config", "split", "revision", "cap",
+                                              "sampling")} | dict(name=hub_name(source.data), format=1)
     wanted["seed"] = None if source.sampling == "first" else source.seed
     key = blake2b(json.dumps(wanted, sort_keys=True).encode(), digest_size=6).hexdigest()
     root = source.cache or os.environ.get("MOCA_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()/"moca"
@@ -458,20 +494,24 @@ def read_state(folder: Path) -> dict | None:
     "How far a cache is; None if it was not begun. Raises `BadInput` if it is damaged."
     try: state = json.loads((folder/"state.json").read_text("utf-8"))
     except FileNotFoundError: return None
-    except ValueError: raise BadInput(f"{folder/'state.json'} is damaged: delete {folder} and start again") from None
+    except ValueError:
+        raise BadInput(f"{folder/'state.json'} is damaged: delete {folder} and start again") from None
     missing = [p for p in state["parts"] if not (folder/p).is_file()]
     if missing: raise BadInput(f"the cache {folder} lacks {missing[0]}: delete it and start again")
     return state
 
 # %% ../nbs/10_sources.ipynb #296cead3
 def hub_stream(source: Source, revision: str | None):
-    "The stream of a data set and the commit that it is pinned to. Raises `BadInput` in one sentence, whatever the libraries say."
+    """The stream of a data set and the commit that it is pinned to. Raises `BadInput` in one sentence,
+    whatever the libraries say."""
     import datasets
     from huggingface_hub import HfApi
     name = hub_name(source.data)
     try:
-        if revision is None and not Path(name).exists(): revision = HfApi().dataset_info(name, revision=source.revision).sha
-        return datasets.load_dataset(name, source.config, split=source.split or "train", revision=revision, streaming=True), revision
+        if revision is None and not Path(name).exists():
+            revision = HfApi().dataset_info(name, revision=source.revision).sha
+        return datasets.load_dataset(name, source.config, split=source.split or "train", revision=revision,
+                                     streaming=True), revision
     except Exception as e: # requests', httpx', huggingface_hub's, datasets' own ...
         reason = next((o for o in str(e).splitlines() if o.strip()), type(e).__name__)
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on") else ""
@@ -505,7 +545,8 @@ def tables(stream, source: Source, state: dict) -> Iterator[tuple[pa.Table, dict
     order = shuffled(n, source, "shards").tolist() if source.sampling == "shards" else range(n)
     for at in range(state["shard"], n):
         shard, row = stream.shard(n, order[at]).with_format("arrow"), 0
-        if at == state["shard"] and state["stream"]: shard.load_state_dict(state["stream"]); row = state["row"]
+        if at == state["shard"] and state["stream"]:
+            shard.load_state_dict(state["stream"]); row = state["row"]
         for table in shard.iter(batch_size=64):
             rows = np.arange(len(table))
             if chosen is not None: rows = chosen[slice(*np.searchsorted(chosen, [state["seen"],
@@ -525,10 +566,13 @@ def fill_cache(folder: Path, source: Source, progress: bool = False) -> None:
     stream, state["revision"] = hub_stream(source, state["revision"])
     held, place = [], {}
     def flush(**more):
-        if held: write_part(folder/(name := f"part-{len(state['parts']):05d}.parquet"), held); state["parts"].append(name)
+        if held:
+            write_part(folder/(name := f"part-{len(state['parts']):05d}.parquet"),
+                       held); state["parts"].append(name)
         state["rows"] += sum(map(len, held)); state.update(place, **more); held.clear()
         with atomic(folder/"state.json") as part: part.write_text(json.dumps(state, indent=1), "utf-8")
-    bar = tqdm(total=source.cap, initial=state["rows"], desc=f"{source.title} into {folder}", unit="row", disable=not progress)
+    bar = tqdm(total=source.cap, initial=state["rows"], desc=f"{source.title} into {folder}", unit="row",
+               disable=not progress)
     try:
         for table, after in tables(stream, source, dict(state)):
             if held and table.schema != held[0].schema: flush()
@@ -576,17 +620,19 @@ def source_rows(source: Source, progress: bool = False) -> Lazy:
                                                **({"lines": True} if source.lines else {}))
     if source.cap is None or source.cap >= len(rows): return rows
     if source.sampling == "random": return Selection(rows, draw_rows(len(rows), source))
-    if source.sampling == "first" or not isinstance(rows, Chain): return Selection(rows, np.arange(source.cap))
+    if source.sampling == "first" or not isinstance(rows, Chain):
+        return Selection(rows, np.arange(source.cap))
     starts = np.cumsum([0, *map(len, rows.parts)])
     order = shuffled(len(rows.parts), source, "shards").tolist()
-    return Selection(rows, np.sort(np.concatenate([np.arange(starts[k], starts[k + 1]) for k in order])[:source.cap]))
+    return Selection(rows, np.sort(np.concatenate([np.arange(starts[k], starts[k + 1])
+                                                   for k in order])[:source.cap]))
 
 def there_is(data: str) -> None:
     "Raises `BadInput` for a path where nothing is, and says how a data set of the hub is named."
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", data) or Path(data).exists(): return
     raise BadInput(f"{printable(data)} does not exist: check the path; a data set on the hub is named hub:{printable(data)}")
 
-# %% ../nbs/10_sources.ipynb #902d27b3
+# %% ../nbs/10_sources.ipynb #5d123666
 COCO_BYTES = 2**30 # of a JSON file
 
 class CocoRows(Listed):
@@ -602,16 +648,18 @@ class CocoRows(Listed):
 def coco_rows(data: str) -> CocoRows | None:
     "The rows of a file in COCO's layout; None for any other. Raises `BadInput` for one without captions."
     path = Path(data)
-    if path.suffix.lower() != ".json" or not path.is_file() or not 0 < path.stat().st_size <= COCO_BYTES: return None
+    if path.suffix.lower() != ".json" or not path.is_file() or not 0 < path.stat().st_size <= COCO_BYTES:
+        return None
     with open(path, "rb") as f: start = f.read(2**16)
-    if not re.match(rb"\s*\{", start) or not re.search(rb'"(images|annotations|info|licenses)"\s*:', start): return None
+    if not re.match(rb"\s*\{", start) or not re.search(rb'"(images|annotations|info|licenses)"\s*:', start):
+        return None
     try: found = json.loads(path.read_bytes())
     except (ValueError, RecursionError): return None # what is wrong with it, the reader of JSON says
     try: rows = coco(found)
     except BadInput as e: raise BadInput(f"{path.name}: {e}") from e
     return None if rows is None else CocoRows(path, rows)
 
-# %% ../nbs/10_sources.ipynb #29e57ca7
+# %% ../nbs/10_sources.ipynb #feebdabf
 def open_source(source: Source, progress: bool = False) -> Documents:
     "The Documents of a source, none of them read yet. Raises `BadInput`."
     return Documents(source_rows(source, progress), source)

@@ -25,11 +25,13 @@ def _field(row: dict, where: str, *names: str):
     "The first of these columns that the row has. Raises `BadInput` if there is none, or only null and NaN."
     for name in names:
         if row.get(name) is not None and row[name] == row[name]: return row[name]
-    raise BadInput(f"{where}: no column {' or '.join(names)}" + ("" if not any(n in row for n in names) else " with a value"))
+    value = " with a value" if any(n in row for n in names) else ""
+    raise BadInput(f"{where}: no column {' or '.join(names)}{value}")
 
 class Part:
-    "The rows of `queries`, `corpus` or `qrels` by their id. The same row twice is read once; raises `BadInput` if two differ."
-    def __init__(self, folder: Path, name: str, ids: tuple[tuple[str, ...], ...]): # the columns of its id, each under several names
+    """The rows of `queries`, `corpus` or `qrels` by their id. The same row twice is read once; raises `BadInput` if two
+    differ."""
+    def __init__(self, folder: Path, name: str, ids: tuple[tuple[str, ...], ...]): # columns of an id, each of several names
         self.rows, self.columns, self.repeated = {}, set(), 0
         for where, row in (o for f in _part_files(folder, name) for o in read_records(f)):
             key = tuple(str(_field(row, where, *names)) for names in ids)
@@ -64,7 +66,8 @@ def _gains(part: Part, rank: dict[str, int], name: str) -> dict[str, dict[int, f
     "{query: {page: grade}}, grades above 0. Raises `BadInput` for a page that is not there."
     gains = {}
     for (query, key), where, row in part:
-        if key not in rank: raise BadInput(f"{where}: corpus-id {key[:80]} is not in the corpus of {name}: the download is incomplete")
+        if key not in rank:
+            raise BadInput(f"{where}: corpus-id {key[:80]} is not in the corpus of {name}: the download is incomplete")
         if grade := _grade(row, where): gains.setdefault(query, {})[rank[key]] = grade
     return gains
 
@@ -78,20 +81,24 @@ def _vidore_task(folder: Path, language: str | None, page: str, metric: str) -> 
     for (key,), where, row in parts["queries"]:
         text = said(_field(row, where, "query", "text"), where, "the query")
         if not text: raise BadInput(f"{where}: the query {key[:80]} is empty")
-        if language is not None and row.get("language") != language: count["queries in other languages left out"] += 1
+        other = language is not None and row.get("language") != language
+        if other: count["queries in other languages left out"] += 1
         elif key not in gains: count["queries without a right page left out"] += 1
         else: queries.append((key, text))
     if not queries:
         languages = sorted({str(row.get("language")) for *_, row in parts["queries"]})
-        raise BadInput(f"{folder.name}: no query with a right page" + (f" in {language!r}; there are {languages}" if language else ""))
+        which = f" in {language!r}; there are {languages}" if language else ""
+        raise BadInput(f"{folder.name}: no query with a right page{which}")
     count["rows that stand there twice read once"] = sum(p.repeated for p in parts.values())
-    count["queries with judgements that are not there"] = len(gains.keys() - {key for (key,), *_ in parts["queries"]})
+    asked = {key for (key,), *_ in parts["queries"]}
+    count["queries with judgements that are not there"] = len(gains.keys() - asked)
     graded = any(g != 1 for key, _ in queries for g in gains[key].values())
-    unread = columns_unread({f"{name}.{c}" for name, p in parts.items() for c in p.columns}, {f"{name}.{c}" for name in USES for c in USES[name]})
+    relevant = [gains[k] if graded else set(gains[k]) for k, _ in queries]
     task = Task(f"{folder.name} ({language})" if language else folder.name, "visual-document", metric,
-                [Document(f"{folder.name}/q-{k}", (t,)) for k, t in queries], pages,
-                [gains[k] if graded else set(gains[k]) for k, _ in queries], note="graded relevance" if graded else "binary relevance")
-    return noted(task, *(f"{n:,} {what}" for what, n in count.items() if n), unread)
+                [Document(f"{folder.name}/q-{k}", (t,)) for k, t in queries], pages, relevant,
+                note="graded relevance" if graded else "binary relevance")
+    unread = (columns_unread(p.columns, USES[name], f"{name}.") for name, p in parts.items())
+    return noted(task, *(f"{n:,} {what}" for what, n in count.items() if n), *unread)
 
 # %% ../nbs/15_vidore.ipynb #31192857
 def read_vidore(folder: str | Path, # a data set in BEIR layout, or a folder of such
@@ -106,7 +113,8 @@ def read_vidore(folder: str | Path, # a data set in BEIR layout, or a folder of 
     has = {f: [name for name in USES if _part_files(f, name)] for f in folders}
     for f, names in has.items():
         if 0 < len(names) < 3 and f.name not in USES:
-            raise BadInput(f"{f.name} has {' and '.join(names)}, and no {' and no '.join(USES.keys() - names)}: complete or remove it")
+            lacks = " and no ".join(sorted(USES.keys() - names))
+            raise BadInput(f"{f.name} has {' and '.join(names)}, and no {lacks}: complete or remove it")
     sets = [f for f in folders if len(has[f]) == 3]
     if not sets: raise BadInput(f"{folder} holds no data set with queries, corpus and qrels (.parquet or .jsonl)")
     return [_vidore_task(f, language, page, metric) for f in sets]
