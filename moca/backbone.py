@@ -226,7 +226,7 @@ def check_holes(path: str, missing: list[str], unexpected: list[str]) -> None:
     lists = "; ".join(f"{len(keys)} {kind}: {', '.join(keys[:8])}{' ...' if len(keys) > 8 else ''}" for kind, keys in wrong.items())
     raise BadInput(f"{path} has {lists}; a model with holes runs on random numbers (strict=False loads it all the same)")
 
-# %% ../nbs/01_bidirectional_backbone.ipynb #e3dd89ac
+# %% ../nbs/01_bidirectional_backbone.ipynb #92823a82
 def released(model: str | Path | None, checked: Checked) -> str | None:
     """Where the processor is of weights that MoCa's authors released, by their hub name or the class that their config names:
     an empty string for "with the weights"; None for other models."""
@@ -348,6 +348,8 @@ def add_lora(backbone: Backbone, r: int = 16,
         options["trainable_token_indices"] = {table: [backbone.encoder.mask_token_id]}
     # in a tuple: no second owner of the weights
     backbone.peft = (get_peft_model(backbone.model, LoraConfig(**options | config)),)
+    if head := backbone.model.get_output_embeddings(): # a tied head is wrapped too; nobody ever has to predict the mask token
+        backbone.model.set_output_embeddings(getattr(head, "original_module", head))
 
 # %% ../nbs/01_bidirectional_backbone.ipynb #4c9fa80c
 def save(backbone: Backbone, path, pooling: str | None = None, multi_vector: bool = False) -> None:
