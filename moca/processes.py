@@ -18,7 +18,8 @@ from tqdm.auto import tqdm
 from .documents import BadInput, MocaError
 
 # %% auto #0
-__all__ = ['BROKEN', 'launched', 'make_accelerator', 'summed', 'say', 'on_main', 'is_broken', 'Lost', 'Pulse']
+__all__ = ['BROKEN', 'launched', 'make_accelerator', 'summed', 'say', 'on_main', 'is_broken', 'Lost', 'Pulse', 'explain',
+           'missing']
 
 # %% ../nbs/13_processes.ipynb #ab2f06c6
 def launched() -> int:
@@ -71,10 +72,10 @@ def is_broken(e: BaseException) -> bool:
 class Lost(MocaError):
     "A process for which the others wait has ended, or does not answer."
 
-# %% ../nbs/13_processes.ipynb #bba20cb3
+# %% ../nbs/13_processes.ipynb #94b9c3cb
 class Pulse:
     """`with Pulse(accelerator) as pulse:` the other processes see that this one lives, and
-    `pulse.explain(error)` says which one does not."""
+    `explain(pulse, error, step)` says which one does not."""
     def __init__(self, accelerator, store=None, # of the process group, where there are several processes
                  every: float = .5, # seconds between beats
                  patience: float = 60.0): # until a silent process is named
@@ -98,7 +99,7 @@ class Pulse:
         self.doing = f"step {step + 1}: {doing}"
         try: yield
         except Exception as e:
-            self.explain(e, step)
+            explain(self, e, step)
             raise
 
     def leave(self, error: BaseException) -> None:
@@ -109,7 +110,7 @@ class Pulse:
 
     def beat(self) -> None:
         "Count up, and look after the others, until the end."
-        seen = {}
+        seen = []
         while not self.ended.wait(self.every):
             try:
                 self.store.add(f"beat {self.rank}", 1)
@@ -117,42 +118,44 @@ class Pulse:
                 self.watch(seen)
             except RuntimeError: return # the store is gone, and its process
 
-    def watch(self, seen: dict[int, tuple[int, float]]) -> None:
-        "Name a process that has been silent for a while, once."
-        now = time.monotonic()
-        for rank, count in self.counts().items():
-            if seen.get(rank, (None,))[0] != count: seen[rank] = count, now
-            elif now - seen[rank][1] > self.patience and rank not in self.named:
-                self.named.add(rank)
-                tqdm.write(f"process {rank} has not answered for {self.patience:.0f} s; "
-                           "the others wait for it", file=sys.stderr)
+    def watch(self, seen: list) -> None: # its beats, and since when they have been so many
+        "Look after the next process (each has one that does), and name it when it has been silent for a while, once."
+        rank, now = (self.rank + 1) % self.n, time.monotonic()
+        count, = self.counts([rank]).values()
+        if not seen or seen[0] != count: seen[:] = count, now
+        elif now - seen[1] > self.patience and rank not in self.named:
+            self.named.add(rank)
+            words = f"process {rank} has not answered for {self.patience:.0f} s; the others wait for it"
+            tqdm.write(words, file=sys.stderr)
 
-    def counts(self) -> dict[int, int]:
-        "The beats of the other processes."
-        return {r: self.store.add(f"beat {r}", 0) for r in range(self.n) if r != self.rank}
+    def counts(self, ranks: list[int]) -> dict[int, int]:
+        "The beats of some processes."
+        return {r: self.store.add(f"beat {r}", 0) for r in ranks}
 
     def read(self, key: str) -> str:
         "A text in the store; empty where there is none."
         return self.store.get(key).decode() if self.store.check([key]) else ""
 
-    def explain(self, error: BaseException, step: int) -> None:
-        """Raises `Lost` naming the processes that are missing, where a collective broke after `step`; other
-        errors stay what they are."""
-        if self.n == 1 or not is_broken(error): return
-        try: missing = self.missing()
-        except RuntimeError: missing = {0: "it held the store of all"} if self.rank else {}
-        if not missing: return
-        names = "; ".join(f"process {r} ({why})" for r, why in missing.items())
-        raise Lost(f"after step {step} the others waited in vain for {names}: the last saved "
-                   "state is whole, go on with --resume") from error
+# %% ../nbs/13_processes.ipynb #36f94f89
+def explain(pulse: Pulse, error: BaseException, step: int) -> None:
+    """Raises `Lost` naming the processes that are missing, where a collective broke after `step`; other
+    errors stay what they are."""
+    if pulse.n == 1 or not is_broken(error): return
+    try: lost = missing(pulse)
+    except RuntimeError: lost = {0: "it held the store of all"} if pulse.rank else {}
+    if not lost: return
+    names = "; ".join(f"process {r} ({why})" for r, why in lost.items())
+    raise Lost(f"after step {step} the others waited in vain for {names}: the last saved "
+               "state is whole, go on with --resume") from error
 
-    def missing(self) -> dict[int, str]:
-        """Processes that ended or have been silent for six beats, and what is known of them; all, if everyone
-        lives and yet nothing moves."""
-        before = self.counts()
-        time.sleep(6 * self.every)
-        after = self.counts()
-        last = {r: self.read(f"last words {r}") for r in after}
-        silent = [r for r in after if last[r] or after[r] == before[r]]
-        gone = {r: last[r] or "it was killed, or its machine is gone" for r in silent}
-        return gone or {r: f"it lives, and is at: {self.read(f'doing {r}')}" for r in after}
+def missing(pulse: Pulse) -> dict[int, str]:
+    """Processes that ended or have been silent for six beats, and what is known of them; all, if everyone
+    lives and yet nothing moves."""
+    others = [r for r in range(pulse.n) if r != pulse.rank]
+    before = pulse.counts(others)
+    time.sleep(6 * pulse.every)
+    after = pulse.counts(others)
+    last = {r: pulse.read(f"last words {r}") for r in after}
+    silent = [r for r in after if last[r] or after[r] == before[r]]
+    gone = {r: last[r] or "it was killed, or its machine is gone" for r in silent}
+    return gone or {r: f"it lives, and is at: {pulse.read(f'doing {r}')}" for r in after}

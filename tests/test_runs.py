@@ -1,6 +1,9 @@
 """Runs that are stopped, killed, blocked or starved, as real processes: what ends a run leaves a state, says so, and the run goes on.
 
 Called as a program, this file is such a run: `test_runs.py MODE OUT`, with options in the environment."""
+import dataclasses
+import importlib
+import inspect
 import json
 import multiprocessing
 import os
@@ -13,6 +16,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from moca.runs import STAGES
 
 SLOW = os.environ.get("MOCA_SLOW") == "1"
 KILLS = int(os.environ.get("MOCA_KILLS", "40")) # of the slow test, over both stages
@@ -229,6 +234,12 @@ def test_a_dead_process_is_named(dead, tmp_path):
 def test_a_run_goes_on_by_its_directory(mode, tmp_path):
     "`resume_run(RUN)` after SIGTERM and after kill -9 with a torn log: no other option, the same bits as undisturbed."
     kill_and_compare(mode, tmp_path, [signal.SIGTERM, signal.SIGKILL], random.Random(0), torn=True)
+
+def test_what_can_be_resumed():
+    "Each function that `resume_run` calls is there, takes `resume`, and its config is complete."
+    for module, function, config in STAGES.values():
+        found = importlib.import_module(module)
+        assert "resume" in inspect.signature(getattr(found, function)).parameters and (config is None or dataclasses.is_dataclass(getattr(found, config)))
 
 def kill_and_compare(mode, folder, signals, draw, torn=False):
     "Run a stage undisturbed, and with signals at random moments: how many of them hit a living process, and the seconds."
