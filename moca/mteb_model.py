@@ -52,7 +52,8 @@ MARK = "<|image_1|>"
 
 def batch_documents(batch: dict, instruction: str = "", first: int = 0 # number of its first row, for messages
                     ) -> list[Document]:
-    "The Documents of one mteb batch, each with the prompt. Raises `BadInput` for a batch without text and image, or with an empty row."
+    """The Documents of one mteb batch, each with the prompt. Raises `BadInput` for a batch without text and
+    image, or with an empty row."""
     texts, images = batch.get("text"), batch.get("image")
     if texts is not None and "body" in batch and "title" not in batch: texts = batch["body"]
     n = len(texts if texts is not None else images or ())
@@ -65,7 +66,8 @@ def row_document(text: str | None, image, id, number: int) -> Document:
     "One row of a batch. Raises `BadInput` that names its number and id if it is empty."
     name = f"row {number}" if id is None else f"row {number} (id {id})"
     ref = None if image is None else ImageRef.of(image)
-    if text is not None and not isinstance(text, str): raise BadInput(f"{name}: its text is a {type(text).__name__}")
+    if text is not None and not isinstance(text, str):
+        raise BadInput(f"{name}: its text is a {type(text).__name__}")
     if ref is None and blank(text or ""): raise BadInput(f"{name} is empty: no text, no image")
     before, mark, after = (text or "").partition(MARK)
     parts = (before, ref, after) if mark and ref is not None else (ref, before + after)
@@ -132,7 +134,8 @@ class MtebModel:
         instruction, some, met = prompt_for(self.prompts, task_metadata, side), [], 0
         for batch in inputs:
             try: found = batch_documents(batch, instruction, met)
-            except BadInput as why: raise BadInput(f"{task_metadata.name}, {side or 'inputs'}: {why}") from why
+            except BadInput as why:
+                raise BadInput(f"{task_metadata.name}, {side or 'inputs'}: {why}") from why
             some += found
             met += len(found)
             if len(some) >= n:
@@ -141,16 +144,19 @@ class MtebModel:
         if some: yield some
 
     def encode(self, inputs, *, task_metadata, hf_split, hf_subset, prompt_type=None, **kwargs):
-        """Tensor `[N, dim]`, or for a multi-vector model a list of `[tokens, dim]`. Warns once of each kind of what was cut or scaled.
+        """Tensor `[N, dim]`, or for a multi-vector model a list of `[tokens, dim]`. Warns once of each kind
+        of what was cut or scaled.
         Raises `BadInput` that names an empty row, `MocaError` for vectors that are not finite."""
         side, out, report = prompt_type.value if prompt_type else None, [], Report(task_metadata.name)
         for some in self.documents(inputs, task_metadata, side):
-            made = self.vectors(some, report=report) if self.vectors == self.embedder.encode else self.vectors(some)
+            own = self.vectors == self.embedder.encode # not one that remembers
+            made = self.vectors(some, report=report) if own else self.vectors(some)
             if not all(v.isfinite().all() for v in made):
                 raise MocaError(f"the model's vectors for {task_metadata.name} hold NaN or infinity")
             out += list(made)
         for what, count in report.notes.items(): # once for all batches
-            warnings.warn(f"{task_metadata.name}, {side or 'inputs'}: {what}: {count:,} of {len(out):,}", stacklevel=2)
+            warnings.warn(f"{task_metadata.name}, {side or 'inputs'}: {what}: {count:,} of {len(out):,}",
+                          stacklevel=2)
         return out if self.embedder.multi_vector else torch.stack(out)
 
     def similarity(self, a, b) -> Tensor:

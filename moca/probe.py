@@ -29,7 +29,8 @@ def probe_documents() -> list[Document]:
 LONG, BLOCK = 512, 64 # tokens of the long Document, and of each of its ends that is disturbed and watched
 
 def with_room(encoder: Encoder, tokens: int) -> Encoder:
-    "The same Encoder with a `max_length` of at least so many tokens: what is asked is the model, not its settings."
+    """The same Encoder with a `max_length` of at least so many tokens: what is asked is the model, not its
+    settings."""
     roomy = copy.copy(encoder)
     roomy.max_length = max(tokens, encoder.max_length)
     return roomy
@@ -38,7 +39,8 @@ def long_document(encoder: Encoder) -> Encoded:
     "A text of `LONG` tokens."
     roomy = copy.copy(encoder)
     roomy.max_length = LONG
-    return encode(roomy, document("The long text goes on from word to word, and then it begins again. " * (LONG // 8), id="long"))
+    text = "The long text goes on from word to word, and then it begins again. "
+    return encode(roomy, document(text * (LONG // 8), id="long"))
 
 # %% ../nbs/11_probe.ipynb #47e7eb5b
 class ProbeError(MocaError):
@@ -152,9 +154,10 @@ def wrong_mask(told: dict | None, kind: str, window: int | None, causal: bool) -
     if told["window"] != window: return f"its kernel was told a window of {told['window']}, the config says {window}"
     return ""
 
-# %% ../nbs/11_probe.ipynb #be41fc8b
+# %% ../nbs/11_probe.ipynb #7c8a4f9c
 @torch.no_grad()
-def layer_inputs(backbone, one: Pack, chosen: list[int]) -> dict[int, tuple]: # layer -> its positional and keyword arguments
+# layer -> its positional and keyword arguments
+def layer_inputs(backbone, one: Pack, chosen: list[int]) -> dict[int, tuple]:
     "What some decoder layers get for a Pack; the model runs no further than to the last of them."
     layers, calls, hooks = backbone.text.layers, {}, []
     for i in chosen:
@@ -169,7 +172,8 @@ def layer_inputs(backbone, one: Pack, chosen: list[int]) -> dict[int, tuple]: # 
     return calls
 
 @torch.no_grad()
-def probe_ends(backbone, one: Pack) -> list[tuple[str, float, str]]: # name, largest relative difference, "move" or "stay"
+# name, largest relative difference, "move" or "stay"
+def probe_ends(backbone, one: Pack) -> list[tuple[str, float, str]]:
     "Do the ends of a long Document move each other, in the first attention layer of each kind?"
     first = {}
     for i, kind in enumerate(layer_kinds(backbone)):
@@ -178,7 +182,8 @@ def probe_ends(backbone, one: Pack) -> list[tuple[str, float, str]]: # name, lar
     for (kind, window), i in first.items():
         (x, *args), kwargs = layer_inputs(backbone, one, [i])[i]
         run = lambda x: y[0] if isinstance(y := backbone.text.layers[i](x, *args, **kwargs), tuple) else y
-        before, start, end, sees = run(x)[0].float(), slice(0, BLOCK), slice(n - BLOCK, n), window_mask(n, causal, window)
+        before, sees = run(x)[0].float(), window_mask(n, causal, window)
+        start, end = slice(0, BLOCK), slice(n - BLOCK, n)
         for name, moved, watched in (("start to end", start, end), ("end to start", end, start)):
             other = x.clone()
             other[:, moved] = other[:, moved].flip(-1)
@@ -242,7 +247,8 @@ def probe(backbone, stock: tuple[str, ...] = ("sdpa",), # transformers' own kern
     for kernel in stock:
         for name, (left, right) in PADDINGS.items():
             add(f"stock {kernel}, {name}", size(stock_states(backbone, ea, left, right, kernel) - ha), "equal", limit)
-    for name, value, must in probe_ends(backbone, pack([long_document(encoder)]).to(device)): add(name, value, must)
+    for name, value, must in probe_ends(backbone, pack([long_document(encoder)]).to(device)):
+        add(name, value, must)
     report.layers = probe_layers(backbone, a)
     backbone.train(training)
     report.seconds = time.perf_counter() - began
