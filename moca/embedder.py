@@ -28,7 +28,7 @@ from .saving import read_settings
 __all__ = ['SINGLE', 'KINDS', 'NO_IMAGE', 'SUFFIXES', 'NAMED', 'KEEP', 'refuse_table', 'items_of', 'input_document', 'input_name',
            'names_image', 'Inputs', 'Embedder']
 
-# %% ../nbs/15_embedder.ipynb #558e6f7e
+# %% ../nbs/15_embedder.ipynb #cbd9eea2
 SINGLE = (str, bytes, bytearray, dict, Path, Image.Image, ImageRef, Document)
 
 def refuse_table(inputs) -> None:
@@ -37,34 +37,40 @@ def refuse_table(inputs) -> None:
     column, rows = "tolist()", "to_dict('records')"
     if hasattr(inputs, "to_dicts"): column, rows = "to_list()", "to_dicts()"
     if hasattr(inputs, "to_pylist"): column = rows = "to_pylist()"
-    raise BadInput(f"encode takes a list of inputs, not a {type(inputs).__name__}: write encode(df['text'].{column}) for a column, "
-                   f"encode(df.{rows}) for rows of text and image")
+    raise BadInput(f"encode takes a list of inputs, not {type(inputs).__name__}: write "
+                   f"encode(df['text'].{column}) for a column, encode(df.{rows}) for rows of text and image")
 
 def items_of(inputs) -> Sequence:
-    """What `encode` was given, numbered in the order of iteration: a sequence as it is, anything else as a list.
+    """What `encode` was given, numbered in the order of iteration: a sequence as it is, anything else as a
+    list.
     Raises `BadInput` for a single input, a table, or what has no order."""
     if isinstance(inputs, SINGLE): raise BadInput("encode takes a list: write encode([x]) for a single input")
     refuse_table(inputs)
-    if isinstance(inputs, (set, frozenset)): raise BadInput("encode takes a list of inputs: a set has no order")
-    numbered = isinstance(inputs, Sequence) or type(inputs).__module__.startswith("datasets.") or not hasattr(inputs, "__iter__")
+    if isinstance(inputs, (set, frozenset)):
+        raise BadInput("encode takes a list of inputs: a set has no order")
+    known = isinstance(inputs, Sequence) or type(inputs).__module__.startswith("datasets.")
+    numbered = known or not hasattr(inputs, "__iter__")
     if numbered and hasattr(inputs, "__len__") and hasattr(inputs, "__getitem__"): return inputs
     try: items = iter(inputs)
-    except TypeError: raise BadInput(f"encode takes a list of inputs, not a {type(inputs).__name__}") from None
+    except TypeError:
+        raise BadInput(f"encode takes a list of inputs, not {type(inputs).__name__}") from None
     return [x.as_py() if hasattr(x, "as_py") else x for x in items] # as_py: Arrow's values
 
-# %% ../nbs/15_embedder.ipynb #8bbbb298
+# %% ../nbs/15_embedder.ipynb #b7461eb9
 KINDS = (str, bytes, bytearray, memoryview, dict, list, tuple, Path, Image.Image, ImageRef, Document)
 NO_IMAGE = (".txt", ".md", ".pdf", ".csv", ".tsv", ".json", ".jsonl", ".parquet", ".html")
 
 def input_document(x, i: int) -> Document:
     "Input `i` of `encode` as a Document. Raises `BadInput` with the reason alone."
     if x is None: raise BadInput("it is None")
-    if type(x).__name__ in ("NAType", "NaTType") or isinstance(x, Real) and x != x: raise BadInput(f"it is {x}, a missing value")
+    if type(x).__name__ in ("NAType", "NaTType") or isinstance(x, Real) and x != x:
+        raise BadInput(f"it is {x}, a missing value")
     if not isinstance(x, KINDS) and not callable(x):
-        raise BadInput(f"it is a {type(x).__name__}: give a text, an image, a Path of one, a dictionary, a list of parts or a Document")
+        raise BadInput(f"it is given as {type(x).__name__}: give a text, an image, a Path of one, a dictionary, "
+                       f"a list of parts or a Document")
     if isinstance(x, Path) and x.suffix.lower() in NO_IMAGE:
-        raise BadInput(f"it is the Path {x}, and a Path is that of an image: write {type(x).__name__}.read_text() for a text; "
-                       "the command `moca embed` reads pages and tables")
+        raise BadInput(f"it is the Path {x}, and a Path is that of an image: write Path('{x}').read_text() for "
+                       f"a text; the command `moca embed` reads pages and tables")
     doc = document(x, id=None if isinstance(x, Document) else str(i))
     try: check_content(doc)
     except BadInput: raise BadInput("it is empty: no text, no image") from None
@@ -85,16 +91,18 @@ def names_image(x) -> bool:
     if x.startswith(("http://", "https://")): return not any(map(str.isspace, x))
     return x.lower().endswith(SUFFIXES) and os.path.isfile(x)
 
-# %% ../nbs/15_embedder.ipynb #f2ce373c
+# %% ../nbs/15_embedder.ipynb #524005b0
 KEEP = 1_000_000 # tokens of inputs that are kept between the first look and the computation
 
 class Inputs:
-    "The inputs of one call of `encode`, looked at once. Raises `BadInput` that counts those which cannot be used, and names the first."
+    """The inputs of one call of `encode`, looked at once. Raises `BadInput` that counts those which cannot be
+    used, and names the first."""
     def __init__(self, inputs, encoder: Encoder):
         self.items, self.encoder = items_of(inputs), encoder
         self.lengths, self.kept, self.tokens = [], {}, 0 # kept: number -> its Document and Layout
         self.bad, self.n_bad, self.kind = [], 0, BadInput
-        self.told, self.dropped = {CUT: [0, ""], SCALED: [0, ""], NAMED: [0, ""]}, 0 # how many, and the first of them
+        self.told = {CUT: (0, ""), SCALED: (0, ""), NAMED: (0, "")} # how many, and the first of them
+        self.dropped = 0 # tokens of text
         for i in range(len(self.items)): self.look(i)
         if self.n_bad: raise self.kind(self.complaint())
 
@@ -118,7 +126,9 @@ class Inputs:
         self.lengths.append(laid.tokens + self.encoder.added)
         self.dropped += laid.dropped
         for what, found in ((CUT, laid.dropped), (SCALED, laid.scaled), (NAMED, names_image(x))):
-            if found: self.told[what] = [self.told[what][0] + 1, self.told[what][1] or name + (f": {x}" if what == NAMED else "")]
+            if not found: continue
+            n, first = self.told[what]
+            self.told[what] = n + 1, first or name + (f": {x}" if what == NAMED else "")
         if isinstance(self.items, (list, tuple)) and self.tokens + self.lengths[-1] <= KEEP:
             self.kept[i] = doc, laid
             self.tokens += self.lengths[-1]
@@ -128,22 +138,29 @@ class Inputs:
         if not self.n_bad: self.kind = type(why)
         self.n_bad += 1
         reason = str(why)
-        if len(self.bad) < 3: self.bad.append(f"{name} {reason[3:]}" if reason.startswith("it ") else f"{name}: {reason}")
+        if len(self.bad) < 3:
+            self.bad.append(f"{name} {reason[3:]}" if reason.startswith("it ") else f"{name}: {reason}")
 
     def encoded(self, i: int) -> Encoded:
-        "Input `i` as tensors. Raises `BadInput` naming it, for damage that shows only when an image is decoded."
+        """Input `i` as tensors. Raises `BadInput` naming it, for damage that shows only when an image is
+        decoded."""
         doc, laid = self.kept.pop(i, (None, None))
-        try: return encode(self.encoder, doc if doc is not None else input_document(self.items[i], i), laid=laid)
+        try:
+            if doc is None: doc = input_document(self.items[i], i)
+            return encode(self.encoder, doc, laid=laid)
         except BadInput as why: raise type(why)(f"{input_name(self.items[i], i)}: {why}") from why
 
     def tell(self, report: Report | None) -> None:
-        "Say what is embedded otherwise than it stands: in the notes of a Report, or as warnings, one of a kind."
+        """Say what is embedded otherwise than it stands: in the notes of a Report, or as warnings, one of a
+        kind."""
         last = {CUT: f"{self.dropped:,} tokens of text are not read (max_length={self.encoder.max_length})",
                 SCALED: f"with max_length={self.encoder.max_length}",
                 NAMED: "write Path('photo.jpg') for the image of a file; addresses are not fetched"}
         for what, (n, first) in self.told.items():
             if n and report is not None: report.notes[what] += n
-            elif n: warnings.warn(f"{n:,} of {len(self):,} inputs: {what}, the first is {first}; {last[what]}", stacklevel=4)
+            elif n:
+                warnings.warn(f"{n:,} of {len(self):,} inputs: {what}, the first is {first}; {last[what]}",
+                              stacklevel=4)
 
 # %% ../nbs/15_embedder.ipynb #b23d0c4d
 class Embedder:
@@ -170,14 +187,15 @@ class Embedder:
                 else self.backbone.hidden_size)
 
     @torch.no_grad()
-    def encode(self, inputs: Sequence, # of str, PIL image, Path of one, {"text", "image"}, list of parts, or Document; a lazy one stays so
+    def encode(self, inputs: Sequence, # of str, PIL image, Path, {"text", "image"}, list of parts, Document
                pack_tokens: int = 4096, # tokens of one forward pass; memory grows with it
                progress: bool | tqdm = False, # or a bar of the caller's, which is moved on
                multi_vector: bool | None = None, # a vector a token instead of one a Document; None: as this Embedder was made
                token_pooling: int = 1, # of token vectors: means of so many neighbours; for Documents, queries stay as they are
-               report: Report | None = None # its notes count what was cut or made smaller; None: a warning of each kind
+               report: Report | None = None # its notes count what was cut or made smaller; None: warnings
                ) -> Tensor | list[Tensor]: # [N, dim], or N times [tokens, dim]: fp32 unit rows, on the CPU
-        """Embed, in the order of iteration; company changes nothing. All inputs are checked before the first is computed.
+        """Embed, in the order of iteration; company changes nothing. All inputs are checked before the first
+        is computed; lazy ones are never all in memory.
         Raises `BadInput` or `BadImage` naming the input."""
         multi = self.multi_vector if multi_vector is None else multi_vector
         given = Inputs(inputs, self.backbone.encoder)
@@ -185,13 +203,15 @@ class Embedder:
         if not len(given): return [] if multi else torch.zeros(0, self.dimension)
         packs = plan(given.lengths, max(pack_tokens, max(given.lengths)), shuffle=False, window=4096)
         make = lambda chosen: pack([given.encoded(i) for i in chosen])
-        own = progress if isinstance(progress, tqdm) else tqdm(total=len(given), desc="embed", unit="doc", disable=not progress)
+        options = dict(total=len(given), desc="embed", unit="doc", disable=not progress)
+        own = progress if isinstance(progress, tqdm) else tqdm(**options)
         training, out = self.backbone.training, [None] * len(given)
         self.backbone.eval()
         try:
             with nullcontext(progress) if own is progress else own as bar:
                 for chosen, one in zip(packs, ahead(make, packs)):
-                    for i, v in zip(chosen, self.vectors(one, multi, token_pooling)): out[i] = v.clone() # no view of the whole Pack's
+                    vectors = self.vectors(one, multi, token_pooling)
+                    for i, v in zip(chosen, vectors): out[i] = v.clone() # no view of the whole Pack's
                     bar.update(len(chosen))
         finally: self.backbone.train(training)
         return out if multi else torch.stack(out)

@@ -65,21 +65,25 @@ class Picture:
     patch_at: Tensor # [G] int64: index into ids of the token of each patch group; -1: none
     cells: Tensor # [G] int64: the cell that each patch group shows; groups of one cell show the same part of the picture
     cell_grid: tuple[int, int] # rows and columns of cells
-    told: dict = field(default_factory=dict) # keywords of `rows` that make this picture smaller; empty: it is as its processor wants it
+    # keywords of `rows` that make this picture smaller; empty: it is as its processor wants it
+    told: dict = field(default_factory=dict)
 
     @property
     def scaled(self) -> bool:
         "Was it made smaller to fit?"
         return bool(self.told)
 
-# %% ../nbs/11_families.ipynb #bc018124
+# %% ../nbs/11_families.ipynb #751a0771
 def largest_grid(width: int, height: int, # of a picture, in pixels
                  most: int # cells, 1 or more
                  ) -> tuple[int, int]: # rows, columns
-    "The largest grid of a picture's shape with at most `most` cells: both sides scaled alike and rounded, each at least one cell."
+    """The largest grid of a picture's shape with at most `most` cells: both sides scaled alike and rounded,
+    each at least one cell."""
     short, long = sorted((width, height))
-    for few in range(math.isqrt(most), 0, -1): # cells of the shorter side: they are so many for scales (2 * few -+ 1) / (2 * short)
-        least = (long * (2 * few - 1) + short) // (2 * short) if few > 1 else 1 # cells of the longer side at the smallest such scale
+    # cells of the shorter side: they are so many for scales (2 * few -+ 1) / (2 * short)
+    for few in range(math.isqrt(most), 0, -1):
+        # cells of the longer side at the smallest such scale
+        least = (long * (2 * few - 1) + short) // (2 * short) if few > 1 else 1
         if few * least <= most: break
     largest = -(-long * (2 * few + 1) // short) // 2 # and below the next
     many = min(most // few, largest)
@@ -131,7 +135,8 @@ class Family:
         return found
 
     def picture(self, width: int, height: int, most: int | None = None) -> Picture:
-        """What a picture of a size in pixels becomes: the largest form of at most `most` tokens (None: as its processor wants it),
+        """What a picture of a size in pixels becomes: the largest form of at most `most` tokens (None: as its
+        processor wants it),
         or the smallest there is."""
         raise NotImplementedError
 
@@ -181,13 +186,15 @@ class Qwen2VL(Family):
 
     def picture(self, width, height, most=None):
         size, side, told = self.images.size, self.patch * self.merge, {}
-        rows, columns = (o // side for o in smart_resize(height, width, side, size["shortest_edge"], size["longest_edge"]))
+        found = smart_resize(height, width, side, size["shortest_edge"], size["longest_edge"])
+        rows, columns = (o // side for o in found)
         if most is not None and rows * columns + 2 > most:
             rows, columns = largest_grid(width, height, max(1, most - 2))
             told = dict(resized=(columns * side, rows * side))
         n = rows * columns
         ids = [self.config.vision_start_token_id] + [self.image_id] * n + [self.config.vision_end_token_id]
-        return Picture(ids, [1, (rows, columns), 1], (1, rows * self.merge, columns * self.merge), torch.arange(1, n + 1),
+        return Picture(ids, [1, (rows, columns), 1], (1, rows * self.merge, columns * self.merge),
+                       torch.arange(1, n + 1),
                        torch.arange(n), (rows, columns), told)
 
     def rows(self, images, resized=None):
@@ -252,7 +259,8 @@ class Tiles(Family):
         grid = (torch.arange(rows * n) // rows)[:, None] * n + torch.arange(columns * n) // columns
         return grid.view(rows, n, columns, n).transpose(1, 2).flatten()
 
-    def single(self, before: list[int], after: list[int], rows: int = 0, columns: int = 0, told: dict | None = None) -> Picture:
+    def single(self, before: list[int], after: list[int], rows: int = 0, columns: int = 0,
+               told: dict | None = None) -> Picture:
         "A picture whose tokens stand in one run between two markers: a grid of tiles, if any, then the whole."
         tiles, side = 1 + rows * columns, self.side // self.block
         n, cells = self.tile_tokens * tiles, torch.cat([self.cells(rows, columns), torch.arange(self.tile_tokens)])
@@ -261,9 +269,11 @@ class Tiles(Family):
 
     def tiles(self, image, **told) -> Tensor:
         "One picture as tiles `[N, 3, size, size]`; `told` are keywords of its processor."
-        return self.images(images=[image], return_tensors="pt", **told)["pixel_values"].reshape(-1, 3, self.size, self.size)
+        found = self.images(images=[image], return_tensors="pt", **told)
+        return found["pixel_values"].reshape(-1, 3, self.size, self.size)
 
-    def rows(self, images, **told): return torch.cat([self.to_rows(self.tiles(i, **told).float()) for i in images])
+    def rows(self, images, **told):
+        return torch.cat([self.to_rows(self.tiles(i, **told).float()) for i in images])
 
     def features(self, model, rows, grids, sizes):
         found = model.model.get_image_features(self.to_tiles(rows), return_dict=True).pooler_output
@@ -291,10 +301,12 @@ class InternVL(Tiles):
     def find_block(self): return round(1 / self.config.downsample_ratio)
     def limit(self, min_pixels, max_pixels):
         if max_pixels: self.images.max_patches = max(1, max_pixels // self.size**2)
-    def canvas_of(self, width, height, least, most) -> tuple[int, int]: # rows and columns of tiles; (0, 0): the whole picture alone
+    # rows and columns of tiles; (0, 0): the whole picture alone
+    def canvas_of(self, width, height, least, most) -> tuple[int, int]:
         size = self.images.size
         if not self.images.crop_to_patches or most < 2: return 0, 0
-        columns, rows = get_optimal_tiled_canvas((height, width), (size["height"], size["width"]), least, most)
+        columns, rows = get_optimal_tiled_canvas((height, width), (size["height"], size["width"]), least,
+                                                 most)
         return (rows, columns) if rows * columns > 1 else (0, 0)
     def picture(self, width, height, most=None):
         told, tiles = {}, (self.images.min_patches, self.images.max_patches)
@@ -314,7 +326,8 @@ class Idefics3(Tiles):
         if max_pixels: self.images.size = {"longest_edge": max(1, math.isqrt(max_pixels) // self.size) * self.size}
     def picture(self, width, height, most=None):
         found, edge = self.tiled(width, height, {}), -(-self.images.size["longest_edge"] // self.size)
-        while most is not None and len(found.ids) > most and found.grid[0] > 1: # fewer tiles along the longer side
+        # fewer tiles along the longer side
+        while most is not None and len(found.ids) > most and found.grid[0] > 1:
             edge = max(1, edge - 1)
             found = self.tiled(width, height, dict(size={"longest_edge": edge * self.size}))
         return found
@@ -331,7 +344,8 @@ class Idefics3(Tiles):
         tile("<global-img>")
         ids.append(self.id("<fake_token_around_image>"))
         side, cells = self.side // self.block, torch.cat([self.cells(rows, cols), torch.arange(self.tile_tokens)])
-        return Picture(ids, [len(ids)], (max(1, count), self.side, self.side), torch.cat(at), cells, (side, side), told)
+        return Picture(ids, [len(ids)], (max(1, count), self.side, self.side), torch.cat(at), cells,
+                       (side, side), told)
     def tiles(self, image, **told):
         found = self.images(images=[[image]], return_tensors="pt", do_pad=True, **told)
         return found["pixel_values"].reshape(-1, 3, self.size, self.size)
@@ -360,7 +374,8 @@ class LlavaOnevision(Tiles):
                                                 or [min(pins, key=lambda p: p[0] * p[1])])
     def prepare(self, model): model.config.image_grid_pinpoints = self.images.image_grid_pinpoints
     def frame(self, width, height) -> tuple[int, ...]:
-        "Rows and columns of tiles, and the rows and columns of patches that are padding at the top and at the left."
+        """Rows and columns of tiles, and the rows and columns of patches that are padding at the top and at
+        the left."""
         rows, cols = (o // self.size for o in select_best_resolution((height, width), self.images.image_grid_pinpoints))
         h, w = rows * self.side, cols * self.side
         wide = width / height > w / h # then the padding is above and below
@@ -371,8 +386,10 @@ class LlavaOnevision(Tiles):
         rows, cols, top, left = self.frame(width, height)
         return self.side**2 + (rows * self.side - 2 * top) * (cols * self.side - 2 * left + 1)
     def picture(self, width, height, most=None):
-        if most is None or self.count(width, height) <= max(most, self.side**2 + 1): return self.tiled(width, height, {})
-        scales = {min(w / width, h / height) for h, w in self.images.image_grid_pinpoints} # at which it fills a grid of tiles
+        if most is None or self.count(width, height) <= max(most, self.side**2 + 1):
+            return self.tiled(width, height, {})
+        # at which it fills a grid of tiles
+        scales = {min(w / width, h / height) for h, w in self.images.image_grid_pinpoints}
         sizes = [(max(1, int(width * x)), max(1, int(height * x))) for x in scales if x < 1]
         fits = [size for size in sizes if self.count(*size) <= most]
         if not fits: return self.overview()
@@ -381,7 +398,8 @@ class LlavaOnevision(Tiles):
     def overview(self) -> Picture:
         "The whole picture alone and one newline, as the model gets each of several pictures."
         n = self.side**2
-        return Picture([self.image_id] * (n + 1), [n + 1], (1, self.side, self.side), torch.arange(n), torch.arange(n),
+        return Picture([self.image_id] * (n + 1), [n + 1], (1, self.side, self.side), torch.arange(n),
+                       torch.arange(n),
                        (self.side, self.side), dict(overview=True))
     def tiled(self, width, height, told) -> Picture:
         rows, cols, top, left = self.frame(width, height)
@@ -393,7 +411,8 @@ class LlavaOnevision(Tiles):
         over = lambda x, start, length: ((x - start) * n // max(1, length)).clamp(0, n - 1)
         cells = over(torch.arange(h), top, high)[:, None] * n + over(torch.arange(w), left, broad)
         by_tile = lambda x: x.view(rows, n, cols, n).transpose(1, 2).flatten()
-        return Picture([self.image_id] * total, [total], (1 + rows * cols, n, n), torch.cat([torch.arange(n * n), by_tile(at)]),
+        return Picture([self.image_id] * total, [total], (1 + rows * cols, n, n),
+                       torch.cat([torch.arange(n * n), by_tile(at)]),
                        torch.cat([torch.arange(n * n), by_tile(cells)]), (n, n), told)
     def tiles(self, image, resized=None, overview=False):
         if resized is not None: image = image.resize(resized, Image.Resampling.BICUBIC)
@@ -404,10 +423,12 @@ class LlavaOnevision(Tiles):
             tiles, some_sizes = zip(*some)
             most, more = max(map(len, tiles)), self.whole(len(tiles)) if alone else {}
             stacked = torch.stack([torch.cat([t, t.new_zeros(most - len(t), *t.shape[1:])]) for t in tiles])
-            out += model.model.get_image_features(stacked, image_sizes=torch.stack(some_sizes), return_dict=True, **more).pooler_output
+            out += model.model.get_image_features(stacked, image_sizes=torch.stack(some_sizes),
+                                                  return_dict=True, **more).pooler_output
         return torch.cat(out), None
     def whole(self, n: int) -> dict:
-        "What tells transformers that n pictures have no tiles: it takes them for pictures of one text of several."
+        """What tells transformers that n pictures have no tiles: it takes them for pictures of one text of
+        several."""
         return dict(batch_num_images=[max(2, n)])
     def stock(self, rows, grids, sizes, ids):
         if not len(grids): return {}

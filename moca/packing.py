@@ -67,9 +67,9 @@ class Encoder:
         self._markers = set(self.family.picture(64, 64).ids) & special | {self.image_token_id}
         self._special = torch.tensor(sorted(special | self._markers | {self.end_id, *self.family.start}))
         if (need := self.image_need) > max_length:
-            warnings.warn(f"max_length={max_length} holds no image: one of this {self.family.name} model needs {need} tokens, start and "
-                          f"end included; texts can be used, Documents with images cannot (max_length={need} or more takes them)",
-                          stacklevel=2)
+            warnings.warn(f"max_length={max_length} holds no image: one of this {self.family.name} model needs "
+                          f"{need} tokens, start and end included; texts can be used, Documents with images cannot "
+                          f"(max_length={need} or more takes them)", stacklevel=2)
 
     @property
     def added(self) -> int:
@@ -114,10 +114,12 @@ def check_content(doc: Document) -> None:
     "Raises `BadInput` for a Document without an image and without a text that can be seen."
     if doc.empty: raise BadInput(f"document {doc.id} is empty: no text, no image")
 
-# %% ../nbs/11_packing.ipynb #7a73c806
-def shares(needs: Sequence[int], least: Sequence[int], # of each image: tokens as it is, and in its smallest form
+# %% ../nbs/11_packing.ipynb #ae52f7f2
+def shares(needs: Sequence[int], # tokens of each image as it is
+           least: Sequence[int], # and in its smallest form
            room: int) -> list[int]:
-    "How many tokens of `room` each image gets: equal shares, but none more than it needs, and none less than its smallest form."
+    """How many tokens of `room` each image gets: equal shares, but none more than it needs, and none less
+    than its smallest form."""
     at = lambda level: [max(low, min(need, level)) for need, low in zip(needs, least)]
     return at(bisect_right(range(1, room + 1), room, key=lambda level: sum(at(level))))
 
@@ -141,10 +143,11 @@ def picture_of(encoder: Encoder, image: ImageRef, name: str, most: int) -> Pictu
     except BadInput: raise
     except (ValueError, ZeroDivisionError) as e: raise BadImage(f"document {name}: image {image.name} cannot be laid out: {e}") from e
 
-# %% ../nbs/11_packing.ipynb #0e42e402
+# %% ../nbs/11_packing.ipynb #f41bde52
 def pictures_of(encoder: Encoder, images: Sequence[ImageRef], text: int, # tokens of the text beside them
                 name: str) -> list[Picture]:
-    """What the images of one Document become: smaller where images and text are longer than `max_length` together.
+    """What the images of one Document become: smaller where images and text are longer than `max_length`
+    together.
     Raises `BadInput` naming the Document where even the smallest forms do not fit."""
     room = encoder.room
     found = [picture_of(encoder, x, name, room) for x in images]
@@ -152,12 +155,13 @@ def pictures_of(encoder: Encoder, images: Sequence[ImageRef], text: int, # token
     if sum(needs) + text <= room: return found
     least = [len(picture_of(encoder, x, name, 0).ids) for x in images]
     if sum(least) > room:
-        raise BadInput(f"document {name}: its {len(images)} image{'s' * (len(images) > 1)} need {sum(least):,} tokens, "
-                       f"max_length={encoder.max_length} leaves {room:,}: give max_length={sum(least) + encoder.added} or more")
+        what = f"{len(images)} image{'s' * (len(images) > 1)} need {sum(least):,} tokens"
+        raise BadInput(f"document {name}: its {what}, max_length={encoder.max_length} leaves {room:,}: "
+                       f"give max_length={sum(least) + encoder.added} or more")
     parts = shares(needs, least, max(room - text, room - room // 2))
     return [picture_of(encoder, x, name, most) for x, most in zip(images, parts)]
 
-# %% ../nbs/11_packing.ipynb #eba10110
+# %% ../nbs/11_packing.ipynb #a6ca422a
 class Layout(NamedTuple):
     "Which tokens and images of a Document fit into `max_length`, and how."
     segments: list # (token ids, None) or (image, Picture)
@@ -176,7 +180,7 @@ class Layout(NamedTuple):
 
 def layout(encoder: Encoder, doc: Document) -> Layout:
     """How a Document fits into `max_length`: images smaller, if they must be, then the text cut.
-    Raises `BadInput` for a Document without content, or with images that do not fit in their smallest forms."""
+    Raises `BadInput` for a Document without content, or whose images do not fit in their smallest forms."""
     check_content(doc)
     texts = [text_ids(encoder, part, doc.id) for part in doc.parts if isinstance(part, str)]
     length = sum(map(len, texts))
@@ -249,8 +253,8 @@ class Encoded:
 def encode(encoder: Encoder, doc: Document, words: bool = False, # with `word_ids`
            laid: Layout | None = None # of this Document, where it is known
            ) -> Encoded:
-    """Tensors of one Document. Raises `BadInput` as `layout`, and
-    `BadImage` naming the file for an image that can't be read or that gives another number of patches than its header promised."""
+    """Tensors of one Document. Raises `BadInput` as `layout`, and `BadImage` naming the file for an image
+    that can't be read or that gives another number of patches than its header promised."""
     laid = layout(encoder, doc) if laid is None else laid
     made = assemble(encoder, doc.id, laid)
     if words: made.word_ids = word_ids(encoder, doc, laid.segments)
@@ -261,7 +265,8 @@ def image_rows(encoder: Encoder, image: ImageRef, picture: Picture, name: str) -
     rows = encoder.family.rows([image.open()], **picture.told)
     planned = len(picture.patch_at) * encoder.unit
     if len(rows) != planned:
-        raise BadImage(f"document {name}: image {image.name} gave {len(rows)} patches, planned were {planned}")
+        raise BadImage(f"document {name}: image {image.name} gave {len(rows)} patches, "
+                       f"planned were {planned}")
     return rows
 
 def assemble(encoder: Encoder, name: str, laid: Layout) -> Encoded:
@@ -285,9 +290,10 @@ def assemble(encoder: Encoder, name: str, laid: Layout) -> Encoded:
     if encoder.tail: places.append(len(encoder.tail))
     ids = torch.tensor(ids + encoder.tail)
     table = lambda x, n: torch.tensor(x, dtype=torch.long).view(-1, n)
-    return Encoded(name, ids, family.positions(places), torch.cat(rows) if rows else torch.zeros(0, encoder.patch_dim),
+    joined = lambda tensors, none: torch.cat(tensors) if tensors else none
+    return Encoded(name, ids, family.positions(places), joined(rows, torch.zeros(0, encoder.patch_dim)),
                    table(grids, 3), table(shapes, 2), (ids == encoder.image_token_id).nonzero()[:, 0],
-                   torch.cat(at) if at else empty, laid.dropped, torch.cat(cells) if cells else empty, cell_grids, scaled=laid.scaled)
+                   joined(at, empty), laid.dropped, joined(cells, empty), cell_grids, scaled=laid.scaled)
 
 # %% ../nbs/11_packing.ipynb #c515b87e
 def maskable(encoder: Encoder, input_ids: Tensor) -> Tensor:
@@ -300,24 +306,27 @@ def tiny_encoder(family: str, **kwargs) -> Encoder:
     model, tokenizer, processor = tiny_model(family)
     return Encoder(tokenizer, processor, model.config, **kwargs)
 
-# %% ../nbs/11_packing.ipynb #23038d2d
+# %% ../nbs/11_packing.ipynb #a30e2227
 def pause(text: str, start: int, end: int) -> int:
-    "Where a reader would pause in the second half of `text[start:end]`: behind a paragraph, a line, a sentence, a word, else at its end."
+    """Where a reader would pause in the second half of `text[start:end]`: behind a paragraph, a line, a
+    sentence, a word, else at its end."""
     for mark in ("\n\n", "\n", ". ", " "):
         at = text.rfind(mark, start + (end - start) // 2, end)
         if at >= 0: return at + len(mark)
     return max(end, start + 1)
 
 def token_ends(encoder: Encoder, text: str, name: str) -> np.ndarray: # [tokens] characters
-    "Where each token of a text ends. Raises `BadInput` naming the Document if it spells a token that stands for a picture."
+    """Where each token of a text ends. Raises `BadInput` naming the Document if it spells a token that stands
+    for a picture."""
     found = encoder.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     refuse_markers(encoder, found["input_ids"], name)
     return np.maximum.accumulate(np.array(found["offset_mapping"], np.int64).reshape(-1, 2)[:, 1])
 
-# %% ../nbs/11_packing.ipynb #4ad29537
+# %% ../nbs/11_packing.ipynb #fc938efe
 def text_pieces(encoder: Encoder, text: str, most: int, name: str) -> list[tuple[int, int]]:
     """The end and the tokens of each piece of a text: as much as fits into `most` tokens, ending at a pause.
-    Raises `BadInput` naming the Document where a character needs more, or where the text spells a token that stands for a picture."""
+    Raises `BadInput` naming the Document where a character needs more, or where the text spells a token that
+    stands for a picture."""
     pieces, start, width, ahead = [], 0, 8 * most, most + 16 # ahead: tokens in a window that is wide enough
     while start < len(text):
         window, whole = text[start:start + width], start + width >= len(text)
@@ -333,7 +342,8 @@ def text_pieces(encoder: Encoder, text: str, most: int, name: str) -> list[tuple
 
 def first_piece(encoder: Encoder, text: str, ends: np.ndarray, # [tokens] characters
                 most: int, name: str) -> tuple[int, int]:
-    "The end and the tokens of the first piece of a text: tried with `most` tokens, then with fewer until it has no more by itself."
+    """The end and the tokens of the first piece of a text: tried with `most` tokens, then with fewer until it
+    has no more by itself."""
     tried = None
     for n in range(min(most, len(ends)), 0, -1):
         stop = pause(text, 0, int(ends[n - 1]))
@@ -358,9 +368,11 @@ class Piece:
         self.spans.append(span)
         self.tokens += tokens
 
-def borders(encoder: Encoder, doc: Document) -> tuple[list[list[tuple[int, int, int]]], list[tuple[int, int]], int]:
-    """Pieces of at most `max_length` tokens as lists of (part, first character, last + 1), their tokens and patches, and how many images
-    are made smaller. A piece with nothing to be seen in it (only spaces) is left out. Raises `BadInput` as `layout`."""
+def borders(encoder: Encoder, doc: Document) -> tuple[list[list[tuple[int, int, int]]],
+                                                      list[tuple[int, int]], int]:
+    """Pieces of at most `max_length` tokens as lists of (part, first character, last + 1), their tokens and
+    patches, and how many images are made smaller. A piece with nothing to be seen in it (only spaces) is left
+    out. Raises `BadInput` as `layout`."""
     check_content(doc)
     pieces = [Piece()]
     for k, part in enumerate(doc.parts):
@@ -368,10 +380,11 @@ def borders(encoder: Encoder, doc: Document) -> tuple[list[list[tuple[int, int, 
         else: add_image(encoder, pieces, k, part, doc.id)
     pieces = [p for p in pieces if any(a == b or not blank(doc.parts[k][a:b]) for k, a, b in p.spans)]
     table = [piece_size(encoder, p, doc.id) for p in pieces]
-    if not any(tokens > encoder.added for tokens, _ in table): raise BadInput(f"document {doc.id} is empty: it has no token")
+    if not any(tokens > encoder.added for tokens, _ in table):
+        raise BadInput(f"document {doc.id} is empty: it has no token")
     return [p.spans for p in pieces], table, sum(p.large is not None for p in pieces)
 
-# %% ../nbs/11_packing.ipynb #980e723a
+# %% ../nbs/11_packing.ipynb #84f38232
 def add_text(encoder: Encoder, pieces: list[Piece], k: int, text: str, name: str) -> None:
     "Put a text into the last piece if all of it fits there, else into new ones."
     start, found = 0, text_pieces(encoder, text, encoder.room, name) if text else []
@@ -383,7 +396,8 @@ def add_text(encoder: Encoder, pieces: list[Piece], k: int, text: str, name: str
         start = stop
 
 def add_image(encoder: Encoder, pieces: list[Piece], k: int, image: ImageRef, name: str) -> None:
-    "Put an image into the last piece if it fits there, else into a new one. Raises `BadInput` if it fits into none."
+    """Put an image into the last piece if it fits there, else into a new one. Raises `BadInput` if it fits
+    into none."""
     room, last = encoder.room, pieces[-1]
     (picture,) = pictures_of(encoder, [image], 0, name)
     claim = tokens = len(picture.ids)
@@ -408,7 +422,8 @@ def cut(doc: Document, piece: list[tuple[int, int, int]], number: int = 0) -> Do
     return replace(doc, id=f"{doc.id}#{number}" if number else doc.id, parts=parts)
 
 def split(encoder: Encoder, doc: Document) -> list[Document]:
-    "The Document in pieces of at most `max_length` tokens, ids `ID`, `ID#1`, `ID#2` ... Raises `BadInput` as `layout`."
+    """The Document in pieces of at most `max_length` tokens, ids `ID`, `ID#1`, `ID#2` ... Raises `BadInput`
+    as `layout`."""
     return [cut(doc, piece, n) for n, piece in enumerate(borders(encoder, doc)[0])]
 
 # %% ../nbs/11_packing.ipynb #22130c20
@@ -417,7 +432,8 @@ class Pieces(Lazy):
     def __init__(self, docs: Lazy, owner: np.ndarray, number: np.ndarray, # [N] Document of each piece, and which of its pieces it is
                  cuts: dict[int, list]): # borders of those Documents that are not whole
         self.docs, self.owner, self.number, self.cuts = docs, owner, number, cuts
-        self.last = None, None # number and Document that was cut last: its other pieces are often asked for next
+        # number and Document that was cut last: its other pieces are often asked for next
+        self.last = None, None
 
     def __len__(self): return len(self.owner)
     def where(self, i): return self.docs.where(int(self.owner[i]))
@@ -431,27 +447,30 @@ class Pieces(Lazy):
         return cut(doc, self.cuts[k][n], n)
 
 # %% ../nbs/11_packing.ipynb #6aae7311
-SCALED, SPLIT, CUT = "images scaled down to fit max_length", "split at max_length", "text cut at max_length" # notes of a Report
+# notes of a Report
+SCALED, SPLIT, CUT = "images scaled down to fit max_length", "split at max_length", "text cut at max_length"
 
 def measured(encoder: Encoder, items: Lazy, workers: int = 1, progress: bool = False) -> dict:
-    """One pass over the data: which items can be used, pieces of each, tokens and patches of each piece; borders, notes and
-    rejected rows."""
+    """One pass over the data: which items can be used, pieces of each, tokens and patches of each piece;
+    borders, notes and rejected rows."""
     own = Report("")
     def measure(doc: Document):
         pieces, table, scaled = borders(encoder, doc)
-        whole = len(pieces) == 1 and pieces[0] == [(k, 0, len(p) if isinstance(p, str) else 0) for k, p in enumerate(doc.parts)]
+        all_of_it = [(k, 0, len(p) if isinstance(p, str) else 0) for k, p in enumerate(doc.parts)]
+        whole = pieces == [all_of_it]
         return None if whole else pieces, table, scaled # None: the Document is whole
     text_ids(encoder, "", "") # the first call may change the tokenizer's state, which threads must not do
     good, found = sift(items, own, measure, workers, progress, "lengths")
     second = sorted(good.base.numbers) if isinstance(good.base, Renamed) else [] # items whose id was used before
-    own.notes.update({SCALED: sum(scaled > 0 for _, _, scaled in found), SPLIT: sum(len(table) > 1 for _, table, _ in found)})
+    own.notes.update({SCALED: sum(scaled > 0 for _, _, scaled in found),
+                      SPLIT: sum(len(table) > 1 for _, table, _ in found)})
     info = dict(cuts={str(k): p for k, (p, _, _) in enumerate(found) if p is not None}, second=second, report=own.as_dict())
     return dict(keep=good.index, counts=np.array([len(t) for _, t, _ in found], np.int64),
                 table=np.array([x for _, t, _ in found for x in t], np.int64).reshape(-1, 2), info=info)
 
 # %% ../nbs/11_packing.ipynb #e3ceb7b3
 def split_all(encoder: Encoder, docs: Sequence[Document], progress: bool = False,
-              report: Report | None = None, # gets what cannot be used, and notes; None: the first such Document raises `BadInput`
+              report: Report | None = None, # gets notes and what cannot be used; None: the first of them raises
               workers: int = 1, # threads; they change nothing
               cache: str | Path | None = None # file of what the pass found, for other processes and for a run that goes on
               ) -> tuple[Pieces, np.ndarray, str]:
@@ -473,7 +492,8 @@ def split_all(encoder: Encoder, docs: Sequence[Document], progress: bool = False
 def split_line(counts: np.ndarray, max_length: int, scaled: int) -> str: # counts [Documents]: pieces of each
     "What became of some Documents, in one line."
     many = counts[counts > 1]
-    line = f"{len(counts):,} Documents, {len(many):,} longer than {max_length} tokens and split into {int(many.sum()):,}"
+    longer = f"{len(many):,} longer than {max_length} tokens and split into {many.sum():,}"
+    line = f"{len(counts):,} Documents, {longer}"
     return line + (f"; {scaled:,} with {SCALED}" if scaled else "")
 
 # %% ../nbs/11_packing.ipynb #92d4aa1e
@@ -490,7 +510,8 @@ def remembered(path: Path, mark: str, make: Callable, files: Callable = lambda: 
     with FileLock(path.with_name(f".{path.name}.lock")):
         if not path.exists():
             found = make()
-            text = np.frombuffer(json.dumps(found["info"] | {"mark": mark, "format": FORMAT}).encode(), np.uint8)
+            text = np.frombuffer(json.dumps(found["info"] | {"mark": mark, "format": FORMAT}).encode(),
+                                 np.uint8)
             with atomic(path) as part, open(part, "wb") as f: np.savez(f, **{k: found[k] for k in ("keep", "counts", "table")}, info=text)
             return found
     try:
@@ -499,7 +520,8 @@ def remembered(path: Path, mark: str, make: Callable, files: Callable = lambda: 
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as e:
         raise BadInput(f"{path} is damaged ({e}): start the run again with --force") from e
     if found["info"].get("format") != FORMAT:
-        raise BadInput(f"{path} was written by another version of moca, which made other pieces: start the run again with --force")
+        raise BadInput(f"{path} was written by another version of moca, which made other pieces: "
+                       f"start the run again with --force")
     if found["info"]["mark"] != mark: raise BadInput(f"the data, the tokenizer or the limits are not those that {path.parent} began with: "
                                                      f"resume with the same, or start again with --force")
     kept = found["info"]["report"]["files_mark"]
