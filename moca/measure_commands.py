@@ -263,7 +263,7 @@ def add_stage_bench(sub, name: str, about: str, examples: tuple) -> None:
     p.add_argument("--arms", metavar="A,B", help="only these arms, moca among them (default: all)")
     timing_flags(p, "by device")
 
-# %% ../nbs/17_measure_commands.ipynb #a8f334bb
+# %% ../nbs/17_measure_commands.ipynb #8939909e
 def add_bench(sub) -> None:
     "`bench` and what stands below it."
     about = "measure ratios on this machine: whole stages, Packs, kernels, reading"
@@ -289,7 +289,7 @@ def add_bench(sub) -> None:
     p.add_argument("--checkpointing", action="store_true", help="recompute activations")
     timing_flags(p, "4096")
     p = add_command(sub, "reading", run_reading_bench, "how the time of reading grows with what is read",
-                    examples=("moca bench reading", "moca bench reading --kinds jsonl,pdf --json reading.json"))
+                    examples=("moca bench reading", "moca bench reading --kinds jsonl,pdf"))
     p.add_argument("--kinds", metavar="A,B",
                    help="only these kinds of file: jsonl, csv, json, parquet, tar, pdf, txt (default: all)")
     common(p, "overwrite the file in --json", device=False)
