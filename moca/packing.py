@@ -67,8 +67,8 @@ class Encoder:
         self._markers = set(self.family.picture(64, 64).ids) & special | {self.image_token_id}
         self._special = torch.tensor(sorted(special | self._markers | {self.end_id, *self.family.start}))
         if (need := self.image_need) > max_length:
-            warnings.warn(f"max_length={max_length} holds no image: one of this {self.family.name} model needs "
-                          f"{need} tokens, start and end included; texts can be used, Documents with images cannot "
+            warnings.warn(f"max_length={max_length} holds no image: {self.family.name} needs {need} tokens for one, start "
+                          f"and end included; texts can be used, Documents with images cannot "
                           f"(max_length={need} or more takes them)", stacklevel=2)
 
     @property
@@ -109,12 +109,12 @@ class Encoder:
         self.tokenizer.save_pretrained(path)
         self.image_processor.save_pretrained(path)
 
-# %% ../nbs/11_packing.ipynb #d611bea6
+# %% ../nbs/11_packing.ipynb #e2ac7f86
 def check_content(doc: Document) -> None:
     "Raises `BadInput` for a Document without an image and without a text that can be seen."
     if doc.empty: raise BadInput(f"document {doc.id} is empty: no text, no image")
 
-# %% ../nbs/11_packing.ipynb #ae52f7f2
+# %% ../nbs/11_packing.ipynb #3c2f4fdf
 def shares(needs: Sequence[int], # tokens of each image as it is
            least: Sequence[int], # and in its smallest form
            room: int) -> list[int]:
@@ -143,7 +143,7 @@ def picture_of(encoder: Encoder, image: ImageRef, name: str, most: int) -> Pictu
     except BadInput: raise
     except (ValueError, ZeroDivisionError) as e: raise BadImage(f"document {name}: image {image.name} cannot be laid out: {e}") from e
 
-# %% ../nbs/11_packing.ipynb #f41bde52
+# %% ../nbs/11_packing.ipynb #39c68b1b
 def pictures_of(encoder: Encoder, images: Sequence[ImageRef], text: int, # tokens of the text beside them
                 name: str) -> list[Picture]:
     """What the images of one Document become: smaller where images and text are longer than `max_length`
@@ -161,7 +161,7 @@ def pictures_of(encoder: Encoder, images: Sequence[ImageRef], text: int, # token
     parts = shares(needs, least, max(room - text, room - room // 2))
     return [picture_of(encoder, x, name, most) for x, most in zip(images, parts)]
 
-# %% ../nbs/11_packing.ipynb #a6ca422a
+# %% ../nbs/11_packing.ipynb #41db380e
 class Layout(NamedTuple):
     "Which tokens and images of a Document fit into `max_length`, and how."
     segments: list # (token ids, None) or (image, Picture)
@@ -198,7 +198,7 @@ def layout(encoder: Encoder, doc: Document) -> Layout:
     kept = sum(len(ids) for ids, picture in segments if picture is None)
     return Layout(segments, length - kept, sum(p.scaled for p in pictures))
 
-# %% ../nbs/11_packing.ipynb #9c81a305
+# %% ../nbs/11_packing.ipynb #00c7b551
 def sizes(encoder: Encoder, doc: Document) -> tuple[int, int]:
     "Tokens and patches of a Document, from image headers alone: what a plan needs."
     laid = layout(encoder, doc)
@@ -295,7 +295,7 @@ def assemble(encoder: Encoder, name: str, laid: Layout) -> Encoded:
                    table(grids, 3), table(shapes, 2), (ids == encoder.image_token_id).nonzero()[:, 0],
                    joined(at, empty), laid.dropped, joined(cells, empty), cell_grids, scaled=laid.scaled)
 
-# %% ../nbs/11_packing.ipynb #c515b87e
+# %% ../nbs/11_packing.ipynb #1f7203a8
 def maskable(encoder: Encoder, input_ids: Tensor) -> Tensor:
     "True where a token may be masked: ordinary text, never special or image tokens (paper 2.2). Same shape as `input_ids`."
     return ~torch.isin(input_ids, encoder._special.to(input_ids.device))
@@ -306,7 +306,7 @@ def tiny_encoder(family: str, **kwargs) -> Encoder:
     model, tokenizer, processor = tiny_model(family)
     return Encoder(tokenizer, processor, model.config, **kwargs)
 
-# %% ../nbs/11_packing.ipynb #a30e2227
+# %% ../nbs/11_packing.ipynb #d703608a
 def pause(text: str, start: int, end: int) -> int:
     """Where a reader would pause in the second half of `text[start:end]`: behind a paragraph, a line, a
     sentence, a word, else at its end."""
@@ -322,7 +322,7 @@ def token_ends(encoder: Encoder, text: str, name: str) -> np.ndarray: # [tokens]
     refuse_markers(encoder, found["input_ids"], name)
     return np.maximum.accumulate(np.array(found["offset_mapping"], np.int64).reshape(-1, 2)[:, 1])
 
-# %% ../nbs/11_packing.ipynb #fc938efe
+# %% ../nbs/11_packing.ipynb #6da5a7d9
 def text_pieces(encoder: Encoder, text: str, most: int, name: str) -> list[tuple[int, int]]:
     """The end and the tokens of each piece of a text: as much as fits into `most` tokens, ending at a pause.
     Raises `BadInput` naming the Document where a character needs more, or where the text spells a token that
@@ -384,7 +384,7 @@ def borders(encoder: Encoder, doc: Document) -> tuple[list[list[tuple[int, int, 
         raise BadInput(f"document {doc.id} is empty: it has no token")
     return [p.spans for p in pieces], table, sum(p.large is not None for p in pieces)
 
-# %% ../nbs/11_packing.ipynb #84f38232
+# %% ../nbs/11_packing.ipynb #8ecb930b
 def add_text(encoder: Encoder, pieces: list[Piece], k: int, text: str, name: str) -> None:
     "Put a text into the last piece if all of it fits there, else into new ones."
     start, found = 0, text_pieces(encoder, text, encoder.room, name) if text else []
@@ -470,7 +470,7 @@ def measured(encoder: Encoder, items: Lazy, workers: int = 1, progress: bool = F
 
 # %% ../nbs/11_packing.ipynb #e3ceb7b3
 def split_all(encoder: Encoder, docs: Sequence[Document], progress: bool = False,
-              report: Report | None = None, # gets notes and what cannot be used; None: the first of them raises
+              report: Report | None = None, # gets notes and what cannot be used; None: its first raises
               workers: int = 1, # threads; they change nothing
               cache: str | Path | None = None # file of what the pass found, for other processes and for a run that goes on
               ) -> tuple[Pieces, np.ndarray, str]:
