@@ -20,10 +20,10 @@ from .rows import Chain, JsonRows, Lazy, LineRows, ParquetRows
 from .tables import CsvRows, TsvRows, arrow_file, json_file, json_kind, packed, saved_dataset, unpacked
 
 # %% auto #0
-__all__ = ['SHARDS', 'TABLES', 'READERS', 'SPLITS', 'SUFFIXES', 'packed_away', 'open_table', 'first_rows', 'file_names',
-           'FileNames', 'split_of', 'split_folder', 'of_split', 'texts', 'texts_of', 'parquet_texts', 'Named', 'Kinds',
-           'is_table', 'several', 'choose', 'unclear', 'open_folder', 'open_tables', 'matching', 'files_at',
-           'loose_rows', 'open_file', 'open_rows', 'each_row']
+__all__ = ['SHARDS', 'TABLES', 'READERS', 'SPLITS', 'SUFFIXES', 'packed_away', 'open_table', 'first_rows', 'split_of',
+           'split_folder', 'of_split', 'texts', 'texts_of', 'parquet_texts', 'Named', 'Kinds', 'is_table', 'several',
+           'choose', 'unclear', 'open_folder', 'open_tables', 'matching', 'files_at', 'loose_rows', 'open_file',
+           'open_rows', 'each_row']
 
 # %% ../nbs/10_opening.ipynb #3190b157
 SHARDS = {".jsonl": JsonRows, ".ndjson": JsonRows, ".parquet": ParquetRows, ".arrow": arrow_file,
@@ -46,9 +46,7 @@ def packed_away(suffix: str) -> str | None: # lower case, with its dot
 
 def open_table(root: Path, name: str) -> Lazy: # a path below root
     "The rows of a file that has a reader. Raises `BadInput`, with its name."
-    try:
-        rows = READERS[suffix_of(name)](root/name, name)
-        return FileNames(rows) if any(map(file_names, first_rows(rows))) else rows
+    try: return READERS[suffix_of(name)](root/name, name)
     except BadInput as e:
         raise BadInput(str(e) if printable(name) in str(e) else f"{printable(name)}: {e}") from e
     except (OSError, MemoryError) as e: raise BadInput(f"{printable(name)}: {said(e)}") from e
@@ -58,35 +56,6 @@ def first_rows(rows: Lazy, most: int = 10) -> Iterator[dict]:
     for i in range(min(most, len(rows))):
         try: yield rows.make(i)
         except BadInput: pass
-
-# %% ../nbs/10_opening.ipynb #e0b7032b
-def file_names(row: dict) -> dict[str, str]:
-    "The columns of a row that name files of images, and what the images are called."
-    found = {}
-    for key, value in row.items():
-        cut = re.fullmatch(r"(?:(.+)_)?file_name(s?)", key)
-        names = value if isinstance(value, list) else [value]
-        if cut and names and all(isinstance(n, str) and suffix_of(n) in image_suffixes() for n in names):
-            found[key] = cut[1] or "image" + cut[2]
-    return {key: ours for key, ours in found.items() if row.get(ours) is None}
-
-class FileNames(Lazy):
-    "Rows that name images in columns such as `file_name`."
-    def __init__(self, rows: Lazy):
-        self.rows, self.own_images = rows, rows.own_images
-        self.rejected, self.ignored = rows.rejected, rows.ignored
-
-    def __len__(self): return len(self.rows)
-    def where(self, i): return self.rows.where(i)
-    def folder(self, i): return self.rows.folder(i)
-    def notes(self): return self.rows.notes()
-    def signature(self): return self.rows.signature()
-
-    def make(self, i) -> dict:
-        row = self.rows.make(i)
-        ours = file_names(row)
-        kept = {key: value for key, value in row.items() if key in ours or key not in ours.values()}
-        return {ours.get(key, key): value for key, value in kept.items()}
 
 # %% ../nbs/10_opening.ipynb #5ccf3513
 SPLITS = dict(train="train", training="train", validation="validation", valid="validation", val="validation",
@@ -126,7 +95,6 @@ def texts(value) -> Iterator[str]:
 
 def texts_of(rows: Lazy) -> Iterator[str]:
     "All texts in the rows of a table; those of rows that cannot be read are left out."
-    rows = rows.rows if isinstance(rows, FileNames) else rows
     if isinstance(rows, ParquetRows): yield from parquet_texts(rows)
     elif not isinstance(rows, TarRows):
         for row in first_rows(rows, len(rows)): yield from texts(row)

@@ -226,7 +226,7 @@ class Account:
     @staticmethod
     def images(row, folder):
         "The paths of images in a row."
-        for value in (row.get("image"), *(row.get("images") or ())):
+        for value in (row.get("image", row.get("file_name")), *(row.get("images") or ())):
             if isinstance(value, ImageRef) and isinstance(value.source, Path):
                 yield os.path.abspath(value.source)
             if isinstance(value, str): yield os.path.abspath(os.path.join(folder, value))
