@@ -21,6 +21,7 @@ import yaml
 from tqdm.auto import tqdm
 from .ablation_report import summarise, write_ablation
 from .checkpoints import atomic, remove
+from .runs import clear
 from .contrastive import QWEN_3B as QWEN2
 from .contrastive import SMALL as SMALL2
 from .contrastive import FinetuneConfig, finetune
@@ -307,8 +308,7 @@ def check_grid(out: Path, grid: Grid, force: bool) -> None:
 def open_grid(out: Path, grid: Grid, force: bool) -> None:
     "Claim or reopen the directory of an ablation; `force` empties one. Raises `BadInput` as `check_grid` does."
     check_grid(out, grid, force)
-    if force and out.is_dir():
-        for p in out.iterdir(): remove(p)
+    if force: clear(out) # what moca made; the rest stays
     with atomic(out/"ablation.json") as part: part.write_text(json.dumps(scored_on(grid), indent=1) + "\n", "utf-8")
 
 # %% ../nbs/16_ablation.ipynb #82bd6c8c

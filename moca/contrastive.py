@@ -15,18 +15,18 @@ from torch import Tensor, nn
 from . import content
 from .backbone import Backbone, add_projection, embed, multi_vector, training_backbone
 from .config import TrainConfig, one_of, within
-from .corpus import load_corpus
+from .corpus import INSTRUCTIONS, LANGUAGES, load_corpus
 from .account import Report
 from .documents import BadInput, Document, Pair
 from .embedder import Embedder
 from .gradcache import Chunks, accumulate, gather_rows, gather_vectors, process_rank, process_sizes
 from .losses import LossConfig, Pairing, Vectors, contrast, learnt_scale, pool_tokens, scale_of
 from .memory import Work
-from .mixtures import open_pairs
+from .mixtures import load_mixture, open_pairs
 from .packing import Encoded, encode, encoder_mark
 from .pairs import labels, only
 from .processes import on_main, say, summed
-from .rows import Lazy
+from .rows import Lazy, digest
 from .runs import same_data
 from .tasks import TaskBatches, describe_tasks
 from .training import end_run, fit, start_run
@@ -35,7 +35,8 @@ from .writing import need_space
 # %% auto #0
 __all__ = ['WEIGHTS', 'SMALL', 'QWEN_3B', 'QWEN_7B', 'OFFICIAL_CODE', 'PairBatch', 'number', 'content_key', 'id_key', 'complete',
            'make_batch', 'FinetuneConfig', 'numbers', 'Contrastive', 'stage_pairs', 'stage_batches',
-           'contrastive_model', 'finetune', 'contents_of', 'save_embedder', 'picture_grid', 'show_interaction']
+           'contrastive_model', 'finetune', 'contents_of', 'stage_prompts', 'save_embedder', 'picture_grid',
+           'show_interaction']
 
 # %% ../nbs/03_contrastive.ipynb #5a6a4959
 WEIGHTS = dict(nce=1.0, right=0.0, alone=0.0, filtered=0.0, copies=0.0, temperature=0.0) # only the first is trained, the others are logged
@@ -252,7 +253,7 @@ def finetune(cfg: FinetuneConfig, resume: bool = False, force: bool = False, acc
     say(report.summary(), accelerator)
     say(describe_tasks(plan.tasks, cfg.batch_size, among=plan.among and plan.among(0), **cfg.plan), accelerator)
     model = contrastive_model(cfg, accelerator)
-    on_main(accelerator, lambda: same_data(out, number_of_pairs=len(pairs), contents_of_the_pairs=contents_of(pairs),
+    on_main(accelerator, lambda: same_data(out, number_of_pairs=len(pairs), contents_of_the_pairs=contents_of(pairs, report),
                                            tokenizer_and_limits=encoder_mark(model.backbone.encoder)))
     work = Work(model.backbone)
     def batches(step: int, rank: int, processes: int) -> list[PairBatch]:
@@ -260,7 +261,7 @@ def finetune(cfg: FinetuneConfig, resume: bool = False, force: bool = False, acc
         return [make_batch(model.backbone.encoder, chosen, cfg.negatives, cfg.pack_tokens, cfg.keep_packs * 2**20)]
     flops = lambda micro: sum(b.chunks.flops(work) for b in micro)
     log = fit(model, batches, cfg, steps, WEIGHTS, accelerator, "stage 2", resume, accumulate, flops)
-    on_main(accelerator, lambda: save_embedder(model, cfg))
+    on_main(accelerator, lambda: save_embedder(model, cfg, plan.tasks, steps))
     mean = {k: sum(r.get(k) or 0.0 for r in log) / len(log) for k in ("alone", "filtered", "copies")}
     if mean["alone"]: say(f"{mean['alone']:.1%} of the queries had no negative: every candidate was a copy of the "
                           f"positive or too similar, and nothing was learnt from them", accelerator)
@@ -271,12 +272,28 @@ def finetune(cfg: FinetuneConfig, resume: bool = False, force: bool = False, acc
     return dict(steps=steps, pairs=len(pairs), rejected=len(report.rejected), tasks=len(set(plan.tasks)), loss=log[-1]["loss"],
                 tokens=sum(r["tokens"] for r in log), **mean)
 
-def contents_of(pairs: Sequence[Pair]) -> str:
-    "A digest of what pairs are made of, without making them: of their files, or of the embedded corpus."
-    return pairs.signature() if isinstance(pairs, Lazy) else load_corpus().digest
+def contents_of(pairs: Sequence[Pair], report: Report) -> str:
+    "A digest of what pairs are made of, without making them: of their files and pictures, or of the embedded corpus."
+    return digest(pairs.signature(), report.files_mark) if isinstance(pairs, Lazy) else load_corpus().digest
 
-def save_embedder(model: Contrastive, cfg: FinetuneConfig) -> None:
-    "Write `model/`, an Embedder. Raises `MocaError` where the disk is full."
+def stage_prompts(cfg: FinetuneConfig, tasks: Sequence[str]) -> dict[str, str]: # tasks of the pairs
+    """What queries began with in training, by task: the saved model's prompts. Rows with an instruction of their own
+    are not among them."""
+    if cfg.data is None:
+        found = {t: INSTRUCTIONS[t] for t in sorted(set(tasks)) if t in INSTRUCTIONS}
+        spoken = {f"{t}_{code}": text.format(language=name) for t, text in found.items()
+                  if "{language}" in text for code, name in LANGUAGES.items()}
+        return {t: text for t, text in found.items() if "{" not in text} | spoken
+    sources = load_mixture(cfg.data, "pairs").sources
+    queries = {s.task or s.name or "query": s.instruction for s in sources if s.instruction}
+    targets = {f"{s.task or s.name}_document".lstrip("_"): s.target_instruction for s in sources if s.target_instruction}
+    return queries | targets
+
+def save_embedder(model: Contrastive, cfg: FinetuneConfig, tasks: Sequence[str], steps: int) -> None: # tasks of the pairs
+    "Write `model/`, an Embedder with its prompts and how it was made. Raises `MocaError` where the disk is full."
+    model.backbone.prompts.update(stage_prompts(cfg, tasks))
+    model.backbone.history.append(f"stage 2 (contrastive): {steps:,} steps of {cfg.batch_size:,} pairs, {len(tasks):,} pairs of "
+                                  f"{len(set(tasks))} tasks, lr {cfg.lr:g}, seed {cfg.seed}")
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     need_space(cfg.out, size, "the model", "free some space and go on with --resume; the last state is kept")
     Embedder(model.backbone, cfg.pooling, cfg.multi_vector).save_pretrained(Path(cfg.out)/"model")

@@ -258,6 +258,7 @@ def pretrain(cfg: PretrainConfig, resume: bool = False, force: bool = False) -> 
     contents = docs.signature() if isinstance(docs, Lazy) else load_corpus().digest
     on_main(accelerator, lambda: same_data(out, contents_of_the_documents=contents, tokenizer_and_limits=encoder_mark(backbone.encoder)))
     docs, table, note = fitted(backbone.encoder, docs, main, report, out/"lengths.npz" if cfg.data else None)
+    report.adds_up()
     report.keep(out/"bad_samples.jsonl", cfg.max_bad, main)
     say(report.summary(), accelerator)
     shown, docs, table = held_out(docs, table, cfg)
@@ -275,20 +276,23 @@ def pretrain(cfg: PretrainConfig, resume: bool = False, force: bool = False) -> 
     if hook: hook.remove()
     late, = summed([len(report.rejected) - before], accelerator)
     if late: say(f"{int(late):,} rows broke while they were trained on and were left out: see {out/'bad_samples.jsonl'}", accelerator)
-    on_main(accelerator, lambda: (save_stage(recon, out), draw_run(out, log)))
+    tokens = sum(r["tokens"] for r in log)
+    on_main(accelerator, lambda: (save_stage(recon, cfg, steps, tokens), draw_run(out, log)))
     end_run(cfg, accelerator)
-    return dict(steps=steps, documents=len(docs), rejected=len(report.rejected), tokens=sum(r["tokens"] for r in log), loss=log[-1]["loss"],
+    return dict(steps=steps, documents=len(docs), rejected=len(report.rejected), tokens=tokens, loss=log[-1]["loss"],
                 fill=fill(packs, lengths, cfg.pack_tokens) if packs else None)
 
 
 # %% ../nbs/02_joint_reconstruction.ipynb #65d85949
-def save_stage(recon: Reconstruction, out) -> None:
+def save_stage(recon: Reconstruction, cfg: PretrainConfig, steps: int, tokens: int) -> None:
     "Write the model directory and, apart from it, the heads that later stages drop. Raises `MocaError` where the disk is full."
     size = sum(p.numel() * p.element_size() for p in recon.parameters())
+    out = Path(cfg.out)
     need_space(out, size, "the model", "free some space and go on with --resume; the last state is kept")
-    with atomic(Path(out)/"model") as part: save(recon.backbone, part)
+    recon.backbone.history.append(f"stage 1 ({cfg.objective}): {steps:,} steps, {tokens:,} tokens, lr {cfg.lr:g}, seed {cfg.seed}")
+    with atomic(out/"model") as part: save(recon.backbone, part)
     heads = {k: v.contiguous().cpu() for k, v in recon.state_dict().items() if not k.startswith("backbone.")}
-    with atomic(Path(out)/"heads.safetensors") as part: save_file(heads, part)
+    with atomic(out/"heads.safetensors") as part: save_file(heads, part)
 
 def load_stage(out, **kwargs) -> Reconstruction:
     "A finished stage 1 with its heads, as its config built them. Raises `BadInput` for heads that do not fit."

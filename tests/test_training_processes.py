@@ -73,7 +73,7 @@ def take(out, resume=None):
     if accelerator.is_main_process:
         again = copy.deepcopy(recon).eval() # a plain model, after all
         with torch.no_grad(): found |= {f"after {k}": float(v) for k, v in again(parts(encoder, cfg, 9)[2]).items()}
-        save_stage(recon, cfg.out)
+        save_stage(recon, cfg, len(log), sum(r["tokens"] for r in log))
         (out/f"found{'-again' if resume else ''}.json").write_text(json.dumps(found | dict(log=log)))
     end_run(cfg, accelerator)
 
