@@ -35,7 +35,7 @@ from .writing import need_space
 # %% auto #0
 __all__ = ['WEIGHTS', 'SMALL', 'QWEN_3B', 'QWEN_7B', 'OFFICIAL_CODE', 'PairBatch', 'number', 'content_key', 'id_key', 'complete',
            'make_batch', 'FinetuneConfig', 'numbers', 'Contrastive', 'stage_pairs', 'stage_batches',
-           'contrastive_model', 'finetune', 'contents_of', 'stage_prompts', 'save_embedder', 'picture_grid',
+           'contrastive_model', 'stage_prompts', 'finetune', 'contents_of', 'save_embedder', 'picture_grid',
            'show_interaction']
 
 # %% ../nbs/03_contrastive.ipynb #5a6a4959
@@ -240,6 +240,20 @@ def contrastive_model(cfg: FinetuneConfig, accelerator) -> Contrastive:
                        f"option out")
     return Contrastive(backbone, cfg).to(accelerator.device)
 
+# %% ../nbs/03_contrastive.ipynb #4a2c633b
+def stage_prompts(cfg: FinetuneConfig, tasks: Sequence[str]) -> dict[str, str]: # tasks of the pairs
+    """What queries began with in training, by task: the saved model's prompts. Rows with an instruction of their own
+    are not among them."""
+    if cfg.data is None:
+        found = {t: INSTRUCTIONS[t] for t in sorted(set(tasks)) if t in INSTRUCTIONS}
+        spoken = {f"{t}_{code}": text.format(language=name) for t, text in found.items()
+                  if "{language}" in text for code, name in LANGUAGES.items()}
+        return {t: text for t, text in found.items() if "{" not in text} | spoken
+    sources = load_mixture(cfg.data, "pairs").sources
+    queries = {s.task or s.name or "query": s.instruction for s in sources if s.instruction}
+    targets = {f"{s.task or s.name}_document".lstrip("_"): s.target_instruction for s in sources if s.target_instruction}
+    return queries | targets
+
 # %% ../nbs/03_contrastive.ipynb #649b1536
 def finetune(cfg: FinetuneConfig, resume: bool = False, force: bool = False, accumulate=accumulate) -> dict:
     """Run stage 2; writes `model/` (an Embedder), `config.yaml`, `log.jsonl`, `bad_samples.jsonl` and `state/` into `cfg.out`, returns
@@ -275,19 +289,6 @@ def finetune(cfg: FinetuneConfig, resume: bool = False, force: bool = False, acc
 def contents_of(pairs: Sequence[Pair], report: Report) -> str:
     "A digest of what pairs are made of, without making them: of their files and pictures, or of the embedded corpus."
     return digest(pairs.signature(), report.files_mark) if isinstance(pairs, Lazy) else load_corpus().digest
-
-def stage_prompts(cfg: FinetuneConfig, tasks: Sequence[str]) -> dict[str, str]: # tasks of the pairs
-    """What queries began with in training, by task: the saved model's prompts. Rows with an instruction of their own
-    are not among them."""
-    if cfg.data is None:
-        found = {t: INSTRUCTIONS[t] for t in sorted(set(tasks)) if t in INSTRUCTIONS}
-        spoken = {f"{t}_{code}": text.format(language=name) for t, text in found.items()
-                  if "{language}" in text for code, name in LANGUAGES.items()}
-        return {t: text for t, text in found.items() if "{" not in text} | spoken
-    sources = load_mixture(cfg.data, "pairs").sources
-    queries = {s.task or s.name or "query": s.instruction for s in sources if s.instruction}
-    targets = {f"{s.task or s.name}_document".lstrip("_"): s.target_instruction for s in sources if s.target_instruction}
-    return queries | targets
 
 def save_embedder(model: Contrastive, cfg: FinetuneConfig, tasks: Sequence[str], steps: int) -> None: # tasks of the pairs
     "Write `model/`, an Embedder with its prompts and how it was made. Raises `MocaError` where the disk is full."
