@@ -67,8 +67,8 @@ class Encoder:
         self._markers = set(self.family.picture(64, 64).ids) & special | {self.image_token_id}
         self._special = torch.tensor(sorted(special | self._markers | {self.end_id, *self.family.start}))
         if (need := self.image_need) > max_length:
-            warnings.warn(f"max_length={max_length} holds no image: {self.family.name} needs {need} tokens for one, start "
-                          f"and end included; texts can be used, Documents with images cannot "
+            warnings.warn(f"max_length={max_length} holds no image: {self.family.name} needs {need} tokens for "
+                          f"one, start and end included; texts can be used, Documents with images cannot "
                           f"(max_length={need} or more takes them)", stacklevel=2)
 
     @property

@@ -94,10 +94,15 @@ def saved_pooling(path: str | Path) -> str | None:
 
 # %% ../nbs/15_saving.ipynb #281e6b9b
 TEMPLATE = (
-    "{%- set ns = namespace(prompt='') -%}"
+    "{%- set ns = namespace(prompt='', kinds='') -%}"
     "{%- for m in messages -%}"
     "{%- if m.content is string -%}{%- set parts = [{'type': 'text', 'text': m.content}] -%}"
     "{%- else -%}{%- set parts = m.content -%}{%- endif -%}"
+    "{%- set ns.kinds = '' -%}"
+    "{%- for c in parts -%}{%- set ns.kinds = ns.kinds ~ c.type[0] -%}{%- endfor -%}"
+    "{%- if 'it' not in ns.kinds -%}" # images first, as for a dictionary
+    "{%- set parts = parts | selectattr('type', 'equalto', 'image') | list"
+    " + parts | selectattr('type', 'equalto', 'text') | list -%}{%- endif -%}"
     "{%- for c in parts -%}"
     "{%- if c.type == 'image' -%}{{- '<|vision_start|><|image_pad|><|vision_end|>' -}}"
     "{%- elif c.type == 'text' and m.role == 'system' -%}{%- set ns.prompt = ns.prompt ~ c.text -%}"
