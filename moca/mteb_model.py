@@ -38,7 +38,8 @@ def prompt_for(prompts: dict[str, str], # the model's and the caller's
                meta, # TaskMetadata
                side: str | None # "query", "document" or None (tasks without sides)
                ) -> str:
-    "The prompt of one side of a task; '' for none."
+    "The prompt of one side of a task; '' for none, and where the task's own is '': its inputs bring theirs."
+    if isinstance(meta.prompt, dict) and meta.prompt.get(side) == "": return ""
     names = [f"{meta.name}-{side}", meta.name, f"{meta.type}-{side}", meta.type, side]
     for known in (prompts, PROMPTS):
         for name in names:

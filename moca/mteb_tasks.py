@@ -101,7 +101,8 @@ def task_class(name: str, source: Callable[[], Task], category: str, metric: str
     known = dict(name=name, description=about, reference=reference, dataset=dict(path=path, revision=revision), type=kind,
                  category=category, modalities=modalities, eval_splits=[split], eval_langs=["eng-Latn"],
                  main_score="fair_" + metric.replace("@", "_at_"), date=None, domains=None, task_subtypes=None, license=None,
-                 annotations_creators=None, dialect=None, sample_creation=None, bibtex_citation=None, prompt=None)
+                 annotations_creators=None, dialect=None, sample_creation=None, bibtex_citation=None,
+                 prompt=dict(query="")) # the queries hold their instruction
     return type(name, (base,), dict(metadata=TaskMetadata(**known | more), source=staticmethod(source), __doc__=about))
 
 # %% ../nbs/15_mteb_tasks.ipynb #68a04792
