@@ -22,13 +22,13 @@ __all__ = ['NAME', 'STAGES', 'PRESETS', 'BOOLEANS', 'Usage', 'nearest', 'Place',
            'unknown_option', 'settle', 'tree_of', 'fields_in', 'keys_of', 'decorated_in', 'literal_in', 'stage_options',
            'source_options', 'stage_words', 'options_text', 'read_value', 'read_values', 'add_command', 'common']
 
-# %% ../nbs/17_grammar.ipynb #4bb3d5b9
+# %% ../nbs/17_grammar.ipynb #cb6aba9e
 class Usage(Exception):
     "A command line that makes no sense; the message is one sentence."
 
 def nearest(name: str, known) -> str:
     "`: did you mean ...?`, or nothing."
-    near = difflib.get_close_matches(name, list(known), 1, .5)
+    near = difflib.get_close_matches(name, list(known), 1, .6)
     return f": did you mean {near[0]}?" if near else ""
 
 # %% ../nbs/17_grammar.ipynb #9353fec2
@@ -114,7 +114,7 @@ def sort_words(parser: Parser, words: list[str]) -> tuple[dict, dict]:
         raise Usage(f"{missing[0]} is missing: write {parser.line()} ({parser.prog} --help explains it)")
     return found, given
 
-# %% ../nbs/17_grammar.ipynb #ccea9fff
+# %% ../nbs/17_grammar.ipynb #c35cae70
 def unknown_option(parser: Parser, word: str, known: dict | None) -> str:
     "What to say of an option that a command does not have."
     option = word.partition("=")[0]
@@ -122,6 +122,8 @@ def unknown_option(parser: Parser, word: str, known: dict | None) -> str:
     if name in (p.name for p in parser.places):
         return f"unknown option {option}: {name.upper()} stands without it, {parser.line()}"
     if name in (known or ()): return f"unknown option {option}: write {name}=VALUE, without dashes"
+    near = difflib.get_close_matches(name, list(known or ()), 1, .8)
+    if near: return f"unknown option {option}: did you mean {near[0]}=VALUE?"
     flags = [o for a in parser._actions for o in a.option_strings]
     hint = nearest(option, flags) or f" ({parser.prog} --help lists what there is)"
     return f"unknown option {option}{hint}"
