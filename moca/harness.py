@@ -124,6 +124,7 @@ def account(report: Report, data: Path, tasks: Sequence[Task]) -> None:
     for task, files in zip(tasks, used):
         if not files: continue # of moca-bench
         report.n_read += len(task.queries) + len(task.candidates)
+        report.n_kept += len(task.queries) + len(task.candidates)
         for number, what in re.findall(r"(\d+) ([^;]*left out)", task.note): report.notes[what] += int(number)
     known = set().union(*used)
     hidden = lambda p: any(part.startswith(".") for part in p.relative_to(data).parts)
