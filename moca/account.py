@@ -40,7 +40,7 @@ def json_lines(path: str | Path, mend: bool = False) -> list[dict]:
     for n, line in enumerate(data.split(b"\n"), 1):
         if text := line.strip(b"\0 \r"):
             try: found = json.loads(text)
-            except ValueError: found = None # UnicodeDecodeError is one
+            except (ValueError, RecursionError): found = None # UnicodeDecodeError is one
             if isinstance(found, dict):
                 out.append(found)
                 good = at + len(line.rstrip(b"\0"))

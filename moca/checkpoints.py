@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 import moca
-from .documents import BadInput, MocaError
+from .documents import BadInput, MocaError, printable
 from .runs import claim, let_go # noqa: F401
 from .writing import atomic, need_space, real, remove # noqa: F401
 
@@ -85,10 +85,12 @@ def load_state(path, tensors: dict[str, Tensor]) -> dict:
         if not path.exists(): path.with_name(path.name + ".old").rename(path)
     file = path/"tensors.safetensors"
     try: meta, is_whole = json.loads((path/"state.json").read_text()), digest(file)
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise BadInput(f"{path} holds no complete state: {again} ({str(e).splitlines()[0]})") from e
-    if meta.get("format") != FORMAT:
-        raise BadInput(f"{path} is a state of format {meta.get('format')}, and this moca reads {FORMAT}: "
+    if not isinstance(meta, dict) or not {"format", "step", "digest"} <= meta.keys():
+        raise BadInput(f"{path} holds no complete state: {again} (state.json lacks what a state says)")
+    if meta["format"] != FORMAT:
+        raise BadInput(f"{path} is a state of format {printable(meta['format'])}, and this moca reads {FORMAT}: "
                        f"use the version that wrote it, or {again}")
     if meta["digest"] != is_whole:
         raise BadInput(f"{file} is damaged: its digest is not the one that was saved; {again}")

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 import yaml
-from .documents import BadInput
+from .documents import BadInput, printable
 from .writing import atomic
 
 # %% auto #0
@@ -74,7 +74,7 @@ class TrainConfig:
 # %% ../nbs/13_config.ipynb #dc356412
 def one_of(name: str, value: str, allowed: tuple) -> None:
     "Raise `BadInput` unless an option has one of the allowed values."
-    if value not in allowed: raise BadInput(f"option {name} is {value!r}: use one of {', '.join(allowed)}")
+    if value not in allowed: raise BadInput(f"option {name} is {printable(repr(value))}: use one of {', '.join(allowed)}")
 
 def within(name: str, value: float | None, low: float, high: float | None) -> None:
     "Raise `BadInput` unless an option lies between two values; `None` is no value and no limit."
@@ -94,7 +94,7 @@ def typed(field: dataclasses.Field, value):
         number = finite(value) if kind in ("int", "float") else None
         if number is not None and (kind == "float" or number == int(number)):
             return int(number) if kind == "int" else float(number)
-    raise BadInput(f"option {field.name} is {value!r}: it takes {field.type}")
+    raise BadInput(f"option {field.name} is {printable(repr(value))}: it takes {field.type}")
 
 def finite(value) -> int | float | None:
     "A value as a number; None for what is no number, infinite, or NaN. YAML reads 1e-5 as a string."
@@ -132,7 +132,7 @@ def make_config(kind: type, *sources: dict | str | Path | None) -> TrainConfig:
             if name not in known:
                 near = difflib.get_close_matches(str(name), known, 1)
                 hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(sorted(known))}"
-                raise BadInput(f"unknown option {name!r}: {hint}")
+                raise BadInput(f"unknown option {printable(repr(name))}: {hint}")
             values[name] = value
     return kind(**values)
 

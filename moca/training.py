@@ -90,7 +90,7 @@ class Run:
         "Read the state back; the number of steps done."
         meta = load_state(path, self.tensors())
         self.optimizer.round()
-        self.skipped, self.in_a_row = meta["skipped"], meta["in_a_row"]
+        self.skipped, self.in_a_row = meta.get("skipped", 0), meta.get("in_a_row", 0)
         return meta["step"]
 
     def finish(self) -> None:
@@ -212,7 +212,7 @@ class Meter:
 def parse_row(line: bytes) -> dict | None:
     "A line of a log; None if it is none."
     try: row = json.loads(line)
-    except ValueError: return None # JSON's and Unicode's errors are both
+    except (ValueError, RecursionError): return None # JSON's and Unicode's errors are both
     return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
 
 def read_log(path: Path, upto: int) -> list[dict]:
