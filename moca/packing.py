@@ -10,6 +10,7 @@ import os
 import warnings
 import zipfile
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -462,8 +463,8 @@ def measured(encoder: Encoder, items: Lazy, workers: int = 1, progress: bool = F
     text_ids(encoder, "", "") # the first call may change the tokenizer's state, which threads must not do
     good, found = sift(items, own, measure, workers, progress, "lengths")
     second = sorted(good.base.numbers) if isinstance(good.base, Renamed) else [] # items whose id was used before
-    own.notes.update({SCALED: sum(scaled > 0 for _, _, scaled in found),
-                      SPLIT: sum(len(table) > 1 for _, table, _ in found)})
+    made = Counter({SCALED: sum(scaled > 0 for _, _, scaled in found), SPLIT: sum(len(table) > 1 for _, table, _ in found)})
+    own.notes.update(+made) # without what never happened
     info = dict(cuts={str(k): p for k, (p, _, _) in enumerate(found) if p is not None}, second=second, report=own.as_dict())
     return dict(keep=good.index, counts=np.array([len(t) for _, t, _ in found], np.int64),
                 table=np.array([x for _, t, _ in found for x in t], np.int64).reshape(-1, 2), info=info)

@@ -57,7 +57,7 @@ def toy(out, mode):
         if mine == "blocked" and step == 4: time.sleep(1000)
         if mine == "spoiled" and step == 4: raise BadInput("2 of 10 rows cannot be used: mend them, or raise max_bad")
         if mine == "dies" and step == 4: os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(.01)
+        time.sleep(.05) # time for a signal to come
         x = torch.randn(8, 3, generator=torch.Generator().manual_seed(step))
         return [Rows(part) for part in x.tensor_split(2 * processes)[2 * rank:2 * rank + 2]]
 
