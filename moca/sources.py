@@ -29,6 +29,7 @@ from .documents import MAX_PIXELS, BadInput, Document, ImageRef, MocaError, _add
 from .documents import content, missing, printable, prompt, stored, with_id, written
 from .layouts import Columns, coco, holds_nothing, read_row
 from .opening import open_rows
+from .paths import data_root
 from .rows import Chain, Lazy, Listed, ParquetRows, Selection, digest, file_mark
 
 # %% auto #0
@@ -168,7 +169,7 @@ def inlined(data: str) -> dict | None:
 @lru_cache
 def _inside(root: str | None, max_pixels: int) -> Callable:
     "A function that makes an ImageRef from what a row holds, for paths below `root` only."
-    home = None if root is None else _home(Path(root).resolve())
+    home = None if root is None else data_root(root)
     def image(x) -> ImageRef:
         name = ""
         if isinstance(x, dict): x, name = stored(x), str(x.get("path") or "")
@@ -178,13 +179,6 @@ def _inside(root: str | None, max_pixels: int) -> Callable:
         if isinstance(x, (str, Path)): x, name = _followed(str(x), root, home), str(x)
         return ImageRef.of(x, name, max_pixels=max_pixels)
     return image
-
-def _home(root: Path) -> Path:
-    "The folder that links may not leave: a snapshot of the hub's cache belongs to a repository."
-    for k, part in enumerate(root.parts[:-2]):
-        if re.fullmatch(r"(datasets|models|spaces)--.+", part) and root.parts[k + 1] == "snapshots":
-            return Path(*root.parts[:k + 1])
-    return root
 
 def _followed(name: str, root: str | Path | None, home: Path | None) -> Path:
     """The file that a row names. Raises `BadInput` for one that is not there, or not in the folder of the
