@@ -44,6 +44,9 @@ def printable(name, most: int = 80) -> str:
     return f"{shown[:head]}...{shown[len(shown) - (most - 3 - head):]}"
 
 # %% ../nbs/10_documents.ipynb #a31b9606
+# Pillow warns of odd metadata and of large images; what matters is checked here. Once for all threads
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
 # the decoders that a file may reach; its name decides nothing
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM")
 MAX_PIXELS = 64_000_000 # a larger picture is rejected from its header
@@ -107,17 +110,15 @@ def _use(source, name: str, max_pixels: int, what: Callable):
     if isinstance(source, Path) and not _is_file(source):
         raise BadImage(f"image {name} does not exist: check the path")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore") # Pillow warns of odd metadata and of large pictures; what matters is checked here
-            if isinstance(source, (Path, bytes)):
-                with Image.open(BytesIO(source) if isinstance(source, bytes) else source,
-                                formats=FORMATS) as image:
-                    return what(_checked(image, max_pixels))
-            image = source if isinstance(source, Image.Image) else source()
-            if not isinstance(image, Image.Image):
-                raise ValueError(f"its function returned a {type(image).__name__}, not a PIL image")
-            _checked(image, max_pixels).load()
-            return what(image)
+        if isinstance(source, (Path, bytes)):
+            with Image.open(BytesIO(source) if isinstance(source, bytes) else source,
+                            formats=FORMATS) as image:
+                return what(_checked(image, max_pixels))
+        image = source if isinstance(source, Image.Image) else source()
+        if not isinstance(image, Image.Image):
+            raise ValueError(f"its function returned a {type(image).__name__}, not a PIL image")
+        _checked(image, max_pixels).load()
+        return what(image)
     except Exception as e: # OSError, ValueError, SyntaxError, struct.error, MemoryError ...
         reason = str(e) or type(e).__name__
         if isinstance(e, Image.UnidentifiedImageError): reason = _unknown(source)

@@ -15,11 +15,12 @@ from .account import Report
 from .documents import BadInput, printable
 from .pairs import Pairs, ReadPairs, sift_pairs
 from .rows import Chain, Lazy, Selection, digest
-from .sources import Documents, Source, inlined, look, sift, source_of, source_rows
+from .sources import Documents, Source, inlined, look, sift, source_of, source_rows, there_is
 
 # %% auto #0
-__all__ = ['HERE', 'KEYS', 'builtin_mixtures', 'mixture_file', 'read_mixture', 'placed', 'Mixture', 'load_mixture', 'Mixed',
-           'drawn', 'times', 'mixed', 'open_documents', 'load_documents', 'open_pairs', 'rows_of', 'show_mixture']
+__all__ = ['HERE', 'KEYS', 'builtin_mixtures', 'mixture_file', 'read_mixture', 'base_file', 'placed', 'Mixture', 'load_mixture',
+           'Mixed', 'drawn', 'times', 'mixed', 'open_documents', 'load_documents', 'open_pairs', 'rows_of',
+           'show_mixture']
 
 # %% ../nbs/10_mixtures.ipynb #0b9c5711
 HERE = Path(moca.__file__).parent/"data"/"mixtures"
@@ -52,16 +53,22 @@ def read_mixture(path: Path, within: tuple = ()) -> dict:
         if not isinstance(s, dict | None): raise BadInput(f"source {name} of {path.name} is a {type(s).__name__}: give a path, or "
                                                           f"{{data: ...}}")
         for key in ("data", "image_root", "corpus", "cache"):
-            if s and isinstance(s.get(key), str): s[key] = placed(s[key], path.parent, key)
+            if not s or not isinstance(s.get(key), str): continue
+            if key == "data": s["written"] = s[key]
+            s[key] = placed(s[key], path.parent, key)
     for key in ("image_root", "cache"):
         if isinstance(found.get(key), str): found[key] = placed(found[key], path.parent, key)
     found["sources"] = sources
     if found.get("base") is None: return found
-    base = mixture_file(str(found["base"])) or path.parent/str(found["base"])
-    below = read_mixture(base if base.is_absolute() or base.exists() else path.parent/base,
-                         (*within, path.resolve()))
-    merged = {n: s if s is None else below["sources"].get(n, {}) | s for n, s in sources.items()}
+    below = read_mixture(base_file(str(found["base"]), path.parent), (*within, path.resolve()))
+    merged = {n: s if s is None else (below["sources"].get(n) or {}) | s for n, s in sources.items()}
     return below | found | {"sources": below["sources"] | merged}
+
+def base_file(name: str, folder: Path) -> Path:
+    "The file of a base: in the folder of the mixture that names it, else as `mixture_file` finds it."
+    beside = folder/Path(name).expanduser()
+    found = None if beside.is_file() else mixture_file(name)
+    return found if found is not None and found.is_file() else beside
 
 def placed(value: str, folder: Path, key: str) -> str:
     "A path of a mixture file, from the folder that it lies in; names of the hub stay what they are."
@@ -77,6 +84,7 @@ class Mixture:
     sources: list[Source]
     about: str = ""
     notes: dict = dataclasses.field(default_factory=dict) # of sources, for people
+    written: dict = dataclasses.field(default_factory=dict) # {source: its data as the file has it}
 
     def table(self, counts: dict[str, int] | None = None) -> str:
         "One line a source; with the rows of each, what an epoch holds of it."
@@ -113,8 +121,9 @@ def load_mixture(data: str | Path, # a mixture file, one of moca's own by name, 
     chosen = {n: common | s | given | {"name": n} for n, s in found["sources"].items() if s is not None}
     if not chosen: raise BadInput(f"the mixture {path.name} has no sources")
     notes = {n: s.pop("note", "") for n, s in chosen.items()}
+    written = {n: s.pop("written", "") for n, s in chosen.items()}
     return Mixture(path.stem, kind, [source_of(s, n) for n, s in chosen.items()], str(found.get("about", "")),
-                   notes)
+                   notes, written)
 
 # %% ../nbs/10_mixtures.ipynb #aa39a4f2
 class Mixed(Chain):
@@ -158,6 +167,7 @@ def mixed(mixture: Mixture, make: type, progress: bool = False) -> Mixed:
     "The items of all sources: `make` is Documents or Pairs. Raises `BadInput`."
     parts, shares = [], []
     for s in mixture.sources:
+        there_is(s.data, mixture.written.get(s.name))
         rows = source_rows(s, progress)
         for copy, share in enumerate(times(s.weight)): parts.append(make(rows, s, copy)); shares.append(share)
     return Mixed(parts, shares)

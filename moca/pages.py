@@ -11,7 +11,6 @@ import os
 import subprocess
 import sys
 import threading
-import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,11 +51,8 @@ def more_frames(source: Path | bytes) -> bool:
     # a JPEG, the most frequent: no need to look
     if isinstance(source, bytes) and source.startswith(b"\xff\xd8"): return False
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(BytesIO(source) if isinstance(source, bytes) else source,
-                            formats=FORMATS) as image:
-                return image.format != "MPO" and getattr(image, "is_animated", False)
+        with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
+            return image.format != "MPO" and getattr(image, "is_animated", False)
     except Exception: return False # opening it for its size will say what is wrong
 
 # %% ../nbs/10_pages.ipynb #79e04337
@@ -76,8 +72,7 @@ def tiff_pages(path: Path) -> list[int]:
     """Which frames of a TIFF are pages; one page or none for what is no TIFF of several. Raises `BadInput`
     for too many."""
     pages, k = [], 0
-    with _tiff_lock, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _tiff_lock:
         try:
             tiff = open_tiff(path)
             while k <= MAX_FRAMES:
@@ -98,8 +93,7 @@ class TiffPage:
 
     def ask(self, what: Callable):
         "What `what` says of the open frame. Raises `BadInput`."
-        with _tiff_lock, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _tiff_lock:
             try:
                 tiff = open_tiff(self.path)
                 tiff.seek(self.frame)

@@ -621,10 +621,11 @@ def source_rows(source: Source, progress: bool = False) -> Lazy:
     return Selection(rows, np.sort(np.concatenate([np.arange(starts[k], starts[k + 1])
                                                    for k in order])[:source.cap]))
 
-def there_is(data: str) -> None:
+def there_is(data: str, written: str | None = None) -> None: # written: before it was made a path; None: `data`
     "Raises `BadInput` for a path where nothing is, and says how a data set of the hub is named."
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", data) or Path(data).exists(): return
-    raise BadInput(f"{printable(data)} does not exist: check the path; a data set on the hub is named hub:{printable(data)}")
+    name = written or data
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or Path(data).exists(): return
+    raise BadInput(f"{printable(data)} does not exist: check the path; a data set on the hub is named hub:{printable(name)}")
 
 # %% ../nbs/10_sources.ipynb #5d123666
 COCO_BYTES = 2**30 # of a JSON file
