@@ -85,7 +85,7 @@ class Report:
     path: Path | None = None # where they are written
     _late: set = field(default_factory=set, repr=False) # ids of rows that were kept first and rejected later
     _before: dict = field(default_factory=dict,
-                          repr=False) # {id: line} that the file had already, of other rows than `rejected`
+                          repr=False) # {id: line} of rows that broke in training before, others than `rejected`
     _told: set = field(default_factory=set, repr=False) # lines on ignored files and notes that the file has
 
     def __post_init__(self):
@@ -104,7 +104,8 @@ class Report:
     def adds_up(self) -> None:
         "Raises `MocaError` if something that was met is neither kept nor rejected nor ignored."
         parts = f"{self.n_kept:,} kept, {len(self.rejected):,} rejected, {len(self.ignored):,} ignored"
-        if self.n_met == self.n_kept + len(self.rejected) + len(self.ignored): return
+        total = self.n_kept + len(self.rejected) + len(self.ignored)
+        if self.n_kept >= 0 and self.n_met == total: return
         raise MocaError(f"{self.name}: {self.n_met:,} rows and files were met, and they are not {parts}: this is a fault of moca")
 
 # %% ../nbs/10_account.ipynb #0686f0b8
@@ -172,11 +173,10 @@ def keep(self: Report, path: str | Path, # bad_samples.jsonl of a run
     self.path, self.max_bad = Path(path), max_bad
     written = json_lines(self.path, mend=main) # by a run that goes on
     self._told = {json.dumps(x) for x in written if "id" not in x}
-    before = {x["id"]: x for x in written if "id" in x}
-    if main: self._write([_line(r) for r in self.rejected if r.id not in before])
+    known, now = {x["id"] for x in written if "id" in x}, {r.id for r in self.rejected}
+    if main: self._write([self._line(r) for r in self.rejected if r.id not in known])
     if main: self.tell()
-    for r in self.rejected: before.pop(r.id, None)
-    self._before = before
+    self._before = {x["id"]: x for x in written if x.get("late") and "id" in x and x["id"] not in now}
     self.raise_if_empty()
     self.check()
 
@@ -194,9 +194,12 @@ def tell(self: Report) -> None:
     self._told |= set(map(json.dumps, new))
     self._write(new)
 
-def _line(row: Rejected) -> dict:
-    "A rejected row as the file keeps it."
-    return {"id": row.id, "file": row.where} | ({"own_id": row.own} if row.own else {}) | {"reason": row.why}
+@patch
+def _line(self: Report, row: Rejected) -> dict:
+    "A rejected row as the file keeps it; `late` if reading it did not show what is wrong."
+    own = {"own_id": row.own} if row.own else {}
+    late = {"late": True} if row.id in self._late else {}
+    return {"id": row.id, "file": row.where} | own | {"reason": row.why} | late
 
 @patch
 def _write(self: Report, lines: list[dict]) -> None:
@@ -216,7 +219,7 @@ def reject(self: Report, where: str, why, id: str = "") -> None:
     self.rejected.append(row)
     self.n_kept -= 1
     if self.path is None: return
-    self._write([_line(row)])
+    self._write([self._line(row)])
     self.check()
 
 @patch

@@ -246,8 +246,8 @@ def loose_rows(root: Path, names: list[str], lines: bool = False,
                **options) -> list[Lazy]: # options of FolderRows
     "The rows of files without a table; with `lines`, each line of a text is one."
     parts = {part for beside in sidecars(names).values() for part in beside}
-    texts = [n for n in names if lines and suffix_of(n) in TEXTS and n not in parts]
-    rows = FolderRows(root, [n for n in names if n not in set(texts)], **options)
+    texts = {n: None for n in names if lines and suffix_of(n) in TEXTS and n not in parts} # a set in order
+    rows = FolderRows(root, [n for n in names if n not in texts], **options)
     found = [rows]
     for name in texts:
         try:

@@ -435,6 +435,7 @@ class Pieces(Lazy):
         self.docs, self.owner, self.number, self.cuts = docs, owner, number, cuts
         # number and Document that was cut last: its other pieces are often asked for next
         self.last = None, None
+        self.broken = {} # number and id of each Document that broke while it was encoded
 
     def __len__(self): return len(self.owner)
     def where(self, i): return self.docs.where(int(self.owner[i]))
@@ -446,6 +447,12 @@ class Pieces(Lazy):
         known, doc = self.last
         if known != k: self.last = k, (doc := self.docs.make(k))
         return cut(doc, self.cuts[k][n], n)
+
+    def owner_id(self, i: int, id: str | None) -> str: # id: of piece `i`; None: it could not be made
+        "The one id under which the Document of piece `i` is rejected, whichever of its pieces breaks."
+        k, n = int(self.owner[i]), int(self.number[i])
+        own = self.where(i) if id is None else id.removesuffix(f"#{n}") if n else id
+        return self.broken.setdefault(k, own)
 
 # %% ../nbs/11_packing.ipynb #6aae7311
 # notes of a Report
@@ -541,13 +548,15 @@ def encode_each(encoder: Encoder, docs: Sequence[Document], chosen: Sequence[int
     one, `BadInput` when too many are unusable."""
     out = []
     for i in chosen:
-        name = place = docs.where(i) if isinstance(docs, Lazy) else str(i)
+        place, doc = docs.where(i) if isinstance(docs, Lazy) else str(i), None
         try:
-            doc = docs[i]; name = doc.id
+            doc = docs[i]
             e = encode(encoder, doc, **options)
         except BadInput as why:
             if report is None: raise
-            report.reject(place, why, name); out.append(None)
+            name = None if doc is None else doc.id
+            report.reject(place, why, docs.owner_id(i, name) if isinstance(docs, Pieces) else name or place)
+            out.append(None)
             continue
         if lengths is not None and len(e) != lengths[i]:
             raise MocaError(f"document {doc.id} has {len(e)} tokens, planned were {lengths[i]}: its data or the tokenizer changed since "
