@@ -21,7 +21,7 @@ from .rows import Lazy, Selection
 from .sources import ROW, Documents, holder, inlined, look, renamed, sift, source_rows, source_words
 
 # %% auto #0
-__all__ = ['SAMPLES', 'LOOKED', 'THUMB', 'TEXT', 'STYLE', 'bins', 'quantiles', 'figures', 'sides', 'kind_of', 'spread',
+__all__ = ['EITHER', 'SAMPLES', 'LOOKED', 'THUMB', 'TEXT', 'STYLE', 'bins', 'quantiles', 'figures', 'sides', 'kind_of', 'spread',
            'layouts_of', 'Found', 'look_at', 'drawn_of', 'bar', 'histogram', 'counted', 'thumbnail', 'shown', 'card',
            'table', 'bars']
 
@@ -66,15 +66,17 @@ def sides(pair: Pair) -> list[Document]:
 
 # %% ../nbs/10_inspect.ipynb #dfb1f34e
 def kind_of(data: str, options: dict) -> str:
-    "documents or pairs. Raises `BadInput` where `data` cannot be opened."
+    "documents, pairs, or `EITHER` of them. Raises `BadInput` where `data` cannot be opened."
     path = mixture_file(data) if inlined(data) is None else None
     if path is not None: return read_mixture(path).get("kind", "documents")
     source = load_mixture(data, options=options).sources[0]
     if source.format: return "pairs"
     columns = list(source.columns) + (["text"] if source.template else []) or columns_of(source_rows(source))
-    try: detect(columns, source.title)
+    try: found = detect(columns, source.title)
     except BadInput: return "documents"
-    return "pairs"
+    return EITHER if found == "conversation" else "pairs"
+
+EITHER = "documents or pairs" # a chat
 
 def spread(n: int, most: int | None) -> np.ndarray: # [min(n, most)] int64
     "Numbers below n, all of them or `most`, evenly spread."
@@ -108,6 +110,8 @@ class Found:
     figures: dict[str, list[int]] = field(default_factory=dict)
     tasks: Counter = field(default_factory=Counter) # of Pairs
     samples: list = field(default_factory=list) # Documents or Pairs
+    looked: int = 0 # rows that were looked at
+    hint: str = "" # how else the data can be read
 
 def look_at(data: str, # whatever a stage takes: a path, a mixture, a source on one line
             kind: str | None = None, # documents or pairs; None: told from the data
@@ -118,11 +122,13 @@ def look_at(data: str, # whatever a stage takes: a path, a mixture, a source on 
     if kind not in (None, "documents", "pairs"): raise BadInput(f"kind is {kind!r}: use documents or pairs")
     if limit is not None and limit < 1: raise BadInput(f"limit is {limit}: give 1 or more")
     options = source_words(list(words))
-    kind = kind or kind_of(data, options)
+    told = kind or kind_of(data, options)
+    kind = "documents" if told == EITHER else told
     mixture = load_mixture(data, kind, options)
     items = mixed(mixture, Pairs if kind == "pairs" else Documents, progress)
     numbers = spread(len(items), limit)
-    found = Found(mixture.name, kind, len(items), Report(mixture.name), drawn_of(items))
+    found = Found(mixture.name, kind, len(items), Report(mixture.name), drawn_of(items), looked=len(numbers))
+    if told == EITHER: found.hint = "these are chats, which can be read as pairs too: --kind pairs"
     good, measured = sift(Selection(items, numbers), found.report, figures, workers, progress, kind)
     found.report.adds_up()
     for numbers_of in measured:
@@ -161,9 +167,10 @@ def counted(counts: Counter) -> str:
 def text(self: Found) -> str:
     "For a terminal."
     looked = f"{self.n:,} rows"
-    if self.report.n_read < self.n: looked = f"{self.report.n_read:,} of {looked} looked at, evenly spread"
+    if self.looked < self.n: looked = f"{self.looked:,} of {looked} looked at, evenly spread"
     lines = [self.report.summary(), f"{self.kind}: {looked}", f"layouts: {counted(self.layouts)}",
              f"columns: {counted(self.columns)}"]
+    if self.hint: lines.insert(2, self.hint)
     if self.tasks: lines.append(f"tasks: {counted(self.tasks)}")
     for what, values in self.figures.items():
         if not values: continue
@@ -179,7 +186,7 @@ def text(self: Found) -> str:
 def as_dict(self: Found) -> dict:
     "For JSON."
     said = {what: quantiles(x) | {"bins": bins(x)} for what, x in self.figures.items() if x}
-    return dict(name=self.name, kind=self.kind, rows=self.n, looked_at=self.report.n_read, report=self.report.as_dict(),
+    return dict(name=self.name, kind=self.kind, rows=self.n, looked_at=self.looked, hint=self.hint, report=self.report.as_dict(),
                 layouts=dict(self.layouts), columns=dict(self.columns), tasks=dict(self.tasks), figures=said, sources=self.sources)
 
 # %% ../nbs/10_inspect.ipynb #2eab73db
@@ -251,8 +258,9 @@ def html(self: Found) -> str:
     parts = [f"<h1>{escape(printable(self.name))}</h1>",
              f"<p>{self.kind}: {r.n_kept:,} of {r.n_read:,} rows can be used, {len(r.rejected):,} are rejected, "
              f"{len(r.ignored):,} files are in no row.</p>"]
-    if r.n_read < self.n:
-        parts.append(f"<p>{r.n_read:,} of {self.n:,} rows were looked at, evenly spread.</p>")
+    if self.hint: parts.append(f"<p>{escape(self.hint)}</p>")
+    if self.looked < self.n:
+        parts.append(f"<p>{self.looked:,} of {self.n:,} rows were looked at, evenly spread.</p>")
     parts += [f"<h2>{title}</h2>{body}" for title, body in self.sections() if body]
     safe = "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
     return (f'<!doctype html><html lang="en"><head><meta charset="utf-8">{safe}<meta name="viewport" content="width=device-width, '

@@ -168,8 +168,9 @@ def mixed(mixture: Mixture, make: type, progress: bool = False) -> Mixed:
     parts, shares = [], []
     for s in mixture.sources:
         there_is(s.data, mixture.written.get(s.name))
-        rows = source_rows(s, progress)
-        for copy, share in enumerate(times(s.weight)): parts.append(make(rows, s, copy)); shares.append(share)
+        once, found = make(source_rows(s, progress), s), times(s.weight)
+        parts += [once, *(once.again(copy) for copy in range(1, len(found)))]
+        shares += found
     return Mixed(parts, shares)
 
 # %% ../nbs/10_mixtures.ipynb #e742686b

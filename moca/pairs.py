@@ -17,7 +17,7 @@ from .content import content_key, same
 from .documents import KINDS, MARKER, BadInput, Document, Pair, _parts, blank, prompt
 from .opening import open_rows
 from .rows import Lazy, Selection, digest
-from .sources import ROW, Source, _inside, look, place, renamed, row_id, sift, source_rows
+from .sources import ROW, Source, _inside, copied, look, place, renamed, row_id, sift, source_rows
 
 # %% auto #0
 __all__ = ['HELD', 'ABOUT', 'OWN', 'NUMBERED', 'LABELS', 'MMEB_COLUMNS', 'SWIFT_COLUMNS', 'TEVATRON_COLUMNS', 'NATIVE_COLUMNS',
@@ -400,12 +400,13 @@ def copies(positives: list[Document], negatives: dict[int, Document]) -> dict[in
 # %% ../nbs/10_pairs.ipynb #90e37682
 class Pairs(Lazy):
     "The Pairs that rows hold. Raises `BadInput` for columns in no known layout."
-    def __init__(self, rows: Lazy, source: Source, copy: int = 0):
+    def __init__(self, rows: Lazy, source: Source, copy: int = 0,
+                 corpus: Corpus | None = None): # None: to be read from the source's file, if it names one
         self.rows, self.source, self.copy = rows, source, copy
         self.rejected, self.ignored = ([], []) if copy else (rows.rejected, rows.ignored)
         columns = list(source.columns) + (["text"] if source.template else []) or columns_of(rows)
         self.format = detect(columns, source.title, source.format) if len(rows) else "native"
-        self.corpus = Corpus(open_rows(source.corpus)) if source.corpus else None
+        self.corpus = Corpus(open_rows(source.corpus)) if source.corpus and corpus is None else corpus
         if self.corpus and not copy: self.ignored = [*self.ignored, *self.corpus.ignored]
         self.compared, self.known = np.zeros(len(rows), bool), {} # rows whose negatives were compared; what was found
         self.met = np.zeros(len(rows), np.int32) # negatives of each row that was read
@@ -427,6 +428,10 @@ class Pairs(Lazy):
         made, left = pair(ours, id, s, _inside(s.image_root or self.rows.folder(i), s.max_pixels), known)
         self.remember(i, len(ours.get("negatives") or []), left)
         return made
+
+    def again(self, copy: int) -> Pairs:
+        "The same rows once more in an epoch; a corpus is read once."
+        return Pairs(self.rows, self.source, copy, self.corpus)
 
     def remember(self, i: int, met: int, left: dict[int, str]) -> None:
         "Count a row's negatives, and keep which of them are copies."
@@ -452,8 +457,8 @@ class Pairs(Lazy):
 
     def notes(self) -> Counter:
         "How many rows have which peculiarity, and columns that no adapter reads."
-        found = super().notes()
-        if not self.copy: found += self.rows.notes() + (self.corpus.notes() if self.corpus else Counter())
+        if self.copy: return Counter()
+        found = super().notes() + self.rows.notes() + (self.corpus.notes() if self.corpus else Counter())
         for why, n in self.left.items():
             if total := int(n.sum()): found[f"negatives left out that {why} ({total:,})"] = int((n > 0).sum())
         if names := list(self.unread):
@@ -503,7 +508,8 @@ def sift_pairs(pairs: Lazy, report: Report, verify: bool = False, workers: int =
         for doc in (p.query, p.positive, *p.negatives): look(doc, verify)
         return p.task, p.kind, len(p.negatives)
     good, found = sift(pairs, report, measure, workers, progress, "pairs")
-    report.notes.update(Counter(f"{n} hard negative{'s' * (n != 1)}" for *_, n in found))
+    once = [n for i, (*_, n) in enumerate(found) if not copied(good, i)]
+    report.notes.update(Counter(f"{n} hard negative{'s' * (n != 1)}" for n in once))
     return ReadPairs(good.base, good.index, [t for t, *_ in found], [k for _, k, _ in found])
 
 def read_pairs(path: str | Path, # a file, a folder, a pattern, or a data set on the hub
@@ -517,5 +523,6 @@ def read_pairs(path: str | Path, # a file, a folder, a pattern, or a data set on
     source = Source(str(path), image_root=None if image_root is None else str(image_root), **options)
     report = Report(source.title)
     pairs = sift_pairs(Pairs(source_rows(source, progress), source), report, verify, workers, progress)
+    report.adds_up()
     report.raise_if_empty()
     return pairs, report

@@ -36,10 +36,10 @@ from .rows import Chain, Lazy, Listed, ParquetRows, Selection, digest, file_mark
 __all__ = ['SAMPLING', 'ROW', 'MOST_NOTES', 'MOST_NAMES', 'UNREAD', 'CHUNK', 'MASK64', 'FRAMES', 'HUB_CAP', 'PART_BYTES',
            'GROUP_BYTES', 'COCO_BYTES', 'Source', 'checked', 'source_of', 'source_words', 'typed', 'source_from_words',
            'inline', 'inlined', 'renamed', 'left_over', 'row_id', 'place', 'Documents', 'digest64', 'Asked', 'ask',
-           'asked', 'holder', 'sources_of', 'own_id', 'second_id', 'Renamed', 'images_of', 'files_mark', 'marked_files',
-           'sift', 'used_again', 'why_copy', 'again', 'look', 'hub_name', 'cache_folder', 'read_state', 'hub_stream',
-           'chosen_rows', 'draw_rows', 'shuffled', 'tables', 'fill_cache', 'write_part', 'hub_rows', 'source_rows',
-           'there_is', 'CocoRows', 'coco_rows', 'open_source', 'read_documents']
+           'asked', 'holder', 'copied', 'sources_of', 'own_id', 'second_id', 'Renamed', 'images_of', 'files_mark',
+           'marked_files', 'sift', 'used_again', 'why_copy', 'again', 'look', 'hub_name', 'cache_folder', 'read_state',
+           'hub_stream', 'chosen_rows', 'draw_rows', 'shuffled', 'tables', 'fill_cache', 'write_part', 'hub_rows',
+           'source_rows', 'there_is', 'CocoRows', 'coco_rows', 'open_source', 'read_documents']
 
 # %% ../nbs/10_sources.ipynb #17ec7071
 SAMPLING = ("random", "first", "shards")
@@ -262,6 +262,10 @@ class Documents(Lazy):
             own[f"{UNREAD}: {', '.join(map(printable, names[:MOST_NAMES]))}{more}"] = n
         return own + self.rows.notes()
 
+    def again(self, copy: int) -> Documents:
+        "The same rows once more in an epoch."
+        return Documents(self.rows, self.source, copy)
+
     def make(self, i) -> Document:
         row, s = self.rows.make(i), self.source
         ours, columns = read_row(renamed(row, s), lambda what: self.note(what, i))
@@ -302,7 +306,8 @@ def ask(items: Lazy, i: int, measure: Callable, whole: bool = False) -> Asked: #
     own = item.id != items.where(i)
     known = dict(id=digest64(item.id), content=digest64(content(item)) if own else 0,
                  second=digest64(second_id(item.id, items, i)) if own else 0, files=files_mark(item, whole))
-    try: return Asked(measure(item), None, **known, frames=any(image.frames for image in images_of(item)))
+    framed = lambda: not copied(items, i) and any(image.frames for image in images_of(item))
+    try: return Asked(measure(item), None, **known, frames=framed())
     except BadInput as e: return Asked(None, str(e), **known)
 
 def asked(items: Lazy, measure: Callable, workers: int) -> Iterator[Asked]:
@@ -326,6 +331,10 @@ def holder(items: Lazy, i: int) -> tuple[Lazy, int]:
         elif isinstance(items, Selection): items, i = items.base, int(items.index[i])
         elif isinstance(items, Renamed): items = items.base
         else: return items, i
+
+def copied(items: Lazy, i: int) -> bool:
+    "Is item `i` a row's second time in an epoch, or a later one? Notes are on rows: they count the first."
+    return bool(getattr(holder(items, i)[0], "copy", 0))
 
 def sources_of(items: Lazy) -> list[Source]:
     "The sources that items come from."
@@ -428,7 +437,8 @@ def sift(items: Lazy, report: Report, # that the others go to
     report.n_kept += len(good)
     report.files_mark = _hex(files)
     report.take(items)
-    if len(second): report.notes["ids used again, kept as id@place"] += len(second)
+    if once := sum(not copied(items, int(i)) for i in second):
+        report.notes["ids used again, kept as id@place"] += once
     if frames > report.notes.get(FRAMES, 0):
         report.notes[FRAMES] = frames # a reader may have told of some already
     return good, [found[i] for i in keep] if bad else found
