@@ -15,60 +15,34 @@ import numpy as np
 from .account import Ignored, Report
 from .content import content_key, same
 from .documents import KINDS, MARKER, BadInput, Document, Pair, _parts, blank, prompt
+from .layouts import chat_parts
 from .opening import open_rows
 from .rows import Lazy, Selection, digest
-from .sources import ROW, Source, _inside, copied, look, place, renamed, row_id, sift, source_rows
+from .sources import MOST_NOTES, ROW, Source, _inside, copied, look, place, renamed, row_id, sift, source_rows
 
 # %% auto #0
 __all__ = ['HELD', 'ABOUT', 'OWN', 'NUMBERED', 'LABELS', 'MMEB_COLUMNS', 'SWIFT_COLUMNS', 'TEVATRON_COLUMNS', 'NATIVE_COLUMNS',
-           'PAIR_FORMATS', 'EMPTY', 'COPY', 'TWICE', 'is_chat', 'chat_parts', 'chat_item', 'placed', 'side_parts',
-           'hollow', 'first', 'listed', 'written_list', 'several', 'native', 'one_of_several', 'by_order', 'marked',
-           'mmeb', 'flag', 'colpali', 'megapairs', 'swift', 'chat_side', 'conversation', 'Corpus', 'passage',
-           'tevatron', 'PairFormat', 'with_images', 'columns_of', 'detect', 'unread', 'word', 'pair', 'copies', 'Pairs',
-           'odd_keys', 'ReadPairs', 'labels', 'only', 'sift_pairs', 'read_pairs']
+           'PAIR_FORMATS', 'EMPTY', 'COPY', 'TWICE', 'is_chat', 'messages_of', 'side_parts', 'hollow', 'first',
+           'listed', 'written_list', 'several', 'native', 'one_of_several', 'by_order', 'marked', 'mmeb', 'flag',
+           'colpali', 'megapairs', 'swift', 'chat_side', 'conversation', 'Corpus', 'passage', 'tevatron', 'PairFormat',
+           'with_images', 'columns_of', 'detect', 'unread', 'word', 'pair', 'copies', 'Pairs', 'odd_keys', 'ReadPairs',
+           'labels', 'only', 'sift_pairs', 'read_pairs']
 
 # %% ../nbs/10_pairs.ipynb #d4155ebc
 def is_chat(value) -> bool:
     "Is it a list of messages, or one message?"
-    messages = [value] if isinstance(value, dict) else value
+    messages = messages_of(value)
     if not isinstance(messages, list) or not messages: return False
     return all(isinstance(m, dict) and ("content" in m or {"from", "value"} <= m.keys()) for m in messages)
 
-def chat_parts(messages: list[dict] | dict, images: Sequence = ()) -> list: # images: for the places `<image>` in its texts
-    "The texts and pictures of chat messages, in order, a newline between messages. Raises `BadInput`."
-    out = []
-    for n, message in enumerate([messages] if isinstance(messages, dict) else messages):
-        if n: out.append("\n")
-        content = message["content"] if "content" in message else message["value"]
-        if not isinstance(content, (str, list, tuple)):
-            raise BadInput(f"the content of a message is a {type(content).__name__}")
-        out += [chat_item(item) for item in ([content] if isinstance(content, str) else content)]
-    return placed(out, list(images))
-
-def chat_item(item) -> str | dict:
-    "A text, or `{\"image\"}`. Raises `BadInput` for anything else that a chat may hold."
-    if isinstance(item, str): return item
-    kind = item.get("type") if isinstance(item, dict) else None
-    if kind not in ("text", "image") or item.get(kind) is None:
-        raise BadInput(f"an item of its chat is of type {str(kind)[:80]!r}: texts and images are read, with their text or "
-                       "image")
-    return item["text"] if kind == "text" else {"image": item["image"]}
-
-def placed(parts: list, images: list) -> list:
-    "Parts with `images` where their texts say `<image>`; without such places the pictures come first. Raises `BadInput`."
-    if not images: return parts
-    pieces = [piece for p in parts for piece in (re.split("(<image>)", p) if isinstance(p, str) else [p])]
-    places = pieces.count("<image>")
-    if places not in (0, len(images)):
-        raise BadInput(f"its chat has {places} places for images, and {len(images)} images")
-    waiting = iter(images)
-    found = [{"image": next(waiting)} if p == "<image>" else p for p in pieces if p != ""]
-    return found if places else [{"image": x} for x in images] + found
+def messages_of(value: list[dict] | dict) -> list[dict]:
+    "A chat as a list, where it may be one message."
+    return [value] if isinstance(value, dict) else value
 
 # %% ../nbs/10_pairs.ipynb #994f2328
 def side_parts(value, image: Callable) -> list:
     "The parts of one side of a pair. Raises `BadInput` with the reason alone."
-    if is_chat(value): return _parts({"parts": chat_parts(value)}, image)
+    if is_chat(value): return _parts({"parts": chat_parts(messages_of(value))}, image)
     if isinstance(value, (list, tuple)): return _parts({"parts": list(value)}, image)
     if isinstance(value, str): return _parts({"text": value}, image)
     if isinstance(value, dict) and not value.keys() <= {"bytes", "path"}: return _parts(value, image)
@@ -199,25 +173,26 @@ def swift(row: dict, note: Callable) -> dict:
         if is_chat(chats): chats, images = [chats], [images]
         if images and len(images) != len(chats):
             raise BadInput(f"its {name}_messages ({len(chats)}) and {name}_images ({len(images)}) differ in number")
-        return [chat_side(c, images[k] if images else []) for k, c in enumerate(chats)]
-    return dict(id=row.get("id"), query=chat_side(row.get("messages"), row.get("images")), positives=sides("positive"),
+        return [chat_side(c, images[k] if images else [], note) for k, c in enumerate(chats)]
+    return dict(id=row.get("id"), query=chat_side(row.get("messages"), row.get("images"), note), positives=sides("positive"),
                 negatives=sides("negative") + sides("rejected"))
 
-def chat_side(messages, images) -> dict:
+def chat_side(messages, images, note: Callable) -> dict:
     "A chat and its pictures as a side. Raises `BadInput`."
     if not is_chat(messages):
         raise BadInput(f"its messages are a {type(messages).__name__}, not a list of messages with content")
-    return {"parts": chat_parts(messages, listed(images))}
+    return {"parts": chat_parts(messages_of(messages), listed(images), note)}
 
 def conversation(row: dict, note: Callable) -> dict:
     "What is asked and the first answer, of `conversations` or `messages`, with `image` or `images`."
     turns = first(row, "conversations", "messages")
     if not is_chat(turns): raise BadInput("it has no list of messages")
-    turns = [turns] if isinstance(turns, dict) else turns
+    turns = messages_of(turns)
     at = next((k for k, m in enumerate(turns) if m.get("role", m.get("from")) in ("assistant", "gpt")), 0)
     if not at: raise BadInput("its messages hold no question with an answer after it")
     if len(turns) > at + 1: note("of several questions and answers the first are taken")
-    query, answer = chat_side(turns[:at], first(row, "images", "image")), {"parts": chat_parts(turns[at])}
+    query = chat_side(turns[:at], first(row, "images", "image"), note)
+    answer = {"parts": chat_parts([turns[at]], [], note)}
     return dict(id=row.get("id"), query=query, positives=[answer], negatives=[])
 
 # %% ../nbs/10_pairs.ipynb #2300fac6
@@ -428,6 +403,10 @@ class Pairs(Lazy):
         made, left = pair(ours, id, s, _inside(s.image_root or self.rows.folder(i), s.max_pixels), known)
         self.remember(i, len(ours.get("negatives") or []), left)
         return made
+
+    def note(self, what, i):
+        if len(self.flags or ()) >= MOST_NOTES and what not in self.flags: what = "other peculiarities"
+        super().note(what, i)
 
     def again(self, copy: int) -> Pairs:
         "The same rows once more in an epoch; a corpus is read once."

@@ -15,6 +15,7 @@ import torch
 import transformers
 import moca
 from .probe import ProbeReport, prove
+from .tables import cache_home
 
 # %% auto #0
 __all__ = ['cache_folder', 'note', 'noted', 'hashed', 'file_digest', 'code_mark', 'proof_key', 'prove_once']
@@ -22,8 +23,7 @@ __all__ = ['cache_folder', 'note', 'noted', 'hashed', 'file_digest', 'code_mark'
 # %% ../nbs/11_proven.ipynb #f8874f99
 def cache_folder() -> Path:
     "Where proofs are kept: below `$MOCA_CACHE`, else below `~/.cache/moca`."
-    root = os.environ.get("MOCA_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()/"moca"
-    return Path(root)/"proven"
+    return cache_home()/"proven"
 
 def note(name: str, value: dict) -> None:
     "Keep a small record, atomically; where nothing can be written, nothing is kept."

@@ -31,6 +31,7 @@ from .layouts import Columns, coco, holds_nothing, read_row
 from .opening import open_rows
 from .paths import data_root
 from .rows import Chain, Lazy, Listed, ParquetRows, Selection, digest, file_mark
+from .tables import cache_home
 
 # %% auto #0
 __all__ = ['SAMPLING', 'ROW', 'MOST_NOTES', 'MOST_NAMES', 'UNREAD', 'CHUNK', 'MASK64', 'FRAMES', 'HUB_CAP', 'PART_BYTES',
@@ -490,8 +491,7 @@ def cache_folder(source: Source) -> Path:
                                               "sampling")} | dict(name=hub_name(source.data), format=1)
     wanted["seed"] = None if source.sampling == "first" else source.seed
     key = blake2b(json.dumps(wanted, sort_keys=True).encode(), digest_size=6).hexdigest()
-    root = source.cache or os.environ.get("MOCA_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()/"moca"
-    return Path(root).expanduser()/(re.sub(r"[^\w.-]+", "--",
+    return Path(source.cache or cache_home()).expanduser()/(re.sub(r"[^\w.-]+", "--",
                                            "/".join(filter(None, (wanted["name"], source.config)))).strip("-")[-80:] + "-" + key)
 
 def read_state(folder: Path) -> dict | None:
