@@ -18,7 +18,7 @@ from .layouts import Columns, layout_of, with_json
 from .mixtures import load_mixture, mixed, mixture_file, read_mixture, times
 from .pairs import Pairs, columns_of, detect
 from .rows import Lazy, Selection
-from .sources import ROW, Documents, holder, inlined, look, renamed, sift, source_rows, source_words
+from .sources import ROW, Documents, holder, inlined, look, renamed, sift, source_rows
 
 # %% auto #0
 __all__ = ['SAMPLES', 'LOOKED', 'THUMB', 'TEXT', 'STYLE', 'bins', 'quantiles', 'figures', 'sides', 'kind_of', 'spread',
@@ -112,12 +112,12 @@ class Found:
 def look_at(data: str, # whatever a stage takes: a path, a mixture, a source on one line
             kind: str | None = None, # documents or pairs; None: told from the data
             limit: int | None = None, # rows to look at, evenly spread; None: all
-            words: Sequence[str] = (), # `name=value` options of a Source
+            options: dict | None = None, # of a Source, such as dict(cap=100)
             workers: int = 4, progress: bool = False) -> Found:
     "Read data as a stage would, without a model. Raises `BadInput` for data that cannot be opened."
     if kind not in (None, "documents", "pairs"): raise BadInput(f"kind is {kind!r}: use documents or pairs")
     if limit is not None and limit < 1: raise BadInput(f"limit is {limit}: give 1 or more")
-    options = source_words(list(words))
+    options = options or {}
     kind = kind or kind_of(data, options)
     mixture = load_mixture(data, kind, options)
     items = mixed(mixture, Pairs if kind == "pairs" else Documents, progress)
