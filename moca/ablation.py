@@ -20,7 +20,7 @@ import torch
 import yaml
 from tqdm.auto import tqdm
 from .ablation_report import summarise, write_ablation
-from .checkpoints import atomic, remove
+from .writing import atomic, remove
 from .runs import clear
 from .contrastive import QWEN_3B as QWEN2
 from .contrastive import SMALL as SMALL2

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
-from .checkpoints import atomic
+from .writing import atomic
 from .documents import BadInput, MocaError
 from .evaluation import FAMILIES, Table
 

@@ -15,8 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 import moca
 from .documents import BadInput, MocaError, printable
-from .runs import claim, let_go # noqa: F401
-from .writing import atomic, need_space, real, remove # noqa: F401
+from .writing import atomic, need_space, real
 
 # %% auto #0
 __all__ = ['FORMAT', 'whole', 'put', 'digest', 'named_tensors', 'save_state', 'load_state']

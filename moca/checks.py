@@ -22,7 +22,8 @@ __all__ = ['OURS', 'DATA', 'EXTRAS', 'check_file', 'check_place', 'check_folder'
            'read_config', 'sizes_of', 'preset_for']
 
 # %% ../nbs/17_checks.ipynb #6f04b47d
-def check_file(option: str, path: str | None, force: bool, suffixes: tuple = ()) -> None:
+def check_file(option: str, path: str | None, force: bool | None, # None: the command has no --force
+               suffixes: tuple = ()) -> None:
     """Raise `Usage` for an output file that exists (without `force`), that cannot be written there, or whose
     suffix says nothing we write."""
     if path in (None, "-"): return
@@ -31,7 +32,8 @@ def check_file(option: str, path: str | None, force: bool, suffixes: tuple = ())
         raise Usage(f"{option} {path}: give a name that ends in {' or '.join(suffixes)}")
     if file.is_dir(): raise Usage(f"{option} {path} is a directory: give a file")
     if file.exists() and not force:
-        raise Usage(f"{option} {path} exists: use --force to overwrite it, or another name")
+        advice = "give another name" if force is None else "use --force to overwrite it, or another name"
+        raise Usage(f"{option} {path} exists: {advice}")
     check_place(option, file)
 
 def check_place(option: str, path: Path) -> None:

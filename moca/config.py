@@ -6,16 +6,19 @@
 from __future__ import annotations
 import dataclasses
 import difflib
+import glob
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 import yaml
 from .documents import BadInput, printable
+from .sources import inlined
 from .writing import atomic
 
 # %% auto #0
-__all__ = ['TrainConfig', 'one_of', 'within', 'typed', 'finite', 'read_options', 'make_config', 'run_config', 'save_config',
-           'lr_at']
+__all__ = ['PLACES', 'TrainConfig', 'one_of', 'within', 'typed', 'finite', 'read_options', 'make_config', 'run_config',
+           'save_config', 'from_anywhere', 'absolute_source', 'absolute_path', 'lr_at']
 
 # %% ../nbs/13_config.ipynb #e94e6760
 @dataclass
@@ -151,8 +154,30 @@ def run_config(kind: type, out) -> TrainConfig:
     return make_config(kind, found)
 
 def save_config(cfg, path) -> None:
-    "Write a config as YAML."
-    with atomic(path) as part: part.write_text(yaml.safe_dump(dataclasses.asdict(cfg), sort_keys=False), "utf-8")
+    "Write a config as YAML; paths so that they hold in whatever folder it is read."
+    options = from_anywhere(dataclasses.asdict(cfg))
+    with atomic(path) as part: part.write_text(yaml.safe_dump(options, sort_keys=False), "utf-8")
+
+# %% ../nbs/13_config.ipynb #a39d333d
+PLACES = ("data", "image_root", "cache", "corpus") # options of a source that are paths
+
+def from_anywhere(options: dict) -> dict:
+    "Options of a stage whose `data` and `base`, where they are on the disk, are absolute paths."
+    paths = {k: options[k] for k in ("data", "base") if isinstance(options.get(k), str)}
+    return options | {k: absolute_source(v) for k, v in paths.items()}
+
+def absolute_source(data: str) -> str:
+    "A path, or a source on one line, with absolute paths."
+    source = inlined(data)
+    if source is None: return absolute_path(data)
+    paths = {k: absolute_path(source[k]) for k in PLACES if isinstance(source.get(k), str)}
+    return json.dumps(source | paths, ensure_ascii=False, default=str)
+
+def absolute_path(path: str) -> str:
+    "The absolute path of what is there, or of a pattern that something matches; any other text as it is."
+    try: here = Path(path).exists() or glob.has_magic(path) and any(True for _ in glob.iglob(path, recursive=True))
+    except (OSError, ValueError): return path # a text that can be no path
+    return str(Path(path).absolute()) if here else path
 
 # %% ../nbs/13_config.ipynb #a6fa56b0
 def lr_at(step: int, total: int, cfg: TrainConfig) -> float:

@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from .account import Report
 from .backbone import Backbone, embed, load_backbone, multi_vector as token_vectors, save
-from .checkpoints import atomic
+from .writing import atomic
 from .documents import BadInput, Document, ImageRef, document
 from .families import model_path
 from .losses import packed, pool_tokens

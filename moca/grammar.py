@@ -20,7 +20,8 @@ from pathlib import Path
 # %% auto #0
 __all__ = ['NAME', 'STAGES', 'PRESETS', 'BOOLEANS', 'Usage', 'nearest', 'Place', 'Parser', 'is_option', 'sort_words',
            'unknown_option', 'settle', 'tree_of', 'fields_in', 'keys_of', 'decorated_in', 'literal_in', 'stage_options',
-           'source_options', 'stage_words', 'options_text', 'read_value', 'read_values', 'add_command', 'common']
+           'free_options', 'class_names', 'source_options', 'stage_words', 'options_text', 'read_value', 'read_values',
+           'add_command', 'common']
 
 # %% ../nbs/17_grammar.ipynb #cb6aba9e
 class Usage(Exception):
@@ -191,6 +192,18 @@ def stage_options(command: str) -> dict[str, tuple[str, str, str]]:
     for name, (kind, default, comment) in fields_in(*STAGES[command]).items():
         found[name] = (kind, default, comment or found.get(name, ("", "", ""))[2])
     return found
+
+def free_options(command: str) -> list[str]:
+    """The options of a stage that a run may change when it goes on: what `FREE` and `SWITCHED` of its config
+    name, its own and the shared ones."""
+    return [*class_names("moca.config", "TrainConfig"), *class_names(*STAGES[command])]
+
+def class_names(module: str, name: str) -> list[str]:
+    "The texts in the tuples `FREE` and `SWITCHED` that a class writes down, without importing it."
+    tree, _ = tree_of(module)
+    body = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name).body
+    tuples = [n.value for n in body if isinstance(n, ast.Assign) and n.targets[0].id in ("FREE", "SWITCHED")]
+    return [e.value for each in tuples for e in each.elts if isinstance(e, ast.Constant)]
 
 def source_options() -> dict[str, tuple[str, str, str]]:
     "All options of a data source."

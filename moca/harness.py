@@ -20,7 +20,7 @@ import torch
 from matplotlib.figure import Figure
 from .account import Ignored, Report
 from .baselines import baseline
-from .checkpoints import atomic, remove
+from .writing import atomic, remove
 from .corpus import TASKS
 from .documents import BadInput, Document, MocaError, Task
 from .embedder import Embedder

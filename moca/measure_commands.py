@@ -15,8 +15,8 @@ from .printing import tell, working
 from .use_commands import MODEL, account, best_device, embedder, model_flags, model_name, torch_dtype
 
 # %% auto #0
-__all__ = ['names_of', 'whole_numbers', 'check_names', 'default_out', 'run_evaluate', 'score_row', 'run_golden', 'add_evaluate',
-           'run_probe', 'probe_reports', 'probe_table', 'add_probe', 'run_stage_bench', 'check_bench',
+__all__ = ['names_of', 'whole_numbers', 'check_names', 'default_out', 'run_evaluate', 'evaluate_told', 'score_row', 'run_golden',
+           'add_evaluate', 'run_probe', 'probe_reports', 'probe_table', 'add_probe', 'run_stage_bench', 'check_bench',
            'run_parts_bench', 'run_reading_bench', 'choose_bench', 'timing_flags', 'add_stage_bench', 'add_bench']
 
 # %% ../nbs/17_measure_commands.ipynb #a5675723
@@ -56,17 +56,24 @@ def run_evaluate(args: argparse.Namespace) -> int:
         from moca.account import Report
         from moca.harness import find_tasks, kind_of, run_tasks, summary_table
         from moca.report import text_table
-        report = Report(str(args.data))
+        report = Report(str(args.data or args.tasks))
         found = find_tasks(tasks, args.data, args.split, args.download, args.limit, report)
         model = embedder(args)
-        rows = run_tasks(found, model, str(args.model), Path(out), args.force, split=args.split)
+        how = dict(split=args.split, report=report)
+        rows = run_tasks(found, model, str(args.model), Path(out), args.force, **how)
+        report.adds_up()
     table = text_table(summary_table(rows, f"model ({kind_of(model)})"))
-    folder = Path(out)
+    told, folder = evaluate_told(report, args.data), Path(out)
     where = f"results: {folder/'results'}; table and figures: {folder/'table.md'}, {folder/'figures'}"
     data = dict(model=args.model, kind=kind_of(model), out=out, split=args.split)
-    data |= dict(tasks=[score_row(r) for r in rows], account=account(report) if args.data else None)
-    tell(args, "\n".join([table, *([report.summary()] if args.data else []), where]), data)
+    data |= dict(tasks=[score_row(r) for r in rows], account=account(report) if told else None)
+    tell(args, "\n".join([table, *told, where]), data)
     return 0
+
+def evaluate_told(report, data: str | None) -> list[str]:
+    "What to say of what was read: all of it where it was read from `data`, else the notes alone."
+    if data: return [report.summary()]
+    return [f"{what}: {n:,} inputs" for what, n in sorted(report.notes.items())]
 
 def score_row(row) -> dict:
     "A task's scores for JSON, without the value of each query."

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
-from .checkpoints import atomic
+from .writing import atomic
 from .content import content_key, same
 from .contrastive import complete
 from .documents import BadInput, Document, ImageRef, Pair

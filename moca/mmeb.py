@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
-from .checkpoints import atomic
+from .writing import atomic
 from .content import twins
 from .documents import BadInput, Document, ImageRef, MocaError, Task, blank
 from .opening import SUFFIXES

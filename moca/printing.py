@@ -25,7 +25,7 @@ __all__ = ['BAR', 'MENDABLE', 'OUT_OF_MEMORY', 'PIPE', 'Plain', 'note_text', 'wo
            'system_sentence', 'memory_sentence', 'package_sentence', 'sentence', 'say', 'careful_output', 'leave_pipe']
 
 # %% ../nbs/17_printing.ipynb #66cfac60
-BAR = re.compile(r"\[\d[\d:]*<|\[\d[\d:]*, +\S+\]") # tqdm's `[00:12<01:30, 5.1it/s]` and `[00:12, 5.1it/s]`
+BAR = re.compile(r"\[\d+(:\d\d)+(<|, +\S)[^]]*]?") # tqdm's `[00:12<01:30, 5.1it/s]` and `[00:12, 5.1it/s]`
 
 class Plain:
     """A stream around one that is no terminal: of a progress bar a plain line every so often, all else as it
@@ -44,12 +44,18 @@ class Plain:
     def pass_on(self, over: bool) -> None:
         "End a line, which the next one will replace (`over`) or follow."
         line, self.line = self.line.rstrip(), ""
-        if BAR.search(line):
-            if time.monotonic() - self.last >= self.every:
-                print(line, file=self.to, flush=True)
-                self.last = time.monotonic()
-        elif line or not (over or self.drawn): print(line, file=self.to)
-        self.drawn = over or bool(BAR.search(line))
+        bar = BAR.search(line)
+        if bar:
+            self.state(line[:bar.end()])
+            line = line[bar.end():].strip() # a note written while the bar stood there
+        if line or not (over or bar or self.drawn): print(line, file=self.to, flush=True)
+        self.drawn = over or bool(bar and not line)
+
+    def state(self, line: str) -> None:
+        "Print a bar's newest state, if the last one was long enough ago."
+        if time.monotonic() - self.last < self.every: return
+        print(line, file=self.to, flush=True)
+        self.last = time.monotonic()
 
     def flush(self) -> None:
         "Flush the stream below; an unfinished line waits."

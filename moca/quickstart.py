@@ -23,7 +23,8 @@ import numpy as np
 import torch
 import yaml
 from .backbone import Backbone, attention_maps, load_backbone, show_attention
-from .checkpoints import atomic, claim, need_space, remove
+from .runs import claim
+from .writing import atomic, need_space, remove
 from .runs import begun
 from .contrastive import SMALL as SMALL2, FinetuneConfig, finetune
 from .corpus import Corpus, load_corpus, picture_documents

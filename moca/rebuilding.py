@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from .checkpoints import atomic
+from .writing import atomic
 from .corruption import Corruption, corrupt, one_frame, patch_targets, read_positions
 from .documents import Document, document
 from .masking import corrupt_tokens, generator, mask_tokens

@@ -69,10 +69,11 @@ class PretrainConfig(TrainConfig):
     packs_per_step: int = 4 # Packs of an optimizer step, over all processes
 
     FREE = (*TrainConfig.FREE, "head_chunk")
+    SWITCHED = ("watch",) # may change, but neither from 0 nor to 0
 
     def may_change(self, name: str, before) -> bool:
         "As for every stage; and other looks, as long as the same Documents are held out for them."
-        return super().may_change(name, before) or name == "watch" and bool(before) == bool(self.watch)
+        return super().may_change(name, before) or name in self.SWITCHED and bool(before) == bool(getattr(self, name))
 
     def __post_init__(self):
         super().__post_init__()

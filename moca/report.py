@@ -13,7 +13,7 @@ from html import escape
 from io import BytesIO
 from pathlib import Path
 from matplotlib.figure import Figure
-from .checkpoints import atomic
+from .writing import atomic
 from .documents import BadInput
 from .evaluation import FAMILIES, Score, Table, paired_difference, score_plot
 from .training import read_log, show_log

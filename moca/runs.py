@@ -22,7 +22,7 @@ except ImportError: fcntl = None # Windows: no lock
 # %% auto #0
 __all__ = ['LOCK', 'MARK', 'TEST', 'MADE', 'OLD', 'STATE', 'STAGES', 'hold', 'let_go', 'free_on_error', 'read_json', 'own',
            'states', 'trained', 'stage_of', 'contents', 'begun', 'check_out', 'check_force', 'check_resume', 'claim',
-           'clear', 'same_data', 'resume_run']
+           'clear', 'same_data', 'check_changes', 'resume_run']
 
 # %% ../nbs/14_runs.ipynb #d3d8ea75
 LOCK = ".lock"
@@ -212,9 +212,16 @@ STAGES = {"pretrain": ("moca.reconstruction", "pretrain", "PretrainConfig"),
           "finetune": ("moca.contrastive", "finetune", "FinetuneConfig"),
           "quickstart": ("moca.quickstart", "quickstart", None)}
 
+def check_changes(out, stage: str, changes: dict, cfg=None) -> None: # cfg: of a run of one stage
+    "Raises `BadInput` for options that a run does not have; that one must not change, its stage says."
+    name = next((k for k in changes if not hasattr(cfg, k)), None)
+    if name is None: return
+    has = "goes on with the options it has" if cfg is None else "has no such option"
+    raise BadInput(f"{out} holds a run of {stage}, which {has}: leave out {name}=")
+
 def resume_run(out, **changes): # changes: options that may change, such as max_bad=0.05
     """Go on with the run in a directory, with its own options; what its function returns. Raises `BadInput`
-    where there is none."""
+    where there is none, or where its options can't change so."""
     out = check_out(out, resume=True)
     stage = stage_of(out)
     if stage not in STAGES:
@@ -222,6 +229,9 @@ def resume_run(out, **changes): # changes: options that may change, such as max_
                        "command again")
     module, function, config = STAGES[stage]
     work = getattr(importlib.import_module(module), function)
-    if config is None: return work(out, resume=True, **changes)
+    if config is None:
+        check_changes(out, stage, changes)
+        return work(out, resume=True)
     cfg = run_config(getattr(importlib.import_module(module), config), out)
+    check_changes(out, stage, changes, cfg)
     return work(dataclasses.replace(cfg, out=str(out), **changes), resume=True)

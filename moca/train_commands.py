@@ -17,7 +17,7 @@ from .checks import DATA, check_config, check_data, check_file, check_folder, ch
 from .checks import check_reopened, exists, grid_options, is_mixture, is_run, near_file, need
 from .checks import preset_for, read_config
 from .grammar import PRESETS, STAGES, Place, Usage, add_command, common, read_values
-from .grammar import source_options, stage_options, stage_words
+from .grammar import free_options, source_options, stage_options, stage_words
 from .printing import note, tell, working
 
 # %% auto #0
@@ -144,10 +144,13 @@ def run_stage(args: argparse.Namespace) -> None:
 
 def stage_text(found: dict, out: str) -> str:
     "What came of a stage, in words; and where it is written what was not read as it stands."
+    from moca.account import json_lines
     loss = "none: that step was skipped" if found["loss"] is None else f"{found['loss']:.3f}"
     lines = [f"{found['steps']} steps, last loss {loss}; the model is in {Path(out)/'model'}"]
     bad = Path(out)/"bad_samples.jsonl"
-    if bad.exists() and bad.stat().st_size: lines.append(f"what was not read, or not as it stands: {bad}")
+    told = json_lines(bad) if bad.exists() else []
+    if any(line.get("rows") != 0 for line in told): # a note of no rows says that all is well
+        lines.append(f"what was not read, or not as it stands: {bad}")
     return "\n".join(lines)
 
 # %% ../nbs/17_train_commands.ipynb #851ab7b9
@@ -179,7 +182,7 @@ def run_resume(args: argparse.Namespace) -> None:
     changes = read_values(args.given, resume_options())
     if not is_run(Path(args.run)):
         raise Usage(f"{args.run} holds no run of moca to go on with: give the directory of one")
-    check_file("--json", args.json, False, (".json",))
+    check_file("--json", args.json, None, (".json",))
     with working(args.quiet):
         from moca.runs import resume_run
         found = resume_run(args.run, **changes)
@@ -192,13 +195,16 @@ def resumed_text(found: dict | None, out: str) -> str:
 
 def resume_options() -> dict:
     "Options that a run may change when it goes on."
-    both = stage_options("pretrain") | stage_options("finetune")
-    free = ("max_bad", "lr", "log_every", "save_every", "tracker", "checkpointing", "compile")
-    return {k: both[k] for k in free}
+    found = {}
+    for command in STAGES:
+        own = stage_options(command)
+        found |= {k: own[k] for k in free_options(command) if k != "out"}
+    return found
 
 def add_resume(sub) -> None:
     "`resume`."
-    run = Place("run", "output directory of pretrain, finetune, quickstart or ablate")
+    run = Place("run", "output directory of pretrain, finetune or quickstart (an ablation or evaluation goes on when "
+                       "its command is given again)")
     examples = ("moca resume runs/cpt", "accelerate launch -m moca resume runs/moca-3b max_bad=0.05")
     about = "go on with a run that was stopped, with the options it has"
     p = add_command(sub, "resume", run_resume, about, (run,), examples=examples,

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from .accumulation import accumulate, weighted
 from .checkpoints import load_state, named_tensors, save_state
-from .config import TrainConfig, lr_at, make_config, one_of, read_options, save_config # noqa: F401
+from .config import TrainConfig, from_anywhere, lr_at, make_config, one_of, read_options, save_config # noqa: F401
 from .documents import BadInput, MocaError
 from .memory import ceiling, out_of_memory, peak_memory
 from .processes import Pulse, make_accelerator, on_main, summed
@@ -444,7 +444,8 @@ def claim_run(cfg: TrainConfig, resume: bool, force: bool, stage: str = "run") -
 def same_options(cfg: TrainConfig, out: Path) -> None:
     """Raises `BadInput` where a run goes on with options that must not change; what its damaged config no
     longer tells is named on stderr."""
-    before, now = read_options(out/"config.yaml", missing_ok=True), dataclasses.asdict(cfg)
+    before = from_anywhere(read_options(out/"config.yaml", missing_ok=True))
+    now = from_anywhere(dataclasses.asdict(cfg))
     lost = [k for k in now if k not in before]
     if lost:
         tqdm.write(f"{out/'config.yaml'} does not say "

@@ -129,20 +129,19 @@ def write_vectors(path: Path,
                   ) -> None:
     """Write ids and fp32 vectors to .parquet or .safetensors, atomically. Raises `MocaError` when the disk is
     full; the old file stays."""
-    from moca.checkpoints import atomic
+    from moca.writing import atomic
     write = write_parquet if path.suffix == ".parquet" else write_safetensors
     with atomic(path) as part: write(part, chunks)
 
 # %% ../nbs/17_use_commands.ipynb #be7f0a98
-def embed_chunks(model, docs, rows: int = 8192): # rows: Documents whose vectors are in memory
-    "The vectors of Documents, chunk by chunk: (ids, [N, dim] or N times [tokens, dim])."
-    import numpy as np
+def embed_chunks(model, docs, report, rows: int = 2048): # rows: Documents whose vectors are in memory
+    """The vectors of Documents, chunk by chunk: (ids, [N, dim] or N times [tokens, dim]). What is embedded
+    otherwise than it stands is counted in the notes of `report`."""
     from tqdm.auto import tqdm
-    from moca.rows import Selection
     with tqdm(total=len(docs), desc="embed", unit="doc") as bar:
         for k in range(0, len(docs), rows):
-            some = Selection(docs, np.arange(k, min(k + rows, len(docs))))
-            yield [d.id for d in some], model.encode(some, progress=bar)
+            some = [docs[i] for i in range(k, min(k + rows, len(docs)))] # each is made once
+            yield [d.id for d in some], model.encode(some, progress=bar, report=report)
 
 def counted(chunks: Iterable, count: dict) -> Iterable:
     "The same chunks; how many vectors there were is added up in `count`."
@@ -159,7 +158,8 @@ def run_embed(args: argparse.Namespace) -> None:
     with working(args.quiet):
         docs, report = read_all(args.data, args.given)
         model, count = embedder(args), dict(vectors=0)
-        write_vectors(Path(args.out), counted(embed_chunks(model, docs), count))
+        write_vectors(Path(args.out), counted(embed_chunks(model, docs, report), count))
+        report.adds_up()
     number = f"{count['vectors']:,} vectors of {len(docs):,} Documents"
     text = f"{report.summary()}\n{number}, {model.dimension} numbers each, in {args.out}"
     data = dict(out=args.out, documents=len(docs), dimension=model.dimension, account=account(report))
@@ -202,6 +202,7 @@ def run_mine(args: argparse.Namespace) -> int:
             corpus, report = read_all(args.corpus, {})
             reports.append(report)
         mined, found = mine(embedder(args), pairs, corpus, rule, args.keep)
+        for report in reports: report.adds_up()
         if found.negative: write_pairs(mined, args.out)
     n = len(found.negative)
     end = f"{len(mined):,} pairs in {args.out}" if n else "nothing was written"
@@ -257,15 +258,14 @@ def add_mine(sub) -> None:
 # %% ../nbs/17_use_commands.ipynb #22a1b8bd
 def run_data(args: argparse.Namespace) -> None:
     "`moca data`: what moca makes of a file, folder, data set or mixture."
-    check_data(args.data, args.given)
+    options = check_data(args.data, args.given)
     check_file("--html", args.html, args.force, (".html",))
     check_file("--json", args.json, args.force, (".json",))
     with working(args.quiet):
         from moca.inspect import look_at
-        words = [f"{name}={value}" for name, value in args.given.items()]
-        found = look_at(args.data, args.kind, args.limit, words, progress=True)
+        found = look_at(args.data, args.kind, args.limit, options, progress=True)
         if args.html:
-            from moca.checkpoints import atomic
+            from moca.writing import atomic
             with atomic(Path(args.html)) as part: part.write_text(found.html(), "utf-8")
     page = f"\npage: {args.html}" if args.html else ""
     tell(args, found.text() + page, found.as_dict())

@@ -14,7 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
-from .checkpoints import atomic, named_tensors
+from .checkpoints import named_tensors
+from .writing import atomic
 from .documents import BadInput, Document, ImageRef
 from .embedder import Embedder
 

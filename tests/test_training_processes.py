@@ -17,10 +17,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from moca.backbone import tiny_backbone
-from moca.checkpoints import let_go, whole
+from moca.checkpoints import whole
 from moca.documents import document
 from moca.packing import encode
 from moca.reconstruction import PretrainConfig, Reconstruction, corrupt, load_stage, save_stage
+from moca.runs import let_go
 from moca.training import Run, accumulate, end_run, fit, start_run
 
 WEIGHTS = {"mlm": 1.0, "mae": .5}
