@@ -5,6 +5,7 @@
 # %% ../nbs/03_contrastive.ipynb #a3bf14e2
 from __future__ import annotations
 import hashlib
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +36,8 @@ from .writing import need_space
 # %% auto #0
 __all__ = ['WEIGHTS', 'SMALL', 'QWEN_3B', 'QWEN_7B', 'OFFICIAL_CODE', 'PairBatch', 'number', 'content_key', 'id_key', 'complete',
            'make_batch', 'FinetuneConfig', 'numbers', 'Contrastive', 'stage_pairs', 'stage_batches',
-           'contrastive_model', 'stage_prompts', 'finetune', 'contents_of', 'save_embedder', 'picture_grid',
-           'show_interaction']
+           'contrastive_model', 'stage_prompts', 'still_whole', 'touched', 'batch_of', 'finetune', 'contents_of',
+           'save_embedder', 'picture_grid', 'show_interaction']
 
 # %% ../nbs/03_contrastive.ipynb #5a6a4959
 WEIGHTS = dict(nce=1.0, right=0.0, alone=0.0, filtered=0.0, copies=0.0, temperature=0.0) # only the first is trained, the others are logged
@@ -224,7 +225,9 @@ def stage_pairs(cfg: FinetuneConfig) -> tuple[Sequence[Pair], Report]:
         pairs = load_corpus().pairs("train", seed=cfg.seed)
         report = Report("the embedded corpus", len(pairs))
     else: pairs, report = open_pairs(cfg.data, verify=True, workers=4, progress=True)
-    return only(only(pairs, "task", cfg.tasks), "kind", cfg.kinds), report
+    chosen = only(only(pairs, "task", cfg.tasks), "kind", cfg.kinds)
+    if left := len(pairs) - len(chosen): report.notes["left out by tasks or kinds"] = left
+    return chosen, report
 
 def stage_batches(cfg: FinetuneConfig, pairs: Sequence[Pair]) -> TaskBatches:
     "The global batch of any step: of the pairs that the weights of a mixture draw for its epoch."
@@ -254,25 +257,58 @@ def stage_prompts(cfg: FinetuneConfig, tasks: Sequence[str]) -> dict[str, str]: 
     targets = {f"{s.task or s.name}_document".lstrip("_"): s.target_instruction for s in sources if s.target_instruction}
     return queries | targets
 
+# %% ../nbs/03_contrastive.ipynb #3dd18dac
+def still_whole(pair: Pair, negatives: int, since: float) -> Pair: # since: seconds since 1970
+    "The pair, pictures of files that changed after `since` decoded again. Raises `BadInput`."
+    docs = (complete(pair).query, pair.positive, *pair.negatives[:negatives])
+    for image in (image for doc in docs for image in doc.images):
+        if isinstance(image.source, Path) and touched(image.source) > since: image.open()
+    return pair
+
+def touched(path: Path) -> float: # seconds since 1970
+    "When a file was written, or put where it is; infinity for one that is gone."
+    try: found = path.stat()
+    except OSError: return float("inf")
+    return max(found.st_mtime, found.st_ctime)
+
+def batch_of(encoder, pairs: Sequence[Pair], chosen: Sequence[int], report: Report, # gets pairs that break
+             negatives: int = 2, since: float = float("inf"), **options) -> PairBatch: # options of make_batch
+    "The chosen pairs as a batch, without those that turn out to be unusable. Raises `BadInput` when too many are."
+    make = lambda some: make_batch(encoder, [still_whole(p, negatives, since) for p in some], negatives, **options)
+    try: return make([pairs[i] for i in chosen])
+    except BadInput: pass # one by one, to see which
+    good = []
+    for i in chosen:
+        name = place = pairs.where(i) if isinstance(pairs, Lazy) else str(i)
+        try:
+            pair = pairs[i]
+            name = pair.id
+            make([pair])
+        except BadInput as why: report.reject(place, why, name)
+        else: good.append(pair)
+    return make(good)
+
 # %% ../nbs/03_contrastive.ipynb #649b1536
 def finetune(cfg: FinetuneConfig, resume: bool = False, force: bool = False, accumulate=accumulate) -> dict:
     """Run stage 2; writes `model/` (an Embedder), `config.yaml`, `log.jsonl`, `bad_samples.jsonl` and `state/` into `cfg.out`, returns
     a summary. Raises `BadInput` for bad options or data, `Stopped` after a signal."""
+    began = time.time() - 2 # some disks round the times of files
     pairs, report = stage_pairs(cfg)
     plan = stage_batches(cfg, pairs)
     steps = cfg.steps or plan.steps(cfg.epochs)
     accelerator = start_run(cfg, resume, force, "finetune")
     out, before = Path(cfg.out), len(report.rejected)
-    report.keep(out/"bad_samples.jsonl", cfg.max_bad, accelerator.is_main_process)
     say(report.summary(), accelerator)
     say(describe_tasks(plan.tasks, cfg.batch_size, among=plan.among and plan.among(0), **cfg.plan), accelerator)
     model = contrastive_model(cfg, accelerator)
     on_main(accelerator, lambda: same_data(out, number_of_pairs=len(pairs), contents_of_the_pairs=contents_of(pairs, report),
                                            tokenizer_and_limits=encoder_mark(model.backbone.encoder)))
+    report.keep(out/"bad_samples.jsonl", cfg.max_bad, accelerator.is_main_process) # of data that was not refused
     work = Work(model.backbone)
     def batches(step: int, rank: int, processes: int) -> list[PairBatch]:
-        chosen = [pairs[i] for i in plan[step][rank::processes]] # none of a small batch, perhaps: the process takes part all the same
-        return [make_batch(model.backbone.encoder, chosen, cfg.negatives, cfg.pack_tokens, cfg.keep_packs * 2**20)]
+        chosen = plan[step][rank::processes] # none of a small batch, perhaps: the process takes part all the same
+        return [batch_of(model.backbone.encoder, pairs, chosen, report, cfg.negatives, began,
+                         budget=cfg.pack_tokens, keep=cfg.keep_packs * 2**20)]
     flops = lambda micro: sum(b.chunks.flops(work) for b in micro)
     log = fit(model, batches, cfg, steps, WEIGHTS, accelerator, "stage 2", resume, accumulate, flops)
     on_main(accelerator, lambda: save_embedder(model, cfg, plan.tasks, steps))
@@ -281,7 +317,7 @@ def finetune(cfg: FinetuneConfig, resume: bool = False, force: bool = False, acc
                           f"positive or too similar, and nothing was learnt from them", accelerator)
     if mean["copies"]: say(f"{mean['copies']:.3f} hard negatives a query were equal to the positive and left out", accelerator)
     late, = summed([len(report.rejected) - before], accelerator)
-    if late: say(f"{int(late):,} rows broke while they were trained on: see {out/'bad_samples.jsonl'}", accelerator)
+    if late: say(f"{int(late):,} rows broke while they were trained on and were left out: see {out/'bad_samples.jsonl'}", accelerator)
     end_run(cfg, accelerator)
     return dict(steps=steps, pairs=len(pairs), rejected=len(report.rejected), tasks=len(set(plan.tasks)), loss=log[-1]["loss"],
                 tokens=sum(r["tokens"] for r in log), **mean)

@@ -113,6 +113,32 @@ def test_imports_run_one_way():
     except CycleError as e: pytest.fail("a circle of imports: " + " <- ".join(e.args[1]))
     assert len(order) == len(modules)
 
+DATA_MODULES = set("account documents layouts content paths rows tables archives pdf pages folders opening sources mixtures "
+                   "pairs inspect".split()) # they read
+MODEL_MODULES = set("packing backbone training reconstruction contrastive cli".split()) # they compute, or command
+
+def reached(start, edges):
+    "All that can be reached from `start` along edges {name: names}, `start` left out."
+    found, todo = set(), [start]
+    while todo:
+        new = edges[todo.pop()] - found
+        found |= new
+        todo += new
+    return found
+
+@pytest.mark.parametrize("name", sorted(DATA_MODULES))
+def test_reading_needs_no_model(name):
+    "What reads data imports nothing of what models, training and commands are made of, not even through others."
+    edges = {name_of(p): imports(p) for p in modules}
+    assert {f"moca.{o}" for o in MODEL_MODULES} <= edges.keys()
+    wrong = reached(f"moca.{name}", edges) & {f"moca.{o}" for o in MODEL_MODULES}
+    assert not wrong, f"moca.{name} needs {', '.join(sorted(wrong))}"
+
+def test_layers_can_fail():
+    "The check above sees an import through another module."
+    edges = {name_of(p): imports(p) for p in modules} | {"moca.paths": {"moca.embedder"}}
+    assert "moca.backbone" in reached("moca.rows", edges)
+
 def dangers(tree):
     "The places where a module could run code that came with data."
     for node in ast.walk(tree):
