@@ -255,7 +255,7 @@ def stored_backbone(model: str | Path | None, bidirectional: bool | None, dtype:
         place = model_path(processor or path)
         if processor: files = files + check_model(place, weights=False).files
         ends = saved.get("end_token", True) if end_token is None else end_token
-        encoder = Encoder.from_pretrained(place, max_length or saved.get("max_length", 2048), end_token=ends, **limits)
+        encoder = Encoder.from_pretrained(place, saved.get("max_length", 2048) if max_length is None else max_length, end_token=ends, **limits)
     net, missing = load_weights(path, checked, dtype, strict, needs_head)
     if saved.get("bidirectional", not is_causal(net)) == is_causal(net):
         raise BadInput(f"{path}: {SETTINGS} says {'bidirectional' if saved['bidirectional'] else 'causal'} "

@@ -16,10 +16,10 @@ from .grammar import PRESETS, Usage, keys_of, literal_in, nearest, read_values
 from .grammar import source_options, stage_options
 
 # %% auto #0
-__all__ = ['OURS', 'DATA', 'EXTRAS', 'check_file', 'check_place', 'check_folder', 'is_run', 'check_reopened', 'looks_like_hub',
-           'near_file', 'check_model', 'exists', 'mixtures', 'is_mixture', 'on_hub', 'check_data', 'need', 'need_pdf',
-           'check_config', 'suites', 'bench_tasks', 'mmeb_tasks', 'check_tasks', 'grids', 'grid_options', 'check_grid',
-           'read_config', 'sizes_of', 'preset_for']
+__all__ = ['OURS', 'DATA', 'EXTRAS', 'check_file', 'check_apart', 'check_place', 'check_folder', 'is_run', 'check_reopened',
+           'looks_like_hub', 'near_file', 'check_model', 'exists', 'mixtures', 'is_mixture', 'on_hub', 'check_data',
+           'need', 'need_pdf', 'check_config', 'suites', 'bench_tasks', 'mmeb_tasks', 'check_tasks', 'grids',
+           'grid_options', 'check_grid', 'read_config', 'sizes_of', 'preset_for']
 
 # %% ../nbs/17_checks.ipynb #6f04b47d
 def check_file(option: str, path: str | None, force: bool | None, # None: the command has no --force
@@ -35,6 +35,11 @@ def check_file(option: str, path: str | None, force: bool | None, # None: the co
         advice = "give another name" if force is None else "use --force to overwrite it, or another name"
         raise Usage(f"{option} {path} exists: {advice}")
     check_place(option, file)
+
+def check_apart(option: str, path: str | None, data: str | None) -> None:
+    "Raise `Usage` for an output file that is the input."
+    if path and data and Path(path).exists() and Path(data).exists() and os.path.samefile(path, data):
+        raise Usage(f"{option} {path} is what is read: give another name")
 
 def check_place(option: str, path: Path) -> None:
     """Raise `Usage` where nothing can be written at a path: a file stands in its way, or the folder is not

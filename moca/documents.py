@@ -361,7 +361,7 @@ def document(x: str | Path | Image.Image | ImageRef | dict | list | Document, # 
     `parts`. Raises `BadInput`."""
     if isinstance(x, Document): return x if id is None else replace(x, id=id)
     if missing(x): raise BadInput(f"it is missing ({x}): give a text or a picture, or leave it out")
-    if not isinstance(x, dict) or x.keys() <= {"bytes", "path"}:
+    if not isinstance(x, dict) or x and x.keys() <= {"bytes", "path"}:
         x = {"parts": list(x) if isinstance(x, (list, tuple)) else [x]}
     known_keys(x, FIELDS)
     parts = _parts(x, ImageRef.of)

@@ -65,12 +65,13 @@ def input_document(x, i: int) -> Document:
     if x is None: raise BadInput("it is None")
     if type(x).__name__ in ("NAType", "NaTType") or isinstance(x, Real) and x != x:
         raise BadInput(f"it is {x}, a missing value")
-    if not isinstance(x, KINDS) and not callable(x):
+    if not isinstance(x, KINDS) and not callable(x) and not hasattr(x, "dtype"): # arrays and tensors are images
         raise BadInput(f"it is given as {type(x).__name__}: give a text, an image, a Path of one, "
                        f"a dictionary, a list of parts or a Document")
     if isinstance(x, Path) and x.suffix.lower() in NO_IMAGE:
-        raise BadInput(f"it is the Path {x}, and a Path is that of an image: write Path('{x}').read_text() "
-                       f"for a text; the command `moca embed` reads pages and tables")
+        text = x.suffix.lower() in (".txt", ".md", ".html")
+        way = f"write Path('{x}').read_text() for its text" if text else "the command `moca embed` reads pages and tables"
+        raise BadInput(f"it is the Path {x}, and a Path is that of an image: {way}")
     doc = document(x, id=None if isinstance(x, Document) else str(i))
     try: check_content(doc)
     except BadInput: raise BadInput("it is empty: no text, no image") from None

@@ -20,8 +20,8 @@ from pathlib import Path
 # %% auto #0
 __all__ = ['NAME', 'STAGES', 'PRESETS', 'BOOLEANS', 'Usage', 'nearest', 'Place', 'Parser', 'is_option', 'sort_words',
            'unknown_option', 'settle', 'tree_of', 'fields_in', 'keys_of', 'decorated_in', 'literal_in', 'stage_options',
-           'free_options', 'class_names', 'source_options', 'stage_words', 'options_text', 'read_value', 'read_values',
-           'add_command', 'common']
+           'positive', 'free_options', 'class_names', 'source_options', 'stage_words', 'options_text', 'read_value',
+           'read_values', 'add_command', 'common']
 
 # %% ../nbs/17_grammar.ipynb #cb6aba9e
 class Usage(Exception):
@@ -192,6 +192,11 @@ def stage_options(command: str) -> dict[str, tuple[str, str, str]]:
     for name, (kind, default, comment) in fields_in(*STAGES[command]).items():
         found[name] = (kind, default, comment or found.get(name, ("", "", ""))[2])
     return found
+
+def positive(text: str) -> int:
+    "A whole number of 1 or more, as an option's type. Raises `argparse.ArgumentTypeError`."
+    if not text.isdecimal() or not int(text): raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
+    return int(text)
 
 def free_options(command: str) -> list[str]:
     """The options of a stage that a run may change when it goes on: what `FREE` and `SWITCHED` of its config

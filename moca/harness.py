@@ -20,6 +20,7 @@ import torch
 from matplotlib.figure import Figure
 from .account import Ignored, Report
 from .baselines import baseline
+from .content import image_key
 from .writing import atomic, remove
 from .corpus import TASKS
 from .documents import BadInput, Document, MocaError, Task
@@ -133,10 +134,11 @@ def account(report: Report, data: Path, tasks: Sequence[Task]) -> None:
 
 # %% ../nbs/15_harness.ipynb #e0902ce3
 def task_digest(task: Task) -> str:
-    "16 hex digits of a task's data: texts, names or content keys of pictures, right answers, choices, metric."
+    """16 hex digits of a task's data: texts, what pictures are made of, right answers, choices, metric. Raises
+    `BadImage`."""
     h = blake2b(task.metric.encode(), digest_size=8)
     for d in (*task.queries, *task.candidates):
-        h.update("\x1f".join(p if isinstance(p, str) else p.name for p in d.parts).encode() + b"\x1e")
+        h.update("\x1f".join(p if isinstance(p, str) else image_key(p) for p in d.parts).encode() + b"\x1e")
     for r in (*task.relevant, *(task.choices or ())): h.update(str(sorted(r.items()) if isinstance(r, dict) else sorted(r)).encode())
     return h.hexdigest()
 
@@ -217,7 +219,7 @@ def read_result(out: Path, task: str, digest: str, data: str | None = None) -> R
         raise BadInput(f"{path} is a result of another version of the model ({old[:8]}, this one is {digest[:8]}): delete it, or "
                        "choose another --out")
     if data is not None and found["dataset_revision"] != data:
-        raise BadInput(f"{path} was made with other data (or another --limit or --split): delete it, or choose another --out")
+        raise BadInput(f"{path} was made with other data (or another --limit or --split, or by an older version of moca): delete it, or choose another --out")
     values = None if values is None else torch.tensor(values, dtype=torch.float64)
     limits = (math.nan if e[k] is None else e[k] for k in ("low", "high", "chance"))
     score = Score(found["task_name"], e["family"], e["metric"], e["main_score"], *limits, e["queries"], e["candidates"], values)

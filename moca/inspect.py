@@ -18,7 +18,7 @@ from .layouts import Columns, layout_of, with_json
 from .mixtures import load_mixture, mixed, mixture_file, read_mixture, times
 from .pairs import Pairs, columns_of, detect
 from .rows import Lazy, Selection
-from .sources import ROW, Documents, holder, inlined, look, renamed, sift, source_rows, source_words
+from .sources import ROW, Documents, holder, inlined, look, renamed, sift, source_rows
 
 # %% auto #0
 __all__ = ['EITHER', 'SAMPLES', 'LOOKED', 'THUMB', 'TEXT', 'STYLE', 'bins', 'quantiles', 'figures', 'sides', 'kind_of', 'spread',
@@ -49,7 +49,7 @@ def quantiles(values: Sequence[int]) -> dict[str, int]:
 def figures(item: Document | Pair) -> dict[str, list[int]]:
     """Numbers of an item by what they say: characters, images, pixels of the sides; of a Pair also of each
     side, and its negatives."""
-    look(item) if isinstance(item, Document) else [look(d) for d in sides(item)]
+    for doc in [item] if isinstance(item, Document) else sides(item): look(doc, verify=True)
     if isinstance(item, Document):
         sizes = [image.size for image in item.images]
         return {"characters": [len(item.text)], "images": [len(sizes)], "width": [w for w, _ in sizes],
@@ -116,12 +116,12 @@ class Found:
 def look_at(data: str, # whatever a stage takes: a path, a mixture, a source on one line
             kind: str | None = None, # documents or pairs; None: told from the data
             limit: int | None = None, # rows to look at, evenly spread; None: all
-            words: Sequence[str] = (), # `name=value` options of a Source
+            options: dict | None = None, # of a Source, such as dict(cap=100)
             workers: int = 4, progress: bool = False) -> Found:
     "Read data as a stage would, without a model. Raises `BadInput` for data that cannot be opened."
     if kind not in (None, "documents", "pairs"): raise BadInput(f"kind is {kind!r}: use documents or pairs")
     if limit is not None and limit < 1: raise BadInput(f"limit is {limit}: give 1 or more")
-    options = source_words(list(words))
+    options = options or {}
     told = kind or kind_of(data, options)
     kind = "documents" if told == EITHER else told
     mixture = load_mixture(data, kind, options)

@@ -10,7 +10,7 @@ import re
 from dataclasses import asdict
 from pathlib import Path
 from .checks import check_file, check_model, check_reopened, check_tasks, need
-from .grammar import Parser, Place, Usage, add_command, common, decorated_in, keys_of, nearest
+from .grammar import Parser, Place, Usage, add_command, common, decorated_in, keys_of, nearest, positive
 from .printing import tell, working
 from .use_commands import MODEL, account, best_device, embedder, model_flags, model_name, torch_dtype
 
@@ -115,7 +115,7 @@ def add_evaluate(sub) -> None:
                    help="fetch from the Hugging Face hub what --data does not have")
     p.add_argument("--split", default="test", choices=["test", "validation"],
                    help="of moca-bench (default: %(default)s)")
-    p.add_argument("--limit", type=int, metavar="N",
+    p.add_argument("--limit", type=positive, metavar="N",
                    help="ask only so many queries a task: a trial, not a result")
     p.add_argument("--out", metavar="DIR",
                    help="results, vectors, table and figures; a finished task is not run again (default: "
@@ -254,7 +254,7 @@ def timing_flags(p: Parser, budgets: str) -> None:
     "Options of everything that is timed."
     p.add_argument("--budgets", metavar="N,N", help=f"tokens of a Pack (default: {budgets})")
     p.add_argument("--dtype", choices=["fp32", "bf16"], help="default: bf16 on cuda, else fp32")
-    p.add_argument("--repeats", type=int, default=5, metavar="N", help="timed rounds (default: %(default)s)")
+    p.add_argument("--repeats", type=positive, default=5, metavar="N", help="timed rounds (default: %(default)s)")
     common(p, "overwrite the file in --json")
 
 def add_stage_bench(sub, name: str, about: str, examples: tuple) -> None:
@@ -265,8 +265,8 @@ def add_stage_bench(sub, name: str, about: str, examples: tuple) -> None:
     if name == "stage1":
         p.add_argument("--mix", choices=["documents", "corpus"],
                        help="a made-up mix, or the embedded corpus (default: documents)")
-        p.add_argument("--tokens", type=int, metavar="N", help="real tokens of a round (default: by device)")
-    else: p.add_argument("--pairs", type=int, metavar="N", help="pairs of the batch (default: by device)")
+        p.add_argument("--tokens", type=positive, metavar="N", help="real tokens of a round (default: by device)")
+    else: p.add_argument("--pairs", type=positive, metavar="N", help="pairs of the batch (default: by device)")
     p.add_argument("--arms", metavar="A,B", help="only these arms, moca among them (default: all)")
     timing_flags(p, "by device")
 
@@ -285,7 +285,7 @@ def add_bench(sub) -> None:
     model = Place("model", MODEL.about + "; default: base", default="base", required=False)
     p = add_command(sub, "pack", run_parts_bench, "Packs against padded batches", (model,),
                     examples=("moca bench pack", "moca bench pack runs/cpt/model --budgets 2048,8192"))
-    p.add_argument("--documents", type=int, default=256, metavar="N",
+    p.add_argument("--documents", type=positive, default=256, metavar="N",
                    help="Documents of the embedded corpus (default: %(default)s)")
     timing_flags(p, "4096")
     p = add_command(sub, "kernels", run_parts_bench, "attention kernels on Packs",

@@ -132,7 +132,7 @@ class Mixed(Chain):
     def __init__(self, parts: Sequence[Lazy],
                  shares: Sequence[float]): # share of each part that an epoch holds, in (0, 1]
         super().__init__(parts)
-        self.shares = list(shares)
+        self.shares, self._signature = list(shares), None
         for part, share in zip(self.parts, self.shares):
             if getattr(part, "copy", 0) or not len(part) or round(share * len(part)): continue
             raise BadInput(f"source {part.source.title}: an epoch with weight {share:g} of its {len(part):,} rows holds none of them: "
@@ -145,7 +145,9 @@ class Mixed(Chain):
             start = end
         return np.concatenate(out)
 
-    def signature(self): return digest(super().signature(), self.shares)
+    def signature(self): # of the files as they were when it was first asked for: a run asks twice
+        if self._signature is None: self._signature = digest(super().signature(), self.shares)
+        return self._signature
 
 def drawn(part: Lazy, n: int, share: float, seed: int,
           epoch: int) -> np.ndarray: # [round(share * n)] int64, ascending

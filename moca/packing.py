@@ -22,7 +22,7 @@ import transformers
 from filelock import FileLock
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
-from .checkpoints import atomic
+from .writing import atomic
 from .account import Report
 from .documents import BadImage, BadInput, Document, ImageRef, MocaError, blank
 from .families import Picture, family_of, model_path, tiny_model

@@ -203,7 +203,7 @@ def same_data(out, **found) -> None: # what is read, by name (`_` for a space): 
                    if before.get(k) != v]
         raise BadInput(f"the data is not what {out} began with ({'; '.join(changed)}): resume with the "
                        "same, or start again with --force")
-    if before: remove(Path(out)/"lengths.npz") # nothing is trained yet
+    for name in ("lengths.npz", "bad_samples.jsonl") if before else (): remove(Path(out)/name) # nothing is trained yet
     with atomic(path) as part: part.write_text(json.dumps(now))
 
 # %% ../nbs/14_runs.ipynb #da17680e

@@ -35,12 +35,12 @@ from .tables import cache_home
 
 # %% auto #0
 __all__ = ['SAMPLING', 'ROW', 'MOST_NOTES', 'MOST_NAMES', 'UNREAD', 'CHUNK', 'MASK64', 'FRAMES', 'HUB_CAP', 'PART_BYTES',
-           'GROUP_BYTES', 'COCO_BYTES', 'Source', 'checked', 'source_of', 'source_words', 'typed', 'source_from_words',
-           'inline', 'inlined', 'renamed', 'left_over', 'row_id', 'place', 'Documents', 'digest64', 'Asked', 'ask',
-           'asked', 'holder', 'copied', 'sources_of', 'own_id', 'second_id', 'Renamed', 'images_of', 'files_mark',
-           'marked_files', 'sift', 'used_again', 'why_copy', 'again', 'look', 'hub_name', 'cache_folder', 'read_state',
-           'hub_stream', 'chosen_rows', 'draw_rows', 'shuffled', 'tables', 'fill_cache', 'write_part', 'hub_rows',
-           'source_rows', 'there_is', 'CocoRows', 'coco_rows', 'open_source', 'read_documents']
+           'GROUP_BYTES', 'COCO_BYTES', 'Source', 'checked', 'source_of', 'inlined', 'renamed', 'left_over', 'row_id',
+           'place', 'Documents', 'digest64', 'Asked', 'ask', 'asked', 'holder', 'copied', 'sources_of', 'own_id',
+           'second_id', 'Renamed', 'images_of', 'files_mark', 'marked_files', 'sift', 'used_again', 'why_copy', 'again',
+           'look', 'hub_name', 'cache_folder', 'read_state', 'hub_stream', 'chosen_rows', 'draw_rows', 'shuffled',
+           'tables', 'fill_cache', 'write_part', 'hub_rows', 'source_rows', 'there_is', 'CocoRows', 'coco_rows',
+           'open_source', 'read_documents']
 
 # %% ../nbs/10_sources.ipynb #17ec7071
 SAMPLING = ("random", "first", "shards")
@@ -75,6 +75,8 @@ class Source:
 
     def __post_init__(self):
         for f in dataclasses.fields(self): setattr(self, f.name, checked(f, getattr(self, f.name)))
+        if "{" in _field.sub("", self.template) or "}" in _field.sub("", self.template):
+            raise BadInput(f"option template is {printable(self.template)!r}: write columns as {{name}}, with both braces")
         if self.sampling not in SAMPLING:
             raise BadInput(f"option sampling is {self.sampling!r}: use one of {', '.join(SAMPLING)}")
         if self.cap is not None and self.cap < 1:
@@ -115,48 +117,6 @@ def source_of(values: dict, name: str) -> Source:
     except BadInput as e: raise BadInput(f"source {name}: {e}") from e
 
 # %% ../nbs/10_sources.ipynb #7d52144b
-def source_words(words: list[str], # `name=value`, the first perhaps only the data
-                 ) -> dict:
-    """The fields of a Source that words of a command line give. Raises `BadInput` for an unknown name, with
-    the nearest, or an odd value."""
-    fields, found = {f.name: f for f in dataclasses.fields(Source)}, {}
-    for k, word in enumerate(words):
-        name, sign, value = word.partition("=")
-        if not k and (not sign or name.partition(".")[0] not in fields
-                      and ("/" in name or Path(word).exists())):
-            found["data"] = word
-            continue
-        name, _, key = name.partition(".")
-        if name not in fields or not sign:
-            near = difflib.get_close_matches(name, fields, 1)
-            hint = f"did you mean {near[0]}=...?" if near else f"write name=value, of {', '.join(fields)}"
-            raise BadInput(f"{printable(word)!r} is no option of a source: {hint}")
-        if key and name != "columns":
-            raise BadInput(f"option {name} takes one value: write {name}={printable(value)}")
-        if key: found.setdefault("columns", {})[key] = value
-        else: found[name] = checked(fields[name], typed(fields[name], value))
-    return found
-
-def typed(f: dataclasses.Field, value: str):
-    "A word as a value for a field: a text as it stands, anything else as YAML reads it. Raises `BadInput`."
-    kinds = str(f.type).replace(" ", "").split("|")
-    if "None" in kinds and value in ("", "null", "none"): return None
-    if "str" in kinds: return value
-    try: return yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise BadInput(f"option {f.name} is {printable(value)!r}: it takes {f.type}") from None
-
-def source_from_words(words: list[str]) -> Source:
-    "The Source that words of a command line name. Raises `BadInput`."
-    values = source_words(words)
-    return source_of(values, Path(values.get("data", "")).name)
-
-def inline(values: dict) -> str:
-    "A source on one line, `{data: ..., columns: {...}}`; its data alone where nothing else is given."
-    if values.keys() == {"data"}: return values["data"]
-    return yaml.safe_dump(values, default_flow_style=True, sort_keys=False, width=10**6,
-                          allow_unicode=True).strip()
-
 def inlined(data: str) -> dict | None:
     "The fields of a source written on one line; None for any other text. Raises `BadInput` if it is damaged."
     if not data.lstrip().startswith("{"): return None
@@ -566,7 +526,7 @@ def fill_cache(folder: Path, source: Source, progress: bool = False) -> None:
     is kept."""
     state = read_state(folder) or dict(asked=dataclasses.asdict(source), revision=None, parts=[], rows=0, shard=0, row=0, seen=0,
                                        stream=None, complete=False)
-    from moca.checkpoints import atomic
+    from moca.writing import atomic
     stream, state["revision"] = hub_stream(source, state["revision"])
     held, place = [], {}
     def flush(**more):
@@ -593,7 +553,7 @@ def fill_cache(folder: Path, source: Source, progress: bool = False) -> None:
 
 def write_part(path: Path, held: list[pa.Table]) -> None:
     "Some tables as one Parquet file of small row groups, atomically."
-    from moca.checkpoints import atomic
+    from moca.writing import atomic
     table = pa.concat_tables(held)
     rows = max(1, min(1024, GROUP_BYTES * len(table) // max(1, table.nbytes)))
     with atomic(path) as part: pq.write_table(table, part, row_group_size=rows)

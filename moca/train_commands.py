@@ -16,7 +16,7 @@ from pathlib import Path
 from .checks import DATA, check_config, check_data, check_file, check_folder, check_grid, check_model
 from .checks import check_reopened, exists, grid_options, is_mixture, is_run, near_file, need
 from .checks import preset_for, read_config
-from .grammar import PRESETS, STAGES, Place, Usage, add_command, common, read_values
+from .grammar import PRESETS, Place, STAGES, Usage, add_command, common, positive, read_values
 from .grammar import free_options, source_options, stage_options, stage_words
 from .printing import note, tell, working
 
@@ -236,9 +236,9 @@ def add_quickstart(sub) -> None:
     p.add_argument("--out", default="runs/quickstart", metavar="DIR",
                    help="output directory (default: %(default)s)")
     p.add_argument("--seed", type=int, metavar="N", help="of masks, noise, order and negatives (default: 0)")
-    p.add_argument("--steps1", type=int, metavar="N", help="steps of stage 1")
-    p.add_argument("--steps2", type=int, metavar="N", help="steps of stage 2")
-    p.add_argument("--limit", type=int, metavar="N",
+    p.add_argument("--steps1", type=positive, metavar="N", help="steps of stage 1")
+    p.add_argument("--steps2", type=positive, metavar="N", help="steps of stage 2")
+    p.add_argument("--limit", type=positive, metavar="N",
                    help="ask only so many queries a task: a trial, not a result")
     p.add_argument("--resume", action="store_true",
                    help="go on with the run that is in --out (as moca resume does)")

@@ -10,8 +10,8 @@ import json
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
-from .checks import DATA, check_data, check_file, check_model, is_mixture, on_hub
-from .grammar import Place, Parser, Usage, add_command, common, source_options
+from .checks import DATA, check_apart, check_data, check_file, check_model, is_mixture, on_hub
+from .grammar import Parser, Place, Usage, add_command, common, positive, source_options
 from .printing import tell, working
 from .train_commands import BASE
 
@@ -81,10 +81,10 @@ def model_flags(p: Parser) -> None:
                    help="end each Document with the end token; default: as saved, else yes")
     p.add_argument("--processor", metavar="PATH",
                    help="where the tokenizer and image processor are; default: with the model")
-    p.add_argument("--max-length", type=int, metavar="N", help="tokens of a Document; default: as saved")
-    p.add_argument("--min-pixels", type=int, metavar="N",
+    p.add_argument("--max-length", type=positive, metavar="N", help="tokens of a Document; default: as saved")
+    p.add_argument("--min-pixels", type=positive, metavar="N",
                    help="a smaller image is scaled up to so many; default: the model's")
-    p.add_argument("--max-pixels", type=int, metavar="N",
+    p.add_argument("--max-pixels", type=positive, metavar="N",
                    help="a larger image is scaled down to so many; default: the model's")
     p.add_argument("--dtype", choices=["fp32", "bf16"], help="default: bf16 on cuda, else fp32")
 
@@ -154,6 +154,7 @@ def run_embed(args: argparse.Namespace) -> None:
     check_model(args.model)
     check_data(args.data, args.given)
     check_file("--out", args.out, args.force, (".parquet", ".safetensors"))
+    check_apart("--out", args.out, args.data)
     check_file("--json", args.json, args.force, (".json",))
     with working(args.quiet):
         docs, report = read_all(args.data, args.given)
@@ -192,6 +193,7 @@ def run_mine(args: argparse.Namespace) -> int:
                     f"{args.parser.line()}")
     if args.corpus is not None: check_data(args.corpus)
     check_file("--out", args.out, args.force, (".jsonl", ".parquet"))
+    check_apart("--out", args.out, args.data)
     check_file("--json", args.json, args.force, (".json",))
     with working(args.quiet):
         from moca.mining import Rule, mine, write_pairs
@@ -238,7 +240,7 @@ def add_mine(sub) -> None:
     p.add_argument("--out", metavar="FILE", help="*.jsonl (images in a folder beside it) or *.parquet")
     p.add_argument("--corpus", metavar="DATA",
                    help="Documents to search; default: positives and negatives of the same task")
-    p.add_argument("--negatives", type=int, default=2, metavar="N",
+    p.add_argument("--negatives", type=positive, default=2, metavar="N",
                    help="of a pair, at most (default: %(default)s)")
     p.add_argument("--ratio", type=float, default=0.95, metavar="X",
                    help="a negative's similarity is at most this share of the positive's; 0: no limit "
@@ -246,18 +248,18 @@ def add_mine(sub) -> None:
     p.add_argument("--margin", type=float, metavar="X", help="... and at least so much below it")
     p.add_argument("--skip", type=int, default=0, metavar="N",
                    help="so many of the best that remain are passed over (default: %(default)s)")
-    p.add_argument("--depth", type=int, default=100, metavar="N",
+    p.add_argument("--depth", type=positive, default=100, metavar="N",
                    help="candidates looked at for a query (default: %(default)s)")
     p.add_argument("--keep", action="store_true", help="keep the pairs' own negatives, in front")
-    p.add_argument("--limit", type=int, metavar="N", help="only the first N pairs")
+    p.add_argument("--limit", type=positive, metavar="N", help="only the first N pairs")
     p.add_argument("--seed", type=int, default=0, metavar="N",
                    help="of the embedded corpus' choices (default: %(default)s)")
     model_flags(p)
     common(p, "overwrite the files in --out and --json")
 
 # %% ../nbs/17_use_commands.ipynb #22a1b8bd
-def run_data(args: argparse.Namespace) -> None:
-    "`moca data`: what moca makes of a file, folder, data set or mixture."
+def run_data(args: argparse.Namespace) -> int:
+    "`moca data`: what moca makes of a file, folder, data set or mixture. Exit code 1 if none of it can be used."
     options = check_data(args.data, args.given)
     check_file("--html", args.html, args.force, (".html",))
     check_file("--json", args.json, args.force, (".json",))
@@ -269,6 +271,7 @@ def run_data(args: argparse.Namespace) -> None:
             with atomic(Path(args.html)) as part: part.write_text(found.html(), "utf-8")
     page = f"\npage: {args.html}" if args.html else ""
     tell(args, found.text() + page, found.as_dict())
+    return int(not found.report.n_kept) # 1: nothing in it can be used
 
 def add_data(sub) -> None:
     "`data`."
@@ -279,7 +282,7 @@ def add_data(sub) -> None:
                     known=source_options, title="options of DATA, written name=value:")
     p.add_argument("--kind", choices=["documents", "pairs"],
                    help="what rows become; default: told from the data")
-    p.add_argument("--limit", type=int, metavar="N", help="look at N rows only, evenly spread")
+    p.add_argument("--limit", type=positive, metavar="N", help="look at N rows only, evenly spread")
     p.add_argument("--html", metavar="FILE", help="also write a page with the images")
     common(p, "overwrite the files in --html and --json", device=False)
     p.set_defaults(device=None)

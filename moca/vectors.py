@@ -11,17 +11,19 @@ from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 import torch
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 from .checkpoints import named_tensors
+from .content import image_key
 from .writing import atomic
 from .documents import BadInput, Document, ImageRef
 from .embedder import Embedder
 
 # %% auto #0
-__all__ = ['model_digest', 'picture_hash', 'content_hash', 'bytes_digest', 'read_shard', 'Cached', 'seal', 'write_record',
-           'read_record']
+__all__ = ['model_digest', 'picture_hash', 'drawn_hash', 'content_hash', 'bytes_digest', 'read_shard', 'Cached', 'seal',
+           'write_record', 'read_record']
 
 # %% ../nbs/15_vectors.ipynb #abad7f06
 def model_digest(e: Embedder) -> str:
@@ -39,15 +41,16 @@ def model_digest(e: Embedder) -> str:
     return h.hexdigest()
 
 # %% ../nbs/15_vectors.ipynb #7e94ea1f
-@lru_cache(maxsize=100_000)
 def picture_hash(ref: ImageRef) -> bytes:
-    "Digest of what a picture is. Raises `BadImage` if it can't be read."
-    if isinstance(ref.source, bytes): data = ref.source
-    elif isinstance(ref.source, Path) and ref.source.is_file(): data = ref.source.read_bytes()
-    else:
-        image = ref.open()
-        data = f"{image.size}".encode() + image.tobytes()
-    return blake2b(data, digest_size=16).digest()
+    "Digest of what a picture is: of its pixels, if a function draws it, else of its `image_key`. Raises `BadImage`."
+    if not isinstance(ref.source, (Path, bytes, Image.Image)): return drawn_hash(ref)
+    return bytes.fromhex(image_key(ref).removeprefix("data "))
+
+@lru_cache(maxsize=100_000) # refs of functions hold no bytes
+def drawn_hash(ref: ImageRef) -> bytes:
+    "Digest of the pixels of a picture. Raises `BadImage`."
+    image = ref.open()
+    return blake2b(f"{image.size}".encode() + image.tobytes(), digest_size=16).digest()
 
 def content_hash(doc: Document) -> str:
     "32 hex digits of the Document's texts and pictures, prompt included; the id does not matter."
