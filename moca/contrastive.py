@@ -261,7 +261,7 @@ def stage_prompts(cfg: FinetuneConfig, tasks: Sequence[str]) -> dict[str, str]: 
     targets = {f"{s.task or s.name}_document".lstrip("_"): s.target_instruction for s in sources if s.target_instruction}
     return queries | targets
 
-# %% ../nbs/03_contrastive.ipynb #3c892a2d
+# %% ../nbs/03_contrastive.ipynb #d029b28e
 def still_whole(pair: Pair, negatives: int, since: float) -> Pair: # since: seconds since 1970
     "The pair, pictures of files that changed after `since` decoded again. Raises `BadInput`."
     docs = (complete(pair).query, pair.positive, *pair.negatives[:negatives])
@@ -327,8 +327,8 @@ def finetune(cfg: FinetuneConfig, resume: bool = False, force: bool = False, acc
     if mean["copies"]: say(f"{mean['copies']:.3f} hard negatives a query were equal to the positive and left out", accelerator)
     late, = summed([len(report.rejected) - before], accelerator)
     if late: say(f"{int(late):,} rows broke while they were trained on and were left out: see {out/'bad_samples.jsonl'}", accelerator)
-    cuts = np.array(summed(limited.ravel().tolist(), accelerator)).reshape(-1, 2) > 0
-    for what, n in zip((CUT, SCALED), cuts.sum(0)):
+    met = accelerator.reduce(torch.from_numpy(limited).float().to(accelerator.device), "sum") > 0 # by any process
+    for what, n in zip((CUT, SCALED), met.sum(0).tolist()):
         if n: say(f"{what}: {n:,} of the pairs that were trained on", accelerator)
     end_run(cfg, accelerator)
     return dict(steps=steps, pairs=len(pairs), rejected=len(report.rejected), tasks=len(set(plan.tasks)), loss=log[-1]["loss"],
