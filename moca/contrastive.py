@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ from .gradcache import Chunks, accumulate, gather_rows, gather_vectors, process_
 from .losses import LossConfig, Pairing, Vectors, contrast, learnt_scale, pool_tokens, scale_of
 from .memory import Work
 from .mixtures import load_mixture, open_pairs
-from .packing import Encoded, encode, encoder_mark
+from .packing import CUT, SCALED, Encoded, encode, encoder_mark
 from .pairs import labels, only
 from .processes import on_main, say, summed
 from .rows import Lazy, digest
@@ -54,6 +55,7 @@ class PairBatch:
     negative_keys: Tensor # [H, 2]
     task: str = "" # "" where a batch mixes tasks
     copies: int = 0 # hard negatives that were left out because they equal their positive
+    limited: np.ndarray | None = None # [N, 2] bool: is a text of the pair cut at max_length, an image made smaller?
 
     @property
     def counts(self) -> dict[str, int]:
@@ -111,9 +113,11 @@ def make_batch(encoder, pairs: list[Pair], negatives: int = 2, budget: int = 819
     copies = sum(len(x.negatives[:negatives]) for x in pairs) - len(found)
     chunks, long = Chunks(encoder, docs, budget, keep), lambda x, *shape: torch.tensor(x, dtype=torch.long).view(-1, *shape)
     at, tasks = lambda items: long([chunks.row[r] for r in items]), {x.task for x in pairs}
+    limited = np.zeros((len(pairs), 2), bool)
+    for i, r, *_ in (*((i, r) for side in (q, p) for i, (r, _) in enumerate(side)), *found): limited[i] |= chunks.limited[r]
     return PairBatch(chunks, at([r for r, _ in q]), at([r for r, _ in p]), at([r for _, r, *_ in found]), long([i for i, *_ in found]),
                      long([(b, id_key(x.positive), a) for x, (_, a), (_, b) in zip(pairs, q, p)], 3),
-                     long([(c, d) for *_, c, d in found], 2), tasks.pop() if len(tasks) == 1 else "", copies)
+                     long([(c, d) for *_, c, d in found], 2), tasks.pop() if len(tasks) == 1 else "", copies, limited)
 
 # %% ../nbs/03_contrastive.ipynb #7fc344bd
 @dataclass
@@ -257,7 +261,7 @@ def stage_prompts(cfg: FinetuneConfig, tasks: Sequence[str]) -> dict[str, str]: 
     targets = {f"{s.task or s.name}_document".lstrip("_"): s.target_instruction for s in sources if s.target_instruction}
     return queries | targets
 
-# %% ../nbs/03_contrastive.ipynb #3dd18dac
+# %% ../nbs/03_contrastive.ipynb #d029b28e
 def still_whole(pair: Pair, negatives: int, since: float) -> Pair: # since: seconds since 1970
     "The pair, pictures of files that changed after `since` decoded again. Raises `BadInput`."
     docs = (complete(pair).query, pair.positive, *pair.negatives[:negatives])
@@ -272,10 +276,15 @@ def touched(path: Path) -> float: # seconds since 1970
     return max(found.st_mtime, found.st_ctime)
 
 def batch_of(encoder, pairs: Sequence[Pair], chosen: Sequence[int], report: Report, # gets pairs that break
-             negatives: int = 2, since: float = float("inf"), **options) -> PairBatch: # options of make_batch
+             negatives: int = 2, since: float = float("inf"),
+             limited: np.ndarray | None = None, # [pairs, 2] bool, marked here: is a text cut, an image made smaller?
+             **options) -> PairBatch: # options of make_batch
     "The chosen pairs as a batch, without those that turn out to be unusable. Raises `BadInput` when too many are."
-    make = lambda some: make_batch(encoder, [still_whole(p, negatives, since) for p in some], negatives, **options)
-    try: return make([pairs[i] for i in chosen])
+    def make(some: list[tuple[int, Pair]]) -> PairBatch:
+        made = make_batch(encoder, [still_whole(p, negatives, since) for _, p in some], negatives, **options)
+        if limited is not None: limited[[i for i, _ in some]] |= made.limited
+        return made
+    try: return make([(i, pairs[i]) for i in chosen])
     except BadInput: pass # one by one, to see which
     good = []
     for i in chosen:
@@ -283,9 +292,9 @@ def batch_of(encoder, pairs: Sequence[Pair], chosen: Sequence[int], report: Repo
         try:
             pair = pairs[i]
             name = pair.id
-            make([pair])
+            make([(i, pair)])
         except BadInput as why: report.reject(place, why, name)
-        else: good.append(pair)
+        else: good.append((i, pair))
     return make(good)
 
 # %% ../nbs/03_contrastive.ipynb #649b1536
@@ -304,10 +313,10 @@ def finetune(cfg: FinetuneConfig, resume: bool = False, force: bool = False, acc
     on_main(accelerator, lambda: same_data(out, number_of_pairs=len(pairs), contents_of_the_pairs=contents_of(pairs, report),
                                            tokenizer_and_limits=encoder_mark(model.backbone.encoder)))
     report.keep(out/"bad_samples.jsonl", cfg.max_bad, accelerator.is_main_process) # of data that was not refused
-    work = Work(model.backbone)
+    work, limited = Work(model.backbone), np.zeros((len(pairs), 2), bool)
     def batches(step: int, rank: int, processes: int) -> list[PairBatch]:
         chosen = plan[step][rank::processes] # none of a small batch, perhaps: the process takes part all the same
-        return [batch_of(model.backbone.encoder, pairs, chosen, report, cfg.negatives, began,
+        return [batch_of(model.backbone.encoder, pairs, chosen, report, cfg.negatives, began, limited,
                          budget=cfg.pack_tokens, keep=cfg.keep_packs * 2**20)]
     flops = lambda micro: sum(b.chunks.flops(work) for b in micro)
     log = fit(model, batches, cfg, steps, WEIGHTS, accelerator, "stage 2", resume, accumulate, flops)
@@ -318,6 +327,9 @@ def finetune(cfg: FinetuneConfig, resume: bool = False, force: bool = False, acc
     if mean["copies"]: say(f"{mean['copies']:.3f} hard negatives a query were equal to the positive and left out", accelerator)
     late, = summed([len(report.rejected) - before], accelerator)
     if late: say(f"{int(late):,} rows broke while they were trained on and were left out: see {out/'bad_samples.jsonl'}", accelerator)
+    met = accelerator.reduce(torch.from_numpy(limited).float().to(accelerator.device), "sum") > 0 # by any process
+    for what, n in zip((CUT, SCALED), met.sum(0).tolist()):
+        if n: say(f"{what}: {n:,} of the pairs that were trained on", accelerator)
     end_run(cfg, accelerator)
     return dict(steps=steps, pairs=len(pairs), rejected=len(report.rejected), tasks=len(set(plan.tasks)), loss=log[-1]["loss"],
                 tokens=sum(r["tokens"] for r in log), **mean)

@@ -19,7 +19,7 @@ from .accumulation import Gradients
 from .documents import Document, ImageRef, MocaError
 from .losses import Vectors
 from .memory import free_memory, out_of_memory
-from .packing import Encoder, Pack, ahead, encode, length, pack
+from .packing import Encoder, Pack, ahead, encode, layout, pack
 from .planning import plan
 
 # %% auto #0
@@ -33,7 +33,11 @@ class Chunks:
     def __init__(self, encoder: Encoder, docs: list[Document],
                  budget: int = 8192, # most tokens of a Pack
                  keep: int = 256 * 2**20): # bytes of Packs that are kept for their second use
-        lengths = [length(encoder, d) for d in docs]
+        lengths, self.limited = [], [] # limited: (text cut, images made smaller) of each given Document
+        for d in docs:
+            laid = layout(encoder, d)
+            lengths.append(laid.tokens + encoder.added)
+            self.limited.append((laid.dropped > 0, laid.scaled > 0))
         order = plan(lengths, budget, shuffle=False, window=max(1, len(docs)))
         flat = [i for chunk in order for i in chunk]
         self.encoder, self.budget, self.keep, self.device = encoder, budget, keep, torch.device("cpu")
