@@ -45,6 +45,8 @@ __all__ = ['SAMPLING', 'ROW', 'MOST_NOTES', 'MOST_NAMES', 'UNREAD', 'CHUNK', 'MA
 # %% ../nbs/10_sources.ipynb #17ec7071
 SAMPLING = ("random", "first", "shards")
 
+_field = re.compile(r"\{(\w+)\}") # a column in a template
+
 @dataclass
 class Source:
     "Where rows come from and what is taken of them. Raises `BadInput` for values that make no sense."
@@ -160,8 +162,6 @@ def _followed(name: str, root: str | Path | None, home: Path | None) -> Path:
     return path
 
 # %% ../nbs/10_sources.ipynb #fe0ea4fc
-_field = re.compile(r"\{(\w+)\}")
-
 def renamed(row: dict, source: Source) -> dict:
     """A row under our names: its text made from the template, its columns renamed. Raises `BadInput` for a
     column that is not there."""
