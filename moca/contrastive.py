@@ -30,6 +30,7 @@ from .pairs import labels, only
 from .processes import on_main, say, summed
 from .rows import Lazy, digest
 from .runs import same_data
+from .saving import set_prompts
 from .tasks import TaskBatches, describe_tasks
 from .training import end_run, fit, start_run
 from .writing import need_space
@@ -340,7 +341,7 @@ def contents_of(pairs: Sequence[Pair], report: Report) -> str:
 
 def save_embedder(model: Contrastive, cfg: FinetuneConfig, tasks: Sequence[str], steps: int) -> None: # tasks of the pairs
     "Write `model/`, an Embedder with its prompts and how it was made. Raises `MocaError` where the disk is full."
-    model.backbone.prompts.update(stage_prompts(cfg, tasks))
+    set_prompts(model.backbone, model.backbone.prompts | stage_prompts(cfg, tasks))
     model.backbone.history.append(f"stage 2 (contrastive): {steps:,} steps of {cfg.batch_size:,} pairs, {len(tasks):,} pairs of "
                                   f"{len(set(tasks))} tasks, lr {cfg.lr:g}, seed {cfg.seed}")
     size = sum(p.numel() * p.element_size() for p in model.parameters())

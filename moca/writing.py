@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from .documents import MocaError
 
 # %% auto #0
-__all__ = ['WORDS', 'TOO_FULL', 'real', 'remove', 'sync', 'sync_names', 'umask', 'open_up', 'error_number', 'full_disk',
-           'write_error', 'atomic', 'replace', 'free_space', 'need_space']
+__all__ = ['WORDS', 'real', 'remove', 'sync', 'sync_names', 'umask', 'open_up', 'error_number', 'write_error', 'atomic',
+           'replace', 'free_space', 'need_space']
 
 # %% ../nbs/14_writing.ipynb #0224df29
 def real(path) -> Path:
@@ -63,17 +63,11 @@ WORDS = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota of the disk 
          errno.EIO: "the disk reports an error (EIO)", errno.EROFS: "the disk is read-only",
          errno.EFBIG: "the file is larger than the limit here (see ulimit -f)",
          errno.EACCES: "permission denied", errno.EPERM: "permission denied"}
-TOO_FULL = (errno.ENOSPC, errno.EDQUOT)
-
 def error_number(e: BaseException) -> int | None:
     "The system's number of an error of Python or of safetensors; None for others."
     if isinstance(e, OSError): return e.errno
     found = re.search(r"os error (\d+)", str(e)) if isinstance(e, SafetensorError) else None
     return int(found[1]) if found else None
-
-def full_disk(e: BaseException) -> bool:
-    "Does this exception mean that there is no space left (or that a quota is reached)?"
-    return error_number(e) in TOO_FULL
 
 def write_error(e: BaseException) -> str | None:
     "Why something could not be written, in words; None where an exception means something else."
