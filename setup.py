@@ -32,7 +32,7 @@ setup(
     ],
     python_requires=f">={cfg['min_python']}",
     packages=find_packages(include=["moca", "moca.*"]),
-    package_data={"moca": ["data/**"]},  # the corpus, the weights and their notices
+    package_data={"moca": ["assets/**", "py.typed"]},  # the corpus, the weights and their notices
     include_package_data=False,
     zip_safe=False,
     install_requires=cfg["requirements"].split(),

@@ -15,21 +15,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConfig
-from .documents import BadInput, Document
-from .families import families_here, family_named, model_path, tiny_model
-from .kernels import IMPLEMENTATIONS, TOWER, Borders, Record, available, choose, find_kernel, why_not
-from .memory import checkpoint_activations, choose_checkpointing, device_memory, small_picture
-from .packing import Encoder, Pack, encode, pack
-from .probe import ProbeReport, probe, prove
-from .proven import prove_once
-from .saving import SETTINGS, read_settings, write_settings
-from .trust import Checked, check_model, check_values, read_tensors, reading
+from .data.documents import BadInput, Document
+from .model.families import families_here, family_named, model_path, tiny_model
+from .model.kernels import IMPLEMENTATIONS, TOWER, Borders, Record, available, choose, find_kernel, why_not
+from .model.cost import checkpoint_activations, small_picture
+from .model.packing import Encoder, Pack, encode, pack
+from .model.probe import ProbeReport, probe, prove
+from .model.proven import prove_once
+from .model.saving import SETTINGS, read_settings, write_settings
+from .model.trust import Checked, check_model, check_values, read_tensors, reading
 
 # %% auto #0
 __all__ = ['DTYPES', 'text_model', 'set_causal', 'make_bidirectional', 'make_causal', 'Backbone', 'as_dtype', 'as_device',
            'load_weights', 'check_room', 'check_holes', 'released', 'is_causal', 'stored_backbone', 'load_backbone',
-           'training_backbone', 'recomputation', 'add_lora', 'save', 'tiny_backbone', 'probe_families',
-           'attention_maps', 'show_attention', 'pool', 'embed', 'multi_vector', 'add_projection', 'read_projection']
+           'add_lora', 'save', 'tiny_backbone', 'probe_families', 'attention_maps', 'show_attention', 'pool', 'embed',
+           'multi_vector', 'add_projection', 'read_projection']
 
 # %% ../nbs/01_bidirectional_backbone.ipynb #73e7e49f
 def text_model(model: nn.Module) -> nn.Module:
@@ -275,9 +275,9 @@ def stored_backbone(model: str | Path | None, bidirectional: bool | None, dtype:
 def load_backbone(model: str | Path | PretrainedConfig | None = None, # directory, hub name, config (random weights); None: embedded model
                   bidirectional: bool | None = None, # None: as the model says
                   dtype: str | torch.dtype = torch.float32, device: str | torch.device = "cpu", # "bf16", "cuda:1", ...
-                  attention: str | None = None, # a kernel of moca.kernels; None: chosen for device and dtype
+                  attention: str | None = None, # a kernel of moca.model.kernels; None: chosen for device and dtype
                   lora: int | dict | None = None, # train low-rank adapters of this rank (PEFT), not all weights; a dict goes to LoraConfig
-                  checkpointing: str = "none", # recompute activations in the backward pass: none, selective or full (moca.memory)
+                  checkpointing: str = "none", # recompute activations in the backward pass: none, selective or full (moca.model.cost)
                   strict: bool = True, # missing or unexpected weights are an error
                   check: bool | None = None, # run the probe and refuse a model that fails it; None: unless it has passed before
                   needs_head: bool = False, # stage 1 predicts words: a vocabulary head must be there, and a mask token is learnt
@@ -285,7 +285,7 @@ def load_backbone(model: str | Path | PretrainedConfig | None = None, # director
                   processor: str | Path | None = None, # where the tokenizer and image processor lie; None: with the model
                   max_length: int | None = None, end_token: bool | None = None, # None: as the model says
                   **limits) -> Backbone: # limits: min_pixels, max_pixels
-    """Load a Backbone of any family in `moca.families.FAMILIES`.
+    """Load a Backbone of any family in `moca.model.families.FAMILIES`.
     Raises `BadInput` for what is no such model, lacks weights or wants to run code; `ProbeError` when the model is not what it says."""
     dtype, device = as_dtype(dtype), as_device(device)
     if not isinstance(model, PretrainedConfig):
@@ -304,34 +304,6 @@ def load_backbone(model: str | Path | PretrainedConfig | None = None, # director
     if lora: add_lora(backbone, mask_row=needs_head, **(lora if isinstance(lora, dict) else dict(r=lora)))
     checkpoint_activations(backbone.model, checkpointing)
     return backbone
-
-# %% ../nbs/01_bidirectional_backbone.ipynb #fc634c72
-def training_backbone(cfg, # a TrainConfig
-                      accelerator, bidirectional: bool,
-                      needs_head: bool = False # stage 1 predicts words
-                      ) -> Backbone:
-    "The Backbone that a training run starts with, on its device, proved with the kernel and the precision it will train with."
-    stored, seen = (torch.bfloat16 if cfg.precision in which else torch.float32 for which in (("bf16-pure",), ("bf16", "bf16-pure")))
-    backbone = load_backbone(cfg.base, bidirectional, stored, accelerator.device, check=False, lora=cfg.lora,
-                             needs_head=needs_head, max_length=cfg.max_length, end_token=cfg.end_token,
-                             min_pixels=cfg.min_pixels, max_pixels=cfg.max_pixels)
-    backbone.use_kernel(cfg.attention or choose(accelerator.device, seen, backbone.softcap), seen)
-    with accelerator.autocast(): report = prove(backbone, tolerance=None if seen == torch.float32 else 2e-2)
-    accelerator.print(report)
-    if cfg.freeze_vision: backbone.vision.requires_grad_(False)
-    checkpoint_activations(backbone.model, recomputation(backbone, cfg, accelerator))
-    return backbone
-
-def recomputation(backbone: Backbone, cfg, accelerator) -> str:
-    "The option `checkpointing`; for `auto`, what the memory estimate says of a Pack whose tokens are half text, half pictures."
-    from moca.weights import sharding # needs accelerate, which only training does
-    if cfg.checkpointing != "auto": return cfg.checkpointing
-    tokens, shards = getattr(cfg, "pack_tokens", cfg.max_length), accelerator.num_processes if sharding(accelerator) else 1
-    patches, rows = tokens // 2 * backbone.encoder.unit, int(tokens * getattr(cfg, "text_ratio", 0))
-    how, line = choose_checkpointing(backbone, tokens, device_memory(accelerator.device), patches=patches, rows=rows,
-                                     precision=cfg.precision, shards=shards, average=cfg.ema is not None)
-    if accelerator.is_main_process: tqdm.write(line, file=sys.stderr)
-    return how
 
 # %% ../nbs/01_bidirectional_backbone.ipynb #26237284
 def add_lora(backbone: Backbone, r: int = 16,

@@ -14,26 +14,28 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from . import content
-from .backbone import Backbone, add_projection, embed, multi_vector, training_backbone
-from .config import TrainConfig, one_of, within
-from .corpus import INSTRUCTIONS, LANGUAGES, load_corpus
-from .account import Report
-from .documents import BadInput, Document, Pair
+from .data import content
+from .backbone import Backbone, add_projection, embed, multi_vector
+from .training.model import training_backbone
+from .training.config import TrainConfig, one_of, within
+from .data.corpus import INSTRUCTIONS, LANGUAGES, load_corpus
+from .data.account import Report
+from .data.documents import BadInput, Document, Pair
 from .embedder import Embedder
-from .gradcache import Chunks, accumulate, gather_rows, gather_vectors, process_rank, process_sizes
-from .losses import LossConfig, Pairing, Vectors, contrast, learnt_scale, pool_tokens, scale_of
-from .memory import Work
-from .mixtures import load_mixture, open_pairs
-from .packing import CUT, SCALED, Encoded, encode, encoder_mark
-from .pairs import labels, only
-from .processes import on_main, say, summed
-from .rows import Lazy, digest
-from .runs import same_data
-from .saving import set_prompts
-from .tasks import TaskBatches, describe_tasks
-from .training import end_run, fit, start_run
-from .writing import need_space
+from .finetuning.gradcache import Chunks, accumulate, gather_rows, gather_vectors, process_rank, process_sizes
+from .finetuning.losses import LossConfig, Pairing, contrast, learnt_scale, scale_of
+from .model.similarity import Vectors, pool_tokens
+from .model.cost import Work
+from .data.mixtures import load_mixture, open_pairs
+from .model.packing import CUT, SCALED, Encoded, encode, encoder_mark
+from .data.pairs import labels, only
+from .training.processes import on_main, say, summed
+from .data.rows import Lazy, digest
+from .training.run import same_data
+from .model.saving import set_prompts
+from .finetuning.batching import TaskBatches, describe_tasks
+from .training.loop import end_run, fit, start_run
+from .data.files import need_space
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'SMALL', 'QWEN_3B', 'QWEN_7B', 'OFFICIAL_CODE', 'PairBatch', 'number', 'content_key', 'id_key', 'complete',
@@ -86,7 +88,7 @@ def number(*parts: str) -> int:
     return int.from_bytes(hashlib.blake2b("\x1d".join(parts).encode(), digest_size=7).digest(), "big")
 
 def content_key(doc: Document) -> int:
-    "What makes two Documents equal (see `moca.content`), as a number."
+    "What makes two Documents equal (see `moca.data.content`), as a number."
     return int.from_bytes(content.content_key(doc)[:7], "big")
 
 def id_key(doc: Document) -> int:

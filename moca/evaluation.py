@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm.auto import tqdm
-from .documents import BadInput, Document, MocaError, Task
-from .losses import maxsim
+from .data.documents import BadInput, Document, MocaError, Task
+from .model.similarity import maxsim
 
 # %% auto #0
 __all__ = ['TIE', 'FAMILIES', 'COLOUR_CYCLE', 'discounts', 'measure', 'precision_at_1', 'recall_at_k', 'ndcg_at_k', 'gains_of',

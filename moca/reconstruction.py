@@ -14,26 +14,27 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from .backbone import Backbone, load_backbone, save, training_backbone
-from .config import TrainConfig, make_config, one_of, within
-from .corpus import load_corpus, picture_documents
-from .corruption import Corruption, corrupt
-from .account import Report
-from .documents import BadInput, Document
-from .heads import PixelDecoder, head_flops, masked_cross_entropy
+from .backbone import Backbone, load_backbone, save
+from .training.model import training_backbone
+from .training.config import TrainConfig, make_config, one_of, within
+from .data.corpus import load_corpus, picture_documents
+from .pretraining.corruption import Corruption, corrupt
+from .data.account import Report
+from .data.documents import BadInput, Document
+from .pretraining.heads import PixelDecoder, head_flops, masked_cross_entropy
 from .masking import NOISES, PATCH_MASKS, TEXT_MASKS
-from .memory import Work
-from .mixtures import open_documents
-from .packing import encode_all, encoder_mark, split_all
-from .planning import bin_costs, bins, cost, deal, describe, fill, plan
-from .rebuilding import Watch, average_patch, average_target, draw_run, masked_accuracy, patch_errors, read_looks, rebuild # noqa: F401
-from .rebuilding import show_looks, show_progress, show_rebuilt, show_words # noqa: F401
-from .processes import on_main, say, summed
-from .rows import Lazy, Selection
-from .runs import same_data
-from .training import accumulate, end_run, fit, start_run
-from .trust import read_tensors
-from .writing import atomic, need_space
+from .model.cost import Work
+from .data.mixtures import open_documents
+from .model.packing import encode_all, encoder_mark, split_all
+from .model.planning import bin_costs, bins, cost, deal, describe, fill, plan
+from .pretraining.figures import Watch, average_patch, average_target, draw_run, masked_accuracy, patch_errors, read_looks, rebuild # noqa: F401
+from .pretraining.figures import show_looks, show_progress, show_rebuilt, show_words # noqa: F401
+from .training.processes import on_main, say, summed
+from .data.rows import Lazy, Selection
+from .training.run import same_data
+from .training.loop import accumulate, end_run, fit, start_run
+from .model.trust import read_tensors
+from .data.files import atomic, need_space
 
 
 # %% auto #0

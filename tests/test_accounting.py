@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from moca.account import Report
-from moca.documents import BadInput, ImageRef
-from moca.opening import open_rows
-from moca.paths import printable
-from moca.sources import Source, look, open_source, sift
+from moca.data.account import Report
+from moca.data.documents import BadInput, ImageRef
+from moca.data.opening import open_rows
+from moca.data.paths import printable
+from moca.data.sources import Source, look, open_source, sift
 
 TREES = 300
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jfif": "JPEG", ".webp": "WEBP", ".gif": "GIF", ".bmp": "BMP",

@@ -27,17 +27,17 @@ from PIL import Image
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
-from moca.account import Report
+from moca.data.account import Report
 from moca.backbone import Backbone, add_projection, load_backbone, read_projection, save
-from moca.checkpoints import load_state, save_state
-from moca.documents import MocaError
-from moca.families import tiny_model
-from moca.mixtures import load_documents, open_pairs
-from moca.packing import Encoder
+from moca.training.checkpoints import load_state, save_state
+from moca.data.documents import MocaError
+from moca.model.families import tiny_model
+from moca.data.mixtures import load_documents, open_pairs
+from moca.model.packing import Encoder
 from moca.reconstruction import PretrainConfig
-from moca.saving import read_settings
-from moca.training import make_config, read_log
-from moca.trust import check_model, read_tensors
+from moca.model.saving import read_settings
+from moca.training.loop import make_config, read_log
+from moca.model.trust import check_model, read_tensors
 
 MOST = int(os.environ.get("MOCA_FUZZ", 1000)) # mutations of each kind
 SECONDS, GROWTH = 5, 500 * 2**20 # that one reading may take: time, and bytes of memory
@@ -195,7 +195,7 @@ def index(folder):
     return names
 
 def check_tensors(folder) -> list[str]:
-    from moca.trust import tensor_table
+    from moca.model.trust import tensor_table
     return list(tensor_table([folder/"model-00001-of-00001.safetensors"]))
 
 STATE = {"a": torch.zeros(3), "b.exp_avg": torch.zeros(2, 2)}

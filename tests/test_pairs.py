@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageDraw
 
-from moca.content import content_key
-from moca.documents import BadInput
-from moca.pairs import COPY, EMPTY, TWICE, read_pairs
+from moca.data.content import content_key
+from moca.data.documents import BadInput
+from moca.data.pairs import COPY, EMPTY, TWICE, read_pairs
 
 WORDS = ["a red ball", "[Music] la la", "['one', 'two'", "caf\u00e9", "zwei  Worte", "x" * 300, "<image> in words", "[1, 2]", "3.14", "null", "NaN"]
 CELLS = WORDS[:7] # what a CSV file cannot take for anything else
@@ -163,7 +163,7 @@ JUNK = [None, True, 0, -1, 1e308, float("nan"), float("inf"), "", " ", "[", "[["
 
 def test_junk(tmp_path):
     "Whatever stands in whatever column: a row is kept or rejected with its place, and nothing else happens."
-    from moca.pairs import MMEB_COLUMNS, NATIVE_COLUMNS, PAIR_FORMATS, SWIFT_COLUMNS, TEVATRON_COLUMNS
+    from moca.data.pairs import MMEB_COLUMNS, NATIVE_COLUMNS, PAIR_FORMATS, SWIFT_COLUMNS, TEVATRON_COLUMNS
     columns = dict(mmeb=MMEB_COLUMNS, native=NATIVE_COLUMNS | {"negative", "negative_7"}, swift=SWIFT_COLUMNS, tevatron=TEVATRON_COLUMNS)
     deep = "a"
     for _ in range(300): deep = [deep]

@@ -19,10 +19,10 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-import moca.gradcache as gradcache
+import moca.finetuning.gradcache as gradcache
 from moca.backbone import add_lora, checkpoint_activations, tiny_backbone
 from moca.contrastive import WEIGHTS, Contrastive, FinetuneConfig, make_batch
-from moca.documents import Pair, document
+from moca.data.documents import Pair, document
 
 CASES = {
     "all": dict(),

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from moca.runs import STAGES
+from moca.training.run import STAGES
 
 SLOW = os.environ.get("MOCA_SLOW") == "1"
 KILLS = int(os.environ.get("MOCA_KILLS", "40")) # of the slow test, over both stages
@@ -31,8 +31,8 @@ def toy(out, mode):
     import torch
     from torch import nn
 
-    from moca.documents import BadInput
-    from moca.training import TrainConfig, end_run, fit, start_run
+    from moca.data.documents import BadInput
+    from moca.training.loop import TrainConfig, end_run, fit, start_run
 
     class Line(nn.Module):
         def __init__(self):
@@ -72,7 +72,7 @@ def stage(out, mode):
     from moca.backbone import save, tiny_backbone
     from moca.contrastive import FinetuneConfig, finetune
     from moca.reconstruction import PretrainConfig, pretrain
-    from moca.runs import begun, resume_run
+    from moca.training.run import begun, resume_run
     if begun(out): return resume_run(out)
     base = Path(out).parent/"base"
     if not base.exists(): save(tiny_backbone("qwen2_5_vl"), base)
@@ -82,8 +82,8 @@ def stage(out, mode):
 
 def main(mode, out):
     "Exit codes: 0 finished, 2 an error in one sentence, 3 stopped."
-    from moca.documents import MocaError
-    from moca.training import Stopped
+    from moca.data.documents import MocaError
+    from moca.training.loop import Stopped
     try: (stage if mode in ("pretrain", "finetune") else toy)(out, mode)
     except Stopped as e: print(e, file=sys.stderr, flush=True); sys.exit(3)
     except MocaError as e: print(e, file=sys.stderr, flush=True); sys.exit(2)
@@ -92,7 +92,7 @@ def main(mode, out):
 
 # A server imports once and forks for each run: a run of its own, without the seconds of importing.
 server = multiprocessing.get_context("forkserver")
-server.set_forkserver_preload(["moca.backbone", "moca.contrastive", "moca.reconstruction", "moca.runs", "moca.training"])
+server.set_forkserver_preload(["moca.backbone", "moca.contrastive", "moca.reconstruction", "moca.training.run", "moca.training.loop"])
 
 def child(mode, out, env, files):
     "What a forked process does: its output goes to files."

@@ -7,9 +7,9 @@ from PIL import Image
 
 from moca.contrastive import SMALL as PAIRS
 from moca.contrastive import FinetuneConfig, finetune
-from moca.documents import BadInput
+from moca.data.documents import BadInput
 from moca.reconstruction import SMALL, PretrainConfig, pretrain
-from moca.training import make_config, read_log
+from moca.training.loop import make_config, read_log
 
 def jpeg(seed):
     "A picture of some noise, as a file."

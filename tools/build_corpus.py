@@ -1,6 +1,6 @@
 """Rebuild moca's embedded corpus, byte for byte, from named packages.
 
-    python tools/build_corpus.py --packages DIR [--out moca/data/corpus] [--full]
+    python tools/build_corpus.py --packages DIR [--out moca/assets/corpus] [--full]
 
 DIR holds the packages listed in `PACKAGES` (a missing one is fetched with its own package manager, by name and
 version; each is checked against its sha256). Needs: pillow, pyarrow, resvg_py, beautifulsoup4, matplotlib (for its fonts),
@@ -392,7 +392,7 @@ SCHEMAS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--packages", type=Path, required=True, help="directory with (or for) the packages")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "moca/data/corpus")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "moca/assets/corpus")
     parser.add_argument("--full", action="store_true", help="everything, whatever its size")
     args = parser.parse_args()
     args.packages.mkdir(parents=True, exist_ok=True); args.out.mkdir(parents=True, exist_ok=True)
