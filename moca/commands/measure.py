@@ -15,9 +15,10 @@ from .printing import tell, working
 from .use import MODEL, account, best_device, embedder, model_flags, model_name, torch_dtype
 
 # %% auto #0
-__all__ = ['names_of', 'whole_numbers', 'check_names', 'default_out', 'run_evaluate', 'evaluate_told', 'score_row', 'run_golden',
-           'add_evaluate', 'run_probe', 'probe_reports', 'probe_table', 'add_probe', 'run_stage_bench', 'check_bench',
-           'run_parts_bench', 'run_reading_bench', 'choose_bench', 'timing_flags', 'add_stage_bench', 'add_bench']
+__all__ = ['STAGE_BENCHES', 'names_of', 'whole_numbers', 'check_names', 'default_out', 'run_evaluate', 'evaluate_told',
+           'score_row', 'run_golden', 'add_evaluate', 'run_probe', 'probe_reports', 'probe_table', 'add_probe',
+           'run_stage_bench', 'check_bench', 'run_parts_bench', 'run_reading_bench', 'choose_bench', 'timing_flags',
+           'add_stage_bench', 'add_bench']
 
 # %% ../../nbs/commands/06_measure.ipynb #a5675723
 def names_of(text: str | None) -> list[str]:
@@ -188,12 +189,14 @@ def add_probe(sub) -> None:
     common(p, "overwrite the file in --json")
 
 # %% ../../nbs/commands/06_measure.ipynb #009f11d2
+STAGE_BENCHES = {"stage1": "moca.speed.pretraining", "stage2": "moca.speed.finetuning"} # their modules
+
 def run_stage_bench(args: argparse.Namespace) -> None:
     """`moca bench stage1` and `stage2`: one result a budget; what is not given is the bench's own choice for
     the device."""
     budgets = check_bench(args)
     with working(args.quiet):
-        stage = importlib.import_module(f"moca.bench_{args.what}")
+        stage = importlib.import_module(STAGE_BENCHES[args.what])
         names = ("shape", "mix", "tokens", "pairs")
         given = {k: v for k in names if (v := getattr(args, k, None)) is not None}
         if args.dtype: given["dtype"] = dict(fp32="float32", bf16="bfloat16")[args.dtype]
@@ -208,7 +211,7 @@ def check_bench(args: argparse.Namespace) -> list[int]:
     check_file("--json", args.json, args.force, (".json",))
     if getattr(args, "shape", None): check_names("--shape", [args.shape], keys_of("moca.speed.bench", "SHAPES"))
     if args.what.startswith("stage"):
-        arms = keys_of(f"moca.bench_{args.what}", "ARMS")
+        arms = keys_of(STAGE_BENCHES[args.what], "ARMS")
         check_names("--arms", names_of(args.arms), arms)
         if args.arms and "moca" not in names_of(args.arms):
             raise Usage("--arms needs moca among them: the others are compared with it")
