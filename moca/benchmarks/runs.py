@@ -18,7 +18,7 @@ from .summary import write_summary
 from ..data.account import Report
 from ..data.documents import Task
 from ..embedder import Embedder
-from ..evaluation import embed, rows_of, score_task
+from ..evaluation import embed_tasks, rows_of, score_task
 
 # %% auto #0
 __all__ = ['run_task', 'describe_pooling', 'run_tasks']
@@ -32,7 +32,7 @@ def run_task(
     floors: bool = True, # compute baseline and ceiling
 ) -> Row:
     "Embed, rank and measure one task. Raises `BadInput` and `MocaError` as `moca.evaluation` does."
-    vectors, rows = embed(encode, [task], progress)
+    vectors, rows = embed_tasks(encode, [task], progress)
     queries, candidates = rows_of(vectors, rows, task.queries), rows_of(vectors, rows, task.candidates)
     score = score_task(queries, candidates, task, seed)
     if not floors: return Row(score)

@@ -14,7 +14,7 @@ from .mmeb import mmeb_means
 from .results import Row
 from ..data.documents import MocaError
 from ..data.files import atomic
-from ..evaluation import FAMILIES, Score, Table
+from ..evaluation import TASK_FAMILIES, Score, Table
 from ..style import COLORS, styled
 if TYPE_CHECKING: from matplotlib.figure import Figure
 
@@ -37,7 +37,7 @@ def mean_interval(scores: Sequence[Score], seed: int = 0, resamples: int = 1000)
 # %% ../../nbs/benchmarks/08d_summary.ipynb #31a86d9c
 def by_family(rows: Sequence[Row]) -> dict[str, list[Row]]:
     "Rows by family, in the order of chapter 04."
-    found = {family: [r for r in rows if r.score.family == family] for family in FAMILIES}
+    found = {family: [r for r in rows if r.score.family == family] for family in TASK_FAMILIES}
     return {family: members for family, members in found.items() if members}
 
 def _percent(x: float | None) -> str:
