@@ -27,7 +27,8 @@ __all__ = ['TIE', 'TASK_FAMILIES', 'COLOUR_CYCLE', 'discounts', 'measure', 'prec
 
 # %% ../nbs/04_eval.ipynb #b6382aea
 def discounts(metric: str) -> Tensor: # "precision@1", "recall@K" or "ndcg@K", K any positive number
-    "What the ranks 1 to K are worth: float64 [K], never rising; every rank after K is worth 0. Raises `BadInput` for another name."
+    """What the ranks 1 to K are worth: float64 [K], never rising; every rank after K is worth 0. Raises
+    `BadInput` for another name."""
     found = re.fullmatch(r"(precision|recall|ndcg)@([1-9]\d*)", metric)
     if not found or (found[1] == "precision" and found[2] != "1"):
         raise BadInput(f"unknown metric {metric!r}: use precision@1, recall@K or ndcg@K")
@@ -35,12 +36,15 @@ def discounts(metric: str) -> Tensor: # "precision@1", "recall@K" or "ndcg@K", K
     return 1 / torch.log2(1 + rank) if found[1] == "ndcg" else torch.ones_like(rank)
 
 # %% ../nbs/04_eval.ipynb #ec8cc298
-TIE = 1e-6 # two cosine similarities no further apart than this are one: fp32 sums of the same numbers differ by less
+# two cosine similarities no further apart than this are one: fp32 sums of the same numbers differ by less
+TIE = 1e-6
 
 def _expected(scores: Tensor, gains: Tensor, discount: Tensor) -> Tensor:
-    "Expected discounted gain [Q], ties in random order; scores [Q, N] (-inf: not a candidate), gains [Q, N], discount [K]."
+    """Expected discounted gain [Q], ties in random order; scores [Q, N] (-inf: not a candidate), gains [Q,
+    N], discount [K]."""
     n, k = scores.shape[1], len(discount)
-    mine, column = gains.topk(max(1, int((gains > 0).sum(1).max())), dim=1) # [Q, R]: the right candidates, padded with gains of 0
+    # [Q, R]: the right candidates, padded with gains of 0
+    mine, column = gains.topk(max(1, int((gains > 0).sum(1).max())), dim=1)
     score, ordered = scores.gather(1, column), scores.sort(dim=1).values
     above = n - torch.searchsorted(ordered, score + TIE, right=True) # candidates clearly better
     reach = n - torch.searchsorted(ordered, score - TIE) # these and the tied ones, the candidate among them
@@ -51,22 +55,27 @@ def _expected(scores: Tensor, gains: Tensor, discount: Tensor) -> Tensor:
 def measure(scores: Tensor, # [Q, N] float: similarity of each query to each candidate; -inf where the query may not choose it
             relevant: Tensor, # [Q, N] bool, or gains >= 0 (grades), which only nDCG heeds; at least one above 0 in each row
             metric: str) -> Tensor: # float64 [Q]
-    """The metric of each query, between 0 and 1; ties count as their expected value under random order. Runs where `scores` lies.
-    Raises `MocaError` for scores that are NaN or +inf and for a query without a right candidate that it may choose."""
+    """The metric of each query, between 0 and 1; ties count as their expected value under random order. Runs
+    where `scores` lies.
+    Raises `MocaError` for scores that are NaN or +inf and for a query without a right candidate that it may
+    choose."""
     if scores.shape != relevant.shape or scores.dim() != 2:
-        raise MocaError(f"scores {tuple(scores.shape)} and relevant {tuple(relevant.shape)} must be matrices of one shape, a row a query")
+        raise MocaError(f"scores {tuple(scores.shape)} and relevant {tuple(relevant.shape)} must be matrices "
+                        "of one shape, a row a query")
     if scores.isnan().any() or (scores == torch.inf).any():
         raise MocaError("scores hold NaN or +inf: look at the embeddings they were made of")
     discount, gains = discounts(metric).to(scores.device), relevant.double()
     if not metric.startswith("ndcg"): gains = (gains > 0).double()
     if not (gains > 0).any(1).all() or ((gains > 0) & (scores == -torch.inf)).any():
         raise MocaError("each query needs a right candidate, and all its right candidates among its choices")
-    best = gains.topk(min(len(discount), gains.shape[1]), dim=1).values # the ideal ranking: highest gains first
+    # the ideal ranking: highest gains first
+    best = gains.topk(min(len(discount), gains.shape[1]), dim=1).values
     return _expected(scores.float(), gains, discount) / (best * discount[: best.shape[1]]).sum(1)
 
 # %% ../nbs/04_eval.ipynb #252dcef2
 def precision_at_1(scores: Tensor, relevant: Tensor) -> Tensor:
-    "Is the best candidate right? [Q, N] scores and relevance to float64 [Q]; the metric of MMEB. See `measure`."
+    """Is the best candidate right? [Q, N] scores and relevance to float64 [Q]; the metric of MMEB. See
+    `measure`."""
     return measure(scores, relevant, "precision@1")
 
 def recall_at_k(scores: Tensor, relevant: Tensor, k: int = 10) -> Tensor:
@@ -74,7 +83,8 @@ def recall_at_k(scores: Tensor, relevant: Tensor, k: int = 10) -> Tensor:
     return measure(scores, relevant, f"recall@{k}")
 
 def ndcg_at_k(scores: Tensor, relevant: Tensor, k: int = 5) -> Tensor:
-    "Discounted cumulative gain of the first k over that of the best ranking: float64 [Q]; ViDoRe's metric with k=5. See `measure`."
+    """Discounted cumulative gain of the first k over that of the best ranking: float64 [Q]; ViDoRe's metric
+    with k=5. See `measure`."""
     return measure(scores, relevant, f"ndcg@{k}")
 
 # %% ../nbs/04_eval.ipynb #96fd748e
@@ -90,15 +100,19 @@ def check_task(task: Task):
     lists = (task.relevant, *([task.choices] if task.choices is not None else []))
     if not n or any(len(o) != n for o in lists):
         counts = ", ".join(str(len(o)) for o in lists)
-        raise BadInput(f"task {task.name!r} needs queries, and one entry of relevant (and of choices) for each; it has {n} and {counts}")
+        raise BadInput(f"task {task.name!r} needs queries, and one entry of relevant (and of choices) for "
+                       f"each; it has {n} and {counts}")
     for i, q in enumerate(task.queries):
         allowed = everything if task.choices is None else set(task.choices[i])
-        if not all(j in everything for j in allowed): raise BadInput(f"task {task.name!r}: a choice of query {q.id!r} is no candidate")
+        if not all(j in everything for j in allowed):
+            raise BadInput(f"task {task.name!r}: a choice of query {q.id!r} is no candidate")
         if not sum(gains_of(task, i).values()) or not all(j in allowed for j in task.relevant[i]):
-            raise BadInput(f"task {task.name!r}: query {q.id!r} needs a right candidate, and all its right candidates among its choices")
+            raise BadInput(f"task {task.name!r}: query {q.id!r} needs a right candidate, and all its right "
+                           "candidates among its choices")
 
 def chance(task: Task) -> float:
-    "The exact expected value of the task's metric under a random order of the candidates, averaged over the queries. Raises `BadInput`."
+    """The exact expected value of the task's metric under a random order of the candidates, averaged over the
+    queries. Raises `BadInput`."""
     check_task(task)
     discount, values = discounts(task.metric), []
     for i in range(len(task.queries)):
@@ -127,7 +141,8 @@ def bootstrap(
 # %% ../nbs/04_eval.ipynb #94c8daf2
 @dataclass(frozen=True)
 class Score:
-    "How well a model does on one task. `candidates`: the (mean) number a query is ranked against; `low`, `high`: 95 % bootstrap interval."
+    """How well a model does on one task. `candidates`: the (mean) number a query is ranked against; `low`,
+    `high`: 95 % bootstrap interval."""
     task: str
     family: str
     metric: str
@@ -150,7 +165,8 @@ class Score:
         return self.value / self.chance
 
     def __str__(self) -> str:
-        return (f"{self.task}: {self.metric} {self.value:.3f} [{self.low:.3f}, {self.high:.3f}], chance {self.chance:.3f}, "
+        return (f"{self.task}: {self.metric} {self.value:.3f} [{self.low:.3f}, {self.high:.3f}], chance "
+                f"{self.chance:.3f}, "
                 f"{self.n} queries, {self.candidates} candidates")
 
 # %% ../nbs/04_eval.ipynb #ec5da0fc
@@ -160,13 +176,15 @@ def paired_difference(a: Score, b: Score, seed: int = 0) -> tuple[float, float, 
     if a.per_query is None or b.per_query is None:
         raise MocaError(f"scores of {a.task!r} were kept without per-query values: evaluate again")
     if (a.task, a.metric, a.n) != (b.task, b.metric, b.n):
-        raise MocaError(f"{a.task!r} ({a.metric}) and {b.task!r} ({b.metric}) are not scores of the same queries")
+        raise MocaError(f"{a.task!r} ({a.metric}) and {b.task!r} ({b.metric}) are not scores of the same "
+                        "queries")
     difference = a.per_query - b.per_query
     return (difference.mean().item(), *bootstrap(difference, seed))
 
 # %% ../nbs/04_eval.ipynb #f18d1b4f
 def distinct(tasks: Sequence[Task]) -> list[tuple[str, Document]]:
-    "Each distinct content of some tasks once, with the first task that has it. Raises `BadInput` naming a document without content."
+    """Each distinct content of some tasks once, with the first task that has it. Raises `BadInput` naming a
+    document without content."""
     owners = {}
     for task in tasks:
         for d in (*task.queries, *task.candidates): owners.setdefault(d.parts, (task.name, d))
@@ -174,26 +192,32 @@ def distinct(tasks: Sequence[Task]) -> list[tuple[str, Document]]:
     if empty:
         name, id = empty[0]
         more = f" (and {len(empty) - 1} more)" if empty[1:] else ""
-        raise BadInput(f"task {name!r}: document {id!r}{more} is empty, no image and no text to see: remove it from the task")
+        raise BadInput(f"task {name!r}: document {id!r}{more} is empty, no image and no text to see: remove "
+                       "it from the task")
     return list(owners.values())
 
 # %% ../nbs/04_eval.ipynb #7bbcfadd
 def _check_vectors(x: Tensor | list[Tensor], part: list[tuple[str, Document]], dim: int | None):
-    "Raise `MocaError` unless x is finite and `[len(part), dim]`, or as many `[tokens, dim]` of at least one token."
+    """Raise `MocaError` unless x is finite and `[len(part), dim]`, or as many `[tokens, dim]` of at least one
+    token."""
     task, first = part[0]
     where = f"documents {first.id!r} to {part[-1][1].id!r} (task {task!r})"
     late, widths = isinstance(x, list), {v.shape[-1] for v in x if v.ndim}
-    if len(x) != len(part) or widths != {dim or min(widths, default=0)} or not (all(map(len, x)) if late else x.dim() == 2):
+    if len(x) != len(part) or widths != {dim or min(widths, default=0)} or not (all(map(len, x)) if late else
+    x.dim() == 2):
         shape = f"{len(x)} lists of token vectors" if late else list(x.shape)
-        raise MocaError(f"encode returned {shape} for {where}: expected [{len(part)}, {dim or 'D'}], one vector a document, "
+        raise MocaError(f"encode returned {shape} for {where}: expected [{len(part)}, {dim or 'D'}], one "
+                        "vector a document, "
                         "or for each a [tokens, D]")
     bad = [i for i, v in enumerate(x) if not v.isfinite().all()]
     if bad:
         task, d = part[bad[0]]
-        raise MocaError(f"encode returned NaN or infinity for document {d.id!r} of task {task!r} ({len(bad)} of {len(part)} in this batch)")
+        raise MocaError(f"encode returned NaN or infinity for document {d.id!r} of task {task!r} ({len(bad)} "
+                        f"of {len(part)} in this batch)")
 
 # %% ../nbs/04_eval.ipynb #486384dd
-def _unit_rows(made: Tensor | list[Tensor], part: list[tuple[str, Document]], dim: int | None) -> list[Tensor]:
+def _unit_rows(made: Tensor | list[Tensor], part: list[tuple[str, Document]],
+               dim: int | None) -> list[Tensor]:
     "fp32 unit rows on the CPU, one entry a document: `[D]` or `[tokens, D]`. Raises `MocaError`."
     if isinstance(made, list) and all(getattr(v, "ndim", 0) == 2 for v in made):
         each = [torch.as_tensor(v).detach().float().cpu() for v in made]
@@ -210,8 +234,10 @@ def embed_tasks(
     batch: int = 128, # documents that `encode` gets at a time
 ) -> tuple[Tensor | list[Tensor], dict[tuple, int]]:
     """Encode each distinct document of the tasks once.
-    Returns fp32 unit rows on the CPU (`[U, D]`, or U times `[tokens, D]`), and the number of each `Document.parts` among them.
-    Raises `BadInput` for a document without content, `MocaError` that names task and document for a wrong shape or a number
+    Returns fp32 unit rows on the CPU (`[U, D]`, or U times `[tokens, D]`), and the number of each
+    `Document.parts` among them.
+    Raises `BadInput` for a document without content, `MocaError` that names task and document for a wrong
+    shape or a number
     that is not finite. A row of zeros stays zero."""
     owners, vectors = distinct(tasks), []
     with tqdm(total=len(owners), desc="encode", unit="doc", disable=not progress) as bar:
@@ -224,7 +250,8 @@ def embed_tasks(
     if not vectors: return torch.zeros(0, 1), rows
     return vectors if vectors[0].ndim == 2 else torch.stack(vectors), rows
 
-def rows_of(vectors: Tensor | list[Tensor], rows: dict[tuple, int], documents: Sequence[Document]) -> Tensor | list[Tensor]:
+def rows_of(vectors: Tensor | list[Tensor], rows: dict[tuple, int],
+            documents: Sequence[Document]) -> Tensor | list[Tensor]:
     "The vectors of some documents, out of what `embed_tasks` returned."
     at = [rows[d.parts] for d in documents]
     return vectors[at] if isinstance(vectors, Tensor) else [vectors[i] for i in at]
@@ -235,8 +262,10 @@ def similarities(queries: Tensor | list[Tensor], candidates: Tensor | list[Tenso
     if isinstance(queries, Tensor): return queries @ candidates.T
     return maxsim(queries, candidates) / torch.tensor([[len(q)] for q in queries])
 
-def _chosen_scores(queries: Tensor | list[Tensor], candidates: Tensor | list[Tensor], choices: Sequence[Sequence[int]]) -> Tensor:
-    "`[Q, W]`: each query against its own candidates alone; rows are padded with -inf to the longest list of choices."
+def _chosen_scores(queries: Tensor | list[Tensor], candidates: Tensor | list[Tensor], choices:
+Sequence[Sequence[int]]) -> Tensor:
+    """`[Q, W]`: each query against its own candidates alone; rows are padded with -inf to the longest list of
+    choices."""
     pad = torch.nn.utils.rnn.pad_sequence
     if isinstance(queries, list):
         each = [similarities([q], [candidates[j] for j in o])[0] for q, o in zip(queries, choices)]
@@ -261,8 +290,10 @@ def score_blocks(
     task: Task,
     block: int = 1 << 22, # numbers held at a time, about
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Yield (first query, scores [n, W] fp32, gains [n, W]), about `block` numbers at a time. W: the number of candidates, or the
-    longest list of choices, whose column j then is `choices[i][j]`, padded with -inf. Raises `BadInput` for a task that cannot be scored."""
+    """Yield (first query, scores [n, W] fp32, gains [n, W]), about `block` numbers at a time. W: the number
+    of candidates, or the
+    longest list of choices, whose column j then is `choices[i][j]`, padded with -inf. Raises `BadInput` for
+    a task that cannot be scored."""
     check_task(task)
     width = max(map(len, task.choices)) if task.choices else len(candidates)
     step = max(1, block // max(1, width * (candidates[0].shape[-1] if task.choices else 1)))
@@ -280,21 +311,25 @@ def score_task(
     seed: int = 0, # of the bootstrap
 ) -> Score:
     "Rank, measure, bootstrap one task whose documents have been embedded."
-    parts = [measure(scores, gains, task.metric) for _, scores, gains in score_blocks(queries, candidates, task)]
+    parts = [measure(scores, gains, task.metric) for _, scores, gains in score_blocks(queries, candidates,
+    task)]
     values = torch.cat(parts).cpu()
     low, high = bootstrap(values, seed)
     count = round(sum(map(len, task.choices)) / len(task.choices)) if task.choices else len(task.candidates)
-    return Score(task=task.name, family=task.family, metric=task.metric, value=values.mean().item(), low=low, high=high,
+    return Score(task=task.name, family=task.family, metric=task.metric, value=values.mean().item(), low=low,
+    high=high,
                  chance=chance(task), n=len(values), candidates=count, per_query=values)
 
 def evaluate(
-    encode: Callable[[list[Document]], Tensor | list[Tensor]], # documents to [N, D] or a list of [tokens, D]; any device and precision
+    encode: Callable[[list[Document]], Tensor
+                     | list[Tensor]], # documents to [N, D] or a list of [tokens, D]; any device and precision
     tasks: Sequence[Task],
     progress: bool = True,
     batch: int = 128, # documents that `encode` gets at a time
     seed: int = 0, # of the bootstrap
 ) -> list[Score]:
-    """Score an encoder on tasks: cosine similarity or MaxSim in fp32, each task's own metric, choices respected, 95 % bootstrap intervals.
+    """Score an encoder on tasks: cosine similarity or MaxSim in fp32, each task's own metric, choices
+    respected, 95 % bootstrap intervals.
     Raises `MocaError` as `embed_tasks` does, and `BadInput` for a task that cannot be scored."""
     vectors, rows = embed_tasks(encode, tasks, progress, batch)
     scores = []
@@ -306,7 +341,8 @@ def evaluate(
 # %% ../nbs/04_eval.ipynb #2b1eac86
 @dataclass(frozen=True)
 class Table:
-    "Cells of text; prints as Markdown, shows as HTML. `best`: (row, column) pairs in bold; `means`: rows that are averages."
+    """Cells of text; prints as Markdown, shows as HTML. `best`: (row, column) pairs in bold; `means`: rows
+    that are averages."""
     header: list[str]
     rows: list[list[str]]
     best: frozenset[tuple[int, int]] = frozenset()
@@ -321,7 +357,8 @@ class Table:
     def __str__(self) -> str:
         "GitHub Markdown."
         lines = [self.header, ["---", *["---:"] * (len(self.header) - 1)]]
-        for i, row in enumerate(self.rows): lines.append([self._marked(i, j, cell) for j, cell in enumerate(row)])
+        for i, row in enumerate(self.rows):
+            lines.append([self._marked(i, j, cell) for j, cell in enumerate(row)])
         return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
     def _repr_markdown_(self) -> str: return str(self)
@@ -341,17 +378,20 @@ class Table:
         return f'<table>{self._html_row(-1, self.header, "th")}{"".join(rows)}</table>'
 
 # %% ../nbs/04_eval.ipynb #8b0656cc
-TASK_FAMILIES = ("classification", "vqa", "retrieval", "grounding", "visual-document", "text") # the order of every table
+# the order of every table
+TASK_FAMILIES = ("classification", "vqa", "retrieval", "grounding", "visual-document", "text")
 
 def _scores_by_task(columns: dict[str, Sequence[Score | None]]) -> dict[str, dict[str, Score]]:
-    "{column: {task: score}}; a None, as from `baseline`, is left out. Raises `MocaError` for columns of different benchmarks."
+    """{column: {task: score}}; a None, as from `baseline`, is left out. Raises `MocaError` for columns of
+    different benchmarks."""
     cells, first = {}, {}
     for name, scores in columns.items():
         cells[name] = {s.task: s for s in scores if s is not None}
         for s in cells[name].values():
             known = first.setdefault(s.task, s)
             if (s.metric, s.n) != (known.metric, known.n):
-                raise MocaError(f"task {s.task!r} appears with {known.metric} on {known.n} queries and with {s.metric} on {s.n}: "
+                raise MocaError(f"task {s.task!r} appears with {known.metric} on {known.n} queries and with "
+                                f"{s.metric} on {s.n}: "
                                 "columns must come from one benchmark")
     return cells
 
@@ -390,9 +430,13 @@ class _Lines:
         for j, v in enumerate(values):
             if v is not None and round(100 * v, 1) == max(known): self.best.add((line, j + 3))
 
-def score_table(columns: dict[str, Sequence[Score | None]]) -> Table: # {"baseline": ..., "causal base": ..., "after stage 2": ...}
-    """Scores in percent with half their 95 % interval, beside chance; family means, the macro average over all tasks; best column in bold.
-    A dash: the column has no score, or a mean would leave tasks out. Raises `MocaError` for columns of different benchmarks."""
+def score_table(columns: dict[str,
+                              # {"baseline": ..., "causal base": ..., "after stage 2": ...}
+                              Sequence[Score | None]]) -> Table:
+    """Scores in percent with half their 95 % interval, beside chance; family means, the macro average over
+    all tasks; best column in bold.
+    A dash: the column has no score, or a mean would leave tasks out. Raises `MocaError` for columns of
+    different benchmarks."""
     cells = _scores_by_task(columns)
     lines, families = _Lines(cells), _by_family(cells)
     for family, group in families.items():
@@ -400,7 +444,8 @@ def score_table(columns: dict[str, Sequence[Score | None]]) -> Table: # {"baseli
         if len(group) > 1: lines.add(f"{family}, mean of {len(group)}", "", group, is_mean=True)
     total = sum(families.values(), [])
     if len(families) > 1: lines.add(f"all {len(total)} tasks, mean", "", total, is_mean=True)
-    return Table(["task", "metric", "chance", *columns], lines.rows, frozenset(lines.best), frozenset(lines.means))
+    return Table(["task", "metric", "chance", *columns], lines.rows, frozenset(lines.best),
+    frozenset(lines.means))
 
 # %% ../nbs/04_eval.ipynb #ab04db47
 COLOUR_CYCLE = [COLORS[name] for name in ("ink", "causal", "hidden", "bidirectional", "good", "bad")]
@@ -429,13 +474,15 @@ def score_plot(columns: dict[str, Sequence[Score | None]]) -> Figure:
         for i, (name, scores) in enumerate(cells.items()): _dots(ax, i, len(cells), scores, tasks, label=name)
         ax.set_yticks(range(len(tasks)), [f"{s.task}  ({s.metric})" for s in tasks])
         ax.set(xlim=(-0.02, 1.02), ylim=(len(tasks) - 0.4, -0.6))
-        for y in np.cumsum([len(group) for group in families.values()])[:-1]: ax.axhline(y - 0.5, color=COLORS["faint"], lw=0.8)
+        for y in np.cumsum([len(group) for group in families.values()])[:-1]:
+            ax.axhline(y - 0.5, color=COLORS["faint"], lw=0.8)
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.04 - 0.5 / len(tasks)), ncols=len(cells) + 1)
     return fig
 
 # %% ../nbs/04_eval.ipynb #4aba7a41
 def similarity(encode: Callable[[list[Document]], Tensor], task: Task, progress: bool = False) -> Tensor:
-    "The whole score matrix of a task, fp32 [Q, N], -inf where a query may not choose; for small tasks (`evaluate` works in blocks)."
+    """The whole score matrix of a task, fp32 [Q, N], -inf where a query may not choose; for small tasks
+    (`evaluate` works in blocks)."""
     vectors, rows = embed_tasks(encode, [task], progress)
     scores = similarities(rows_of(vectors, rows, task.queries), rows_of(vectors, rows, task.candidates))
     if task.choices is None: return scores
@@ -476,11 +523,13 @@ def retrieval_grid(
     rows: int = 6, # queries
     k: int = 5, # candidates of each
 ) -> Figure:
-    """Queries at equal distances with their k best candidates, the score above each: solid green frames around right ones, dashed red
+    """Queries at equal distances with their k best candidates, the score above each: solid green frames
+    around right ones, dashed red
     around wrong ones. Raises `MocaError` for scores of another shape."""
     from matplotlib.figure import Figure
     if scores.shape != (len(task.queries), len(task.candidates)):
-        raise MocaError(f"scores {tuple(scores.shape)} do not fit task {task.name!r}: expected {(len(task.queries), len(task.candidates))}")
+        raise MocaError(f"scores {tuple(scores.shape)} do not fit task {task.name!r}: expected "
+                        f"{(len(task.queries), len(task.candidates))}")
     rows, k = min(rows, len(task.queries)), min(k, len(task.candidates))
     with styled():
         fig = Figure(figsize=(1.6 * (k + 1) + 0.3, 1.75 * rows + 0.4))

@@ -31,7 +31,8 @@ def text_features(text: str) -> tuple[list[str], list[str]]:
 
 # %% ../../nbs/benchmarks/01_baselines.ipynb #53e160c3
 def rarity_of(*sides: Sequence[Document]) -> dict[str, float]:
-    "log(N / number of texts that contain it) of each feature, the smaller of the sides where it occurs; 0 if a whole side contains it."
+    """log(N / number of texts that contain it) of each feature, the smaller of the sides where it occurs; 0
+    if a whole side contains it."""
     rarity = {}
     for side in sides:
         texts = {d.parts: d.text for d in side}.values()
@@ -50,7 +51,8 @@ def _unit(x: np.ndarray) -> np.ndarray:
     return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 def bag_of_words(text: str, rarity: dict[str, float], dim: int = 4096) -> np.ndarray:
-    "Hashed counts of words and of trigrams, damped and weighted: float32 [2 * dim], each half of length 1 or 0."
+    """Hashed counts of words and of trigrams, damped and weighted: float32 [2 * dim], each half of length 1
+    or 0."""
     halves = np.zeros((2, dim), np.float32)
     for half, features in zip(halves, text_features(text)):
         for feature, n in Counter(features).items():
@@ -60,7 +62,8 @@ def bag_of_words(text: str, rarity: dict[str, float], dim: int = 4096) -> np.nda
     return _unit(halves).reshape(-1)
 
 # %% ../../nbs/benchmarks/01_baselines.ipynb #5e2cba77
-SHADES = {"black": ["#000000", "#2a2a2a"], "white": ["#ffffff", "#e8e8e8"], "grey": ["#808080", "#b4b4b4", "#555555"],
+SHADES = {"black": ["#000000", "#2a2a2a"], "white": ["#ffffff", "#e8e8e8"], "grey": ["#808080", "#b4b4b4",
+"#555555"],
           "red": ["#dc1e28", "#a01420", "#ff4038"], "orange": ["#fa8c1e", "#e07020"],
           "yellow": ["#fadc32", "#fff08c", "#ffc83d"], "green": ["#32a03c", "#14501e", "#90d060", "#007060"],
           "blue": ["#285adc", "#14286e", "#78b4f0", "#30a0d0"], "purple": ["#8c3caa", "#b48cdc", "#501e6e"],
@@ -79,7 +82,8 @@ def _pixels(image: ImageRef) -> np.ndarray: # [32, 32, 3] bytes
     return np.asarray(image.open().resize((32, 32), Image.Resampling.BOX))
 
 def colour_shares(images: Sequence[ImageRef]) -> np.ndarray:
-    "Square roots of the shares of the colour names, mean of the images: float32 [11], of length 1; zeros without images."
+    """Square roots of the shares of the colour names, mean of the images: float32 [11], of length 1; zeros
+    without images."""
     shares = np.zeros(len(SHADES), np.float32)
     for image in images:
         distance = ((_pixels(image).reshape(-1, 1, 3) - _shade) ** 2).sum(-1) # [pixels, shades]
@@ -96,7 +100,8 @@ def colour_words(text: str) -> np.ndarray:
 
 # %% ../../nbs/benchmarks/01_baselines.ipynb #938dc007
 def colour_histogram(images: Sequence[ImageRef]) -> np.ndarray:
-    "Square roots of the counts of 64 colours in each of 4 quarters, mean of the images: float32 [256], of length 1; zeros without images."
+    """Square roots of the counts of 64 colours in each of 4 quarters, mean of the images: float32 [256], of
+    length 1; zeros without images."""
     histogram = np.zeros(256, np.float32)
     half = np.arange(32) // 16
     quarter = 2 * half[:, None] + half # [32, 32]
@@ -112,7 +117,8 @@ def _has(side: Sequence[Document]) -> tuple[bool, bool]:
     return len(texts) > (len(side) > 1), any(d.images for d in side)
 
 def baseline_kind(task: Task) -> str:
-    """The blocks of the task's baseline, '+'-joined: bag of words, colour histogram, colour names; '' if the sides have nothing in common.
+    """The blocks of the task's baseline, '+'-joined: bag of words, colour histogram, colour names; '' if the
+    sides have nothing in common.
     A text that a whole side shares is an instruction and counts as none."""
     query_text, query_image = _has(task.queries)
     text, image = _has(task.candidates)
@@ -122,7 +128,8 @@ def baseline_kind(task: Task) -> str:
 
 # %% ../../nbs/benchmarks/01_baselines.ipynb #e924f3c6
 def baseline_encoder(task: Task) -> Callable[[list[Document]], Tensor]:
-    "The no-learning encoder that `baseline_kind` names: documents to fp32 [N, D]. Every block has length 1 (or 0), so all count alike."
+    """The no-learning encoder that `baseline_kind` names: documents to fp32 [N, D]. Every block has length 1
+    (or 0), so all count alike."""
     rarity = rarity_of(task.queries, task.candidates)
     block = {"bag of words": lambda d: bag_of_words(d.text, rarity),
              "colour histogram": lambda d: colour_histogram(d.images),
@@ -135,7 +142,8 @@ def baseline_encoder(task: Task) -> Callable[[list[Document]], Tensor]:
 
 # %% ../../nbs/benchmarks/01_baselines.ipynb #6a55896e
 def baseline(task: Task, seed: int = 0) -> Score | None:
-    """The score that needs no learning; exactly chance where the features have nothing to say (colour names, and texts that name none).
+    """The score that needs no learning; exactly chance where the features have nothing to say (colour names,
+    and texts that name none).
     None if the sides have no kind of feature in common (`baseline_kind` is '')."""
     if not baseline_kind(task): return None
     return evaluate(baseline_encoder(task), [task], progress=False, seed=seed)[0]

@@ -36,7 +36,8 @@ def model_digest(e: Embedder) -> str:
         h.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
         h.update(x.reshape(-1).view(torch.uint8).numpy())
     encoder = b.encoder
-    settings = ["multi-vector" if e.multi_vector else e.pooling, b.bidirectional, encoder.max_length, encoder.tail,
+    settings = ["multi-vector" if e.multi_vector else e.pooling, b.bidirectional, encoder.max_length,
+    encoder.tail,
                 encoder.family.name, encoder.image_processor.to_dict()]
     h.update(json.dumps(settings, sort_keys=True, default=str).encode())
     h.update(encoder.tokenizer.backend_tokenizer.to_str().encode())
@@ -50,7 +51,8 @@ def _pixel_hash(ref: ImageRef) -> bytes:
     return blake2b(f"{image.size}".encode() + image.tobytes(), digest_size=16).digest()
 
 def image_hash(ref: ImageRef) -> bytes:
-    "Digest of what an image is: of its pixels, if a function draws it, else of its `image_key`. Raises `BadImage`."
+    """Digest of what an image is: of its pixels, if a function draws it, else of its `image_key`. Raises
+    `BadImage`."""
     if not isinstance(ref.source, (Path, bytes, Image.Image)): return _pixel_hash(ref)
     return bytes.fromhex(image_key(ref).removeprefix("data "))
 
@@ -69,10 +71,12 @@ def bytes_digest(data: bytes) -> str:
     return blake2b(data, digest_size=16).hexdigest()
 
 def read_shard(path: Path) -> tuple[list[str], list[Tensor]]:
-    "The content hashes and vectors of a shard. Raises `BadInput` unless its bytes are those that were written."
+    """The content hashes and vectors of a shard. Raises `BadInput` unless its bytes are those that were
+    written."""
     try: data = path.read_bytes()
     except OSError as e: raise BadInput(f"{path} cannot be read ({e.strerror})") from e
-    if path.stem.rpartition("-")[2] != bytes_digest(data): raise BadInput(f"{path} is damaged: its bytes are not those written")
+    if path.stem.rpartition("-")[2] != bytes_digest(data):
+        raise BadInput(f"{path} is damaged: its bytes are not those written")
     with safe_open(path, "pt") as f: keys = json.loads(f.metadata()["keys"])
     found = load(data)
     lengths = found.get("lengths")
@@ -119,9 +123,11 @@ class Shards:
 
 # %% ../../nbs/benchmarks/05_cache.ipynb #18abe1a6
 class Cached:
-    """An encoder (Documents to `[N, D]`, or to a list of `[tokens, D]`) that keeps its vectors in `folder/digest`.
+    """An encoder (Documents to `[N, D]`, or to a list of `[tokens, D]`) that keeps its vectors in
+    `folder/digest`.
     A damaged file is named on stderr, deleted, and what it held is computed again."""
-    def __init__(self, encode: Callable[[list[Document]], Tensor | list[Tensor]], folder: str | Path, digest: str):
+    def __init__(self, encode: Callable[[list[Document]], Tensor | list[Tensor]], folder: str | Path, digest:
+    str):
         self.encode, self.shards = encode, Shards(Path(folder)/digest)
         self.found = self.made = 0 # Documents
 
@@ -150,7 +156,8 @@ def seal(record: dict) -> str:
 
 def write_record(path: str | Path, record: dict) -> None:
     "Write a record as JSON with its `seal`, whole or not at all."
-    with atomic(path) as part: part.write_text(json.dumps(record | {"seal": seal(record)}, indent=1) + "\n", "utf-8")
+    with atomic(path) as part:
+        part.write_text(json.dumps(record | {"seal": seal(record)}, indent=1) + "\n", "utf-8")
 
 # %% ../../nbs/benchmarks/05_cache.ipynb #d0ad7b72
 def read_record(path: str | Path, cure: str) -> dict: # cure: what to do about a damaged one

@@ -21,12 +21,14 @@ TOLERANCE = 0.004 # one step of bf16 near 0.5
 
 def golden_pairs(image: ImageRef) -> list[tuple[str, Document, Document]]:
     "(name, query, document) of the four similarities, with the authors' strings."
-    asked = Document("question", (image, "Represent the given image with the following question: What is in the image\n"))
+    asked = Document("question",
+                     (image, "Represent the given image with the following question: What is in the image\n"))
     shown = Document("image", (image, "Represent the given image.\n"))
     texts = ("A cat and a dog", "A cat and a tiger")
     pairs = [(f"question about the image : {t}", asked, Document(t, (t,))) for t in texts]
     for t in texts:
-        caption = Document(f"caption {t}", (f"Find me an everyday image that matches the given caption: {t}.\n",))
+        caption = Document(f"caption {t}",
+                           (f"Find me an everyday image that matches the given caption: {t}.\n",))
         pairs.append((f"caption {t} : the image", caption, shown))
     return pairs
 
@@ -37,7 +39,8 @@ def example_image(model: str, image: str | Path | None) -> ImageRef:
     for p in places:
         if p.is_file(): return ImageRef.of(p)
     if image: raise BadInput(f"image {image} does not exist: check --image")
-    raise BadInput("the golden check needs the authors' picture: give --image FILE (figures/example.jpg of github.com/haon-chen/MoCa)")
+    raise BadInput("the golden check needs the authors' picture: give --image FILE (figures/example.jpg of "
+                   "github.com/haon-chen/MoCa)")
 
 # %% ../../nbs/benchmarks/09_golden.ipynb #216c5f75
 def cosines(e: Embedder, pairs: list[tuple[str, Document, Document]]) -> list[float]:
@@ -47,7 +50,8 @@ def cosines(e: Embedder, pairs: list[tuple[str, Document, Document]]) -> list[fl
     for d in documents.values():
         laid = layout(e.backbone.encoder, d)
         if laid.dropped or laid.scaled:
-            raise BadInput(f"document {d.id!r} has more tokens than the limit of {e.backbone.encoder.max_length}: use a smaller picture")
+            raise BadInput(f"document {d.id!r} has more tokens than the limit of "
+                           f"{e.backbone.encoder.max_length}: use a smaller picture")
     vectors = dict(zip(documents, e.encode(list(documents.values()))))
     return [float(vectors[query.id] @ vectors[target.id]) for _, query, target in pairs]
 
@@ -74,7 +78,8 @@ def golden(
 ) -> list[GoldenRow]:
     "Compute the four similarities beside the expected ones. Raises `BadInput`."
     pairs = golden_pairs(example_image(model, image))
-    e = Embedder.from_pretrained(model, "mean", bidirectional=True, end_token=False, processor=processor, device=device, dtype=dtype,
+    e = Embedder.from_pretrained(model, "mean", bidirectional=True, end_token=False, processor=processor,
+    device=device, dtype=dtype,
                                  max_length=32768)
     return [GoldenRow(name, value, x) for (name, _, _), value, x in zip(pairs, cosines(e, pairs), expected)]
 

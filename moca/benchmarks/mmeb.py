@@ -17,10 +17,13 @@ __all__ = ['MMEB', 'META_TASK', 'IN_DISTRIBUTION', 'INSTRUCTIONS', 'TARGETS', 'M
            'read_mmeb', 'unpack', 'fetch_mmeb']
 
 # %% ../../nbs/benchmarks/02b_mmeb.ipynb #4062b56d
-MMEB = {"classification": "ImageNet-1K N24News HatefulMemes VOC2007 SUN397 Place365* ImageNet-A* ImageNet-R* ObjectNet* Country211*",
+MMEB = {"classification": "ImageNet-1K N24News HatefulMemes VOC2007 SUN397 Place365* ImageNet-A* ImageNet-R* "
+                          "ObjectNet* Country211*",
         "vqa": "OK-VQA A-OKVQA DocVQA InfographicsVQA ChartQA Visual7W ScienceQA* VizWiz* GQA* TextVQA*",
-        "retrieval": "VisDial CIRR VisualNews_t2i VisualNews_i2t MSCOCO_t2i MSCOCO_i2t NIGHTS WebQA FashionIQ* Wiki-SS-NQ* OVEN* EDIS*",
-        "grounding": "MSCOCO RefCOCO* RefCOCO-Matching* Visual7W-Pointing*"} # MMEB v1, arXiv 2410.05160; * out of distribution
+        "retrieval": "VisDial CIRR VisualNews_t2i VisualNews_i2t MSCOCO_t2i MSCOCO_i2t NIGHTS WebQA "
+                     "FashionIQ* Wiki-SS-NQ* OVEN* EDIS*",
+        # MMEB v1, arXiv 2410.05160; * out of distribution
+        "grounding": "MSCOCO RefCOCO* RefCOCO-Matching* Visual7W-Pointing*"}
 
 META_TASK, IN_DISTRIBUTION = {}, {} # of each of the 36 tasks, in MMEB's order
 for meta, names in MMEB.items():
@@ -30,11 +33,13 @@ for meta, names in MMEB.items():
 
 # %% ../../nbs/benchmarks/02b_mmeb.ipynb #f9c3a257
 def mmeb_means(values: dict[str, float]) -> dict[str, float]: # {task: value}, any unit
-    "The seven averages of an MMEB table: meta-tasks, IND, OOD and All, means over tasks. Raises `MocaError` if one of the 36 is missing."
+    """The seven averages of an MMEB table: meta-tasks, IND, OOD and All, means over tasks. Raises `MocaError`
+    if one of the 36 is missing."""
     missing = META_TASK.keys() - values.keys()
     if missing:
         some = ", ".join(sorted(missing)[:3])
-        raise MocaError(f"{len(missing)} of the 36 MMEB tasks have no value ({some} ...): an average over the others would not be MMEB")
+        raise MocaError(f"{len(missing)} of the 36 MMEB tasks have no value ({some} ...): an average over "
+                        "the others would not be MMEB")
     groups = {meta: [n for n in META_TASK if META_TASK[n] == meta] for meta in MMEB}
     groups["IND"] = [n for n in META_TASK if IN_DISTRIBUTION[n]]
     groups["OOD"] = [n for n in META_TASK if not IN_DISTRIBUTION[n]]
@@ -42,28 +47,36 @@ def mmeb_means(values: dict[str, float]) -> dict[str, float]: # {task: value}, a
     return {group: sum(values[n] for n in names) / len(names) for group, names in groups.items()}
 
 # %% ../../nbs/benchmarks/02b_mmeb.ipynb #6866bd52
-INSTRUCTIONS = {**dict.fromkeys(("ImageNet-1K", "ImageNet-A", "ImageNet-R"), "Represent the given image for classification"),
+INSTRUCTIONS = {**dict.fromkeys(("ImageNet-1K", "ImageNet-A", "ImageNet-R"),
+                                "Represent the given image for classification"),
     "N24News": "Represent the given news image with the following caption for domain classification: {}",
-    "HatefulMemes": "Represent the given image for binary classification to determine whether it constitutes hateful speech or not.",
+    "HatefulMemes": "Represent the given image for binary classification to determine whether it constitutes "
+                    "hateful speech or not.",
     **dict.fromkeys(("VOC2007", "ObjectNet"), "Identify the object shown in the image."),
     **dict.fromkeys(("SUN397", "Place365"), "Identify the scene shown in the image."),
     "Country211": "Identify the country depicted in the image.",
-    **dict.fromkeys(MMEB["vqa"].replace("*", "").split(), "Represent the given image with the following question: {}"),
+    **dict.fromkeys(MMEB["vqa"].replace("*", "").split(),
+                    "Represent the given image with the following question: {}"),
     "VisDial": "Represent the given dialogue about an image, which is used for image retrieval: {}",
     "CIRR": "Given an image, find a similar everyday image with the described changes: {}",
-    "VisualNews_t2i": "Retrieve an image of this news caption. {}", "VisualNews_i2t": "Find a caption for the news in the given photo.",
+    "VisualNews_t2i": "Retrieve an image of this news caption. {}",
+    "VisualNews_i2t": "Find a caption for the news in the given photo.",
     "MSCOCO_t2i": "Find me an everyday image that matches the given caption: {}",
     "MSCOCO_i2t": "Find an image caption describing the given everyday image.",
     "NIGHTS": "Find a day-to-day image that looks similar to the provided image.",
     "WebQA": "Find a Wikipedia image-passage pair that answers this question. {}",
     "FashionIQ": "Find an image to match the fashion image and style note: {}",
     "Wiki-SS-NQ": "Find the document screenshot that can answer the given query. {}",
-    "OVEN": "Retrieve a Wikipedia image-description pair that provides evidence for the question of this image. {}",
+    "OVEN": "Retrieve a Wikipedia image-description pair that provides evidence for the question of this "
+            "image. {}",
     "EDIS": "Find a news image that matches the provided caption. {}",
-    **dict.fromkeys(("MSCOCO", "RefCOCO", "RefCOCO-Matching"), "Select the portion of the image that follows the language expressions. {}"),
-    "Visual7W-Pointing": "Select the portion of the image that answers the given question. {}"} # of the queries
+    **dict.fromkeys(("MSCOCO", "RefCOCO", "RefCOCO-Matching"),
+                    "Select the portion of the image that follows the language expressions. {}"),
+    # of the queries
+    "Visual7W-Pointing": "Select the portion of the image that answers the given question. {}"}
 TARGETS = dict(image="Represent the given image.", document="Represent the given document screenshot.",
-               crop="Represent the given cropped image of the object.") # of candidates that are pictures; texts stand alone
+               # of candidates that are pictures; texts stand alone
+               crop="Represent the given cropped image of the object.")
 
 # %% ../../nbs/benchmarks/02b_mmeb.ipynb #ab79a80b
 def _mmeb_document(id: str, text: str, image: ImageRef | None) -> Document:
@@ -87,8 +100,10 @@ def _candidates_of(row: dict, where: str) -> list[tuple[str, str]]:
 
 def _query_of(row: dict, where: str) -> tuple[str, str]:
     "Text and image path of a row's query. Raises `BadInput`."
-    text, path = text_of(row.get("qry_text"), where, "qry_text"), text_of(row.get("qry_img_path"), where, "qry_img_path")
-    if not text and not path: raise BadInput(f"{where}: the query is empty: it has neither qry_text nor qry_img_path")
+    text, path = text_of(row.get("qry_text"), where, "qry_text"), text_of(row.get("qry_img_path"), where,
+    "qry_img_path")
+    if not text and not path:
+        raise BadInput(f"{where}: the query is empty: it has neither qry_text nor qry_img_path")
     return text, path
 
 # %% ../../nbs/benchmarks/02b_mmeb.ipynb #5b2aa52b
@@ -118,7 +133,8 @@ class _Rows:
         candidates = _candidates_of(row, where)
         text, path = _query_of(row, where)
         self.columns |= row.keys()
-        self.queries.append(_mmeb_document(f"{self.name}/q{len(self.queries)}", text, self.image(path, where)))
+        self.queries.append(_mmeb_document(f"{self.name}/q{len(self.queries)}", text, self.image(path,
+        where)))
         full = [pair for pair in candidates if any(pair)]
         self.holes += len(candidates) - len(full)
         places = [self.place(pair, where) for pair in full]
@@ -130,18 +146,24 @@ def _mmeb_task(name: str, files: list[Path], images: Sequence[Path]) -> Task:
     rows = _Rows(name, images)
     for file in files:
         for where, row in read_records(file): rows.add(where, row)
-    if not rows.queries: raise BadInput(f"task {name!r}: {files[0]} holds no rows: its split is empty; fetch it again")
-    note = {True: "MMEB, in distribution", False: "MMEB, out of distribution", None: "in MMEB's format"}[IN_DISTRIBUTION.get(name)]
-    task = Task(name=name, family=META_TASK.get(name, "retrieval"), metric="precision@1", queries=rows.queries,
-                candidates=rows.candidates, relevant=[{o[0]} for o in rows.choices], choices=rows.choices, note=note)
+    if not rows.queries:
+        raise BadInput(f"task {name!r}: {files[0]} holds no rows: its split is empty; fetch it again")
+    note = {True: "MMEB, in distribution", False: "MMEB, out of distribution",
+            None: "in MMEB's format"}[IN_DISTRIBUTION.get(name)]
+    task = Task(name=name, family=META_TASK.get(name, "retrieval"), metric="precision@1",
+    queries=rows.queries,
+                candidates=rows.candidates, relevant=[{o[0]} for o in rows.choices], choices=rows.choices,
+                note=note)
     empty = f"{rows.holes:,} empty candidates left out" if rows.holes else ""
     return with_notes(task, empty, columns_unread(rows.columns, set(MMEB_ROW)))
 
 # %% ../../nbs/benchmarks/02b_mmeb.ipynb #4a8fbc50
 def task_files(folder: Path) -> dict[str, list[Path]]:
-    "{task: its files}: the name of the folder for files called test*, else the name of the file. Raises `BadInput` if there are none."
+    """{task: its files}: the name of the folder for files called test*, else the name of the file. Raises
+    `BadInput` if there are none."""
     if not folder.exists(): raise BadInput(f"{folder} does not exist: check the path")
-    files = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    files = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.suffix.lower() in
+    SUFFIXES)
     files = [p for p in files if not any(o.startswith(".") for o in p.relative_to(folder).parts)]
     if not files: raise BadInput(f"{folder} holds no {' or '.join(SUFFIXES)} files")
     tasks = {}
@@ -153,16 +175,19 @@ def task_files(folder: Path) -> dict[str, list[Path]]:
 # %% ../../nbs/benchmarks/02b_mmeb.ipynb #152e9c05
 def read_mmeb(
     path: str | Path, # a file, or a folder with a folder a task, as TIGER-Lab/MMEB-eval
-    images: str | Path | None = None, # where image paths start; default: `images` or `eval_images` in `path`, or `path`
+    images: str | Path
+    | None = None, # where image paths start; default: `images` or `eval_images` in `path`, or `path`
     names: Sequence[str] | None = None, # only these tasks
 ) -> list[Task]:
-    "The tasks of MMEB from local Parquet or JSONL files, in MMEB's order; prompts as the files have them. Raises `BadInput`."
+    """The tasks of MMEB from local Parquet or JSONL files, in MMEB's order; prompts as the files have them.
+    Raises `BadInput`."""
     path = Path(path)
     found = task_files(path)
     for name in names or ():
         if name not in found: raise BadInput(f"{path} has no task {name!r}: it has {', '.join(found)}")
     root = path if path.is_dir() else path.parent
-    folders = [Path(images)] if images else [f for f in (root/"images", root/"eval_images", root) if f.is_dir()]
+    folders = [Path(images)] if images else [f for f in (root/"images", root/"eval_images", root) if
+    f.is_dir()]
     order = {name: i for i, name in enumerate(META_TASK)}
     chosen = sorted(found if names is None else names, key=lambda name: (order.get(name, 36), name))
     return [_mmeb_task(name, found[name], folders) for name in chosen]
@@ -171,7 +196,8 @@ def read_mmeb(
 REPO = "TIGER-Lab/MMEB-eval"
 
 def unpack(archive: str | Path, folder: Path) -> int:
-    "Unpack a zip archive below a folder, files that are there excepted; their number. Raises `BadInput` for a name that leads out of it."
+    """Unpack a zip archive below a folder, files that are there excepted; their number. Raises `BadInput` for
+    a name that leads out of it."""
     with zipfile.ZipFile(archive) as z:
         names = [i for i in z.infolist() if not i.is_dir()]
         for i in names:
@@ -184,7 +210,8 @@ def unpack(archive: str | Path, folder: Path) -> int:
 
 # %% ../../nbs/benchmarks/02b_mmeb.ipynb #81acf14c
 def fetch_mmeb(folder: str | Path, names: Sequence[str] | None = None, repo: str = REPO) -> Path:
-    "Download MMEB, or some tasks (all images come in one archive), from the Hugging Face hub into a folder. Raises `MocaError`."
+    """Download MMEB, or some tasks (all images come in one archive), from the Hugging Face hub into a folder.
+    Raises `MocaError`."""
     from huggingface_hub import hf_hub_download, snapshot_download
     folder = Path(folder)
     patterns = [f"{n}/test-*.parquet" for n in names or META_TASK]

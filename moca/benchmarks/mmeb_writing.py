@@ -31,7 +31,8 @@ class _Saved:
 
 def _row_side(d: Document, saved: _Saved) -> tuple[str, str]:
     "(text with `<|image_1|>`, image path) of a Document with at most one image. Raises `BadInput`."
-    if len(d.images) > 1: raise BadInput(f"document {d.id} has {len(d.images)} pictures: a side of an MMEB row has at most one")
+    if len(d.images) > 1:
+        raise BadInput(f"document {d.id} has {len(d.images)} pictures: a side of an MMEB row has at most one")
     text = "".join(p if isinstance(p, str) else "<|image_1|>\n" for p in d.parts)
     return text, saved.path(d.images[0]) if d.images else ""
 
@@ -43,25 +44,31 @@ def _mmeb_row(task: Task, i: int, saved: _Saved) -> dict:
     order = [right, *(j for j in others if j != right)]
     sides = [_row_side(task.candidates[j], saved) for j in order]
     text, path = _row_side(task.queries[i], saved)
-    return dict(qry_text=text, qry_img_path=path, tgt_text=[t for t, _ in sides], tgt_img_path=[p for _, p in sides])
+    return dict(qry_text=text, qry_img_path=path, tgt_text=[t for t, _ in sides], tgt_img_path=[p for _, p in
+    sides])
 
 # %% ../../nbs/benchmarks/02d_mmeb_writing.ipynb #783a63a7
 def write_mmeb(tasks: Sequence[Task], folder: str | Path) -> Path: # an empty or new folder
-    "Write precision@1 tasks as TIGER-Lab/MMEB-eval has them: TASK/test-00000-of-00001.parquet, images/TASK/*.png. Raises `BadInput`."
+    """Write precision@1 tasks as TIGER-Lab/MMEB-eval has them: TASK/test-00000-of-00001.parquet,
+    images/TASK/*.png. Raises `BadInput`."""
     folder = Path(folder)
     for task in tasks:
         if task.metric != "precision@1" or any(len(r) != 1 for r in task.relevant):
-            raise BadInput(f"task {task.name!r}: MMEB's format holds precision@1 tasks with one right candidate a query")
+            raise BadInput(f"task {task.name!r}: MMEB's format holds precision@1 tasks with one right "
+                           "candidate a query")
         saved = _Saved(folder/"images"/task.name)
         rows = [_mmeb_row(task, i, saved) for i in range(len(task.queries))]
-        with atomic(folder/task.name/"test-00000-of-00001.parquet") as part: pq.write_table(pa.Table.from_pylist(rows), part)
+        with atomic(folder/task.name/"test-00000-of-00001.parquet") as part:
+            pq.write_table(pa.Table.from_pylist(rows), part)
     return folder
 
 # %% ../../nbs/benchmarks/02d_mmeb_writing.ipynb #5434f67b
 STAND_INS = dict( # a task of moca-bench for a task, or a meta-task, of MMEB
     classification="picture_category", vqa="scene_question", grounding="scene_grounding",
-    VisDial="caption_to_picture", VisualNews_t2i="caption_to_picture", MSCOCO_t2i="caption_to_picture", EDIS="caption_to_picture",
-    VisualNews_i2t="picture_to_caption", MSCOCO_i2t="picture_to_caption", NIGHTS="emoji_other_style", CIRR="emoji_other_style",
+    VisDial="caption_to_picture", VisualNews_t2i="caption_to_picture", MSCOCO_t2i="caption_to_picture",
+    EDIS="caption_to_picture",
+    VisualNews_i2t="picture_to_caption", MSCOCO_i2t="picture_to_caption", NIGHTS="emoji_other_style",
+    CIRR="emoji_other_style",
     FashionIQ="emoji_other_style", OVEN="picture_to_caption", WebQA="title_to_page")
 STAND_INS["Wiki-SS-NQ"] = "title_to_page"
 

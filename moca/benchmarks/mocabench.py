@@ -40,7 +40,8 @@ def scene_picture_task(corpus: Corpus, split: str) -> Task:
         relevant.append({j for j, r in enumerate(rows) if same(r, items[thing["image_id"]])})
     return Task(name="scene_picture", family="retrieval", metric="precision@1", queries=queries,
                 candidates=[picture(corpus, r) for r in rows], relevant=relevant,
-                note="Finds the thing that stands in a named corner of a scene: picture and text together ask for a picture.")
+                note="Finds the thing that stands in a named corner of a scene: picture and text together "
+                     "ask for a picture.")
 
 # %% ../../nbs/benchmarks/04_mocabench.ipynb #c3792c98
 def moca_bench(split: str = "test", corpus: Corpus | None = None) -> list[Task]:
@@ -54,8 +55,10 @@ def _equal_contents(documents: Sequence[Document]) -> list[int]:
     numbers = {}
     return [numbers.setdefault(d.parts, len(numbers)) for d in documents]
 
-def _mean_gains(task: Task, asked: Sequence[int], classes: Sequence[int], discount: Sequence[float]) -> dict[int, float]:
-    "{class: sum of its gains}, over queries with one content, each divided by what the query's ideal order would give."
+def _mean_gains(task: Task, asked: Sequence[int], classes: Sequence[int],
+                discount: Sequence[float]) -> dict[int, float]:
+    """{class: sum of its gains}, over queries with one content, each divided by what the query's ideal order
+    would give."""
     gain = defaultdict(float)
     for i in asked:
         gains = gains_of(task, i)
@@ -66,7 +69,8 @@ def _mean_gains(task: Task, asked: Sequence[int], classes: Sequence[int], discou
     return gain
 
 # %% ../../nbs/benchmarks/04_mocabench.ipynb #c76a0b0b
-def _best_value(task: Task, asked: Sequence[int], allowed: Sequence[int], classes: Sequence[int], discount: Sequence[float]) -> float:
+def _best_value(task: Task, asked: Sequence[int], allowed: Sequence[int], classes: Sequence[int], discount:
+Sequence[float]) -> float:
     "Sum of the best values of queries with one content, whose candidates rank in classes."
     gain = _mean_gains(task, asked, classes, discount)
     size = Counter(classes[j] for j in allowed if classes[j] in gain)
@@ -77,7 +81,8 @@ def _best_value(task: Task, asked: Sequence[int], allowed: Sequence[int], classe
     return best
 
 def ceiling(task: Task) -> float:
-    "An upper bound: the best expected value of the task's metric for an encoder to which equal contents are equal. Raises `BadInput`."
+    """An upper bound: the best expected value of the task's metric for an encoder to which equal contents are
+    equal. Raises `BadInput`."""
     check_task(task)
     discount, classes = discounts(task.metric).tolist(), _equal_contents(task.candidates)
     groups = defaultdict(list) # queries with one content and the same candidates
@@ -99,7 +104,8 @@ def image_words(corpus: Corpus, split: str) -> dict[ImageRef, str]:
         out[corpus.image("scenes", scene["scene_id"])] = "; ".join(things)
         for k, item in enumerate(scene["items"]): out[scene_image(corpus, scene, k)] = item["label"]
     for page in corpus.rows("pages", split):
-        out[corpus.image("pages", page["page_id"])] = article_text(corpus.row("articles", page["doc_id"])).text
+        out[corpus.image("pages", page["page_id"])] = article_text(corpus.row("articles",
+        page["doc_id"])).text
     return out
 
 def with_words(task: Task, words: dict[ImageRef, str]) -> Task:
@@ -107,7 +113,8 @@ def with_words(task: Task, words: dict[ImageRef, str]) -> Task:
     def read(d: Document) -> Document:
         parts = [words[p] if isinstance(p, ImageRef) else p for p in d.parts]
         return Document(d.id, ("\n".join(parts),))
-    return replace(task, queries=[read(q) for q in task.queries], candidates=[read(c) for c in task.candidates])
+    return replace(task, queries=[read(q) for q in task.queries], candidates=[read(c) for c in
+    task.candidates])
 
 # %% ../../nbs/benchmarks/04_mocabench.ipynb #12cf8669
 def thumbnails(refs: list[ImageRef]) -> torch.Tensor:
@@ -117,7 +124,8 @@ def thumbnails(refs: list[ImageRef]) -> torch.Tensor:
     return torch.from_numpy(np.stack(rows))
 
 def nearest_images(ones: list[ImageRef], others: list[ImageRef]) -> tuple[torch.Tensor, torch.Tensor]:
-    "For each image of `ones` its nearest in `others`: (index [N], root mean square difference of thumbnails [N])."
+    """For each image of `ones` its nearest in `others`: (index [N], root mean square difference of thumbnails
+    [N])."""
     distance = torch.cdist(thumbnails(ones), thumbnails(others)) / 768 ** 0.5
     return distance.argmin(1), distance.min(1).values
 
@@ -129,7 +137,8 @@ def evenly(items: Sequence, n: int) -> list:
 
 # %% ../../nbs/benchmarks/04_mocabench.ipynb #4f0c7a11
 def limit_queries(task: Task, limit: int | None) -> Task:
-    "A task with at most `limit` queries and the candidates that they need, and where all compete, 40 or `4 * limit` in all."
+    """A task with at most `limit` queries and the candidates that they need, and where all compete, 40 or `4
+    * limit` in all."""
     if limit is None: return task
     asked = evenly(range(len(task.queries)), limit)
     groups = task.choices if task.choices else task.relevant
@@ -140,5 +149,6 @@ def limit_queries(task: Task, limit: int | None) -> Task:
     choices = []
     for i in asked if task.choices else ():
         choices.append([place[j] for j in task.choices[i]])
-    return replace(task, queries=[task.queries[i] for i in asked], candidates=[task.candidates[j] for j in place],
+    return replace(task, queries=[task.queries[i] for i in asked], candidates=[task.candidates[j] for j in
+    place],
                    relevant=relevant, choices=choices if task.choices else task.choices)

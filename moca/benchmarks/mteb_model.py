@@ -93,18 +93,24 @@ def _measures(e: Embedder) -> dict:
     table = e.backbone.model.get_input_embeddings().weight
     size = sum(p.numel() * p.element_size() for p in weights)
     return dict(n_parameters=sum(p.numel() for p in weights), n_embedding_parameters=table.numel(),
-                memory_usage_mb=round(size / 2**20, 1), max_tokens=e.backbone.encoder.max_length, embed_dim=e.dimension)
+                memory_usage_mb=round(size / 2**20, 1), max_tokens=e.backbone.encoder.max_length,
+                embed_dim=e.dimension)
 
 def model_meta(e: Embedder, name: str, digest: str, **more):
-    "mteb's ModelMeta of a model; `more` fills in or replaces fields (training_datasets, public_training_data, license ...)."
+    """mteb's ModelMeta of a model; `more` fills in or replaces fields (training_datasets,
+    public_training_data, license ...)."""
     need_mteb()
     from mteb.models.model_meta import ModelMeta, ScoringFunction
     name = name if name.count("/") == 1 else f"local/{Path(name).name or 'model'}"
     known = dict(
-        loader=MtebModel, loader_kwargs=dict(multi_vector=e.multi_vector), name=name, revision=digest, release_date=None,
-        languages=["eng-Latn"], license=None, open_weights=True, public_training_code=CODE, public_training_data=None,
-        framework=["PyTorch", "Transformers", "safetensors"], reference=None, use_instructions=True, training_datasets=None,
-        similarity_fn_name=ScoringFunction.MAX_SIM if e.multi_vector else ScoringFunction.COSINE, modalities=["text", "image"],
+        loader=MtebModel, loader_kwargs=dict(multi_vector=e.multi_vector), name=name, revision=digest,
+        release_date=None,
+        languages=["eng-Latn"], license=None, open_weights=True, public_training_code=CODE,
+        public_training_data=None,
+        framework=["PyTorch", "Transformers", "safetensors"], reference=None, use_instructions=True,
+        training_datasets=None,
+        similarity_fn_name=ScoringFunction.MAX_SIM if e.multi_vector else ScoringFunction.COSINE,
+        modalities=["text", "image"],
         model_type=["late-interaction" if e.multi_vector else "dense"], citation=CITATION)
     return ModelMeta(**known | _measures(e) | more)
 
@@ -124,8 +130,10 @@ class MtebModel:
         e = Embedder.from_pretrained(None if model_name == "base" else model_name, device=device, **kwargs)
         digest = model_digest(e)
         if revision not in (None, digest):
-            raise BadInput(f"{model_name} is version {digest[:8]}, asked for was {revision[:8]}: its weights or settings have changed")
-        public = dict(public_training_data=CODE) if model_name == "base" else {} # trained on the embedded corpus
+            raise BadInput(f"{model_name} is version {digest[:8]}, asked for was {revision[:8]}: its weights "
+                           "or settings have changed")
+        # trained on the embedded corpus
+        public = dict(public_training_data=CODE) if model_name == "base" else {}
         self._fill(e, name=str(model_name), digest=digest, encode=None, prompts=prompts, **public)
 
     def _fill(self, e, name, digest, encode, prompts, **meta):
@@ -149,7 +157,8 @@ class MtebModel:
         return self
 
     def documents(self, inputs, task_metadata, side: str | None, n: int = 64) -> Iterator[list[Document]]:
-        "The inputs as Documents with their prompts, about `n` at a time: a corpus of page images need not fit into memory."
+        """The inputs as Documents with their prompts, about `n` at a time: a corpus of page images need not
+        fit into memory."""
         instruction, some, met = prompt_for(self.prompts, task_metadata, side), [], 0
         for batch in inputs:
             try: found = batch_documents(batch, instruction, met)

@@ -27,7 +27,8 @@ def _ranking_value(scores: dict[str, float], right: dict[str, float], metric: st
 
 # %% ../../nbs/benchmarks/08c_mteb_runs.ipynb #c3fe84cd
 def _chance_of(metric: str, right: dict, ids: list, ranked: dict | None) -> float:
-    "Chance level of one subset: `right` {query: {document: grade}}; `ranked` {query: documents it chooses among}, if not all."
+    """Chance level of one subset: `right` {query: {document: grade}}; `ranked` {query: documents it chooses
+    among}, if not all."""
     place = {d: j for j, d in enumerate(ids)}
     asked = [q for q in right if right[q]]
     document = lambda name: Document(str(name), (str(name),))
@@ -47,7 +48,8 @@ def _subset_values(data: dict, ranking: dict, metric: str) -> tuple[torch.Tensor
     return torch.cat(values), _chance_of(metric, right, data["corpus"]["id"], data.get("top_ranked"))
 
 def _task_values(task, metric: str, predictions: Path) -> tuple[torch.Tensor, float, int, int]:
-    "(value of each query, chance, queries, candidates) from the rankings that mteb saved; subsets count alike, as in mteb's mean."
+    """(value of each query, chance, queries, candidates) from the rankings that mteb saved; subsets count
+    alike, as in mteb's mean."""
     saved = json.loads((predictions/task.prediction_file_name).read_text("utf-8"))
     parts, floors, size = [], [], 0
     for subset, splits in saved.items():
@@ -64,7 +66,8 @@ def _task_values(task, metric: str, predictions: Path) -> tuple[torch.Tensor, fl
 
 # %% ../../nbs/benchmarks/08c_mteb_runs.ipynb #3d6f8a0c
 CATEGORIES = {"DocumentUnderstanding": "visual-document", "ImageClassification": "classification",
-              "ZeroShotClassification": "classification", "VisionCentricQA": "vqa"} # of mteb's task types; else retrieval
+              # of mteb's task types; else retrieval
+              "ZeroShotClassification": "classification", "VisionCentricQA": "vqa"}
 
 def _mteb_score(task, value: float, predictions: Path) -> Score:
     "A Score of an mteb task; chance and interval are NaN where they are not known."
@@ -73,7 +76,8 @@ def _mteb_score(task, value: float, predictions: Path) -> Score:
     known = dict(task=meta.name, family=CATEGORIES.get(meta.type, "retrieval"), metric=metric, value=value)
     alone = Score(**known, low=math.nan, high=math.nan, chance=math.nan, n=0, candidates=0)
     try: values, floor, n, size = _task_values(task, metric, predictions)
-    except (KeyError, AttributeError, OSError, BadInput): return alone # no retrieval task, or a metric that chapter 04 does not have
+    # no retrieval task, or a metric that chapter 04 does not have
+    except (KeyError, AttributeError, OSError, BadInput): return alone
     if abs(float(values.mean()) - value) > 1e-3: return alone
     low, high = bootstrap(values)
     return Score(**known, low=low, high=high, chance=floor, n=n, candidates=size, per_query=values)
@@ -85,11 +89,13 @@ def run_mteb(task, model, out: Path, progress: bool = True) -> Row: # task: an m
     predictions = out/"mteb"/"predictions"
     try:
         task.load_data()
-        results = mteb.evaluate(model, task, cache=None, prediction_folder=predictions, show_progress_bar=progress,
+        results = mteb.evaluate(model, task, cache=None, prediction_folder=predictions,
+        show_progress_bar=progress,
                                 encode_kwargs=dict(batch_size=64))
     except MocaError: raise
     except Exception as e: # mteb's, datasets', the hub library's own
-        raise MocaError(f"mteb can't run {task.metadata.name}: {(str(e).strip() or type(e).__name__).splitlines()[0]}") from e
+        raise MocaError(f"mteb can't run {task.metadata.name}: "
+                        f"{(str(e).strip() or type(e).__name__).splitlines()[0]}") from e
     (found,) = results.task_results[:1]
     (out/"mteb").mkdir(parents=True, exist_ok=True)
     found.to_disk(out/"mteb"/f"{task.metadata.name}.json")

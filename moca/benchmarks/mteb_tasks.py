@@ -35,7 +35,8 @@ def _marked_text(d: Document) -> str:
     return "".join(p if isinstance(p, str) else "" if in_front else MARK for p in d.parts)
 
 def _table(documents: Sequence[Document], letter: str):
-    "Documents as a Dataset with `id`, and `text` and `image` where some Document has them. Raises `BadInput` for several images."
+    """Documents as a Dataset with `id`, and `text` and `image` where some Document has them. Raises
+    `BadInput` for several images."""
     from datasets import Dataset, Features, Image, Value
     for d in documents:
         if len(d.images) > 1: raise BadInput(f"document {d.id} has several pictures: a row of mteb has one")
@@ -51,18 +52,21 @@ def _table(documents: Sequence[Document], letter: str):
 
 # %% ../../nbs/benchmarks/07_mteb_tasks.ipynb #707c7c4a
 def mteb_data(task: Task) -> dict:
-    """Corpus, queries, relevant documents and candidate lists of a Task, as AbsTaskRetrieval holds a split. mteb's grades are
+    """Corpus, queries, relevant documents and candidate lists of a Task, as AbsTaskRetrieval holds a split.
+    mteb's grades are
     whole numbers, so others are rounded up. Raises `BadInput` for a Document without content."""
     holes = [d.id for d in (*task.queries, *task.candidates) if d.empty]
     if holes:
         more = f", and {len(holes) - 1:,} more" if holes[1:] else ""
         raise BadInput(f"task {task.name!r}: document {holes[0]} has no content{more}")
     ranked = None
-    if task.choices is not None: ranked = {f"q{i}": [f"c{j}" for j in chosen] for i, chosen in enumerate(task.choices)}
+    if task.choices is not None:
+        ranked = {f"q{i}": [f"c{j}" for j in chosen] for i, chosen in enumerate(task.choices)}
     relevant = {}
     for i in range(len(task.queries)):
         relevant[f"q{i}"] = {f"c{j}": math.ceil(g) for j, g in gains_of(task, i).items()}
-    return dict(corpus=_table(task.candidates, "c"), queries=_table(task.queries, "q"), relevant_docs=relevant, top_ranked=ranked)
+    return dict(corpus=_table(task.candidates, "c"), queries=_table(task.queries, "q"),
+    relevant_docs=relevant, top_ranked=ranked)
 
 # %% ../../nbs/benchmarks/07_mteb_tasks.ipynb #8ee815b2
 def side_code(documents: Sequence[Document]) -> str:
@@ -97,14 +101,17 @@ def _base():
             "Make the data from the Task."
             if self.data_loaded: return
             self.task = self.source()
-            if ";" in self.task.note: print(f"{self.metadata.name}: {self.task.note}", file=sys.stderr) # left out
-            self._top_k = max(self._top_k, len(self.task.candidates)) # the fair metric wants the whole ranking
+            # left out
+            if ";" in self.task.note: print(f"{self.metadata.name}: {self.task.note}", file=sys.stderr)
+            self._top_k = max(self._top_k,
+                              len(self.task.candidates)) # the fair metric wants the whole ranking
             self.dataset = {"default": {self.metadata.eval_splits[0]: mteb_data(self.task)}}
             self.data_loaded = True
 
         def task_specific_scores(self, scores, qrels, results, hf_split, hf_subset):
             "The tie-fair metric and chance."
-            return {"fair_" + self.task.metric.replace("@", "_at_"): fair_score(self.task, results), "chance": chance(self.task)}
+            return {"fair_" + self.task.metric.replace("@", "_at_"): fair_score(self.task, results),
+            "chance": chance(self.task)}
     return MocaTask
 
 # %% ../../nbs/benchmarks/07_mteb_tasks.ipynb #86cf2b6e
@@ -125,9 +132,12 @@ def task_class(
     from mteb.abstasks.task_metadata import TaskMetadata
     kind = "Retrieval" if category == "t2t" else "Any2AnyReranking" if ranked else "Any2AnyRetrieval"
     known = dict(
-        name=name, description=about, dataset=dict(path=path, revision=revision), type=kind, category=category,
-        modalities=[m for m in ("text", "image") if m[0] in category], eval_splits=[split], eval_langs=["eng-Latn"],
-        main_score="fair_" + metric.replace("@", "_at_"), date=None, domains=None, task_subtypes=None, license=None,
+        name=name, description=about, dataset=dict(path=path, revision=revision), type=kind,
+        category=category,
+        modalities=[m for m in ("text", "image") if m[0] in category], eval_splits=[split],
+        eval_langs=["eng-Latn"],
+        main_score="fair_" + metric.replace("@", "_at_"), date=None, domains=None, task_subtypes=None,
+        license=None,
         annotations_creators=None, dialect=None, sample_creation=None, bibtex_citation=None,
         prompt=dict(query="")) # the queries hold their instruction
     metadata = TaskMetadata(**known | more)
@@ -139,7 +149,8 @@ def as_mteb(task: Task, split: str = "test", revision: str = "1"):
     words = re.split(r"\W+|_", task.name)
     made = task_class(
         name="MocaBench" + "".join(w[:1].upper() + w[1:] for w in words), source=lambda: task,
-        category=f"{side_code(task.queries)}2{side_code(task.candidates)}", metric=task.metric, ranked=task.choices is not None,
+        category=f"{side_code(task.queries)}2{side_code(task.candidates)}", metric=task.metric,
+        ranked=task.choices is not None,
         split=split, path="moca/moca-bench", revision=revision, about=task.note or task.name,
         reference="https://github.com/moca-authors/moca", domains=["Constructed"], sample_creation="created",
         annotations_creators="derived", dialect=[], license="not specified", task_subtypes=[],
@@ -152,7 +163,8 @@ def bench_tasks(split: str = "test") -> list:
 
 # %% ../../nbs/benchmarks/07_mteb_tasks.ipynb #2b3bc621
 _WITH_IMAGES = {"t2it": "VisDial VisualNews_t2i MSCOCO_t2i WebQA Wiki-SS-NQ EDIS",
-                "it2it": "CIRR NIGHTS FashionIQ OVEN MSCOCO RefCOCO RefCOCO-Matching Visual7W-Pointing"} # the others: it2t
+                # the others: it2t
+                "it2it": "CIRR NIGHTS FashionIQ OVEN MSCOCO RefCOCO RefCOCO-Matching Visual7W-Pointing"}
 _CATEGORY = {}
 for category, some in _WITH_IMAGES.items(): _CATEGORY |= dict.fromkeys(some.split(), category)
 MMEB_CITATION = """@article{jiang2024vlm2vec,
@@ -168,15 +180,18 @@ def _mmeb_task(name: str, read: Callable[[], Task]):
     made = task_class(
         name="MMEB" + "".join(re.split(r"\W+", name)), source=read, category=_CATEGORY.get(name, "it2t"),
         metric="precision@1", ranked=True, split="test", path="TIGER-Lab/MMEB-eval", revision="main",
-        about=f"{name} of MMEB: {META_TASK[name]}, {where} distribution; each query against its own candidates.",
-        reference="https://arxiv.org/abs/2410.05160", bibtex_citation=MMEB_CITATION, annotations_creators="derived",
+        about=f"{name} of MMEB: {META_TASK[name]}, {where} distribution; each query against its own "
+              "candidates.",
+        reference="https://arxiv.org/abs/2410.05160", bibtex_citation=MMEB_CITATION,
+        annotations_creators="derived",
         sample_creation="found", dialect=[], task_subtypes=[], license="not specified", domains=["Web"],
         date=("2024-01-01", "2024-12-31"))
     return made()
 
 # %% ../../nbs/benchmarks/07_mteb_tasks.ipynb #45492a9b
 def mmeb_tasks(
-    data: str | Path | None = None, # a local copy of TIGER-Lab/MMEB-eval; None: fetched from the hub when a task runs
+    data: str | Path
+    | None = None, # a local copy of TIGER-Lab/MMEB-eval; None: fetched from the hub when a task runs
     names: Sequence[str] | None = None, # only these
     cache: str | Path = "data/mmeb", # where to fetch it to
 ) -> list:

@@ -35,14 +35,16 @@ def _mmeb_tasks(name: str, data: str | Path | None, download: bool) -> list[Task
     "MMEB, or one of its tasks, from local files or the hub. Raises `BadInput`."
     folder, only = _below(data, "mmeb"), None if name == "mmeb" else [name]
     if folder is None and not download:
-        raise BadInput(f"{name} needs its files: give --data DIR with a copy of TIGER-Lab/MMEB-eval, or --download to fetch it from "
+        raise BadInput(f"{name} needs its files: give --data DIR with a copy of TIGER-Lab/MMEB-eval, or "
+                       "--download to fetch it from "
                        "the Hugging Face hub")
     if download: folder = fetch_mmeb(folder or Path("data")/"mmeb", only)
     return read_mmeb(folder, names=only)
 
 # %% ../../nbs/benchmarks/08a_names.ipynb #9fc89fcf
 def _vidore_tasks(folder: Path, metric: str) -> list[Task]:
-    "Each data set whole, and where it has several languages its English queries alone: the columns of the paper's table 2."
+    """Each data set whole, and where it has several languages its English queries alone: the columns of the
+    paper's table 2."""
     out = []
     for task in read_vidore(folder, metric=metric):
         out.append(task)
@@ -58,12 +60,15 @@ def _mteb_tasks(name: str, download: bool) -> list:
     near = difflib.get_close_matches(name, [*SUITES, *_BENCH_NAMES, *META_TASK], 1, .6)
     help = f"did you mean {near[0]}?" if near else f"give {', '.join(SUITES)}, one of their tasks, or a task of mteb"
     unknown = f"there is no task {name!r}: {help}"
-    if not download and name not in METRICS: raise BadInput(unknown + " (a task of mteb also needs --download)")
+    if not download and name not in METRICS:
+        raise BadInput(unknown + " (a task of mteb also needs --download)")
     if not download:
-        raise BadInput(f"{name} needs its files: give --data DIR with data sets in BEIR layout, or --download to fetch them from the "
+        raise BadInput(f"{name} needs its files: give --data DIR with data sets in BEIR layout, or "
+                       "--download to fetch them from the "
                        "Hugging Face hub")
     mteb = need_mteb()
-    if name in METRICS: return [t for t in mteb.get_benchmark(f"ViDoRe({name[-2:]})").tasks if t.metadata.is_public]
+    if name in METRICS:
+        return [t for t in mteb.get_benchmark(f"ViDoRe({name[-2:]})").tasks if t.metadata.is_public]
     try: return [mteb.get_task(name)]
     except (KeyError, ValueError) as e: raise BadInput(unknown) from e
 
@@ -90,7 +95,8 @@ def files_of_task(task: Task, data: Path) -> set[Path]:
 
 # %% ../../nbs/benchmarks/08a_names.ipynb #57d88ca0
 def account_for(report: Report, data: Path, tasks: Sequence[Task]) -> None:
-    "Add to a Report: the Documents of tasks that were read from `data`, and the files in it that are in no task."
+    """Add to a Report: the Documents of tasks that were read from `data`, and the files in it that are in no
+    task."""
     known = set()
     for task in tasks:
         files = files_of_task(task, data)
@@ -122,12 +128,15 @@ def find_tasks(
     limit: int | None = None, # queries a task: a trial
     report: Report | None = None, # is told what was read from `data`
 ) -> list:
-    "Tasks by name, each once. Raises `BadInput` for a name that nobody knows, or whose files are neither here nor may be fetched."
+    """Tasks by name, each once. Raises `BadInput` for a name that nobody knows, or whose files are neither
+    here nor may be fetched."""
     found = {}
     for name in names:
         for task in _named(name.strip(), data, split, download): found[_name_of(task)] = task
     tasks = list(found.values())
-    if report is not None and data is not None: account_for(report, Path(data), [t for t in tasks if isinstance(t, Task)])
+    if report is not None and data is not None:
+        account_for(report, Path(data), [t for t in tasks if isinstance(t, Task)])
     if limit is None: return tasks
-    if not all(map(_can_limit, tasks)): raise BadInput("--limit works for moca-bench and MMEB: leave it out for the others")
+    if not all(map(_can_limit, tasks)):
+        raise BadInput("--limit works for moca-bench and MMEB: leave it out for the others")
     return [limit_queries(t, limit) for t in tasks]

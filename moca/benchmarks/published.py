@@ -63,4 +63,5 @@ _printed = ((55.2, 19.7, 53.2, 62.2, 47.6, 42.8, 45.4), (56.0, 21.9, 55.4, 64.1,
             (61.2, 49.9, 67.4, 86.1, 67.5, 57.1, 62.9), (56.0, 57.4, 69.9, 83.6, 68.0, 59.1, 64.1),
             (67.6, 62.7, 71.0, 89.7, 72.4, 66.6, 69.8), (59.8, 62.9, 70.6, 88.6, 72.3, 61.5, 67.5),
             (65.8, 64.7, 75.0, 92.4, 74.7, 67.6, 71.5))
-TABLE1 = dict(zip(_columns, _printed)) # classification, VQA, retrieval, grounding, IND, OOD, all; None: the paper prints a dash
+# classification, VQA, retrieval, grounding, IND, OOD, all; None: the paper prints a dash
+TABLE1 = dict(zip(_columns, _printed))

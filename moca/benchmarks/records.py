@@ -16,7 +16,8 @@ __all__ = ['read_records', 'text_of', 'image_below', 'columns_unread', 'count_un
 
 # %% ../../nbs/benchmarks/02a_records.ipynb #125b65d5
 def read_records(path: Path) -> Iterator[tuple[str, dict]]:
-    "(where, row) of a .jsonl or .parquet file. Raises `BadInput` for a row that cannot be read: with holes it is another benchmark."
+    """(where, row) of a .jsonl or .parquet file. Raises `BadInput` for a row that cannot be read: with holes
+    it is another benchmark."""
     for n, row in SUFFIXES[path.suffix.lower()](path):
         if isinstance(row, BadInput): raise BadInput(f"{path.name}, row {n}: {row}")
         yield f"{path.name}, row {n}", row
@@ -31,15 +32,18 @@ def text_of(value, where: str, column: str) -> str:
 
 # %% ../../nbs/benchmarks/02a_records.ipynb #23b6baf7
 def image_below(folders: Sequence[Path], path: str, where: str) -> ImageRef:
-    "The image at a path below the first of some folders that has it. Raises `BadInput` for a path that leads out of them, or to nothing."
+    """The image at a path below the first of some folders that has it. Raises `BadInput` for a path that
+    leads out of them, or to nothing."""
     for folder in folders:
         try: full, there = (folder / path).resolve(), (folder / path).is_file()
         except (OSError, ValueError, RuntimeError) as e: # too long, a zero byte, links in a circle
             raise BadInput(f"{where}: image path {path[:80]!r} cannot be used: {str(e)[:80]}") from e
         if not full.is_relative_to(folder.resolve()):
-            raise BadInput(f"{where}: image path {path[:80]!r} leads out of {folder}: only files below it are read")
+            raise BadInput(f"{where}: image path {path[:80]!r} leads out of {folder}: only files below it "
+                           "are read")
         if there: return ImageRef.of(full, name=path)
-    raise BadInput(f"{where}: image {path[:80]!r} is not in {folders[0]}: unpack the benchmark's images there or name their folder")
+    raise BadInput(f"{where}: image {path[:80]!r} is not in {folders[0]}: unpack the benchmark's images "
+                   "there or name their folder")
 
 # %% ../../nbs/benchmarks/02a_records.ipynb #a3006761
 def columns_unread(columns: Iterable[str], used: set[str], prefix: str = "") -> str:
@@ -63,7 +67,8 @@ def count_unfair(task: Task) -> int:
     return n
 
 def with_notes(task: Task, *more: str) -> Task:
-    "A task whose note also says this, and how many queries have a copy of a right candidate among the wrong ones."
+    """A task whose note also says this, and how many queries have a copy of a right candidate among the wrong
+    ones."""
     notes = [task.note, *(m for m in more if m)]
     n = count_unfair(task)
     if n: notes.append(f"copies of right candidates count as wrong in {n:,} of {len(task.queries):,} queries")

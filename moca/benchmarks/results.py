@@ -42,16 +42,19 @@ def open_run(
     dimension: int,
     force: bool = False, # delete what another model left
 ) -> Path:
-    "Claim or reopen the directory of a run. Raises `BadInput` if it holds another model's results or something else."
+    """Claim or reopen the directory of a run. Raises `BadInput` if it holds another model's results or
+    something else."""
     out = Path(out)
-    fresh = dict(model=name, digest=digest, vectors=vectors, dimension=dimension, moca=importlib.metadata.version("moca"))
+    fresh = dict(model=name, digest=digest, vectors=vectors, dimension=dimension,
+    moca=importlib.metadata.version("moca"))
     if out.exists() and not out.is_dir(): raise BadInput(f"{out} is a file: give a directory")
     if out.is_dir() and any(out.iterdir()):
         try: old = json.loads((out/"run.json").read_text("utf-8"))["digest"]
         except (OSError, ValueError, KeyError, TypeError):
             raise BadInput(f"{out} is not empty and holds no evaluation run: choose another directory") from None
         if old != digest and not force:
-            raise BadInput(f"{out} holds results of another version of the model ({old[:8]}, this one is {digest[:8]}): choose another "
+            raise BadInput(f"{out} holds results of another version of the model ({old[:8]}, this one is "
+                           f"{digest[:8]}): choose another "
                            "--out, or --force to replace them")
         if force:
             for part in ("results", "queries", "mteb", "figures", "table.md"): remove(out/part)
@@ -76,9 +79,12 @@ def result_of(row: Row, digest: str, data: str, seconds: float, split: str) -> d
     s = row.score
     try: version = importlib.metadata.version("mteb")
     except importlib.metadata.PackageNotFoundError: version = None
-    entry = {"main_score": s.value, s.metric.replace("@", "_at_"): s.value, "hf_subset": "default", "languages": ["eng-Latn"],
-             "low": _known(s.low), "high": _known(s.high), "chance": _known(s.chance), "baseline": row.baseline,
-             "ceiling": row.ceiling, "queries": s.n, "candidates": s.candidates, "family": s.family, "metric": s.metric,
+    entry = {"main_score": s.value, s.metric.replace("@", "_at_"): s.value, "hf_subset": "default",
+    "languages": ["eng-Latn"],
+             "low": _known(s.low), "high": _known(s.high), "chance": _known(s.chance), "baseline":
+             row.baseline,
+             "ceiling": row.ceiling, "queries": s.n, "candidates": s.candidates, "family": s.family,
+             "metric": s.metric,
              "model_digest": digest}
     return dict(dataset_revision=data, task_name=s.task, mteb_version=version, scores={split: [entry]},
                 evaluation_time=round(seconds, 2), kg_co2_emissions=None)
@@ -96,7 +102,8 @@ def write_result(out: Path, row: Row, digest: str, data: str, seconds: float, sp
     result["scores"][split][0]["seal"] = seal(dict(result=result, queries=values))
     if values is not None:
         with atomic(out/"queries"/name) as part: part.write_text(json.dumps(values) + "\n", "utf-8")
-    with atomic(out/"results"/name) as part: part.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", "utf-8")
+    with atomic(out/"results"/name) as part:
+        part.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", "utf-8")
 
 # %% ../../nbs/benchmarks/08b_results.ipynb #d69b86a9
 def _sealed(path: Path, queries: Path) -> tuple[dict, list | None]:
@@ -107,11 +114,14 @@ def _sealed(path: Path, queries: Path) -> tuple[dict, list | None]:
         (entry,) = next(iter(found["scores"].values()))
         kept = entry.pop("seal", None)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration) as e:
-        raise BadInput(f"{path} is damaged ({type(e).__name__}: {e}): delete it, and the task will be run again") from e
+        raise BadInput(f"{path} is damaged ({type(e).__name__}: {e}): delete it, and the task will be run "
+                       "again") from e
     if kept is None:
-        raise BadInput(f"{path} carries no seal, as an older version of moca wrote it: delete it, and the task will be run again")
+        raise BadInput(f"{path} carries no seal, as an older version of moca wrote it: delete it, and the "
+                       "task will be run again")
     if kept != seal(dict(result=found, queries=values)):
-        raise BadInput(f"{path} or {queries} is damaged, they do not say what was written: delete them, and the task will be run again")
+        raise BadInput(f"{path} or {queries} is damaged, they do not say what was written: delete them, and "
+                       "the task will be run again")
     return found, values
 
 # %% ../../nbs/benchmarks/08b_results.ipynb #511c35c8
@@ -120,21 +130,25 @@ def _row_from(found: dict, values: list | None) -> Row:
     (e,) = next(iter(found["scores"].values()))
     low, high, floor = (math.nan if e[k] is None else e[k] for k in ("low", "high", "chance"))
     values = None if values is None else torch.tensor(values, dtype=torch.float64)
-    score = Score(task=found["task_name"], family=e["family"], metric=e["metric"], value=e["main_score"], low=low, high=high,
+    score = Score(task=found["task_name"], family=e["family"], metric=e["metric"], value=e["main_score"],
+    low=low, high=high,
                   chance=floor, n=e["queries"], candidates=e["candidates"], per_query=values)
     return Row(score, e["baseline"], e["ceiling"])
 
 def read_result(out: Path, task: str, digest: str, data: str | None = None) -> Row | None:
-    "A finished task; None if it is not. Raises `BadInput` for a file that is damaged, or of another model or other data."
+    """A finished task; None if it is not. Raises `BadInput` for a file that is damaged, or of another model
+    or other data."""
     path = out/"results"/f"{file_name(task)}.json"
     if not path.exists(): return None
     found, values = _sealed(path, out/"queries"/path.name)
     (entry,) = next(iter(found["scores"].values()))
     old = entry["model_digest"]
     if old != digest:
-        raise BadInput(f"{path} is a result of another version of the model ({old[:8]}, this one is {digest[:8]}): delete it, or "
+        raise BadInput(f"{path} is a result of another version of the model ({old[:8]}, this one is "
+                       f"{digest[:8]}): delete it, or "
                        "choose another --out")
     if data is not None and found["dataset_revision"] != data:
-        raise BadInput(f"{path} was made with other data (or another --limit or --split, or by an older version of moca): delete it, "
+        raise BadInput(f"{path} was made with other data (or another --limit or --split, or by an older "
+                       "version of moca): delete it, "
                        "or choose another --out")
     return _row_from(found, values)

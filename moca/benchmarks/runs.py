@@ -56,9 +56,11 @@ def run_tasks(
     floors: bool = True, # compute baseline and ceiling
     report: Report | None = None, # its notes count what was embedded otherwise than it stands
 ) -> list[Row]:
-    "Run what is not finished, one task after another; write results, table and figures into `out`. Raises `BadInput` and `MocaError`."
+    """Run what is not finished, one task after another; write results, table and figures into `out`. Raises
+    `BadInput` and `MocaError`."""
     digest = model_digest(model)
-    out = open_run(out, name=name, digest=digest, vectors=describe_pooling(model), dimension=model.dimension, force=force)
+    out = open_run(out, name=name, digest=digest, vectors=describe_pooling(model), dimension=model.dimension,
+    force=force)
     work = model.encode if report is None else partial(model.encode, report=report)
     encode = Cached(work, out/"vectors", digest)
     rows = []

@@ -22,8 +22,10 @@ if TYPE_CHECKING: from matplotlib.figure import Figure
 __all__ = ['mean_interval', 'by_family', 'summary_table', 'family_bars', 'family_radar', 'write_summary']
 
 # %% ../../nbs/benchmarks/08d_summary.ipynb #5a1da84d
-def mean_interval(scores: Sequence[Score], seed: int = 0, resamples: int = 1000) -> tuple[float, float, float]:
-    "(mean over tasks, low, high): 95 % bootstrap over the queries of each task; NaN limits where a task kept no values."
+def mean_interval(scores: Sequence[Score], seed: int = 0, resamples: int = 1000) -> tuple[float, float,
+float]:
+    """(mean over tasks, low, high): 95 % bootstrap over the queries of each task; NaN limits where a task
+    kept no values."""
     value = sum(s.value for s in scores) / len(scores)
     if any(s.per_query is None for s in scores): return value, math.nan, math.nan
     generator = torch.Generator().manual_seed(seed)
@@ -52,14 +54,17 @@ def _average(values: Sequence[float | None]) -> float | None:
 def _task_line(row: Row) -> list[str]:
     "A task's line of the table."
     s = row.score
-    return [s.task, s.metric, str(s.n or "–"), str(s.candidates or "–"), _percent(s.chance), _percent(row.baseline),
+    return [s.task, s.metric, str(s.n or "–"), str(s.candidates or "–"), _percent(s.chance),
+    _percent(row.baseline),
             f"{_percent(s.value)} [{_percent(s.low)}, {_percent(s.high)}]", _percent(row.ceiling)]
 
 def _mean_line(label: str, rows: Sequence[Row]) -> list[str]:
     "The line of a mean over tasks."
     value, low, high = mean_interval([r.score for r in rows])
-    return [label, "", "", "", _percent(_average([r.score.chance for r in rows])), _percent(_average([r.baseline for r in rows])),
-            f"{_percent(value)} [{_percent(low)}, {_percent(high)}]", _percent(_average([r.ceiling for r in rows]))]
+    return [label, "", "", "", _percent(_average([r.score.chance for r in rows])),
+    _percent(_average([r.baseline for r in rows])),
+            f"{_percent(value)} [{_percent(low)}, {_percent(high)}]", _percent(_average([r.ceiling for r in
+            rows]))]
 
 # %% ../../nbs/benchmarks/08d_summary.ipynb #8883b332
 def _mmeb_lines(rows: Sequence[Row]) -> list[list[str]]:
@@ -69,7 +74,8 @@ def _mmeb_lines(rows: Sequence[Row]) -> list[list[str]]:
     return [[f"MMEB {group}", "", "", "", "", "", _percent(value), ""] for group, value in means.items()]
 
 def summary_table(rows: Sequence[Row], name: str) -> Table:
-    "A row a task, means by family and over all (and MMEB's seven, if all 36 tasks are there), floor and ceiling beside the model."
+    """A row a task, means by family and over all (and MMEB's seven, if all 36 tasks are there), floor and
+    ceiling beside the model."""
     lines, means = [], set()
     for family, members in by_family(rows).items():
         lines += [_task_line(r) for r in members]
@@ -98,7 +104,8 @@ def _strokes(ax, x: float, rows: Sequence[Row]) -> None:
                 label=None if label in named else label)
 
 def family_bars(rows: Sequence[Row], name: str) -> Figure:
-    "Mean of each family with its 95 % bootstrap interval; strokes for chance (grey) and baseline (orange), a dotted line for the ceiling."
+    """Mean of each family with its 95 % bootstrap interval; strokes for chance (grey) and baseline (orange),
+    a dotted line for the ceiling."""
     from matplotlib.figure import Figure
     found = by_family(rows)
     with styled():
@@ -106,7 +113,8 @@ def family_bars(rows: Sequence[Row], name: str) -> Figure:
         ax = fig.subplots()
         for x, members in enumerate(found.values()):
             value, low, high = mean_interval([r.score for r in members])
-            error = None if math.isnan(low) else [[max(0, 100 * (value - low))], [max(0, 100 * (high - value))]]
+            error = None if math.isnan(low) else [[max(0, 100 * (value - low))], [max(0, 100 * (high -
+            value))]]
             ax.bar(x, 100 * value, .6, yerr=error, color=COLORS["ours"], error_kw=dict(lw=1.2, capsize=3),
                    label=None if x else name)
             _strokes(ax, x, members)
@@ -128,7 +136,8 @@ def _has_both(rows: Sequence[Row]) -> bool:
 
 # %% ../../nbs/benchmarks/08d_summary.ipynb #d93b16bf
 def family_radar(rows: Sequence[Row], name: str) -> Figure:
-    "The same as a radar: the share of the way from chance to the ceiling, a family an axis; the band is the 95 % interval."
+    """The same as a radar: the share of the way from chance to the ceiling, a family an axis; the band is the
+    95 % interval."""
     from matplotlib.figure import Figure
     found = {family: members for family, members in by_family(rows).items() if _has_both(members)}
     if len(found) < 3: raise MocaError("a radar needs three families with chance and ceiling")

@@ -20,7 +20,8 @@ METRICS = {"vidore-v1": "ndcg@5", "vidore-v2": "ndcg@5", "vidore-v3": "ndcg@10"}
 
 # %% ../../nbs/benchmarks/03_vidore.ipynb #a6939705
 def _part_files(folder: Path, name: str) -> list[Path]:
-    "The files of `queries`, `corpus` or `qrels`: name.parquet, name.jsonl, name-*.parquet, or in a folder of that name."
+    """The files of `queries`, `corpus` or `qrels`: name.parquet, name.jsonl, name-*.parquet, or in a folder
+    of that name."""
     found = []
     for pattern in (f"{name}.*", f"{name}-*", f"{name}/*"): found += folder.glob(pattern)
     return sorted(p for p in found if p.suffix.lower() in SUFFIXES)
@@ -34,9 +35,11 @@ def _field(row: dict, where: str, *names: str):
 
 # %% ../../nbs/benchmarks/03_vidore.ipynb #aa437170
 class Part:
-    """The rows of `queries`, `corpus` or `qrels` by their id. The same row twice is read once; raises `BadInput` if two
+    """The rows of `queries`, `corpus` or `qrels` by their id. The same row twice is read once; raises
+    `BadInput` if two
     differ."""
-    def __init__(self, folder: Path, name: str, ids: tuple[tuple[str, ...], ...]): # columns of an id, each of several names
+    def __init__(self, folder: Path, name: str,
+                 ids: tuple[tuple[str, ...], ...]): # columns of an id, each of several names
         self.rows, self.columns, self.repeated = {}, set(), 0
         for file in _part_files(folder, name):
             for where, row in read_records(file): self._add(where, row, ids)
@@ -49,7 +52,8 @@ class Part:
             self.columns |= row.keys()
             return
         first, old = self.rows[key]
-        if old != row: raise BadInput(f"{where}: the id {' and '.join(key)[:80]} was used at {first}, for something else")
+        if old != row:
+            raise BadInput(f"{where}: the id {' and '.join(key)[:80]} was used at {first}, for something else")
         self.repeated += 1
 
     def __iter__(self) -> Iterator[tuple[tuple[str, ...], str, dict]]:
@@ -75,7 +79,8 @@ def _grade(row: dict, where: str) -> float:
     "How relevant a page is; 1 where a data set has no grades. Raises `BadInput`."
     if "score" not in row: return 1.0
     grade = _field(row, where, "score")
-    if isinstance(grade, (int, float)) and not isinstance(grade, bool) and 0 <= grade < float("inf"): return float(grade)
+    if isinstance(grade, (int, float)) and not isinstance(grade, bool) and 0 <= grade < float("inf"):
+        return float(grade)
     raise BadInput(f"{where}: its score is {str(grade)[:80]!r}: give 0 or more")
 
 def _gains(part: Part, rank: dict[str, int], name: str) -> dict[str, dict[int, float]]:
@@ -83,13 +88,16 @@ def _gains(part: Part, rank: dict[str, int], name: str) -> dict[str, dict[int, f
     gains = {}
     for (query, key), where, row in part:
         if key not in rank:
-            raise BadInput(f"{where}: corpus-id {key[:80]} is not in the corpus of {name}: the download is incomplete")
+            raise BadInput(f"{where}: corpus-id {key[:80]} is not in the corpus of {name}: the download is "
+                           "incomplete")
         if grade := _grade(row, where): gains.setdefault(query, {})[rank[key]] = grade
     return gains
 
 # %% ../../nbs/benchmarks/03_vidore.ipynb #8c38483e
-def _queries(part: Part, gains: dict, language: str | None, name: str) -> tuple[list[tuple[str, str]], Counter]:
-    "(id, text) of the queries that are asked, and how many are left out, by reason. Raises `BadInput` if none is left."
+def _queries(part: Part, gains: dict, language: str | None, name: str) -> tuple[list[tuple[str, str]],
+Counter]:
+    """(id, text) of the queries that are asked, and how many are left out, by reason. Raises `BadInput` if
+    none is left."""
     asked, left_out = [], Counter()
     for (key,), where, row in part:
         text = text_of(_field(row, where, "query", "text"), where, "the query")
@@ -105,7 +113,8 @@ def _queries(part: Part, gains: dict, language: str | None, name: str) -> tuple[
     return asked, left_out
 
 # %% ../../nbs/benchmarks/03_vidore.ipynb #9ad82a2e
-IDS = dict(corpus=(("corpus-id", "_id"),), qrels=(("query-id",), ("corpus-id",)), queries=(("query-id", "_id"),))
+IDS = dict(corpus=(("corpus-id", "_id"),), qrels=(("query-id",), ("corpus-id",)), queries=(("query-id",
+"_id"),))
 
 def _vidore_task(folder: Path, language: str | None, page: str, metric: str) -> Task:
     "One data set of ViDoRe. Raises `BadInput`."
@@ -115,7 +124,8 @@ def _vidore_task(folder: Path, language: str | None, page: str, metric: str) -> 
     gains = _gains(parts["qrels"], rank, name)
     queries, counts = _queries(parts["queries"], gains, language, name)
     counts["rows that stand there twice read once"] = sum(p.repeated for p in parts.values())
-    counts["queries with judgements that are not there"] = len(gains.keys() - {key for (key,), *_ in parts["queries"]})
+    counts["queries with judgements that are not there"] = len(gains.keys() - {key for (key,), *_ in
+    parts["queries"]})
     graded = any(g != 1 for key, _ in queries for g in gains[key].values())
     task = Task(name=f"{name} ({language})" if language else name, family="visual-document", metric=metric,
                 queries=[Document(f"{name}/q-{key}", (text,)) for key, text in queries],
@@ -123,11 +133,13 @@ def _vidore_task(folder: Path, language: str | None, page: str, metric: str) -> 
                 relevant=[gains[key] if graded else set(gains[key]) for key, _ in queries],
                 note="graded relevance" if graded else "binary relevance")
     notes = [f"{n:,} {what}" for what, n in counts.items() if n]
-    return with_notes(task, *notes, *(columns_unread(p.columns, USES[part], f"{part}.") for part, p in parts.items()))
+    return with_notes(task, *notes, *(columns_unread(p.columns, USES[part], f"{part}.") for part, p in
+    parts.items()))
 
 # %% ../../nbs/benchmarks/03_vidore.ipynb #31192857
 def _data_sets(folder: Path) -> list[Path]:
-    "The data sets in a folder: itself, or folders in it. Raises `BadInput` for one with a part missing, and if there is none."
+    """The data sets in a folder: itself, or folders in it. Raises `BadInput` for one with a part missing, and
+    if there is none."""
     sets = []
     for f in [folder, *sorted(p for p in folder.iterdir() if p.is_dir())]:
         has = [name for name in USES if _part_files(f, name)]
@@ -135,7 +147,8 @@ def _data_sets(folder: Path) -> list[Path]:
             lacks = " and no ".join(sorted(USES.keys() - has))
             raise BadInput(f"{f.name} has {' and '.join(has)}, and no {lacks}: complete or remove it")
         if len(has) == 3: sets.append(f)
-    if not sets: raise BadInput(f"{folder} holds no data set with queries, corpus and qrels (.parquet or .jsonl)")
+    if not sets:
+        raise BadInput(f"{folder} holds no data set with queries, corpus and qrels (.parquet or .jsonl)")
     return sets
 
 def read_vidore(
@@ -144,8 +157,10 @@ def read_vidore(
     page: str = PAGE, # text after each page; "" for none
     metric: str = "ndcg@5", # ViDoRe v3: ndcg@10
 ) -> list[Task]:
-    "ViDoRe data sets from Parquet or JSONL files, grades kept; page images stay encoded in memory. Raises `BadInput`."
+    """ViDoRe data sets from Parquet or JSONL files, grades kept; page images stay encoded in memory. Raises
+    `BadInput`."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise BadInput(f"{folder} is no folder: give a ViDoRe data set with queries, corpus and qrels, or a folder of such")
+        raise BadInput(f"{folder} is no folder: give a ViDoRe data set with queries, corpus and qrels, or a "
+                       "folder of such")
     return [_vidore_task(f, language, page, metric) for f in _data_sets(folder)]

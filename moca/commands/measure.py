@@ -54,7 +54,9 @@ def run_evaluate(args: argparse.Namespace) -> int:
     check_reopened(out, "run.json", "an evaluation")
     with working(args.quiet):
         from moca.data.account import Report
-        from moca.benchmarks.runs import find_tasks, kind_of, run_tasks, summary_table
+        from moca.benchmarks.runs import describe_pooling, run_tasks
+        from moca.benchmarks.summary import summary_table
+        from moca.benchmarks.names import find_tasks
         from moca.studies.report import text_table
         report = Report(str(args.data or args.tasks))
         found = find_tasks(tasks, args.data, args.split, args.download, args.limit, report)
@@ -62,10 +64,10 @@ def run_evaluate(args: argparse.Namespace) -> int:
         how = dict(split=args.split, report=report)
         rows = run_tasks(found, model, str(args.model), Path(out), args.force, **how)
         report.adds_up()
-    table = text_table(summary_table(rows, f"model ({kind_of(model)})"))
+    table = text_table(summary_table(rows, f"model ({describe_pooling(model)})"))
     told, folder = evaluate_told(report, args.data), Path(out)
     where = f"results: {folder/'results'}; table and figures: {folder/'table.md'}, {folder/'figures'}"
-    data = dict(model=args.model, kind=kind_of(model), out=out, split=args.split)
+    data = dict(model=args.model, kind=describe_pooling(model), out=out, split=args.split)
     data |= dict(tasks=[score_row(r) for r in rows], account=account(report) if told else None)
     tell(args, "\n".join([table, *told, where]), data)
     return 0

@@ -28,7 +28,8 @@ from ..contrastive import FinetuneConfig, finetune
 from ..data.documents import BadInput, Task
 from ..embedder import Embedder
 from ..evaluation import chance
-from ..benchmarks.runs import find_tasks, run_tasks
+from ..benchmarks.runs import run_tasks
+from ..benchmarks.names import find_tasks
 from .quickstart import device, run_stage, surroundings
 from ..reconstruction import QWEN_3B as QWEN1
 from ..reconstruction import SMALL as SMALL1

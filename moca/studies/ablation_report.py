@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from ..data.files import atomic
 from ..data.documents import BadInput, MocaError
-from ..evaluation import FAMILIES, Table
+from ..evaluation import TASK_FAMILIES, Table
 
 # %% auto #0
 __all__ = ['STUDENT', 'TABLE3', 't_interval', 'query_test', 'compare', 'summarise', 'arm_means', 'families_of', 'arms_table',
@@ -73,7 +73,7 @@ def arm_means(results: dict, arm: str, tasks: Sequence[str]) -> list[float]:
 
 def families_of(results: dict) -> dict[str, list[str]]:
     "Tasks by family, in the order of chapter 4."
-    return {f: found for f in FAMILIES if (found := [t for t, about in results["tasks"].items() if about["family"] == f])}
+    return {f: found for f in TASK_FAMILIES if (found := [t for t, about in results["tasks"].items() if about["family"] == f])}
 
 # %% ../../nbs/studies/03_ablation_report.ipynb #628e382c
 def _cell(values: list[float], sign: str = "") -> str: # sign: "+" for differences

@@ -15,7 +15,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from ..data.files import atomic
 from ..data.documents import BadInput
-from ..evaluation import FAMILIES, Score, Table, paired_difference, score_plot
+from ..evaluation import TASK_FAMILIES, Score, Table, paired_difference, score_plot
 from ..training.loop import read_log, show_log
 
 # %% auto #0
@@ -204,7 +204,7 @@ def task_lines(results: dict) -> list[tuple[str, str, str]]:
 
 def by_family(scores: list[Score]) -> list[Score]:
     "Scores in the order of chapter 4's families."
-    order = {f: i for i, f in enumerate(FAMILIES)}
+    order = {f: i for i, f in enumerate(TASK_FAMILIES)}
     return sorted(scores, key=lambda s: order.get(s.family, len(order)))
 
 # %% ../../nbs/studies/01_report.ipynb #ccd5b2c6
