@@ -8,24 +8,27 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from html import escape
+from typing import TYPE_CHECKING
 import numpy as np
 import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm.auto import tqdm
 from .data.documents import BadInput, Document, MocaError, Task
 from .model.similarity import maxsim
+from .style import COLORS, styled
+if TYPE_CHECKING: from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['TIE', 'FAMILIES', 'COLOUR_CYCLE', 'discounts', 'measure', 'precision_at_1', 'recall_at_k', 'ndcg_at_k', 'gains_of',
-           'check_task', 'chance', 'bootstrap', 'Score', 'paired_difference', 'distinct', 'embed', 'rows_of',
-           'similarities', 'score_blocks', 'score_task', 'evaluate', 'Table', 'score_table', 'score_plot', 'similarity',
-           'retrieval_grid']
+__all__ = ['TIE', 'TASK_FAMILIES', 'COLOUR_CYCLE', 'discounts', 'measure', 'precision_at_1', 'recall_at_k', 'ndcg_at_k',
+           'gains_of', 'check_task', 'chance', 'bootstrap', 'Score', 'paired_difference', 'distinct', 'embed_tasks',
+           'rows_of', 'similarities', 'score_blocks', 'score_task', 'evaluate', 'Table', 'score_table', 'score_plot',
+           'similarity', 'retrieval_grid']
 
 # %% ../nbs/04_eval.ipynb #b6382aea
 def discounts(metric: str) -> Tensor: # "precision@1", "recall@K" or "ndcg@K", K any positive number
-    "What the ranks 1 to K are worth: float64 [K], never rising; every rank after K is worth 0. Raises `BadInput` for another name."
+    """What the ranks 1 to K are worth: float64 [K], never rising; every rank after K is worth 0. Raises
+    `BadInput` for another name."""
     found = re.fullmatch(r"(precision|recall|ndcg)@([1-9]\d*)", metric)
     if not found or (found[1] == "precision" and found[2] != "1"):
         raise BadInput(f"unknown metric {metric!r}: use precision@1, recall@K or ndcg@K")
@@ -33,12 +36,15 @@ def discounts(metric: str) -> Tensor: # "precision@1", "recall@K" or "ndcg@K", K
     return 1 / torch.log2(1 + rank) if found[1] == "ndcg" else torch.ones_like(rank)
 
 # %% ../nbs/04_eval.ipynb #ec8cc298
-TIE = 1e-6 # two cosine similarities no further apart than this are one: fp32 sums of the same numbers differ by less
+# two cosine similarities no further apart than this are one: fp32 sums of the same numbers differ by less
+TIE = 1e-6
 
 def _expected(scores: Tensor, gains: Tensor, discount: Tensor) -> Tensor:
-    "Expected discounted gain [Q], ties in random order; scores [Q, N] (-inf: not a candidate), gains [Q, N], discount [K]."
+    """Expected discounted gain [Q], ties in random order; scores [Q, N] (-inf: not a candidate), gains [Q,
+    N], discount [K]."""
     n, k = scores.shape[1], len(discount)
-    mine, column = gains.topk(max(1, int((gains > 0).sum(1).max())), dim=1) # [Q, R]: the right candidates, padded with gains of 0
+    # [Q, R]: the right candidates, padded with gains of 0
+    mine, column = gains.topk(max(1, int((gains > 0).sum(1).max())), dim=1)
     score, ordered = scores.gather(1, column), scores.sort(dim=1).values
     above = n - torch.searchsorted(ordered, score + TIE, right=True) # candidates clearly better
     reach = n - torch.searchsorted(ordered, score - TIE) # these and the tied ones, the candidate among them
@@ -49,22 +55,27 @@ def _expected(scores: Tensor, gains: Tensor, discount: Tensor) -> Tensor:
 def measure(scores: Tensor, # [Q, N] float: similarity of each query to each candidate; -inf where the query may not choose it
             relevant: Tensor, # [Q, N] bool, or gains >= 0 (grades), which only nDCG heeds; at least one above 0 in each row
             metric: str) -> Tensor: # float64 [Q]
-    """The metric of each query, between 0 and 1; ties count as their expected value under random order. Runs where `scores` lies.
-    Raises `MocaError` for scores that are NaN or +inf and for a query without a right candidate that it may choose."""
+    """The metric of each query, between 0 and 1; ties count as their expected value under random order. Runs
+    where `scores` lies.
+    Raises `MocaError` for scores that are NaN or +inf and for a query without a right candidate that it may
+    choose."""
     if scores.shape != relevant.shape or scores.dim() != 2:
-        raise MocaError(f"scores {tuple(scores.shape)} and relevant {tuple(relevant.shape)} must be matrices of one shape, a row a query")
+        raise MocaError(f"scores {tuple(scores.shape)} and relevant {tuple(relevant.shape)} must be matrices "
+                        "of one shape, a row a query")
     if scores.isnan().any() or (scores == torch.inf).any():
         raise MocaError("scores hold NaN or +inf: look at the embeddings they were made of")
     discount, gains = discounts(metric).to(scores.device), relevant.double()
     if not metric.startswith("ndcg"): gains = (gains > 0).double()
     if not (gains > 0).any(1).all() or ((gains > 0) & (scores == -torch.inf)).any():
         raise MocaError("each query needs a right candidate, and all its right candidates among its choices")
-    best = gains.topk(min(len(discount), gains.shape[1]), dim=1).values # the ideal ranking: highest gains first
+    # the ideal ranking: highest gains first
+    best = gains.topk(min(len(discount), gains.shape[1]), dim=1).values
     return _expected(scores.float(), gains, discount) / (best * discount[: best.shape[1]]).sum(1)
 
 # %% ../nbs/04_eval.ipynb #252dcef2
 def precision_at_1(scores: Tensor, relevant: Tensor) -> Tensor:
-    "Is the best candidate right? [Q, N] scores and relevance to float64 [Q]; the metric of MMEB. See `measure`."
+    """Is the best candidate right? [Q, N] scores and relevance to float64 [Q]; the metric of MMEB. See
+    `measure`."""
     return measure(scores, relevant, "precision@1")
 
 def recall_at_k(scores: Tensor, relevant: Tensor, k: int = 10) -> Tensor:
@@ -72,7 +83,8 @@ def recall_at_k(scores: Tensor, relevant: Tensor, k: int = 10) -> Tensor:
     return measure(scores, relevant, f"recall@{k}")
 
 def ndcg_at_k(scores: Tensor, relevant: Tensor, k: int = 5) -> Tensor:
-    "Discounted cumulative gain of the first k over that of the best ranking: float64 [Q]; ViDoRe's metric with k=5. See `measure`."
+    """Discounted cumulative gain of the first k over that of the best ranking: float64 [Q]; ViDoRe's metric
+    with k=5. See `measure`."""
     return measure(scores, relevant, f"ndcg@{k}")
 
 # %% ../nbs/04_eval.ipynb #96fd748e
@@ -81,33 +93,43 @@ def gains_of(task: Task, i: int) -> dict[int, float]:
     right = task.relevant[i]
     return {j: float(g) for j, g in right.items()} if isinstance(right, dict) else dict.fromkeys(right, 1.0)
 
+# %% ../nbs/04_eval.ipynb #67745f4d
 def check_task(task: Task):
     "Raise `BadInput` for a task that cannot be scored, with the query at fault."
     n, everything = len(task.queries), range(len(task.candidates))
     lists = (task.relevant, *([task.choices] if task.choices is not None else []))
     if not n or any(len(o) != n for o in lists):
         counts = ", ".join(str(len(o)) for o in lists)
-        raise BadInput(f"task {task.name!r} needs queries, and one entry of relevant (and of choices) for each; it has {n} and {counts}")
+        raise BadInput(f"task {task.name!r} needs queries, and one entry of relevant (and of choices) for "
+                       f"each; it has {n} and {counts}")
     for i, q in enumerate(task.queries):
         allowed = everything if task.choices is None else set(task.choices[i])
-        if not all(j in everything for j in allowed): raise BadInput(f"task {task.name!r}: a choice of query {q.id!r} is no candidate")
+        if not all(j in everything for j in allowed):
+            raise BadInput(f"task {task.name!r}: a choice of query {q.id!r} is no candidate")
         if not sum(gains_of(task, i).values()) or not all(j in allowed for j in task.relevant[i]):
-            raise BadInput(f"task {task.name!r}: query {q.id!r} needs a right candidate, and all its right candidates among its choices")
+            raise BadInput(f"task {task.name!r}: query {q.id!r} needs a right candidate, and all its right "
+                           "candidates among its choices")
 
 def chance(task: Task) -> float:
-    "The exact expected value of the task's metric under a random order of the candidates, averaged over the queries. Raises `BadInput`."
+    """The exact expected value of the task's metric under a random order of the candidates, averaged over the
+    queries. Raises `BadInput`."""
     check_task(task)
     discount, values = discounts(task.metric), []
     for i in range(len(task.queries)):
-        n, gains = len(task.choices[i] if task.choices else task.candidates), sorted(gains_of(task, i).values(), reverse=True)
+        n = len(task.choices[i] if task.choices else task.candidates)
+        gains = sorted(gains_of(task, i).values(), reverse=True)
         if not task.metric.startswith("ndcg"): gains = [1.0] * len(gains)
         best = sum(g * d for g, d in zip(gains, discount.tolist()))
         values.append(sum(gains) * discount[:n].sum().item() / n / best)
     return sum(values) / len(values)
 
 # %% ../nbs/04_eval.ipynb #b98b80af
-def bootstrap(values: Tensor, # [n], one value a query
-              seed: int = 0, resamples: int = 1000, level: float = 0.95) -> tuple[float, float]:
+def bootstrap(
+    values: Tensor, # [n], one value a query
+    seed: int = 0,
+    resamples: int = 1000,
+    level: float = 0.95, # share of the resampled means inside
+) -> tuple[float, float]:
     "A confidence interval (low, high) of the mean over queries, by the percentile bootstrap."
     n, values = len(values), values.detach().double().cpu()
     key = int.from_bytes(blake2b(f"bootstrap {seed} {n}".encode(), digest_size=7).digest(), "big")
@@ -119,7 +141,8 @@ def bootstrap(values: Tensor, # [n], one value a query
 # %% ../nbs/04_eval.ipynb #94c8daf2
 @dataclass(frozen=True)
 class Score:
-    "How well a model does on one task. `candidates`: the (mean) number a query is ranked against; `low`, `high`: 95 % bootstrap interval."
+    """How well a model does on one task. `candidates`: the (mean) number a query is ranked against; `low`,
+    `high`: 95 % bootstrap interval."""
     task: str
     family: str
     metric: str
@@ -142,7 +165,8 @@ class Score:
         return self.value / self.chance
 
     def __str__(self) -> str:
-        return (f"{self.task}: {self.metric} {self.value:.3f} [{self.low:.3f}, {self.high:.3f}], chance {self.chance:.3f}, "
+        return (f"{self.task}: {self.metric} {self.value:.3f} [{self.low:.3f}, {self.high:.3f}], chance "
+                f"{self.chance:.3f}, "
                 f"{self.n} queries, {self.candidates} candidates")
 
 # %% ../nbs/04_eval.ipynb #ec5da0fc
@@ -152,13 +176,15 @@ def paired_difference(a: Score, b: Score, seed: int = 0) -> tuple[float, float, 
     if a.per_query is None or b.per_query is None:
         raise MocaError(f"scores of {a.task!r} were kept without per-query values: evaluate again")
     if (a.task, a.metric, a.n) != (b.task, b.metric, b.n):
-        raise MocaError(f"{a.task!r} ({a.metric}) and {b.task!r} ({b.metric}) are not scores of the same queries")
+        raise MocaError(f"{a.task!r} ({a.metric}) and {b.task!r} ({b.metric}) are not scores of the same "
+                        "queries")
     difference = a.per_query - b.per_query
     return (difference.mean().item(), *bootstrap(difference, seed))
 
 # %% ../nbs/04_eval.ipynb #f18d1b4f
 def distinct(tasks: Sequence[Task]) -> list[tuple[str, Document]]:
-    "Each distinct content of some tasks once, with the first task that has it. Raises `BadInput` naming a document without content."
+    """Each distinct content of some tasks once, with the first task that has it. Raises `BadInput` naming a
+    document without content."""
     owners = {}
     for task in tasks:
         for d in (*task.queries, *task.candidates): owners.setdefault(d.parts, (task.name, d))
@@ -166,49 +192,69 @@ def distinct(tasks: Sequence[Task]) -> list[tuple[str, Document]]:
     if empty:
         name, id = empty[0]
         more = f" (and {len(empty) - 1} more)" if empty[1:] else ""
-        raise BadInput(f"task {name!r}: document {id!r}{more} is empty, no image and no text to see: remove it from the task")
+        raise BadInput(f"task {name!r}: document {id!r}{more} is empty, no image and no text to see: remove "
+                       "it from the task")
     return list(owners.values())
 
-# %% ../nbs/04_eval.ipynb #486384dd
-def embed(encode: Callable[[list[Document]], Tensor | list[Tensor]], # documents to [N, D], or a list of [tokens, D]
-          tasks: Sequence[Task], progress: bool = True, batch: int = 128) -> tuple[Tensor | list[Tensor], dict[tuple, int]]:
-    """Encode each distinct document of the tasks once.
-    Returns fp32 unit rows on the CPU (`[U, D]`, or U times `[tokens, D]`), and the number of each `Document.parts` among them.
-    Raises `BadInput` for a document without content, `MocaError` that names task and document for a wrong shape or a number
-    that is not finite. A row of zeros stays zero."""
-    owners, vectors = distinct(tasks), []
-    rows = {d.parts: i for i, (_, d) in enumerate(owners)}
-    with tqdm(total=len(owners), desc="encode", unit="doc", disable=not progress) as bar:
-        for start in range(0, len(owners), batch):
-            part = owners[start : start + batch]
-            made = encode([d for _, d in part])
-            late = isinstance(made, list) and all(getattr(v, "ndim", 0) == 2 for v in made)
-            each = [torch.as_tensor(v).detach().float().cpu() for v in made] if late else torch.as_tensor(made).detach().float().cpu()
-            _check_vectors(each, part, vectors[0].shape[-1] if vectors else None)
-            vectors += [F.normalize(v, dim=-1) for v in each] if late else F.normalize(each, dim=1)
-            bar.update(len(part))
-    if not vectors: return torch.zeros(0, 1), rows
-    return vectors if vectors[0].ndim == 2 else torch.stack(vectors), rows
-
-def rows_of(vectors: Tensor | list[Tensor], rows: dict[tuple, int], documents: Sequence[Document]) -> Tensor | list[Tensor]:
-    "The vectors of some documents, out of what `embed` returned."
-    at = [rows[d.parts] for d in documents]
-    return vectors[at] if isinstance(vectors, Tensor) else [vectors[i] for i in at]
-
-# %% ../nbs/04_eval.ipynb #9d75af54
+# %% ../nbs/04_eval.ipynb #7bbcfadd
 def _check_vectors(x: Tensor | list[Tensor], part: list[tuple[str, Document]], dim: int | None):
-    "Raise `MocaError` unless x is finite and `[len(part), dim]`, or as many `[tokens, dim]` of at least one token."
+    """Raise `MocaError` unless x is finite and `[len(part), dim]`, or as many `[tokens, dim]` of at least one
+    token."""
     task, first = part[0]
     where = f"documents {first.id!r} to {part[-1][1].id!r} (task {task!r})"
     late, widths = isinstance(x, list), {v.shape[-1] for v in x if v.ndim}
-    if len(x) != len(part) or widths != {dim or min(widths, default=0)} or not (all(map(len, x)) if late else x.dim() == 2):
+    if len(x) != len(part) or widths != {dim or min(widths, default=0)} or not (all(map(len, x)) if late else
+    x.dim() == 2):
         shape = f"{len(x)} lists of token vectors" if late else list(x.shape)
-        raise MocaError(f"encode returned {shape} for {where}: expected [{len(part)}, {dim or 'D'}], one vector a document, "
+        raise MocaError(f"encode returned {shape} for {where}: expected [{len(part)}, {dim or 'D'}], one "
+                        "vector a document, "
                         "or for each a [tokens, D]")
     bad = [i for i, v in enumerate(x) if not v.isfinite().all()]
     if bad:
         task, d = part[bad[0]]
-        raise MocaError(f"encode returned NaN or infinity for document {d.id!r} of task {task!r} ({len(bad)} of {len(part)} in this batch)")
+        raise MocaError(f"encode returned NaN or infinity for document {d.id!r} of task {task!r} ({len(bad)} "
+                        f"of {len(part)} in this batch)")
+
+# %% ../nbs/04_eval.ipynb #486384dd
+def _unit_rows(made: Tensor | list[Tensor], part: list[tuple[str, Document]],
+               dim: int | None) -> list[Tensor]:
+    "fp32 unit rows on the CPU, one entry a document: `[D]` or `[tokens, D]`. Raises `MocaError`."
+    if isinstance(made, list) and all(getattr(v, "ndim", 0) == 2 for v in made):
+        each = [torch.as_tensor(v).detach().float().cpu() for v in made]
+        _check_vectors(each, part, dim)
+        return [F.normalize(v, dim=-1) for v in each]
+    each = torch.as_tensor(made).detach().float().cpu()
+    _check_vectors(each, part, dim)
+    return list(F.normalize(each, dim=1))
+
+def embed_tasks(
+    encode: Callable[[list[Document]], Tensor | list[Tensor]], # documents to [N, D], or a list of [tokens, D]
+    tasks: Sequence[Task],
+    progress: bool = True,
+    batch: int = 128, # documents that `encode` gets at a time
+) -> tuple[Tensor | list[Tensor], dict[tuple, int]]:
+    """Encode each distinct document of the tasks once.
+    Returns fp32 unit rows on the CPU (`[U, D]`, or U times `[tokens, D]`), and the number of each
+    `Document.parts` among them.
+    Raises `BadInput` for a document without content, `MocaError` that names task and document for a wrong
+    shape or a number
+    that is not finite. A row of zeros stays zero."""
+    owners, vectors = distinct(tasks), []
+    with tqdm(total=len(owners), desc="encode", unit="doc", disable=not progress) as bar:
+        for start in range(0, len(owners), batch):
+            part = owners[start : start + batch]
+            made = encode([d for _, d in part])
+            vectors += _unit_rows(made, part, dim=vectors[0].shape[-1] if vectors else None)
+            bar.update(len(part))
+    rows = {d.parts: i for i, (_, d) in enumerate(owners)}
+    if not vectors: return torch.zeros(0, 1), rows
+    return vectors if vectors[0].ndim == 2 else torch.stack(vectors), rows
+
+def rows_of(vectors: Tensor | list[Tensor], rows: dict[tuple, int],
+            documents: Sequence[Document]) -> Tensor | list[Tensor]:
+    "The vectors of some documents, out of what `embed_tasks` returned."
+    at = [rows[d.parts] for d in documents]
+    return vectors[at] if isinstance(vectors, Tensor) else [vectors[i] for i in at]
 
 # %% ../nbs/04_eval.ipynb #6adbcc66
 def similarities(queries: Tensor | list[Tensor], candidates: Tensor | list[Tensor]) -> Tensor: # unit rows
@@ -216,180 +262,287 @@ def similarities(queries: Tensor | list[Tensor], candidates: Tensor | list[Tenso
     if isinstance(queries, Tensor): return queries @ candidates.T
     return maxsim(queries, candidates) / torch.tensor([[len(q)] for q in queries])
 
-def score_blocks(queries: Tensor | list[Tensor], candidates: Tensor | list[Tensor], # [Q, D] and [N, D] fp32, or lists of [tokens, D]
-                 task: Task, block: int = 1 << 22) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Yield (first query, scores [n, W] fp32, gains [n, W]), about `block` numbers at a time. W: the number of candidates, or the
-    longest list of choices, whose column j then is `choices[i][j]`, padded with -inf. Raises `BadInput` for a task that cannot be scored."""
+def _chosen_scores(queries: Tensor | list[Tensor], candidates: Tensor | list[Tensor], choices:
+Sequence[Sequence[int]]) -> Tensor:
+    """`[Q, W]`: each query against its own candidates alone; rows are padded with -inf to the longest list of
+    choices."""
+    pad = torch.nn.utils.rnn.pad_sequence
+    if isinstance(queries, list):
+        each = [similarities([q], [candidates[j] for j in o])[0] for q, o in zip(queries, choices)]
+        return pad(each, batch_first=True, padding_value=-torch.inf)
+    index = pad([torch.as_tensor(o) for o in choices], batch_first=True, padding_value=-1).to(queries.device)
+    scores = torch.einsum("qd,qwd->qw", queries, candidates[index.clamp(min=0)])
+    return scores.masked_fill(index < 0, -torch.inf)
+
+# %% ../nbs/04_eval.ipynb #b7269800
+def _gains_beside(scores: Tensor, task: Task, start: int) -> Tensor:
+    "The gains of the candidates in a block of scores that begins with query `start`."
+    gains = torch.zeros_like(scores)
+    for i in range(len(scores)):
+        place = {j: c for c, j in enumerate(task.choices[start + i])} if task.choices else None
+        for j, gain in gains_of(task, start + i).items():
+            gains[i, place[j] if place else j] = gain
+    return gains
+
+def score_blocks(
+    queries: Tensor | list[Tensor], # unit rows: [Q, D] fp32, or a list of [tokens, D]
+    candidates: Tensor | list[Tensor], # [N, D], or a list
+    task: Task,
+    block: int = 1 << 22, # numbers held at a time, about
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Yield (first query, scores [n, W] fp32, gains [n, W]), about `block` numbers at a time. W: the number
+    of candidates, or the
+    longest list of choices, whose column j then is `choices[i][j]`, padded with -inf. Raises `BadInput` for
+    a task that cannot be scored."""
     check_task(task)
     width = max(map(len, task.choices)) if task.choices else len(candidates)
     step = max(1, block // max(1, width * (candidates[0].shape[-1] if task.choices else 1)))
     for start in range(0, len(queries), step):
         q = queries[start : start + step]
         if task.choices is None: scores = similarities(q, candidates)
-        elif isinstance(q, list):
-            each = [similarities([v], [candidates[j] for j in o])[0] for v, o in zip(q, task.choices[start : start + step])]
-            scores = torch.nn.utils.rnn.pad_sequence(each, batch_first=True, padding_value=-torch.inf)
-        else:
-            chosen = [torch.as_tensor(o) for o in task.choices[start : start + step]]
-            index = torch.nn.utils.rnn.pad_sequence(chosen, batch_first=True, padding_value=-1).to(q.device)
-            scores = torch.einsum("qd,qwd->qw", q, candidates[index.clamp(min=0)]).masked_fill(index < 0, -torch.inf)
-        gains = torch.zeros_like(scores)
-        for i in range(len(q)):
-            place = {j: c for c, j in enumerate(task.choices[start + i])} if task.choices else None
-            for j, gain in gains_of(task, start + i).items():
-                gains[i, place[j] if place else j] = gain
-        yield start, scores, gains
+        else: scores = _chosen_scores(q, candidates, task.choices[start : start + step])
+        yield start, scores, _gains_beside(scores, task, start)
 
 # %% ../nbs/04_eval.ipynb #80149338
-def score_task(queries: Tensor | list[Tensor], candidates: Tensor | list[Tensor], # unit rows: [Q, D] and [N, D], or lists of [tokens, D]
-               task: Task, seed: int = 0) -> Score:
+def score_task(
+    queries: Tensor | list[Tensor], # unit rows: [Q, D], or a list of [tokens, D]
+    candidates: Tensor | list[Tensor], # [N, D], or a list
+    task: Task,
+    seed: int = 0, # of the bootstrap
+) -> Score:
     "Rank, measure, bootstrap one task whose documents have been embedded."
-    values = torch.cat([measure(scores, gains, task.metric) for _, scores, gains in score_blocks(queries, candidates, task)]).cpu()
+    parts = [measure(scores, gains, task.metric) for _, scores, gains in score_blocks(queries, candidates,
+    task)]
+    values = torch.cat(parts).cpu()
+    low, high = bootstrap(values, seed)
     count = round(sum(map(len, task.choices)) / len(task.choices)) if task.choices else len(task.candidates)
-    interval = bootstrap(values, seed)
-    return Score(task.name, task.family, task.metric, values.mean().item(), *interval, chance(task), len(values), count, values)
+    return Score(task=task.name, family=task.family, metric=task.metric, value=values.mean().item(), low=low,
+    high=high,
+                 chance=chance(task), n=len(values), candidates=count, per_query=values)
 
-def evaluate(encode: Callable[[list[Document]], Tensor | list[Tensor]], # documents to [N, D] or a list of [tokens, D]; any device and precision
-             tasks: Sequence[Task], progress: bool = True, batch: int = 128, seed: int = 0) -> list[Score]:
-    """Score an encoder on tasks: cosine similarity or MaxSim in fp32, each task's own metric, choices respected, 95 % bootstrap intervals.
-    Raises `MocaError` as `embed` does, and `BadInput` for a task that cannot be scored."""
-    vectors, rows = embed(encode, tasks, progress, batch)
-    return [score_task(rows_of(vectors, rows, t.queries), rows_of(vectors, rows, t.candidates), t, seed) for t in tasks]
+def evaluate(
+    encode: Callable[[list[Document]], Tensor
+                     | list[Tensor]], # documents to [N, D] or a list of [tokens, D]; any device and precision
+    tasks: Sequence[Task],
+    progress: bool = True,
+    batch: int = 128, # documents that `encode` gets at a time
+    seed: int = 0, # of the bootstrap
+) -> list[Score]:
+    """Score an encoder on tasks: cosine similarity or MaxSim in fp32, each task's own metric, choices
+    respected, 95 % bootstrap intervals.
+    Raises `MocaError` as `embed_tasks` does, and `BadInput` for a task that cannot be scored."""
+    vectors, rows = embed_tasks(encode, tasks, progress, batch)
+    scores = []
+    for task in tasks:
+        queries, candidates = rows_of(vectors, rows, task.queries), rows_of(vectors, rows, task.candidates)
+        scores.append(score_task(queries, candidates, task, seed))
+    return scores
 
 # %% ../nbs/04_eval.ipynb #2b1eac86
 @dataclass(frozen=True)
 class Table:
-    "Cells of text; prints as Markdown, shows as HTML. `best`: (row, column) pairs in bold; `means`: rows that are averages."
+    """Cells of text; prints as Markdown, shows as HTML. `best`: (row, column) pairs in bold; `means`: rows
+    that are averages."""
     header: list[str]
     rows: list[list[str]]
     best: frozenset[tuple[int, int]] = frozenset()
     means: frozenset[int] = frozenset()
 
+    def _marked(self, i: int, j: int, cell: str) -> str:
+        "A cell as Markdown."
+        cell = cell.replace("|", "\\|")
+        if (i, j) in self.best: return f"**{cell}**"
+        return f"*{cell}*" if i in self.means and cell else cell
+
     def __str__(self) -> str:
         "GitHub Markdown."
-        mark = lambda i, j, c: f"**{c}**" if (i, j) in self.best else f"*{c}*" if i in self.means and c else c
-        rows = [[mark(i, j, c.replace("|", "\\|")) for j, c in enumerate(row)] for i, row in enumerate(self.rows)]
-        line = lambda cells: "| " + " | ".join(cells) + " |"
-        return "\n".join([line(self.header), line(["---", *["---:"] * (len(self.header) - 1)]), *map(line, rows)])
+        lines = [self.header, ["---", *["---:"] * (len(self.header) - 1)]]
+        for i, row in enumerate(self.rows):
+            lines.append([self._marked(i, j, cell) for j, cell in enumerate(row)])
+        return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
     def _repr_markdown_(self) -> str: return str(self)
 
+    def _html_row(self, i: int, cells: list[str], tag: str) -> str:
+        "A row as HTML."
+        out = ""
+        for j, cell in enumerate(cells):
+            bold = ";font-weight:bold" if (i, j) in self.best else ""
+            out += f'<{tag} style="text-align:{"right" if j else "left"}{bold}">{escape(cell)}</{tag}>'
+        style = "border-top:1px solid #999;font-style:italic" if i in self.means else ""
+        return f'<tr style="{style}">{out}</tr>'
+
     def _repr_html_(self) -> str:
         "A plain HTML table."
-        def row(i, cells, tag):
-            style = "border-top:1px solid #999;font-style:italic" if i in self.means else ""
-            weight = lambda j: ";font-weight:bold" if (i, j) in self.best else ""
-            cell = lambda j, c: f'<{tag} style="text-align:{"right" if j else "left"}{weight(j)}">{escape(c)}</{tag}>'
-            return f'<tr style="{style}">' + "".join(cell(j, c) for j, c in enumerate(cells)) + "</tr>"
-        return f'<table>{row(-1, self.header, "th")}{"".join(row(i, cells, "td") for i, cells in enumerate(self.rows))}</table>'
+        rows = [self._html_row(i, cells, "td") for i, cells in enumerate(self.rows)]
+        return f'<table>{self._html_row(-1, self.header, "th")}{"".join(rows)}</table>'
 
 # %% ../nbs/04_eval.ipynb #8b0656cc
-FAMILIES = ("classification", "vqa", "retrieval", "grounding", "visual-document", "text") # the order of every table
+# the order of every table
+TASK_FAMILIES = ("classification", "vqa", "retrieval", "grounding", "visual-document", "text")
 
-def _by_task(columns: dict[str, Sequence[Score | None]]) -> tuple[dict[str, list[Score]], dict[str, dict[str, Score]]]:
-    "({family: one score a task, in order}, {column: {task: score}}); a None, as from `baseline`, is left out."
-    cells = {name: {s.task: s for s in scores if s is not None} for name, scores in columns.items()}
-    tasks = {}
-    for column in cells.values():
-        for s in column.values():
-            known = tasks.setdefault(s.task, s)
+def _scores_by_task(columns: dict[str, Sequence[Score | None]]) -> dict[str, dict[str, Score]]:
+    """{column: {task: score}}; a None, as from `baseline`, is left out. Raises `MocaError` for columns of
+    different benchmarks."""
+    cells, first = {}, {}
+    for name, scores in columns.items():
+        cells[name] = {s.task: s for s in scores if s is not None}
+        for s in cells[name].values():
+            known = first.setdefault(s.task, s)
             if (s.metric, s.n) != (known.metric, known.n):
-                raise MocaError(f"task {s.task!r} appears with {known.metric} on {known.n} queries and with {s.metric} on {s.n}: "
+                raise MocaError(f"task {s.task!r} appears with {known.metric} on {known.n} queries and with "
+                                f"{s.metric} on {s.n}: "
                                 "columns must come from one benchmark")
-    order = sorted(tasks.values(), key=lambda s: FAMILIES.index(s.family) if s.family in FAMILIES else len(FAMILIES))
-    return {f: [s for s in order if s.family == f] for f in dict.fromkeys(s.family for s in order)}, cells
+    return cells
+
+def _by_family(cells: dict[str, dict[str, Score]]) -> dict[str, list[Score]]:
+    "{family: one score a task}, in the order of `TASK_FAMILIES`, unknown ones last."
+    tasks = {}
+    for column in cells.values(): tasks = column | tasks # the first column that has a task
+    known = sorted({s.family for s in tasks.values()} & set(TASK_FAMILIES), key=TASK_FAMILIES.index)
+    families = {family: [] for family in known}
+    for s in tasks.values(): families.setdefault(s.family, []).append(s)
+    return families
 
 # %% ../nbs/04_eval.ipynb #8203314c
-def score_table(columns: dict[str, Sequence[Score | None]]) -> Table: # {"baseline": ..., "causal base": ..., "after stage 2": ...}
-    """Scores in percent with half their 95 % interval, beside chance; family means, the macro average over all tasks; best column in bold.
-    A dash: the column has no score, or a mean would leave tasks out. Raises `MocaError` for columns of different benchmarks."""
-    families, cells = _by_task(columns)
-    rows, best, means = [], set(), set()
-    def add(label, metric, group, mean):
-        scores = [[cells[c].get(s.task) for s in group] for c in columns]
-        values = [sum(o.value for o in s) / len(s) if all(s) else None for s in scores]
-        top = max((v for v in values if v is not None), default=None)
-        same = [v is not None and round(100 * v, 1) == round(100 * top, 1) for v in values]
-        if len(columns) > 1: best.update((len(rows), j + 3) for j, o in enumerate(same) if o)
-        if mean: means.add(len(rows))
-        half = ["" if mean or v is None else f" ± {50 * (s[0].high - s[0].low):.1f}" for v, s in zip(values, scores)]
+class _Lines:
+    "The lines of a table of scores, while they are made."
+    def __init__(self, cells: dict[str, dict[str, Score]]):
+        self.cells, self.rows, self.best, self.means = cells, [], set(), set()
+
+    def add(self, label: str, metric: str, group: list[Score], is_mean: bool) -> None:
+        "A line: the mean over some tasks, of each column that has them all."
+        found = [[column.get(s.task) for s in group] for column in self.cells.values()]
+        values = [sum(o.value for o in scores) / len(scores) if all(scores) else None for scores in found]
+        self._mark(values, is_mean)
+        shown = []
+        for value, scores in zip(values, found):
+            half = "" if is_mean or value is None else f" ± {50 * (scores[0].high - scores[0].low):.1f}"
+            shown.append("–" if value is None else f"{100 * value:.1f}{half}")
         floor = sum(s.chance for s in group) / len(group)
-        rows.append([label, metric, f"{100 * floor:.1f}", *("–" if v is None else f"{100 * v:.1f}{h}" for v, h in zip(values, half))])
+        self.rows.append([label, metric, f"{100 * floor:.1f}", *shown])
+
+    def _mark(self, values: list[float | None], is_mean: bool) -> None:
+        "Note which columns of the next line are best, and whether it is a mean."
+        line, known = len(self.rows), [round(100 * v, 1) for v in values if v is not None]
+        if is_mean: self.means.add(line)
+        if len(values) < 2 or not known: return
+        for j, v in enumerate(values):
+            if v is not None and round(100 * v, 1) == max(known): self.best.add((line, j + 3))
+
+def score_table(columns: dict[str,
+                              # {"baseline": ..., "causal base": ..., "after stage 2": ...}
+                              Sequence[Score | None]]) -> Table:
+    """Scores in percent with half their 95 % interval, beside chance; family means, the macro average over
+    all tasks; best column in bold.
+    A dash: the column has no score, or a mean would leave tasks out. Raises `MocaError` for columns of
+    different benchmarks."""
+    cells = _scores_by_task(columns)
+    lines, families = _Lines(cells), _by_family(cells)
     for family, group in families.items():
-        for s in group: add(s.task, s.metric, [s], False)
-        if len(group) > 1: add(f"{family}, mean of {len(group)}", "", group, True)
-    total = [s for group in families.values() for s in group]
-    if len(families) > 1: add(f"all {len(total)} tasks, mean", "", total, True)
-    return Table(["task", "metric", "chance", *columns], rows, frozenset(best), frozenset(means))
+        for s in group: lines.add(s.task, s.metric, [s], is_mean=False)
+        if len(group) > 1: lines.add(f"{family}, mean of {len(group)}", "", group, is_mean=True)
+    total = sum(families.values(), [])
+    if len(families) > 1: lines.add(f"all {len(total)} tasks, mean", "", total, is_mean=True)
+    return Table(["task", "metric", "chance", *columns], lines.rows, frozenset(lines.best),
+    frozenset(lines.means))
 
 # %% ../nbs/04_eval.ipynb #ab04db47
-COLOUR_CYCLE = ("#444444", "#d9822b", "#7a4fb0", "#2a78c8", "#1a9850", "#c2185b")
+COLOUR_CYCLE = [COLORS[name] for name in ("ink", "causal", "hidden", "bidirectional", "good", "bad")]
+
+def _dots(ax, i: int, n: int, scores: dict[str, Score], tasks: list[Score], label: str) -> None:
+    "One of `n` columns as dots with their intervals, each in the row of its task."
+    rows = [y for y, s in enumerate(tasks) if s.task in scores]
+    found = [scores[tasks[y].task] for y in rows]
+    error = np.maximum([[s.value - s.low for s in found], [s.high - s.value for s in found]], 0)
+    offset = 0.5 * ((i + 0.5) / n - 0.5)
+    ax.errorbar([s.value for s in found], [y + offset for y in rows], xerr=error, fmt="o", ms=5, lw=1.5,
+                color=COLOUR_CYCLE[i % len(COLOUR_CYCLE)], label=label)
 
 def score_plot(columns: dict[str, Sequence[Score | None]]) -> Figure:
     "A row a task, a dot a column with its 95 % interval, a grey stroke for chance."
-    families, cells = _by_task(columns)
-    tasks = [s for group in families.values() for s in group]
-    fig = Figure(figsize=(8.5, 0.9 + 0.36 * len(tasks)), layout="constrained")
-    ax = fig.subplots()
-    for y, s in enumerate(tasks):
-        ax.plot([s.chance] * 2, [y - 0.36, y + 0.36], color="#bbb", lw=3, solid_capstyle="butt", label="chance" if y == 0 else None)
-    for i, (name, scores) in enumerate(cells.items()):
-        ys = [y + 0.5 * ((i + 0.5) / len(cells) - 0.5) for y, s in enumerate(tasks) if s.task in scores]
-        found = [scores[s.task] for s in tasks if s.task in scores]
-        reach = [[s.value - s.low for s in found], [s.high - s.value for s in found]]
-        style = dict(fmt="o", ms=5, lw=1.5, color=COLOUR_CYCLE[i % len(COLOUR_CYCLE)], label=name)
-        ax.errorbar([s.value for s in found], ys, xerr=np.maximum(reach, 0), **style)
-    ax.set_yticks(range(len(tasks)), [f"{s.task}  ({s.metric})" for s in tasks])
-    ax.set(xlim=(-0.02, 1.02), ylim=(len(tasks) - 0.4, -0.6))
-    for y in np.cumsum([len(group) for group in families.values()])[:-1]: ax.axhline(y - 0.5, color="#ddd", lw=0.8)
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.04 - 0.5 / len(tasks)), ncols=len(cells) + 1, frameon=False)
-    ax.spines[["top", "right"]].set_visible(False)
+    from matplotlib.figure import Figure
+    cells = _scores_by_task(columns)
+    families = _by_family(cells)
+    tasks = sum(families.values(), [])
+    with styled():
+        fig = Figure(figsize=(8.5, 0.9 + 0.36 * len(tasks)))
+        ax = fig.subplots()
+        for y, s in enumerate(tasks):
+            ax.plot([s.chance] * 2, [y - 0.36, y + 0.36], color=COLORS["faint"], lw=3, solid_capstyle="butt",
+                    label=None if y else "chance")
+        for i, (name, scores) in enumerate(cells.items()): _dots(ax, i, len(cells), scores, tasks, label=name)
+        ax.set_yticks(range(len(tasks)), [f"{s.task}  ({s.metric})" for s in tasks])
+        ax.set(xlim=(-0.02, 1.02), ylim=(len(tasks) - 0.4, -0.6))
+        for y in np.cumsum([len(group) for group in families.values()])[:-1]:
+            ax.axhline(y - 0.5, color=COLORS["faint"], lw=0.8)
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.04 - 0.5 / len(tasks)), ncols=len(cells) + 1)
     return fig
 
 # %% ../nbs/04_eval.ipynb #4aba7a41
 def similarity(encode: Callable[[list[Document]], Tensor], task: Task, progress: bool = False) -> Tensor:
-    "The whole score matrix of a task, fp32 [Q, N], -inf where a query may not choose; for small tasks (`evaluate` works in blocks)."
-    vectors, rows = embed(encode, [task], progress)
+    """The whole score matrix of a task, fp32 [Q, N], -inf where a query may not choose; for small tasks
+    (`evaluate` works in blocks)."""
+    vectors, rows = embed_tasks(encode, [task], progress)
     scores = similarities(rows_of(vectors, rows, task.queries), rows_of(vectors, rows, task.candidates))
     if task.choices is None: return scores
     allowed = torch.zeros_like(scores, dtype=torch.bool)
     for i, chosen in enumerate(task.choices): allowed[i, list(chosen)] = True
     return scores.masked_fill(~allowed, -torch.inf)
 
-def _draw(ax, d: Document, width: int = 20, lines: int = 6):
-    "A document in a small frame: its first picture with the text below, or the text alone. No ticks."
+# %% ../nbs/04_eval.ipynb #696d16af
+def _draw(ax, d: Document, width: int = 18, lines: int = 6):
+    "A document in a small frame: its first image with the text below, or the text alone. No ticks."
     wrapped = textwrap.wrap(d.text, width, max_lines=lines if not d.images else 2, placeholder=" …")
     if d.images:
         image = d.images[0].open()
         image.thumbnail((320, 320))
         ax.imshow(image)
-        if wrapped: ax.set_xlabel("\n".join(wrapped), fontsize=7, labelpad=2, parse_math=False)
+        if wrapped: ax.set_xlabel("\n".join(wrapped), fontsize=9, labelpad=2, parse_math=False)
     else:
         ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-        ax.text(0.5, 0.5, "\n".join(wrapped), ha="center", va="center", fontsize=7 if len(d.text) > 30 else 9, parse_math=False)
+        ax.text(0.5, 0.5, "\n".join(wrapped), ha="center", va="center", fontsize=9, parse_math=False)
     ax.set(xticks=[], yticks=[])
 
+def _frame(ax, right: bool) -> None:
+    "Solid green around a right candidate, dashed red around a wrong one."
+    style = dict(color=COLORS["bad"], linewidth=2, linestyle=(0, (3, 2)))
+    if right: style = dict(color=COLORS["good"], linewidth=3)
+    for spine in ax.spines.values(): spine.set(visible=True, **style)
+
 # %% ../nbs/04_eval.ipynb #01600589
-def retrieval_grid(task: Task, scores: Tensor, # [Q, N] as from `similarity`
-                   rows: int = 6, k: int = 5) -> Figure:
-    """Queries at equal distances with their k best candidates, the score above each: solid green frames around right ones, dashed red
+def _best_first(scores: Tensor, seed: int) -> tuple[list[int], list[float]]:
+    "The candidates of one query by score, best first, ties in a shuffled order: (candidates, their scores)."
+    shuffled = torch.randperm(len(scores), generator=torch.Generator().manual_seed(seed))
+    best, index = scores[shuffled].sort(descending=True, stable=True)
+    return shuffled[index].tolist(), best.tolist()
+
+def retrieval_grid(
+    task: Task,
+    scores: Tensor, # [Q, N] as from `similarity`
+    rows: int = 6, # queries
+    k: int = 5, # candidates of each
+) -> Figure:
+    """Queries at equal distances with their k best candidates, the score above each: solid green frames
+    around right ones, dashed red
     around wrong ones. Raises `MocaError` for scores of another shape."""
+    from matplotlib.figure import Figure
     if scores.shape != (len(task.queries), len(task.candidates)):
-        raise MocaError(f"scores {tuple(scores.shape)} do not fit task {task.name!r}: expected {(len(task.queries), len(task.candidates))}")
+        raise MocaError(f"scores {tuple(scores.shape)} do not fit task {task.name!r}: expected "
+                        f"{(len(task.queries), len(task.candidates))}")
     rows, k = min(rows, len(task.queries)), min(k, len(task.candidates))
-    fig = Figure(figsize=(1.45 * (k + 1) + 0.3, 1.5 * rows + 0.4), layout="constrained")
-    axes = fig.subplots(rows, k + 1, squeeze=False)
-    for line, i in zip(axes, np.linspace(0, len(task.queries) - 1, rows).round().astype(int).tolist()):
-        _draw(line[0], task.queries[i])
-        for spine in line[0].spines.values(): spine.set_visible(False)
-        shuffled = torch.randperm(scores.shape[1], generator=torch.Generator().manual_seed(i)) # ties must not show the order of the file
-        best, index = scores[i, shuffled].sort(descending=True, stable=True)
-        for ax, j, s in zip(line[1:], shuffled[index].tolist(), best.tolist()):
-            if s == -np.inf: ax.set_visible(False); continue
-            right = j in task.relevant[i]
-            _draw(ax, task.candidates[j])
-            ax.set_title(f"{s:.2f}", fontsize=7, pad=2)
-            frame = dict(color="#1a9850", linewidth=3) if right else dict(color="#d73027", linewidth=2, linestyle=(0, (3, 2)))
-            for spine in ax.spines.values(): spine.set(visible=True, **frame)
-    fig.suptitle(f"{task.name}: queries and their {k} nearest candidates", fontsize=9)
+    with styled():
+        fig = Figure(figsize=(1.6 * (k + 1) + 0.3, 1.75 * rows + 0.4))
+        axes = fig.subplots(rows, k + 1, squeeze=False)
+        for line, i in zip(axes, np.linspace(0, len(task.queries) - 1, rows).round().astype(int).tolist()):
+            _draw(line[0], task.queries[i])
+            for spine in line[0].spines.values(): spine.set_visible(False)
+            for ax, j, score in zip(line[1:], *_best_first(scores[i], seed=i)):
+                if score == -np.inf:
+                    ax.set_visible(False)
+                    continue
+                _draw(ax, task.candidates[j])
+                ax.set_title(f"{score:.2f}", fontsize=9, pad=2, loc="center")
+                _frame(ax, right=j in task.relevant[i])
+        fig.suptitle(f"{task.name}: queries and their {k} nearest candidates")
     return fig

@@ -16,88 +16,134 @@ from ..data.documents import Document, ImageRef, Task
 from ..evaluation import Score, evaluate
 
 # %% auto #0
-__all__ = ['SHADES', 'bag_of_words', 'colour_features', 'colour_words', 'baseline_kind', 'baseline_encoder', 'baseline']
+__all__ = ['SHADES', 'text_features', 'rarity_of', 'bag_of_words', 'colour_shares', 'colour_words', 'colour_histogram',
+           'baseline_kind', 'baseline_encoder', 'baseline']
 
-# %% ../../nbs/benchmarks/01_baselines.ipynb #09d9dda0
-def _features(text: str) -> tuple[list[str], list[str]]:
+# %% ../../nbs/benchmarks/01_baselines.ipynb #eaaa428b
+def text_features(text: str) -> tuple[list[str], list[str]]:
     "Lower-cased words, and the trigrams of each word between `^` and `$`."
     words = re.findall(r"\w+", text.casefold())
-    return words, [f"^{w}$"[i : i + 3] for w in words for i in range(len(w))]
+    trigrams = []
+    for word in words:
+        framed = f"^{word}$"
+        trigrams += [framed[i : i + 3] for i in range(len(word))]
+    return words, trigrams
 
-def _rarity(*sides: Sequence[Document]) -> dict[str, float]:
-    "log(N / number of texts that contain it) of each feature, the smaller of the sides where it occurs; 0 if a whole side contains it."
+# %% ../../nbs/benchmarks/01_baselines.ipynb #53e160c3
+def rarity_of(*sides: Sequence[Document]) -> dict[str, float]:
+    """log(N / number of texts that contain it) of each feature, the smaller of the sides where it occurs; 0
+    if a whole side contains it."""
     rarity = {}
     for side in sides:
         texts = {d.parts: d.text for d in side}.values()
-        counts = Counter(f for t in texts for f in {o for kind in _features(t) for o in kind})
-        for f, n in counts.items():
-            rarity[f] = min(rarity.get(f, np.inf), float(np.log(len(texts) / n)) if len(texts) > 1 else 1.0)
+        counts = Counter()
+        for text in texts:
+            words, trigrams = text_features(text)
+            counts.update({*words, *trigrams})
+        for feature, n in counts.items():
+            weight = float(np.log(len(texts) / n)) if len(texts) > 1 else 1.0
+            rarity[feature] = min(rarity.get(feature, np.inf), weight)
     return rarity
 
-def bag_of_words(text: str, rarity: dict[str, float], dim: int = 4096) -> np.ndarray:
-    "Hashed counts of words and of trigrams, damped and weighted: float32 [2 * dim], each half of length 1 or 0."
-    halves = np.zeros((2, dim), np.float32)
-    for half, features in zip(halves, _features(text)):
-        for f, n in Counter(features).items():
-            h = zlib.crc32(f.encode())
-            half[h % dim] += (1 if h >> 31 else -1) * rarity.get(f, 1.0) * (1 + np.log(n))
-    return _unit(halves).reshape(-1)
-
+# %% ../../nbs/benchmarks/01_baselines.ipynb #09d9dda0
 def _unit(x: np.ndarray) -> np.ndarray:
     "Rows of length 1; rows of zeros stay."
     return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
-# %% ../../nbs/benchmarks/01_baselines.ipynb #938dc007
-SHADES = {"black": ["#000000", "#2a2a2a"], "white": ["#ffffff", "#e8e8e8"], "grey": ["#808080", "#b4b4b4", "#555555"],
-          "red": ["#dc1e28", "#a01420", "#ff4038"], "orange": ["#fa8c1e", "#e07020"], "yellow": ["#fadc32", "#fff08c", "#ffc83d"],
-          "green": ["#32a03c", "#14501e", "#90d060", "#007060"], "blue": ["#285adc", "#14286e", "#78b4f0", "#30a0d0"],
-          "purple": ["#8c3caa", "#b48cdc", "#501e6e"], "pink": ["#fa96be", "#f050a0", "#ffc8d8"],
-          "brown": ["#825028", "#5a3214", "#b08050"]} # the eleven basic colour terms (Berlin and Kay 1969), some shades each
-_shade = np.array([[int(o[i : i + 2], 16) for i in (1, 3, 5)] for shades in SHADES.values() for o in shades], np.float32)
+def bag_of_words(text: str, rarity: dict[str, float], dim: int = 4096) -> np.ndarray:
+    """Hashed counts of words and of trigrams, damped and weighted: float32 [2 * dim], each half of length 1
+    or 0."""
+    halves = np.zeros((2, dim), np.float32)
+    for half, features in zip(halves, text_features(text)):
+        for feature, n in Counter(features).items():
+            h = zlib.crc32(feature.encode())
+            sign = 1 if h >> 31 else -1
+            half[h % dim] += sign * rarity.get(feature, 1.0) * (1 + np.log(n))
+    return _unit(halves).reshape(-1)
+
+# %% ../../nbs/benchmarks/01_baselines.ipynb #5e2cba77
+SHADES = {"black": ["#000000", "#2a2a2a"], "white": ["#ffffff", "#e8e8e8"], "grey": ["#808080", "#b4b4b4",
+"#555555"],
+          "red": ["#dc1e28", "#a01420", "#ff4038"], "orange": ["#fa8c1e", "#e07020"],
+          "yellow": ["#fadc32", "#fff08c", "#ffc83d"], "green": ["#32a03c", "#14501e", "#90d060", "#007060"],
+          "blue": ["#285adc", "#14286e", "#78b4f0", "#30a0d0"], "purple": ["#8c3caa", "#b48cdc", "#501e6e"],
+          "pink": ["#fa96be", "#f050a0", "#ffc8d8"], "brown": ["#825028", "#5a3214", "#b08050"]}
+
+def _rgb(shade: str) -> list[int]:
+    "Red, green and blue of `#rrggbb`."
+    return [int(shade[i : i + 2], 16) for i in (1, 3, 5)]
+
+_shade = np.array([_rgb(s) for s in sum(SHADES.values(), [])], np.float32) # [shades, 3]
 _shade_name = np.repeat(np.arange(len(SHADES)), [len(o) for o in SHADES.values()])
 
-def colour_features(images: Sequence[ImageRef]) -> tuple[np.ndarray, np.ndarray]:
-    "(histogram [256]: 64 colours in each of 4 quarters; shares of the colour names [11]), square roots, mean of the images; zeros if none."
-    histogram, names = np.zeros(256, np.float32), np.zeros(len(SHADES), np.float32)
-    for image in images:
-        x = np.asarray(image.open().resize((32, 32), Image.Resampling.BOX)) # [32, 32, 3]
-        colour = (x >> 6) @ np.array([16, 4, 1])
-        quarter = np.arange(32) // 16
-        histogram += np.bincount((64 * (2 * quarter[:, None] + quarter) + colour).reshape(-1), minlength=256) ** 0.5
-        nearest = ((x.reshape(-1, 1, 3) - _shade) ** 2).sum(-1).argmin(1)
-        names += np.bincount(_shade_name[nearest], minlength=len(SHADES)) ** 0.5
-    return _unit(histogram), _unit(names)
+# %% ../../nbs/benchmarks/01_baselines.ipynb #1333d284
+def _pixels(image: ImageRef) -> np.ndarray: # [32, 32, 3] bytes
+    "A small copy of an image."
+    return np.asarray(image.open().resize((32, 32), Image.Resampling.BOX))
 
+def colour_shares(images: Sequence[ImageRef]) -> np.ndarray:
+    """Square roots of the shares of the colour names, mean of the images: float32 [11], of length 1; zeros
+    without images."""
+    shares = np.zeros(len(SHADES), np.float32)
+    for image in images:
+        distance = ((_pixels(image).reshape(-1, 1, 3) - _shade) ** 2).sum(-1) # [pixels, shades]
+        names = _shade_name[distance.argmin(1)]
+        shares += np.bincount(names, minlength=len(SHADES)) ** 0.5
+    return _unit(shares)
+
+# %% ../../nbs/benchmarks/01_baselines.ipynb #88dad27b
 def colour_words(text: str) -> np.ndarray:
     "Which colour names the text holds: float32 [11], of length 1, or 0 if it holds none."
-    words = ["grey" if w == "gray" else w for w in _features(text)[0]]
+    words, _ = text_features(text)
+    words = ["grey" if w == "gray" else w for w in words]
     return _unit(np.array([float(name in words) for name in SHADES], np.float32))
 
-# %% ../../nbs/benchmarks/01_baselines.ipynb #e924f3c6
+# %% ../../nbs/benchmarks/01_baselines.ipynb #938dc007
+def colour_histogram(images: Sequence[ImageRef]) -> np.ndarray:
+    """Square roots of the counts of 64 colours in each of 4 quarters, mean of the images: float32 [256], of
+    length 1; zeros without images."""
+    histogram = np.zeros(256, np.float32)
+    half = np.arange(32) // 16
+    quarter = 2 * half[:, None] + half # [32, 32]
+    for image in images:
+        colour = (_pixels(image) >> 6) @ np.array([16, 4, 1]) # [32, 32]
+        histogram += np.bincount((64 * quarter + colour).reshape(-1), minlength=256) ** 0.5
+    return _unit(histogram)
+
+# %% ../../nbs/benchmarks/01_baselines.ipynb #bf36ca3f
+def _has(side: Sequence[Document]) -> tuple[bool, bool]:
+    "Does a side of a task have texts that tell its Documents apart, and images?"
+    texts = {d.text for d in side} - {""}
+    return len(texts) > (len(side) > 1), any(d.images for d in side)
+
 def baseline_kind(task: Task) -> str:
-    """The blocks of the task's baseline, '+'-joined: bag of words, colour histogram, colour names; '' if the sides have nothing in common.
+    """The blocks of the task's baseline, '+'-joined: bag of words, colour histogram, colour names; '' if the
+    sides have nothing in common.
     A text that a whole side shares is an instruction and counts as none."""
-    def has(side):
-        texts = {d.text for d in side} - {""}
-        return len(texts) > (len(side) > 1), any(d.images for d in side)
-    (qt, qi), (ct, ci) = has(task.queries), has(task.candidates)
-    uses = {"bag of words": qt and ct, "colour histogram": qi and ci, "colour names": (qt and ci) or (qi and ct)}
+    query_text, query_image = _has(task.queries)
+    text, image = _has(task.candidates)
+    uses = {"bag of words": query_text and text, "colour histogram": query_image and image,
+            "colour names": (query_text and image) or (query_image and text)}
     return " + ".join(name for name, used in uses.items() if used)
 
+# %% ../../nbs/benchmarks/01_baselines.ipynb #e924f3c6
 def baseline_encoder(task: Task) -> Callable[[list[Document]], Tensor]:
-    "The no-learning encoder that `baseline_kind` names: documents to fp32 [N, D]. Every block has length 1 (or 0), so all count alike."
-    kind, rarity = baseline_kind(task), _rarity(task.queries, task.candidates)
+    """The no-learning encoder that `baseline_kind` names: documents to fp32 [N, D]. Every block has length 1
+    (or 0), so all count alike."""
+    rarity = rarity_of(task.queries, task.candidates)
+    block = {"bag of words": lambda d: bag_of_words(d.text, rarity),
+             "colour histogram": lambda d: colour_histogram(d.images),
+             "colour names": lambda d: _unit(colour_shares(d.images) + colour_words(d.text))}
+    used = baseline_kind(task).split(" + ")
     def encode(documents: list[Document]) -> Tensor:
-        rows = []
-        for d in documents:
-            histogram, names = colour_features(d.images if "colour" in kind else ())
-            blocks = {"bag of words": bag_of_words(d.text, rarity), "colour histogram": histogram,
-                      "colour names": _unit(names + colour_words(d.text))}
-            rows.append(np.concatenate([blocks[name] for name in kind.split(" + ")]))
+        rows = [np.concatenate([block[name](d) for name in used]) for d in documents]
         return torch.from_numpy(np.stack(rows))
     return encode
 
+# %% ../../nbs/benchmarks/01_baselines.ipynb #6a55896e
 def baseline(task: Task, seed: int = 0) -> Score | None:
-    """The score that needs no learning; exactly chance where the features have nothing to say (colour names, and texts that name none).
+    """The score that needs no learning; exactly chance where the features have nothing to say (colour names,
+    and texts that name none).
     None if the sides have no kind of feature in common (`baseline_kind` is '')."""
-    return evaluate(baseline_encoder(task), [task], progress=False, seed=seed)[0] if baseline_kind(task) else None
+    if not baseline_kind(task): return None
+    return evaluate(baseline_encoder(task), [task], progress=False, seed=seed)[0]

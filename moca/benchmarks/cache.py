@@ -22,41 +22,46 @@ from ..data.documents import BadInput, Document, ImageRef
 from ..embedder import Embedder
 
 # %% auto #0
-__all__ = ['model_digest', 'picture_hash', 'drawn_hash', 'content_hash', 'bytes_digest', 'read_shard', 'Cached', 'seal',
+__all__ = ['model_digest', 'image_hash', 'content_hash', 'bytes_digest', 'read_shard', 'write_shard', 'Shards', 'Cached', 'seal',
            'write_record', 'read_record']
 
 # %% ../../nbs/benchmarks/05_cache.ipynb #abad7f06
 def model_digest(e: Embedder) -> str:
     "32 hex digits that change with any weight or setting of a model."
     h, b = blake2b(digest_size=16), e.backbone
-    tensors = named_tensors(b.model) | ({"projection": b.projection.weight} if b.projection is not None else {})
+    tensors = named_tensors(b.model)
+    if b.projection is not None: tensors = tensors | {"projection": b.projection.weight}
     for name in sorted(tensors):
         x = tensors[name].detach().cpu().contiguous()
         h.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
         h.update(x.reshape(-1).view(torch.uint8).numpy())
-    settings = ["multi-vector" if e.multi_vector else e.pooling, b.bidirectional, b.encoder.max_length, b.encoder.tail,
-                b.encoder.family.name, b.encoder.image_processor.to_dict()]
+    encoder = b.encoder
+    settings = ["multi-vector" if e.multi_vector else e.pooling, b.bidirectional, encoder.max_length,
+    encoder.tail,
+                encoder.family.name, encoder.image_processor.to_dict()]
     h.update(json.dumps(settings, sort_keys=True, default=str).encode())
-    h.update(b.encoder.tokenizer.backend_tokenizer.to_str().encode())
+    h.update(encoder.tokenizer.backend_tokenizer.to_str().encode())
     return h.hexdigest()
 
 # %% ../../nbs/benchmarks/05_cache.ipynb #7e94ea1f
-def picture_hash(ref: ImageRef) -> bytes:
-    "Digest of what a picture is: of its pixels, if a function draws it, else of its `image_key`. Raises `BadImage`."
-    if not isinstance(ref.source, (Path, bytes, Image.Image)): return drawn_hash(ref)
-    return bytes.fromhex(image_key(ref).removeprefix("data "))
-
 @lru_cache(maxsize=100_000) # refs of functions hold no bytes
-def drawn_hash(ref: ImageRef) -> bytes:
-    "Digest of the pixels of a picture. Raises `BadImage`."
+def _pixel_hash(ref: ImageRef) -> bytes:
+    "Digest of the pixels of an image. Raises `BadImage`."
     image = ref.open()
     return blake2b(f"{image.size}".encode() + image.tobytes(), digest_size=16).digest()
 
+def image_hash(ref: ImageRef) -> bytes:
+    """Digest of what an image is: of its pixels, if a function draws it, else of its `image_key`. Raises
+    `BadImage`."""
+    if not isinstance(ref.source, (Path, bytes, Image.Image)): return _pixel_hash(ref)
+    return bytes.fromhex(image_key(ref).removeprefix("data "))
+
+# %% ../../nbs/benchmarks/05_cache.ipynb #52e24afe
 def content_hash(doc: Document) -> str:
-    "32 hex digits of the Document's texts and pictures, prompt included; the id does not matter."
+    "32 hex digits of the Document's texts and images, prompt included; the id does not matter."
     h = blake2b(digest_size=16)
     for part in doc.parts:
-        data = part.encode() if isinstance(part, str) else picture_hash(part)
+        data = part.encode() if isinstance(part, str) else image_hash(part)
         h.update(f"{type(part).__name__} {len(data)} ".encode() + data)
     return h.hexdigest()
 
@@ -66,49 +71,49 @@ def bytes_digest(data: bytes) -> str:
     return blake2b(data, digest_size=16).hexdigest()
 
 def read_shard(path: Path) -> tuple[list[str], list[Tensor]]:
-    "The content hashes and vectors of a shard. Raises `BadInput` unless its bytes are those that were written."
+    """The content hashes and vectors of a shard. Raises `BadInput` unless its bytes are those that were
+    written."""
     try: data = path.read_bytes()
     except OSError as e: raise BadInput(f"{path} cannot be read ({e.strerror})") from e
-    if path.stem.rpartition("-")[2] != bytes_digest(data): raise BadInput(f"{path} is damaged: its bytes are not those written")
+    if path.stem.rpartition("-")[2] != bytes_digest(data):
+        raise BadInput(f"{path} is damaged: its bytes are not those written")
     with safe_open(path, "pt") as f: keys = json.loads(f.metadata()["keys"])
     found = load(data)
     lengths = found.get("lengths")
     return keys, list(found["vectors"] if lengths is None else found["vectors"].split(lengths.tolist()))
 
-# %% ../../nbs/benchmarks/05_cache.ipynb #18abe1a6
-class Cached:
-    """An encoder (Documents to `[N, D]`, or to a list of `[tokens, D]`) that keeps its vectors in `folder/digest`.
-    A damaged file is named on stderr, deleted, and what it held is computed again."""
-    def __init__(self, encode: Callable[[list[Document]], Tensor | list[Tensor]], folder: str | Path, digest: str):
-        self.encode, self.folder, self.places = encode, Path(folder)/digest, {}
-        self.found = self.made = 0 # Documents
-        for shard in sorted(self.folder.glob("*.safetensors")):
+def write_shard(folder: Path, keys: list[str], vectors: list[Tensor]) -> Path:
+    "Write one shard: `vectors`, and where Documents have several their numbers as `lengths`."
+    if vectors[0].ndim == 1: tensors = dict(vectors=torch.stack(vectors))
+    else: tensors = dict(vectors=torch.cat(vectors), lengths=torch.tensor([len(v) for v in vectors]))
+    data = save(tensors, {"keys": json.dumps(keys)})
+    shard = folder/f"{keys[0]}-{bytes_digest(data)}.safetensors"
+    with atomic(shard) as part: part.write_bytes(data)
+    return shard
+
+# %% ../../nbs/benchmarks/05_cache.ipynb #534ef1c8
+class Shards:
+    "The shards in a folder: which content hashes they hold. A damaged file is named on stderr and deleted."
+    def __init__(self, folder: Path):
+        self.folder, self.places = folder, {}
+        for shard in sorted(folder.glob("*.safetensors")):
             try:
                 with safe_open(shard, "pt") as f: keys = json.loads(f.metadata()["keys"])
                 self.places |= dict.fromkeys(keys, shard)
             except (SafetensorError, OSError, KeyError, TypeError, ValueError) as e: self.drop(shard, e)
 
-    def __call__(self, documents: list[Document]) -> Tensor | list[Tensor]:
-        "The vectors of each Document, computed only where none are kept."
-        keys = [content_hash(d) for d in documents]
-        known = self.load(set(keys))
-        new = {k: d for k, d in zip(keys, documents) if k not in known}
-        if new:
-            made = [v.detach().float().cpu() for v in self.encode(list(new.values()))]
-            known |= dict(zip(new, made))
-            if len(made) == len(new) and all(v.isfinite().all() for v in made): self.keep(list(new), made)
-        self.found += len(set(keys)) - len(new)
-        self.made += len(new)
-        vectors = [known[k] for k in keys]
-        return torch.stack(vectors) if not vectors or vectors[0].ndim == 1 else vectors
-
     def load(self, keys: set[str]) -> dict[str, Tensor]:
         "Kept vectors by content hash, of those keys that have one."
         out = {}
         for shard in {self.places[k] for k in keys if k in self.places}:
-            try: out |= {k: v.clone() for k, v in zip(*read_shard(shard)) if k in keys}
+            try: kept = dict(zip(*read_shard(shard)))
             except BadInput as e: self.drop(shard, e)
+            else: out |= {k: v.clone() for k, v in kept.items() if k in keys}
         return out
+
+    def keep(self, keys: list[str], vectors: list[Tensor]) -> None:
+        "Write one shard."
+        self.places |= dict.fromkeys(keys, write_shard(self.folder, keys, vectors))
 
     def drop(self, shard: Path, why: Exception) -> None:
         "Delete a damaged shard and forget what it held."
@@ -116,24 +121,45 @@ class Cached:
         shard.unlink(missing_ok=True)
         self.places = {k: place for k, place in self.places.items() if place != shard}
 
-    def keep(self, keys: list[str], vectors: list[Tensor]) -> None:
-        "Write one shard: `vectors`, and where Documents have several their numbers as `lengths`."
-        if vectors[0].ndim == 1: tensors = dict(vectors=torch.stack(vectors))
-        else: tensors = dict(vectors=torch.cat(vectors), lengths=torch.tensor([len(v) for v in vectors]))
-        data = save(tensors, {"keys": json.dumps(keys)})
-        shard = self.folder/f"{keys[0]}-{bytes_digest(data)}.safetensors"
-        with atomic(shard) as part: part.write_bytes(data)
-        self.places |= dict.fromkeys(keys, shard)
+# %% ../../nbs/benchmarks/05_cache.ipynb #18abe1a6
+class Cached:
+    """An encoder (Documents to `[N, D]`, or to a list of `[tokens, D]`) that keeps its vectors in
+    `folder/digest`.
+    A damaged file is named on stderr, deleted, and what it held is computed again."""
+    def __init__(self, encode: Callable[[list[Document]], Tensor | list[Tensor]], folder: str | Path, digest:
+    str):
+        self.encode, self.shards = encode, Shards(Path(folder)/digest)
+        self.found = self.made = 0 # Documents
+
+    def __call__(self, documents: list[Document]) -> Tensor | list[Tensor]:
+        "The vectors of each Document, computed only where none are kept."
+        keys = [content_hash(d) for d in documents]
+        known = self.shards.load(set(keys))
+        new = {k: d for k, d in zip(keys, documents) if k not in known}
+        if new: known |= self._make(new)
+        self.found += len(set(keys)) - len(new)
+        self.made += len(new)
+        vectors = [known[k] for k in keys]
+        return torch.stack(vectors) if not vectors or vectors[0].ndim == 1 else vectors
+
+    def _make(self, new: dict[str, Document]) -> dict[str, Tensor]:
+        "Compute vectors, and keep them if all of them are numbers."
+        made = [v.detach().float().cpu() for v in self.encode(list(new.values()))]
+        if len(made) == len(new) and all(v.isfinite().all() for v in made): self.shards.keep(list(new), made)
+        return dict(zip(new, made))
 
 # %% ../../nbs/benchmarks/05_cache.ipynb #6a9d567c
 def seal(record: dict) -> str:
     "32 hex digits of what a record says (anything that JSON can hold), however it is laid out."
-    return bytes_digest(json.dumps({k: v for k, v in record.items() if k != "seal"}, sort_keys=True).encode())
+    rest = {k: v for k, v in record.items() if k != "seal"}
+    return bytes_digest(json.dumps(rest, sort_keys=True).encode())
 
 def write_record(path: str | Path, record: dict) -> None:
     "Write a record as JSON with its `seal`, whole or not at all."
-    with atomic(path) as part: part.write_text(json.dumps(record | {"seal": seal(record)}, indent=1) + "\n", "utf-8")
+    with atomic(path) as part:
+        part.write_text(json.dumps(record | {"seal": seal(record)}, indent=1) + "\n", "utf-8")
 
+# %% ../../nbs/benchmarks/05_cache.ipynb #d0ad7b72
 def read_record(path: str | Path, cure: str) -> dict: # cure: what to do about a damaged one
     "The record of a file, without its seal. Raises `BadInput` unless it says what was written."
     try:

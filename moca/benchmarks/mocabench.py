@@ -4,7 +4,7 @@
 
 # %% ../../nbs/benchmarks/04_mocabench.ipynb #0fa8d94c
 from __future__ import annotations
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 import numpy as np
@@ -15,81 +15,117 @@ from ..data.documents import Document, ImageRef, Task, prompt
 from ..evaluation import check_task, discounts, gains_of
 
 # %% auto #0
-__all__ = ['CORNER', 'scene_picture_task', 'moca_bench', 'ceiling', 'picture_words', 'with_words', 'thumbnails',
-           'nearest_pictures', 'evenly', 'limit_queries']
+__all__ = ['CORNER', 'scene_picture_task', 'moca_bench', 'ceiling', 'image_words', 'with_words', 'thumbnails', 'nearest_images',
+           'evenly', 'limit_queries']
 
 # %% ../../nbs/benchmarks/04_mocabench.ipynb #5e6d1c9d
 CORNER = "Find the picture of what is in the {} corner."
 
+def _scene_items(corpus: Corpus, split: str) -> dict[str, dict]:
+    "{image id: its row}: the pictures that scenes of a split are made of."
+    rows = {}
+    for scene in corpus.rows("scenes", split):
+        for item in scene["items"]: rows[item["image_id"]] = corpus.row("pictures", item["image_id"])
+    return rows
+
 def scene_picture_task(corpus: Corpus, split: str) -> Task:
     "Scene and corner against all pictures that scenes of the split are made of; one query a scene."
-    scenes, ids = corpus.rows("scenes", split), {}
-    for s in scenes: ids |= {i["image_id"]: corpus.row("pictures", i["image_id"]) for i in s["items"]}
-    rows = list({(r["image"], r["concept"]): r for r in ids.values()}.values()) # equal pictures once
+    items = _scene_items(corpus, split)
+    rows = list({(r["image"], r["concept"]): r for r in items.values()}.values()) # equal pictures once
     queries, relevant = [], []
-    for n, s in enumerate(scenes):
+    for n, s in enumerate(corpus.rows("scenes", split)):
         thing = s["items"][n % len(s["items"])]
         scene = Document(f"scene_picture/{s['scene_id']}", (corpus.image("scenes", s["scene_id"]),))
         queries.append(prompt(CORNER.format(thing["corner"]), scene))
-        relevant.append({j for j, r in enumerate(rows) if same(r, ids[thing["image_id"]])})
-    return Task("scene_picture", "retrieval", "precision@1", queries, [picture(corpus, r) for r in rows], relevant,
-                note="Finds the thing that stands in a named corner of a scene: picture and text together ask for a picture.")
+        relevant.append({j for j, r in enumerate(rows) if same(r, items[thing["image_id"]])})
+    return Task(name="scene_picture", family="retrieval", metric="precision@1", queries=queries,
+                candidates=[picture(corpus, r) for r in rows], relevant=relevant,
+                note="Finds the thing that stands in a named corner of a scene: picture and text together "
+                     "ask for a picture.")
 
+# %% ../../nbs/benchmarks/04_mocabench.ipynb #c3792c98
 def moca_bench(split: str = "test", corpus: Corpus | None = None) -> list[Task]:
     "The tasks of the embedded benchmark. `split`: validation or test."
     corpus = corpus or load_corpus()
     return [*corpus.tasks(split), scene_picture_task(corpus, split)]
 
 # %% ../../nbs/benchmarks/04_mocabench.ipynb #b67f4e87
-def ceiling(task: Task) -> float:
-    "An upper bound: the best expected value of the task's metric for an encoder to which equal contents are equal. Raises `BadInput`."
-    check_task(task)
-    discount, twins, groups = discounts(task.metric).tolist(), defaultdict(list), defaultdict(list)
-    for j, d in enumerate(task.candidates): twins[d.parts].append(j)
-    klass = {j: c for c, members in enumerate(twins.values()) for j in members}
-    for i, q in enumerate(task.queries): groups[q.parts, tuple(sorted(task.choices[i])) if task.choices else None].append(i)
-    total = sum(_best(task, asked, allowed, klass, discount) for (_, allowed), asked in groups.items())
-    return total / len(task.queries)
+def _equal_contents(documents: Sequence[Document]) -> list[int]:
+    "The class of each Document: equal contents have the same number."
+    numbers = {}
+    return [numbers.setdefault(d.parts, len(numbers)) for d in documents]
 
-def _best(task: Task, asked: list[int], allowed: tuple | None, klass: dict[int, int], discount: list[float]) -> float:
-    "Sum of the best values of queries with one content, whose candidates rank in classes."
-    gain, size = defaultdict(float), defaultdict(int)
+def _mean_gains(task: Task, asked: Sequence[int], classes: Sequence[int],
+                discount: Sequence[float]) -> dict[int, float]:
+    """{class: sum of its gains}, over queries with one content, each divided by what the query's ideal order
+    would give."""
+    gain = defaultdict(float)
     for i in asked:
         gains = gains_of(task, i)
-        if not task.metric.startswith("ndcg"): gains = dict.fromkeys((j for j, g in gains.items() if g), 1.0)
-        ideal = sum(g * d for g, d in zip(sorted(gains.values(), reverse=True), discount))
-        for j, g in gains.items(): gain[klass[j]] += g / ideal
-    for j in allowed if allowed is not None else range(len(task.candidates)):
-        if klass[j] in gain: size[klass[j]] += 1
-    worth, at = 0.0, 0
+        if not task.metric.startswith("ndcg"): gains = {j: 1.0 for j, g in gains.items() if g}
+        best_first = sorted(gains.values(), reverse=True)
+        ideal = sum(g * d for g, d in zip(best_first, discount))
+        for j, g in gains.items(): gain[classes[j]] += g / ideal
+    return gain
+
+# %% ../../nbs/benchmarks/04_mocabench.ipynb #c76a0b0b
+def _best_value(task: Task, asked: Sequence[int], allowed: Sequence[int], classes: Sequence[int], discount:
+Sequence[float]) -> float:
+    "Sum of the best values of queries with one content, whose candidates rank in classes."
+    gain = _mean_gains(task, asked, classes, discount)
+    size = Counter(classes[j] for j in allowed if classes[j] in gain)
+    best, rank = 0.0, 0
     for c in sorted(gain, key=lambda c: -gain[c] / size[c]):
-        worth += gain[c] * sum(discount[at:at + size[c]]) / size[c]
-        at += size[c]
-    return worth
+        best += gain[c] * sum(discount[rank:rank + size[c]]) / size[c]
+        rank += size[c]
+    return best
+
+def ceiling(task: Task) -> float:
+    """An upper bound: the best expected value of the task's metric for an encoder to which equal contents are
+    equal. Raises `BadInput`."""
+    check_task(task)
+    discount, classes = discounts(task.metric).tolist(), _equal_contents(task.candidates)
+    groups = defaultdict(list) # queries with one content and the same candidates
+    for i, q in enumerate(task.queries):
+        allowed = tuple(sorted(task.choices[i])) if task.choices else None
+        groups[q.parts, allowed].append(i)
+    total = 0.0
+    for (_, allowed), asked in groups.items():
+        candidates = range(len(task.candidates)) if allowed is None else allowed
+        total += _best_value(task, asked, allowed=candidates, classes=classes, discount=discount)
+    return total / len(task.queries)
 
 # %% ../../nbs/benchmarks/04_mocabench.ipynb #c56505a1
-def picture_words(corpus: Corpus, split: str) -> dict[ImageRef, str]:
-    "What a perfect eye would say of each picture of a split."
+def image_words(corpus: Corpus, split: str) -> dict[ImageRef, str]:
+    "What a perfect eye would say of each image of a split."
     out = {corpus.image("pictures", r["image_id"]): caption(r) for r in corpus.rows("pictures", split)}
-    for s in corpus.rows("scenes", split):
-        out[corpus.image("scenes", s["scene_id"])] = "; ".join(f"{i['label']} in the {i['corner']} corner" for i in s["items"])
-        out |= {scene_image(corpus, s, k): i["label"] for k, i in enumerate(s["items"])}
-    return out | {corpus.image("pages", r["page_id"]): article_text(corpus.row("articles", r["doc_id"])).text
-                  for r in corpus.rows("pages", split)}
+    for scene in corpus.rows("scenes", split):
+        things = [f"{i['label']} in the {i['corner']} corner" for i in scene["items"]]
+        out[corpus.image("scenes", scene["scene_id"])] = "; ".join(things)
+        for k, item in enumerate(scene["items"]): out[scene_image(corpus, scene, k)] = item["label"]
+    for page in corpus.rows("pages", split):
+        out[corpus.image("pages", page["page_id"])] = article_text(corpus.row("articles",
+        page["doc_id"])).text
+    return out
 
 def with_words(task: Task, words: dict[ImageRef, str]) -> Task:
-    "The task with every picture replaced by its words."
-    read = lambda d: Document(d.id, ("\n".join(words[p] if isinstance(p, ImageRef) else p for p in d.parts),))
-    return replace(task, queries=[read(q) for q in task.queries], candidates=[read(c) for c in task.candidates])
+    "The task with every image replaced by its words."
+    def read(d: Document) -> Document:
+        parts = [words[p] if isinstance(p, ImageRef) else p for p in d.parts]
+        return Document(d.id, ("\n".join(parts),))
+    return replace(task, queries=[read(q) for q in task.queries], candidates=[read(c) for c in
+    task.candidates])
 
 # %% ../../nbs/benchmarks/04_mocabench.ipynb #12cf8669
 def thumbnails(refs: list[ImageRef]) -> torch.Tensor:
     "16 x 16 RGB thumbnails, `[N, 768]` between 0 and 1."
-    small = lambda r: np.asarray(r.open().resize((16, 16), Image.Resampling.BOX), dtype=np.float32).reshape(-1) / 255
-    return torch.from_numpy(np.stack([small(r) for r in refs]))
+    small = [r.open().resize((16, 16), Image.Resampling.BOX) for r in refs]
+    rows = [np.asarray(x, dtype=np.float32).reshape(-1) / 255 for x in small]
+    return torch.from_numpy(np.stack(rows))
 
-def nearest_pictures(ones: list[ImageRef], others: list[ImageRef]) -> tuple[torch.Tensor, torch.Tensor]:
-    "For each picture of `ones` its nearest in `others`: (index [N], root mean square difference of thumbnails [N])."
+def nearest_images(ones: list[ImageRef], others: list[ImageRef]) -> tuple[torch.Tensor, torch.Tensor]:
+    """For each image of `ones` its nearest in `others`: (index [N], root mean square difference of thumbnails
+    [N])."""
     distance = torch.cdist(thumbnails(ones), thumbnails(others)) / 768 ** 0.5
     return distance.argmin(1), distance.min(1).values
 
@@ -101,7 +137,8 @@ def evenly(items: Sequence, n: int) -> list:
 
 # %% ../../nbs/benchmarks/04_mocabench.ipynb #4f0c7a11
 def limit_queries(task: Task, limit: int | None) -> Task:
-    "A task with at most `limit` queries and the candidates that they need, and where all compete, 40 or `4 * limit` in all."
+    """A task with at most `limit` queries and the candidates that they need, and where all compete, 40 or `4
+    * limit` in all."""
     if limit is None: return task
     asked = evenly(range(len(task.queries)), limit)
     groups = task.choices if task.choices else task.relevant
@@ -112,5 +149,6 @@ def limit_queries(task: Task, limit: int | None) -> Task:
     choices = []
     for i in asked if task.choices else ():
         choices.append([place[j] for j in task.choices[i]])
-    return replace(task, queries=[task.queries[i] for i in asked], candidates=[task.candidates[j] for j in place],
+    return replace(task, queries=[task.queries[i] for i in asked], candidates=[task.candidates[j] for j in
+    place],
                    relevant=relevant, choices=choices if task.choices else task.choices)

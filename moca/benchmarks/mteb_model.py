@@ -10,15 +10,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 import torch
 from torch import Tensor
-from ..data.documents import BadInput, Document, ImageRef, MocaError, prompt
-from ..data.account import Report
-from ..embedder import Embedder
-from ..model.packing import blank
 from .cache import model_digest
 from .vidore import PAGE
+from ..data.account import Report
+from ..data.documents import BadInput, Document, ImageRef, MocaError, blank, prompt
+from ..embedder import Embedder
 
 # %% auto #0
-__all__ = ['PROMPTS', 'MARK', 'CODE', 'CITATION', 'need_mteb', 'prompt_for', 'batch_documents', 'row_document', 'model_meta',
+__all__ = ['PROMPTS', 'MARK', 'CODE', 'CITATION', 'need_mteb', 'prompt_for', 'row_document', 'batch_documents', 'model_meta',
            'MtebModel']
 
 # %% ../../nbs/benchmarks/06_mteb_model.ipynb #227fea72
@@ -34,10 +33,11 @@ def need_mteb():
 # %% ../../nbs/benchmarks/06_mteb_model.ipynb #c8cfedec
 PROMPTS = {"DocumentUnderstanding-query": "", "DocumentUnderstanding-document": PAGE} # MoCa's ViDoRe protocol
 
-def prompt_for(prompts: dict[str, str], # the model's and the caller's
-               meta, # TaskMetadata
-               side: str | None # "query", "document" or None (tasks without sides)
-               ) -> str:
+def prompt_for(
+    prompts: dict[str, str], # the model's and the caller's
+    meta, # TaskMetadata
+    side: str | None, # "query", "document" or None (tasks without sides)
+) -> str:
     "The prompt of one side of a task; '' for none, and where the task's own is '': its inputs bring theirs."
     if isinstance(meta.prompt, dict) and meta.prompt.get(side) == "": return ""
     names = [f"{meta.name}-{side}", meta.name, f"{meta.type}-{side}", meta.type, side]
@@ -51,18 +51,6 @@ def prompt_for(prompts: dict[str, str], # the model's and the caller's
 # %% ../../nbs/benchmarks/06_mteb_model.ipynb #3e660c1f
 MARK = "<|image_1|>"
 
-def batch_documents(batch: dict, instruction: str = "", first: int = 0 # number of its first row, for messages
-                    ) -> list[Document]:
-    """The Documents of one mteb batch, each with the prompt. Raises `BadInput` for a batch without text and
-    image, or with an empty row."""
-    texts, images = batch.get("text"), batch.get("image")
-    if texts is not None and "body" in batch and "title" not in batch: texts = batch["body"]
-    n = len(texts if texts is not None else images or ())
-    if not n: raise BadInput(f"a batch has neither text nor image: it has {', '.join(batch) or 'nothing'}")
-    ids = batch.get("id") or [None] * n
-    rows = zip(texts if texts is not None else [""] * n, images or [None] * n, ids)
-    return [prompt(instruction, row_document(*row, first + i)) for i, row in enumerate(rows)]
-
 def row_document(text: str | None, image, id, number: int) -> Document:
     "One row of a batch. Raises `BadInput` that names its number and id if it is empty."
     name = f"row {number}" if id is None else f"row {number} (id {id})"
@@ -74,6 +62,22 @@ def row_document(text: str | None, image, id, number: int) -> Document:
     parts = (before, ref, after) if mark and ref is not None else (ref, before + after)
     return Document(str(number) if id is None else str(id), tuple(p for p in parts if p))
 
+# %% ../../nbs/benchmarks/06_mteb_model.ipynb #a8d51859
+def batch_documents(
+    batch: dict,
+    instruction: str = "",
+    first: int = 0, # number of its first row, for messages
+) -> list[Document]:
+    """The Documents of one mteb batch, each with the prompt. Raises `BadInput` for a batch without text and
+    image, or with an empty row."""
+    texts, images = batch.get("text"), batch.get("image")
+    if texts is not None and "body" in batch and "title" not in batch: texts = batch["body"]
+    n = len(texts if texts is not None else images or ())
+    if not n: raise BadInput(f"a batch has neither text nor image: it has {', '.join(batch) or 'nothing'}")
+    rows = zip(texts if texts is not None else [""] * n, images or [None] * n, batch.get("id") or [None] * n)
+    documents = [row_document(text, image, id, first + i) for i, (text, image, id) in enumerate(rows)]
+    return [prompt(instruction, d) for d in documents]
+
 # %% ../../nbs/benchmarks/06_mteb_model.ipynb #bc8d8516
 CODE = "https://github.com/moca-authors/moca"
 CITATION = """@article{chen2025moca,
@@ -83,38 +87,54 @@ CITATION = """@article{chen2025moca,
   year = {2025}
 }"""
 
-def model_meta(e: Embedder, name: str, digest: str, **more):
-    "mteb's ModelMeta of a model; `more` fills in or replaces fields (training_datasets, public_training_data, license ...)."
-    need_mteb()
-    from mteb.models.model_meta import ModelMeta, ScoringFunction
+def _measures(e: Embedder) -> dict:
+    "Fields of a ModelMeta that are counted."
     weights = list(e.backbone.model.parameters())
     table = e.backbone.model.get_input_embeddings().weight
+    size = sum(p.numel() * p.element_size() for p in weights)
+    return dict(n_parameters=sum(p.numel() for p in weights), n_embedding_parameters=table.numel(),
+                memory_usage_mb=round(size / 2**20, 1), max_tokens=e.backbone.encoder.max_length,
+                embed_dim=e.dimension)
+
+def model_meta(e: Embedder, name: str, digest: str, **more):
+    """mteb's ModelMeta of a model; `more` fills in or replaces fields (training_datasets,
+    public_training_data, license ...)."""
+    need_mteb()
+    from mteb.models.model_meta import ModelMeta, ScoringFunction
     name = name if name.count("/") == 1 else f"local/{Path(name).name or 'model'}"
-    known = dict(loader=MtebModel, loader_kwargs=dict(multi_vector=e.multi_vector), name=name, revision=digest, release_date=None,
-                 languages=["eng-Latn"],
-                 n_parameters=sum(p.numel() for p in weights), n_embedding_parameters=table.numel(),
-                 memory_usage_mb=round(sum(p.numel() * p.element_size() for p in weights) / 2**20, 1),
-                 max_tokens=e.backbone.encoder.max_length, embed_dim=e.dimension,
-                 license=None, open_weights=True, public_training_code=CODE, public_training_data=None,
-                 framework=["PyTorch", "Transformers", "safetensors"], reference=None,
-                 similarity_fn_name=ScoringFunction.MAX_SIM if e.multi_vector else ScoringFunction.COSINE, use_instructions=True,
-                 training_datasets=None, modalities=["text", "image"],
-                 model_type=["late-interaction" if e.multi_vector else "dense"], citation=CITATION)
-    return ModelMeta(**known | more)
+    known = dict(
+        loader=MtebModel, loader_kwargs=dict(multi_vector=e.multi_vector), name=name, revision=digest,
+        release_date=None,
+        languages=["eng-Latn"], license=None, open_weights=True, public_training_code=CODE,
+        public_training_data=None,
+        framework=["PyTorch", "Transformers", "safetensors"], reference=None, use_instructions=True,
+        training_datasets=None,
+        similarity_fn_name=ScoringFunction.MAX_SIM if e.multi_vector else ScoringFunction.COSINE,
+        modalities=["text", "image"],
+        model_type=["late-interaction" if e.multi_vector else "dense"], citation=CITATION)
+    return ModelMeta(**known | _measures(e) | more)
 
 # %% ../../nbs/benchmarks/06_mteb_model.ipynb #15da3de1
 class MtebModel:
     "A moca model as mteb's encoder: `mteb.evaluate(MtebModel(path), tasks)`."
-    def __init__(self, model_name: str | Path, revision: str | None = None, *, device: str
-                 | None = None, # as mteb's loaders are called; revision: a digest to check
-                 prompts: dict[str, str] | None = None, **kwargs): # kwargs: as for `Embedder.from_pretrained`
-        e = Embedder.from_pretrained(None if model_name == "base" else model_name, device=device
-                                     or ("cuda" if torch.cuda.is_available() else "cpu"), **kwargs)
+    def __init__(
+        self,
+        model_name: str | Path, # a directory, a hub name, or `base`: the embedded model
+        revision: str | None = None, # a digest to check
+        *,
+        device: str | None = None, # None: a GPU if there is one
+        prompts: dict[str, str] | None = None, # by task, type or side
+        **kwargs, # as for `Embedder.from_pretrained`
+    ):
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        e = Embedder.from_pretrained(None if model_name == "base" else model_name, device=device, **kwargs)
         digest = model_digest(e)
         if revision not in (None, digest):
-            raise BadInput(f"{model_name} is version {digest[:8]}, asked for was {revision[:8]}: its weights or settings have changed")
-        public = dict(public_training_data=CODE) if model_name == "base" else {} # the embedded model was trained on the embedded corpus
-        self._fill(e, str(model_name), digest, None, prompts, **public)
+            raise BadInput(f"{model_name} is version {digest[:8]}, asked for was {revision[:8]}: its weights "
+                           "or settings have changed")
+        # trained on the embedded corpus
+        public = dict(public_training_data=CODE) if model_name == "base" else {}
+        self._fill(e, name=str(model_name), digest=digest, encode=None, prompts=prompts, **public)
 
     def _fill(self, e, name, digest, encode, prompts, **meta):
         self.embedder, self.vectors = e, encode or e.encode
@@ -122,16 +142,23 @@ class MtebModel:
         self.mteb_model_meta = model_meta(e, name, digest, **meta)
 
     @classmethod
-    def of(cls, e: Embedder, name: str = "model", digest: str | None = None, encode: Callable
-           | None = None, # encode: instead of the model's own, such as one that remembers
-           prompts: dict[str, str] | None = None, **meta) -> MtebModel:
+    def of(
+        cls,
+        e: Embedder,
+        name: str = "model",
+        digest: str | None = None, # of the model, if it is known
+        encode: Callable | None = None, # instead of the model's own, such as one that remembers
+        prompts: dict[str, str] | None = None, # by task, type or side
+        **meta, # fields of the ModelMeta
+    ) -> MtebModel:
         "Wrap a model that is loaded already; `meta` fills in fields of the ModelMeta."
         self = cls.__new__(cls)
-        self._fill(e, name, digest or model_digest(e), encode, prompts, **meta)
+        self._fill(e, name=name, digest=digest or model_digest(e), encode=encode, prompts=prompts, **meta)
         return self
 
     def documents(self, inputs, task_metadata, side: str | None, n: int = 64) -> Iterator[list[Document]]:
-        "The inputs as Documents with their prompts, about `n` at a time: a corpus of page images need not fit into memory."
+        """The inputs as Documents with their prompts, about `n` at a time: a corpus of page images need not
+        fit into memory."""
         instruction, some, met = prompt_for(self.prompts, task_metadata, side), [], 0
         for batch in inputs:
             try: found = batch_documents(batch, instruction, met)
@@ -149,8 +176,8 @@ class MtebModel:
         of what was cut or scaled.
         Raises `BadInput` that names an empty row, `MocaError` for vectors that are not finite."""
         side, out, report = prompt_type.value if prompt_type else None, [], Report(task_metadata.name)
+        own = self.vectors == self.embedder.encode # not one that remembers
         for some in self.documents(inputs, task_metadata, side):
-            own = self.vectors == self.embedder.encode # not one that remembers
             made = self.vectors(some, report=report) if own else self.vectors(some)
             if not all(v.isfinite().all() for v in made):
                 raise MocaError(f"the model's vectors for {task_metadata.name} hold NaN or infinity")

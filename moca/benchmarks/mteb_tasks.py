@@ -12,51 +12,81 @@ from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 import torch
-from ..data.documents import BadInput, Document, ImageRef, Task
-from ..evaluation import chance, gains_of, measure
-from .mmeb import MMEB, fetch_mmeb, read_mmeb
+from .mmeb import IN_DISTRIBUTION, META_TASK, fetch_mmeb, read_mmeb
 from .mocabench import moca_bench
 from .mteb_model import MARK, need_mteb
+from ..data.documents import BadInput, Document, ImageRef, Task
+from ..evaluation import chance, gains_of, measure
 
 # %% auto #0
 __all__ = ['MMEB_CITATION', 'mteb_data', 'side_code', 'fair_score', 'task_class', 'as_mteb', 'bench_tasks', 'mmeb_tasks']
 
 # %% ../../nbs/benchmarks/07_mteb_tasks.ipynb #5c914516
-def _picture(ref: ImageRef) -> dict:
-    "A picture as datasets stores one: a file by its path, everything else as PNG."
+def _stored(ref: ImageRef) -> dict:
+    "An image as datasets stores one: a file by its path, everything else as PNG."
     if isinstance(ref.source, Path): return dict(path=str(ref.source), bytes=None)
-    ref.open().save(data := BytesIO(), "PNG")
+    data = BytesIO()
+    ref.open().save(data, "PNG")
     return dict(path=None, bytes=data.getvalue())
 
+def _marked_text(d: Document) -> str:
+    "A Document's text, with a mark where its image stands unless it stands in front."
+    in_front = bool(d.parts) and isinstance(d.parts[0], ImageRef)
+    return "".join(p if isinstance(p, str) else "" if in_front else MARK for p in d.parts)
+
 def _table(documents: Sequence[Document], letter: str):
-    "Documents as a Dataset with `id`, and `text` and `image` where some Document has them."
+    """Documents as a Dataset with `id`, and `text` and `image` where some Document has them. Raises
+    `BadInput` for several images."""
     from datasets import Dataset, Features, Image, Value
-    if many := [d.id for d in documents
-                if len(d.images) > 1]: raise BadInput(f"document {many[0]} has several pictures: a row of mteb has one")
-    first = lambda d: bool(d.parts) and isinstance(d.parts[0], ImageRef)
-    text = lambda d: "".join(p if isinstance(p, str) else "" if first(d) else MARK for p in d.parts)
+    for d in documents:
+        if len(d.images) > 1: raise BadInput(f"document {d.id} has several pictures: a row of mteb has one")
+    texts = [_marked_text(d) for d in documents]
     columns, features = dict(id=[f"{letter}{i}" for i in range(len(documents))]), dict(id=Value("string"))
-    if any(text(d) for d in documents): columns["text"] = [text(d) for d in documents]; features["text"] = Value("string")
-    if any(d.images for d in documents): columns["image"] = [_picture(d.images[0]) if d.images else None
-                                                             for d in documents]; features["image"] = Image()
+    if any(texts):
+        columns["text"] = texts
+        features["text"] = Value("string")
+    if any(d.images for d in documents):
+        columns["image"] = [_stored(d.images[0]) if d.images else None for d in documents]
+        features["image"] = Image()
     return Dataset.from_dict(columns, features=Features(features))
 
+# %% ../../nbs/benchmarks/07_mteb_tasks.ipynb #707c7c4a
 def mteb_data(task: Task) -> dict:
-    """Corpus, queries, relevant documents and candidate lists of a Task, as AbsTaskRetrieval holds a split. mteb's grades are
+    """Corpus, queries, relevant documents and candidate lists of a Task, as AbsTaskRetrieval holds a split.
+    mteb's grades are
     whole numbers, so others are rounded up. Raises `BadInput` for a Document without content."""
-    if holes := [d.id for d in (*task.queries, *task.candidates) if d.empty]:
+    holes = [d.id for d in (*task.queries, *task.candidates) if d.empty]
+    if holes:
         more = f", and {len(holes) - 1:,} more" if holes[1:] else ""
         raise BadInput(f"task {task.name!r}: document {holes[0]} has no content{more}")
-    ranked = None if task.choices is None else {f"q{i}": [f"c{j}" for j in chosen] for i, chosen in enumerate(task.choices)}
-    grades = lambda i: {f"c{j}": math.ceil(g) for j, g in gains_of(task, i).items()}
-    relevant = {f"q{i}": grades(i) for i in range(len(task.queries))}
-    return dict(corpus=_table(task.candidates, "c"), queries=_table(task.queries, "q"), relevant_docs=relevant, top_ranked=ranked)
+    ranked = None
+    if task.choices is not None:
+        ranked = {f"q{i}": [f"c{j}" for j in chosen] for i, chosen in enumerate(task.choices)}
+    relevant = {}
+    for i in range(len(task.queries)):
+        relevant[f"q{i}"] = {f"c{j}": math.ceil(g) for j, g in gains_of(task, i).items()}
+    return dict(corpus=_table(task.candidates, "c"), queries=_table(task.queries, "q"),
+    relevant_docs=relevant, top_ranked=ranked)
 
+# %% ../../nbs/benchmarks/07_mteb_tasks.ipynb #8ee815b2
 def side_code(documents: Sequence[Document]) -> str:
     "mteb's letters for what a side holds: t, i or it."
-    return ("i" if any(d.images for d in documents) else "") + ("t" if any(d.text for d in documents) else "")
+    image = "i" if any(d.images for d in documents) else ""
+    return image + ("t" if any(d.text for d in documents) else "")
 
 # %% ../../nbs/benchmarks/07_mteb_tasks.ipynb #84f6c0a7
+def fair_score(task: Task, results: dict[str, dict[str, float]]) -> float:
+    "The Task's metric, ties in expectation, from mteb's results `{query: {candidate: similarity}}`."
+    total = 0.0
+    for i in range(len(task.queries)):
+        chosen = task.choices[i] if task.choices is not None else range(len(task.candidates))
+        found, gains = results[f"q{i}"], gains_of(task, i)
+        row = torch.tensor([[found[f"c{j}"] for j in chosen]])
+        right = torch.tensor([[gains.get(j, 0.0) for j in chosen]])
+        total += float(measure(row, right, task.metric))
+    return total / len(task.queries)
+
+# %% ../../nbs/benchmarks/07_mteb_tasks.ipynb #a05bf4dc
 @lru_cache(maxsize=1)
 def _base():
     "The class that all tasks of this module share; made when mteb is needed first."
@@ -71,49 +101,60 @@ def _base():
             "Make the data from the Task."
             if self.data_loaded: return
             self.task = self.source()
-            if ";" in self.task.note: print(f"{self.metadata.name}: {self.task.note}", file=sys.stderr) # left out
-            self._top_k = max(self._top_k, len(self.task.candidates)) # the fair metric wants the whole ranking
+            # left out
+            if ";" in self.task.note: print(f"{self.metadata.name}: {self.task.note}", file=sys.stderr)
+            self._top_k = max(self._top_k,
+                              len(self.task.candidates)) # the fair metric wants the whole ranking
             self.dataset = {"default": {self.metadata.eval_splits[0]: mteb_data(self.task)}}
             self.data_loaded = True
 
         def task_specific_scores(self, scores, qrels, results, hf_split, hf_subset):
             "The tie-fair metric and chance."
-            return {"fair_" + self.task.metric.replace("@", "_at_"): fair_score(self.task, results), "chance": chance(self.task)}
+            return {"fair_" + self.task.metric.replace("@", "_at_"): fair_score(self.task, results),
+            "chance": chance(self.task)}
     return MocaTask
 
-def fair_score(task: Task, results: dict[str, dict[str, float]]) -> float:
-    "The Task's metric, ties in expectation, from mteb's results `{query: {candidate: similarity}}`."
-    total = 0.0
-    for i in range(len(task.queries)):
-        chosen = task.choices[i] if task.choices is not None else range(len(task.candidates))
-        found, gains = results[f"q{i}"], gains_of(task, i)
-        row = torch.tensor([[found[f"c{j}"] for j in chosen]])
-        total += float(measure(row, torch.tensor([[gains.get(j, 0.0) for j in chosen]]), task.metric))
-    return total / len(task.queries)
-
-def task_class(name: str, source: Callable[[], Task], category: str, metric: str, about: str, path: str, reference: str, split: str,
-               ranked: bool, revision: str, **more):
-    "An AbsTaskRetrieval class with its TaskMetadata; `source` is called when data are needed."
+# %% ../../nbs/benchmarks/07_mteb_tasks.ipynb #86cf2b6e
+def task_class(
+    name: str,
+    source: Callable[[], Task], # is called when data are needed
+    category: str, # mteb's: t2it, it2t ...
+    metric: str, # of the Task
+    ranked: bool, # does each query choose among its own candidates?
+    split: str,
+    path: str, # of the data set
+    revision: str, # of the data set
+    about: str, # one sentence
+    **more, # fields of TaskMetadata
+):
+    "An AbsTaskRetrieval class with its TaskMetadata."
     base = _base()
     from mteb.abstasks.task_metadata import TaskMetadata
     kind = "Retrieval" if category == "t2t" else "Any2AnyReranking" if ranked else "Any2AnyRetrieval"
-    modalities = [m for m in ("text", "image") if m[0] in category]
-    known = dict(name=name, description=about, reference=reference, dataset=dict(path=path, revision=revision), type=kind,
-                 category=category, modalities=modalities, eval_splits=[split], eval_langs=["eng-Latn"],
-                 main_score="fair_" + metric.replace("@", "_at_"), date=None, domains=None, task_subtypes=None, license=None,
-                 annotations_creators=None, dialect=None, sample_creation=None, bibtex_citation=None,
-                 prompt=dict(query="")) # the queries hold their instruction
-    return type(name, (base,), dict(metadata=TaskMetadata(**known | more), source=staticmethod(source), __doc__=about))
+    known = dict(
+        name=name, description=about, dataset=dict(path=path, revision=revision), type=kind,
+        category=category,
+        modalities=[m for m in ("text", "image") if m[0] in category], eval_splits=[split],
+        eval_langs=["eng-Latn"],
+        main_score="fair_" + metric.replace("@", "_at_"), date=None, domains=None, task_subtypes=None,
+        license=None,
+        annotations_creators=None, dialect=None, sample_creation=None, bibtex_citation=None,
+        prompt=dict(query="")) # the queries hold their instruction
+    metadata = TaskMetadata(**known | more)
+    return type(name, (base,), dict(metadata=metadata, source=staticmethod(source), __doc__=about))
 
 # %% ../../nbs/benchmarks/07_mteb_tasks.ipynb #68a04792
 def as_mteb(task: Task, split: str = "test", revision: str = "1"):
     "A Task as a task of mteb, with the Task's own metric as main score."
-    name = "MocaBench" + "".join(w[:1].upper() + w[1:] for w in re.split(r"\W+|_", task.name))
-    made = task_class(name, lambda: task, f"{side_code(task.queries)}2{side_code(task.candidates)}", task.metric, task.note or task.name,
-                      "moca/moca-bench",
-                      "https://github.com/moca-authors/moca", split, task.choices is not None, revision, domains=["Constructed"],
-                      sample_creation="created", annotations_creators="derived", dialect=[], license="not specified", task_subtypes=[],
-                      date=("2025-01-01", "2025-12-31"), bibtex_citation="")
+    words = re.split(r"\W+|_", task.name)
+    made = task_class(
+        name="MocaBench" + "".join(w[:1].upper() + w[1:] for w in words), source=lambda: task,
+        category=f"{side_code(task.queries)}2{side_code(task.candidates)}", metric=task.metric,
+        ranked=task.choices is not None,
+        split=split, path="moca/moca-bench", revision=revision, about=task.note or task.name,
+        reference="https://github.com/moca-authors/moca", domains=["Constructed"], sample_creation="created",
+        annotations_creators="derived", dialect=[], license="not specified", task_subtypes=[],
+        date=("2025-01-01", "2025-12-31"), bibtex_citation="")
     return made()
 
 def bench_tasks(split: str = "test") -> list:
@@ -121,9 +162,11 @@ def bench_tasks(split: str = "test") -> list:
     return [as_mteb(t, split) for t in moca_bench(split)]
 
 # %% ../../nbs/benchmarks/07_mteb_tasks.ipynb #2b3bc621
-_PICTURES = {"t2it": "VisDial VisualNews_t2i MSCOCO_t2i WebQA Wiki-SS-NQ EDIS",
-             "it2it": "CIRR NIGHTS FashionIQ OVEN MSCOCO RefCOCO RefCOCO-Matching Visual7W-Pointing"} # the others: it2t
-_CATEGORY = {n: c for c, names in _PICTURES.items() for n in names.split()}
+_WITH_IMAGES = {"t2it": "VisDial VisualNews_t2i MSCOCO_t2i WebQA Wiki-SS-NQ EDIS",
+                # the others: it2t
+                "it2it": "CIRR NIGHTS FashionIQ OVEN MSCOCO RefCOCO RefCOCO-Matching Visual7W-Pointing"}
+_CATEGORY = {}
+for category, some in _WITH_IMAGES.items(): _CATEGORY |= dict.fromkeys(some.split(), category)
 MMEB_CITATION = """@article{jiang2024vlm2vec,
   title = {VLM2Vec: Training Vision-Language Models for Massive Multimodal Embedding Tasks},
   author = {Jiang, Ziyan and Meng, Rui and Yang, Xinyi and Yavuz, Semih and Zhou, Yingbo and Chen, Wenhu},
@@ -131,18 +174,30 @@ MMEB_CITATION = """@article{jiang2024vlm2vec,
   year = {2024}
 }"""
 
-def mmeb_tasks(data: str | Path
-               | None = None, # a local copy of TIGER-Lab/MMEB-eval; None: fetched from the hub into `cache` when a task runs
-               names: Sequence[str] | None = None, cache: str | Path = "data/mmeb") -> list:
-    "MMEB's tasks (or some of them) as tasks of mteb."
-    known = {n.rstrip("*"): (family, not n.endswith("*")) for family, all_ in MMEB.items() for n in all_.split()}
-    if unknown := [n for n in names or () if n not in known]: raise BadInput(f"MMEB has no task {unknown[0]!r}: it has {', '.join(known)}")
-    def make(name):
-        read = lambda: read_mmeb(data if data is not None else fetch_mmeb(cache, [name]), names=[name])[0]
-        family, ind = known[name]
-        about = f"{name} of MMEB: {family}, {'in' if ind else 'out of'} distribution; each query against its own candidates."
-        return task_class("MMEB" + "".join(re.split(r"\W+", name)), read, _CATEGORY.get(name, "it2t"), "precision@1", about,
-                          "TIGER-Lab/MMEB-eval", "https://arxiv.org/abs/2410.05160", "test", True, "main",
-                          bibtex_citation=MMEB_CITATION, annotations_creators="derived", sample_creation="found", dialect=[],
-                          task_subtypes=[], license="not specified", domains=["Web"], date=("2024-01-01", "2024-12-31"))()
-    return [make(n) for n in names or known]
+def _mmeb_task(name: str, read: Callable[[], Task]):
+    "One task of MMEB as a task of mteb."
+    where = "in" if IN_DISTRIBUTION[name] else "out of"
+    made = task_class(
+        name="MMEB" + "".join(re.split(r"\W+", name)), source=read, category=_CATEGORY.get(name, "it2t"),
+        metric="precision@1", ranked=True, split="test", path="TIGER-Lab/MMEB-eval", revision="main",
+        about=f"{name} of MMEB: {META_TASK[name]}, {where} distribution; each query against its own "
+              "candidates.",
+        reference="https://arxiv.org/abs/2410.05160", bibtex_citation=MMEB_CITATION,
+        annotations_creators="derived",
+        sample_creation="found", dialect=[], task_subtypes=[], license="not specified", domains=["Web"],
+        date=("2024-01-01", "2024-12-31"))
+    return made()
+
+# %% ../../nbs/benchmarks/07_mteb_tasks.ipynb #45492a9b
+def mmeb_tasks(
+    data: str | Path
+    | None = None, # a local copy of TIGER-Lab/MMEB-eval; None: fetched from the hub when a task runs
+    names: Sequence[str] | None = None, # only these
+    cache: str | Path = "data/mmeb", # where to fetch it to
+) -> list:
+    "MMEB's tasks (or some of them) as tasks of mteb. Raises `BadInput` for a name that MMEB does not have."
+    for name in names or ():
+        if name not in META_TASK: raise BadInput(f"MMEB has no task {name!r}: it has {', '.join(META_TASK)}")
+    def reader(name: str) -> Callable[[], Task]:
+        return lambda: read_mmeb(data if data is not None else fetch_mmeb(cache, [name]), names=[name])[0]
+    return [_mmeb_task(name, reader(name)) for name in names or META_TASK]

@@ -195,7 +195,8 @@ def stage_options(command: str) -> dict[str, tuple[str, str, str]]:
 
 def positive(text: str) -> int:
     "A whole number of 1 or more, as an option's type. Raises `argparse.ArgumentTypeError`."
-    if not text.isdecimal() or not int(text): raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
     return int(text)
 
 def free_options(command: str) -> list[str]:

@@ -13,7 +13,8 @@ import json
 import os
 import sys
 from pathlib import Path
-from .checks import DATA, check_config, check_data, check_file, check_folder, check_grid, check_model
+from .checks import (DATA, check_config, check_data, check_file, check_folder, check_grid,
+                                  check_model)
 from .checks import check_reopened, exists, grid_options, is_mixture, is_run, near_file, need
 from .checks import preset_for, read_config
 from .grammar import PRESETS, Place, STAGES, Usage, add_command, common, positive, read_values
@@ -203,7 +204,8 @@ def resume_options() -> dict:
 
 def add_resume(sub) -> None:
     "`resume`."
-    run = Place("run", "output directory of pretrain, finetune or quickstart (an ablation or evaluation goes on when "
+    run = Place("run", "output directory of pretrain, finetune or quickstart (an ablation or evaluation goes "
+                       "on when "
                        "its command is given again)")
     examples = ("moca resume runs/cpt", "accelerate launch -m moca resume runs/moca-3b max_bad=0.05")
     about = "go on with a run that was stopped, with the options it has"

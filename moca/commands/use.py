@@ -259,7 +259,8 @@ def add_mine(sub) -> None:
 
 # %% ../../nbs/commands/05_use.ipynb #22a1b8bd
 def run_data(args: argparse.Namespace) -> int:
-    "`moca data`: what moca makes of a file, folder, data set or mixture. Exit code 1 if none of it can be used."
+    """`moca data`: what moca makes of a file, folder, data set or mixture. Exit code 1 if none of it can be
+    used."""
     options = check_data(args.data, args.given)
     check_file("--html", args.html, args.force, (".html",))
     check_file("--json", args.json, args.force, (".json",))

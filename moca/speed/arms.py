@@ -29,14 +29,17 @@ __all__ = ['resident', 'reset_peak', 'peak', 'now', 'Timed', 'serve', 'Remote', 
 
 # %% ../../nbs/speed/01_arms.ipynb #63fc5e09
 def resident(what: str = "VmRSS") -> int | None:
-    "This process's memory in bytes: now (`VmRSS`), or the most since `reset_peak` (`VmHWM`). None where the system does not tell."
+    """This process's memory in bytes: now (`VmRSS`), or the most since `reset_peak` (`VmHWM`). None where the
+    system does not tell."""
     try: lines = open("/proc/self/status").read().splitlines()
     except OSError: return None
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(what)), None)
 
 def reset_peak(device) -> None:
     "Begin to measure the peak anew, with freed memory given back first."
-    if torch.device(device).type == "cuda": torch.cuda.reset_peak_memory_stats(); return
+    if torch.device(device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return
     if not sys.platform.startswith("linux"): return
     getattr(ctypes.CDLL(None), "malloc_trim", int)(0) # musl has none
     with open("/proc/self/clear_refs", "w") as f: f.write("5")
@@ -51,7 +54,8 @@ def now(device) -> int | None:
 
 # %% ../../nbs/speed/01_arms.ipynb #4e667b6c
 class Timed:
-    """Something that runs rounds of work: `step(batch)` for each of `batches`, after `clear()`. Its time, and its peak memory beyond what
+    """Something that runs rounds of work: `step(batch)` for each of `batches`, after `clear()`. Its time,
+    and its peak memory beyond what
     it began with."""
     device, batches = "cpu", ()
     def ready(self) -> None:
@@ -65,12 +69,18 @@ class Timed:
     def round(self) -> float:
         "Run all batches once; seconds."
         cuda = torch.device(self.device).type == "cuda"
-        self.clear(); reset_peak(self.device)
+        self.clear()
+        reset_peak(self.device)
         start = now(self.device) # other arms may live in the same memory
-        if cuda: begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2)); torch.cuda.synchronize(); begin.record()
+        if cuda:
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            torch.cuda.synchronize()
+            begin.record()
         began, busy = time.perf_counter(), time.process_time()
         for b in self.batches: self.step(b)
-        if cuda: end.record(); torch.cuda.synchronize()
+        if cuda:
+            end.record()
+            torch.cuda.synchronize()
         took = begin.elapsed_time(end) / 1000 if cuda else time.perf_counter() - began
         self.used.append(time.process_time() - busy)
         used = peak(self.device)
@@ -83,7 +93,8 @@ class Timed:
         return self.most
 
     def processor(self) -> list[float]:
-        "Processor seconds of each round, all threads: neighbours of the process stretch its time, but hardly this."
+        """Processor seconds of each round, all threads: neighbours of the process stretch its time, but
+        hardly this."""
         return self.used
 
     def close(self) -> None: "Nothing to end: the arm lives in this process."
@@ -100,20 +111,24 @@ def serve(pipe, module: str, maker: str, setting: dict, name: str) -> None:
     except Exception as e: pipe.send((None, f"{type(e).__name__}: {e}"))
 
 class Remote:
-    "An arm in a process of its own, built there; `ask` calls its methods. Raises `MocaError` with what went wrong there."
-    def __init__(self, module: str, maker: str, # the function `maker(setting, name)` of a module builds the arm
+    """An arm in a process of its own, built there; `ask` calls its methods. Raises `MocaError` with what went
+    wrong there."""
+    def __init__(self, module: str,
+                 maker: str, # the function `maker(setting, name)` of a module builds the arm
                  setting: dict, name: str):
         context = multiprocessing.get_context("spawn")
         self.name, (self.pipe, theirs) = name, context.Pipe()
         self.process = context.Process(target=serve, args=(theirs, module, maker, setting, name), daemon=True)
-        self.process.start(); theirs.close()
+        self.process.start()
+        theirs.close()
         self.answer()
 
     def answer(self):
         "What the process says."
         try: found, error = self.pipe.recv()
         except EOFError:
-            raise MocaError(f"the process of arm {self.name} died with exit code {self.process.exitcode}: was there enough "
+            raise MocaError(f"the process of arm {self.name} died with exit code {self.process.exitcode}: "
+                            "was there enough "
                             f"memory?") from None
         if error: raise MocaError(f"arm {self.name}: {error}")
         return found
@@ -125,18 +140,24 @@ class Remote:
 
     def close(self):
         "End the process."
-        self.pipe.close(); self.process.join(5); self.process.terminate(); self.process.join()
+        self.pipe.close()
+        self.process.join(5)
+        self.process.terminate()
+        self.process.join()
 
 # %% ../../nbs/speed/01_arms.ipynb #4954e91f
 @contextlib.contextmanager
-def built(module: str, setting, names: list[str], apart: bool | None = None, # each arm in a process of its own; None: on the CPU
+def built(module: str, setting, names: list[str],
+          apart: bool | None = None, # each arm in a process of its own; None: on the CPU
           progress: bool = True) -> Iterator[dict]:
-    "`with built(...) as arms:` the arms that `make_arm(setting, name)` of a module builds, by name; closed at the end."
+    """`with built(...) as arms:` the arms that `make_arm(setting, name)` of a module builds, by name; closed
+    at the end."""
     apart, arms, here = setting.device == "cpu" if apart is None else apart, {}, importlib.import_module(module).make_arm
     torch.set_num_threads(setting.threads)
     try:
         for n in tqdm(names, desc="build", unit="arm", disable=not progress):
-            arms[n] = Remote(module, "make_arm", dataclasses.asdict(setting), n) if apart else here(setting, n)
+            arms[n] = Remote(module, "make_arm", dataclasses.asdict(setting), n) if apart else here(setting,
+            n)
         yield arms
     finally:
         for a in arms.values(): a.close()
@@ -170,31 +191,40 @@ def worst(a: tuple[float, ...], b: tuple[float, ...]) -> float:
     return max(map(off, a, b))
 
 def compare(first: dict, other: dict, apart: Callable = worst) -> dict[str, float]:
-    """Relative differences of two arms' `check`: of the round's loss, of the worst document as `apart` has it, and of the gradient (norm of
+    """Relative differences of two arms' `check`: of the round's loss, of the worst document as `apart` has
+    it, and of the gradient (norm of
     the difference)."""
     if first["rows"].keys() != other["rows"].keys(): raise MocaError("two arms did other documents")
     if first["grads"].keys() != other["grads"].keys():
-        raise MocaError(f"only one arm has a gradient of {', '.join(sorted(first['grads'].keys() ^ other['grads'].keys())[:3])}")
+        raise MocaError("only one arm has a gradient of "
+                        f"{', '.join(sorted(first['grads'].keys() ^ other['grads'].keys())[:3])}")
     norm = lambda arrays: math.sqrt(sum(float(np.square(a, dtype=np.float64).sum()) for a in arrays))
-    return dict(loss=off(first["loss"], other["loss"]), document=max(apart(a, other["rows"][i]) for i, a in first["rows"].items()),
-                gradient=norm(g - other["grads"][n] for n, g in first["grads"].items()) / norm(first["grads"].values()))
+    return dict(loss=off(first["loss"], other["loss"]), document=max(apart(a, other["rows"][i]) for i, a in
+    first["rows"].items()),
+                gradient=norm(g - other["grads"][n] for n, g in first["grads"].items()) /
+                norm(first["grads"].values()))
 
-def gate_arms(arms: dict, tolerances: dict[str, float], apart: Callable = worst) -> dict[str, dict[str, float]]:
+def gate_arms(arms: dict, tolerances: dict[str, float], apart: Callable = worst) -> dict[str, dict[str,
+float]]:
     "Compare every arm with the first. Raises `MocaError` above a tolerance: then nothing is timed."
     found, first = {}, None
     for name, arm in arms.items():
         told = arm.ask("check")
-        if first is None: first, head = told, name; continue
+        if first is None:
+            first, head = told, name
+            continue
         found[name] = compare(first, told, apart)
         for what, value in found[name].items():
             if not value <= tolerances[what]:
-                raise MocaError(f"arm {name} differs from {head} by {value:.1e} in {what}, more than {tolerances[what]:.0e}: nothing is "
+                raise MocaError(f"arm {name} differs from {head} by {value:.1e} in {what}, more than "
+                                f"{tolerances[what]:.0e}: nothing is "
                                 f"timed")
     return found
 
 # %% ../../nbs/speed/01_arms.ipynb #cbe80852
 def arm_names(wanted, known, repeats: int = 1) -> list[str]:
-    "The arms to run, moca first. Raises `BadInput` for an unknown one, for a choice without moca, and for no repeats."
+    """The arms to run, moca first. Raises `BadInput` for an unknown one, for a choice without moca, and for
+    no repeats."""
     for n in wanted:
         if n not in known: raise BadInput(f"there is no arm {n!r}: use {', '.join(known)}")
     if "moca" not in wanted: raise BadInput("the arm moca is what the others are compared with: leave it in")
@@ -205,14 +235,16 @@ def machine(device) -> dict:
     "What the figures were measured on."
     cpu = f"CPU, {torch.get_num_threads()} threads of {os.cpu_count()} cores, {platform.machine()}"
     return dict(device=torch.cuda.get_device_name() if torch.device(device).type == "cuda" else cpu,
-                python=platform.python_version(), torch=torch.__version__, transformers=transformers.__version__)
+                python=platform.python_version(), torch=torch.__version__,
+                transformers=transformers.__version__)
 
 def headline(found: dict) -> str:
     "The first line of a table."
     m = found["machine"]
     return f"{m['device']}; Python {m['python']}, torch {m['torch']}, transformers {m['transformers']}"
 
-def show_ratios(found: dict, targets: dict[str, float] | None = None, ax=None, label: str = "times the arm's real tokens a second"):
+def show_ratios(found: dict, targets: dict[str, float] | None = None, ax=None,
+                label: str = "times the arm's real tokens a second"):
     "The ratios of a bench of a stage as bars, quartiles as whiskers, targets as lines."
     ax = ax or plt.subplots(figsize=(6, .5 * len(found["ratio"]) + .9), layout="constrained")[1]
     names = list(found["ratio"])
@@ -221,6 +253,8 @@ def show_ratios(found: dict, targets: dict[str, float] | None = None, ax=None, l
         ax.barh(y, r, color="#2f6db3", height=.6, xerr=[[max(0, r - low)], [max(0, high - r)]], ecolor="#888")
         ax.text(.05, y, f"{r:.2f} x", color="white", va="center")
         if targets and n in targets: ax.plot([targets[n]] * 2, [y - .4, y + .4], color="#f08c2e", lw=2)
-    ax.axvline(1, color="black", lw=.8); ax.invert_yaxis()
-    ax.set_yticks(range(len(names)), [n.removeprefix("vs_") for n in names]); ax.set_xlabel(label)
+    ax.axvline(1, color="black", lw=.8)
+    ax.invert_yaxis()
+    ax.set_yticks(range(len(names)), [n.removeprefix("vs_") for n in names])
+    ax.set_xlabel(label)
     return ax

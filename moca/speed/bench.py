@@ -40,13 +40,17 @@ class Arm:
 
 # %% ../../nbs/speed/02_bench.ipynb #e5a8b775
 def random_batches(lengths: list[int], budget: int, seed: int = 0, grouped: bool = False) -> list[list[int]]:
-    "Batches of Documents in random order (or by length, then shuffled) with at most `budget` real tokens each."
+    """Batches of Documents in random order (or by length, then shuffled) with at most `budget` real tokens
+    each."""
     order = torch.randperm(len(lengths), generator=generator(seed, 0, "bench", "batches")).tolist()
     if grouped: order.sort(key=lambda i: lengths[i])
     batches, room = [[]], budget
     for i in order:
-        if lengths[i] > room and batches[-1]: batches.append([]); room = budget
-        batches[-1].append(i); room -= lengths[i]
+        if lengths[i] > room and batches[-1]:
+            batches.append([])
+            room = budget
+        batches[-1].append(i)
+        room -= lengths[i]
     return batches
 
 def padded_batch(backbone: Backbone, encoded: list[Encoded], chosen: list[int]) -> dict:
@@ -56,11 +60,13 @@ def padded_batch(backbone: Backbone, encoded: list[Encoded], chosen: list[int]) 
     docs, pad = [encoded[i] for i in chosen], backbone.encoder.tokenizer.pad_token_id or 0
     cat = lambda name: torch.cat([getattr(e, name) for e in docs]).to(backbone.device)
     ids = torch.nn.utils.rnn.pad_sequence([e.input_ids for e in docs], True, pad).to(backbone.device)
-    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(e.input_ids) for e in docs], True, 0).to(backbone.device)
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(e.input_ids) for e in docs], True,
+    0).to(backbone.device)
     grids = cat("image_grid_thw")
     return dict(chosen=chosen, lengths=[len(e) for e in docs],
                 inputs=dict(input_ids=ids, attention_mask=mask, use_cache=False,
-                            **backbone.encoder.family.stock(cat("pixel_values").to(backbone.dtype), grids, cat("image_sizes"), ids)))
+                            **backbone.encoder.family.stock(cat("pixel_values").to(backbone.dtype), grids,
+                            cat("image_sizes"), ids)))
 
 # %% ../../nbs/speed/02_bench.ipynb #3e936e02
 @contextlib.contextmanager
@@ -83,17 +89,20 @@ def pack_arms(backbone: Backbone, encoded: list[Encoded], budget: int, seed: int
         return {i: h[k, :n] for k, (i, n) in enumerate(zip(one["chosen"], one["lengths"]))}
     arms = [Arm("packed", packs, packed, sum(len(p) for _, p in packs))]
     for name in ("padded", "grouped"):
-        batches = [padded_batch(backbone, encoded, b) for b in random_batches(lengths, budget, seed, name == "grouped")]
+        batches = [padded_batch(backbone, encoded, b) for b in random_batches(lengths, budget, seed, name ==
+        "grouped")]
         arms.append(Arm(name, batches, padded, sum(b["inputs"]["input_ids"].numel() for b in batches)))
     return arms
 
 # %% ../../nbs/speed/02_bench.ipynb #c1b7cdd2
 def loss_of(states: dict[int, Tensor]) -> Tensor:
     "A sum over Documents of something that every state and every direction enters."
-    return sum((h.float() * torch.linspace(-1, 1, h.shape[1], device=h.device)).sum(1).tanh().sum() for h in states.values())
+    return sum((h.float() * torch.linspace(-1, 1, h.shape[1], device=h.device)).sum(1).tanh().sum() for h in
+    states.values())
 
 def work(backbone: Backbone, arm: Arm, keep: bool = False) -> dict[int, Tensor]:
-    "Forward and backward over all passes of an arm; the gradients add up in the parameters. Returns the states if they are to be kept."
+    """Forward and backward over all passes of an arm; the gradients add up in the parameters. Returns the
+    states if they are to be kept."""
     kept = {}
     for one in arm.passes:
         states = arm.forward(one)
@@ -102,20 +111,25 @@ def work(backbone: Backbone, arm: Arm, keep: bool = False) -> dict[int, Tensor]:
     return kept
 
 def gate(backbone: Backbone, arms: list[Arm], tolerance: float) -> dict[str, tuple[float, float]]:
-    "Relative differences (states, gradients) of every arm from the first. Raises `MocaError` above the tolerance: then nothing is timed."
+    """Relative differences (states, gradients) of every arm from the first. Raises `MocaError` above the
+    tolerance: then nothing is timed."""
     found, first = {}, None
     for arm in arms:
         backbone.zero_grad(set_to_none=True)
         states = work(backbone, arm, keep=True)
         grad = torch.cat([p.grad.flatten().float() for p in backbone.parameters() if p.grad is not None])
         if first is None: first = states, grad
-        if states.keys() != first[0].keys(): raise MocaError(f"arm {arm.name} did other Documents than {arms[0].name}")
+        if states.keys() != first[0].keys():
+            raise MocaError(f"arm {arm.name} did other Documents than {arms[0].name}")
         scale = max(float(h.abs().max()) for h in first[0].values())
-        found[arm.name] = (max(float((states[i].float() - h.float()).abs().max()) for i, h in first[0].items()) / scale,
+        found[arm.name] = (max(float((states[i].float() - h.float()).abs().max()) for i, h in
+        first[0].items()) / scale,
                            float((grad - first[1]).norm() / first[1].norm()))
         if max(found[arm.name]) > tolerance:
-            raise MocaError(f"arm {arm.name} differs from {arms[0].name} by {found[arm.name][0]:.1e} in states "
-                            f"and {found[arm.name][1]:.1e} in gradients, more than {tolerance:.0e}: nothing is timed")
+            raise MocaError(f"arm {arm.name} differs from {arms[0].name} by {found[arm.name][0]:.1e} in "
+                            "states "
+                            f"and {found[arm.name][1]:.1e} in gradients, more than {tolerance:.0e}: nothing "
+                            "is timed")
     backbone.zero_grad(set_to_none=True)
     return found
 
@@ -126,60 +140,79 @@ def clock(backbone: Backbone, arms: list[Arm], repeats: int = 5, progress: bool 
     for k in tqdm(range(repeats + 1), desc="bench", unit="round", disable=not progress):
         for arm in arms:
             backbone.zero_grad(set_to_none=True)
-            if cuda: torch.cuda.synchronize(); torch.cuda.reset_peak_memory_stats()
+            if cuda:
+                torch.cuda.synchronize()
+                torch.cuda.reset_peak_memory_stats()
             began = time.perf_counter()
             work(backbone, arm)
-            if cuda: torch.cuda.synchronize(); arm.memory = max(arm.memory, torch.cuda.max_memory_allocated())
+            if cuda:
+                torch.cuda.synchronize()
+                arm.memory = max(arm.memory, torch.cuda.max_memory_allocated())
             if k: arm.seconds.append(time.perf_counter() - began)
 
 def summary(arms: list[Arm], tokens: int) -> list[dict]:
-    "One row an arm: real tokens a second (median, quartiles), share of computed positions that are real, ratio to the first arm."
+    """One row an arm: real tokens a second (median, quartiles), share of computed positions that are real,
+    ratio to the first arm."""
     rows = []
     for arm in arms:
         q = statistics.quantiles(arm.seconds, n=4) if len(arm.seconds) > 1 else [arm.seconds[0]] * 3
         rows.append(dict(arm=arm.name, passes=len(arm.passes), real=tokens / arm.computed, seconds=q[1],
-                         tokens_per_second=tokens / q[1], quartiles=[tokens / q[2], tokens / q[0]], memory=arm.memory))
+                         tokens_per_second=tokens / q[1], quartiles=[tokens / q[2], tokens / q[0]],
+                         memory=arm.memory))
     for row in rows: row["first_over_this"] = rows[0]["tokens_per_second"] / row["tokens_per_second"]
     return rows
 
 # %% ../../nbs/speed/02_bench.ipynb #487d3027
-def bench_pack(model=None, device: str = "cpu", documents: int = 256, budget: int = 4096, repeats: int = 5, seed: int = 0,
+def bench_pack(model=None, device: str = "cpu", documents: int = 256, budget: int = 4096, repeats: int = 5,
+seed: int = 0,
                dtype: torch.dtype = torch.float32, progress: bool = True) -> dict:
-    "Packs against padded batches on the embedded corpus's own mix of lengths, forward and backward; the gate comes first."
-    backbone = load_backbone(model, bidirectional=True, device=device, dtype=dtype, max_length=min(budget, 2048))
+    """Packs against padded batches on the embedded corpus's own mix of lengths, forward and backward; the
+    gate comes first."""
+    backbone = load_backbone(model, bidirectional=True, device=device, dtype=dtype, max_length=min(budget,
+    2048))
     docs = load_corpus().documents("train")
-    chosen = torch.randperm(len(docs), generator=generator(seed, 0, "bench", "documents"))[:documents].tolist()
-    encoded = [encode(backbone.encoder, docs[i]) for i in tqdm(chosen, desc="encode", unit="doc", disable=not progress)]
+    chosen = torch.randperm(len(docs), generator=generator(seed, 0, "bench",
+    "documents"))[:documents].tolist()
+    encoded = [encode(backbone.encoder, docs[i]) for i in tqdm(chosen, desc="encode", unit="doc", disable=not
+    progress)]
     arms, lengths = pack_arms(backbone, encoded, budget, seed), [len(e) for e in encoded]
     differences = gate(backbone, arms, 1e-4 if dtype == torch.float32 else 5e-2)
     clock(backbone, arms, repeats, progress)
-    return dict(bench="pack", machine=machine(device), kernel=backbone.kernel, budget=budget, documents=len(chosen),
+    return dict(bench="pack", machine=machine(device), kernel=backbone.kernel, budget=budget,
+    documents=len(chosen),
                 tokens=sum(lengths), longest=max(lengths), median_length=statistics.median(lengths),
-                fill=fill(plan(lengths, budget, seed), lengths, budget), differences=differences, rows=summary(arms, sum(lengths)))
+                fill=fill(plan(lengths, budget, seed), lengths, budget), differences=differences,
+                rows=summary(arms, sum(lengths)))
 
 # %% ../../nbs/speed/02_bench.ipynb #bd355341
 def _text(hidden, inner, layers, heads, vocabulary):
     "The text config of a Qwen2.5-VL with two key-value heads."
-    return dict(hidden_size=hidden, intermediate_size=inner, num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=2,
+    return dict(hidden_size=hidden, intermediate_size=inner, num_hidden_layers=layers,
+    num_attention_heads=heads, num_key_value_heads=2,
                 vocab_size=vocabulary)
 
 def _tower(hidden, inner, layers, full):
     "The vision config: windows of 8 x 8 patches, whole pictures in the layers `full`."
-    return dict(hidden_size=hidden, intermediate_size=inner, depth=layers, num_heads=max(4, hidden // 80), fullatt_block_indexes=full,
+    return dict(hidden_size=hidden, intermediate_size=inner, depth=layers, num_heads=max(4, hidden // 80),
+    fullatt_block_indexes=full,
                 window_size=112)
 
 SHAPES = { # language model and vision tower in the shapes of real models, weights random
     "tiny": (_text(64, 128, 2, 4, 1024), _tower(64, 128, 2, [1])),
-    "toy": (_text(128, 352, 4, 4, 32768), _tower(96, 256, 4, [3])), # four layers of 128 under a vocabulary of a usual size
+    # four layers of 128 under a vocabulary of a usual size
+    "toy": (_text(128, 352, 4, 4, 32768), _tower(96, 256, 4, [3])),
     "base": (_text(256, 704, 4, 4, 8256), _tower(192, 512, 6, [2, 5])), # the embedded model
-    "0.5b": (_text(896, 4864, 24, 14, 151936), _tower(64, 128, 2, [1])), # no model of this size has a tower of its own
+    # no model of this size has a tower of its own
+    "0.5b": (_text(896, 4864, 24, 14, 151936), _tower(64, 128, 2, [1])),
     "3b": (_text(2048, 11008, 36, 16, 151936), _tower(1280, 3420, 32, [7, 15, 23, 31])), # Qwen2.5-VL-3B
 }
 
-def shaped_backbone(shape: str, device: str = "cpu", dtype: torch.dtype = torch.float32, checkpointing: str = "none",
+def shaped_backbone(shape: str, device: str = "cpu", dtype: torch.dtype = torch.float32, checkpointing: str =
+"none",
                     vocabulary: int | None = None, # words; None: the shape's own
                     seed: int = 0) -> Backbone:
-    """A bidirectional Backbone with random weights in the shape of a real model, and the embedded model's tokenizer. Raises `BadInput` for
+    """A bidirectional Backbone with random weights in the shape of a real model, and the embedded model's
+    tokenizer. Raises `BadInput` for
     an unknown shape."""
     if shape not in SHAPES: raise BadInput(f"shape {shape!r} is unknown: use one of {', '.join(SHAPES)}")
     encoder, (text, tower) = Encoder.from_pretrained(), SHAPES[shape]
@@ -188,12 +221,15 @@ def shaped_backbone(shape: str, device: str = "cpu", dtype: torch.dtype = torch.
     text = dict(text, bos_token_id=None, eos_token_id=None, max_position_embeddings=32768,
                 rope_parameters=dict(rope_type="default", rope_theta=1e6, mrope_section=sections),
                 vocab_size=max(vocabulary or text["vocab_size"], 8256))
-    config = Qwen2_5_VLConfig(text_config=text, vision_config=dict(tower, out_hidden_size=text["hidden_size"]), tie_word_embeddings=True,
-                              **{n: getattr(encoder.family.config, n) for n in ("image_token_id", "video_token_id", "vision_start_token_id",
+    config = Qwen2_5_VLConfig(text_config=text, vision_config=dict(tower,
+    out_hidden_size=text["hidden_size"]), tie_word_embeddings=True,
+                              **{n: getattr(encoder.family.config, n) for n in ("image_token_id",
+                              "video_token_id", "vision_start_token_id",
                                                                                 "vision_end_token_id")})
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(seed)
-        return load_backbone(config, bidirectional=True, device=device, dtype=dtype, encoder=encoder, check=False,
+        return load_backbone(config, bidirectional=True, device=device, dtype=dtype, encoder=encoder,
+        check=False,
                              checkpointing=checkpointing)
 
 # %% ../../nbs/speed/02_bench.ipynb #c1bd0000
@@ -202,24 +238,31 @@ def random_pack(lengths: list[int], axes: int = 3, seed: int = 0) -> Pack:
     g, borders = generator(seed, 0, "bench", "tokens"), torch.tensor([0] + lengths).cumsum(0)
     none = torch.zeros(0, dtype=torch.long)
     places = torch.cat([torch.arange(n) for n in lengths]).expand(axes, -1)
-    return Pack(torch.randint(300, 1000, (sum(lengths),), generator=g), places, borders.int(), torch.zeros(0, 1176),
+    return Pack(torch.randint(300, 1000, (sum(lengths),), generator=g), places, borders.int(), torch.zeros(0,
+    1176),
                 torch.zeros(0, 3, dtype=torch.long), torch.zeros(0, 2, dtype=torch.long), none, none, lengths,
                 [str(i) for i in range(len(lengths))])
 
 def mixed_lengths(budget: int, seed: int = 0) -> list[int]:
-    "Lengths that fill a budget: a log-normal mix of captions, pages and articles, between 16 and 2048 tokens."
+    """Lengths that fill a budget: a log-normal mix of captions, pages and articles, between 16 and 2048
+    tokens."""
     g, out = generator(seed, 0, "bench", "lengths"), []
-    while (room := budget - sum(out)) > 0: out.append(min(room, max(16, min(2048, int(torch.empty(1).log_normal_(5.6, 1.0, generator=g))))))
+    while (room := budget - sum(out)) > 0:
+        out.append(min(room, max(16, min(2048, int(torch.empty(1).log_normal_(5.6, 1.0, generator=g))))))
     return out
 
 # %% ../../nbs/speed/02_bench.ipynb #a95b5e5c
-def bench_kernels(shape: str = "tiny", budgets: tuple[int, ...] = (4096,), device: str = "cpu", dtype: torch.dtype = torch.float32,
-                  kernels: list[str] | None = None, repeats: int = 5, checkpointing: bool = False, tolerance: float | None = None,
+def bench_kernels(shape: str = "tiny", budgets: tuple[int, ...] = (4096,), device: str = "cpu", dtype:
+torch.dtype = torch.float32,
+                  kernels: list[str] | None = None, repeats: int = 5, checkpointing: bool = False, tolerance:
+                  float | None = None,
                   progress: bool = True) -> dict:
-    """Every kernel that the machine has on Packs of several budgets, forward and backward: milliseconds, peak memory,
+    """Every kernel that the machine has on Packs of several budgets, forward and backward: milliseconds,
+    peak memory,
     difference from the first kernel. A kernel that runs out of memory is reported as such."""
     backbone, rows = shaped_backbone(shape, device, dtype, "full" if checkpointing else "none"), []
-    can = [k for k, why in available(device, dtype, backward=True).items() if why is None and (kernels is None or k in kernels)]
+    can = [k for k, why in available(device, dtype, backward=True).items() if why is None and (kernels is
+    None or k in kernels)]
     for budget in budgets:
         one, arms = random_pack(mixed_lengths(budget)).to(device), []
         def forward(kernel, one=one):
@@ -228,16 +271,19 @@ def bench_kernels(shape: str = "tiny", budgets: tuple[int, ...] = (4096,), devic
         for kernel in can:
             arm = Arm(kernel, [kernel], forward, len(one))
             try:
-                difference = gate(backbone, arms[:1] + [arm], tolerance or (1e-4 if dtype == torch.float32 else 5e-2))[kernel]
+                difference = gate(backbone, arms[:1] + [arm], tolerance or (1e-4 if dtype == torch.float32
+                else 5e-2))[kernel]
                 arms.append(arm)
-                rows.append(dict(budget=budget, arm=kernel, documents=one.documents, states=difference[0], gradients=difference[1]))
+                rows.append(dict(budget=budget, arm=kernel, documents=one.documents, states=difference[0],
+                gradients=difference[1]))
             except torch.OutOfMemoryError: rows.append(dict(budget=budget, arm=kernel, out_of_memory=True))
             if torch.device(device).type == "cuda": torch.cuda.empty_cache()
         clock(backbone, arms, repeats, progress)
         for arm in arms:
             row = next(r for r in rows if r["budget"] == budget and r["arm"] == arm.name)
             row.update(milliseconds=statistics.median(arm.seconds) * 1000, memory=arm.memory)
-    return dict(bench="kernels", machine=machine(device), shape=shape, dtype=str(dtype), checkpointing=checkpointing,
+    return dict(bench="kernels", machine=machine(device), shape=shape, dtype=str(dtype),
+    checkpointing=checkpointing,
                 parameters=sum(p.numel() for p in backbone.parameters()), rows=rows)
 
 # %% ../../nbs/speed/02_bench.ipynb #29915765
@@ -247,28 +293,35 @@ def mixed_documents(tokens: int, scale: int = 1, seed: int = 0) -> list[tuple[in
     between = lambda a, b: int(torch.randint(a, b + 1, (1,), generator=g))
     while total < tokens:
         kind = between(0, 9)
-        if kind < 3: text, images = max(32, min(1280, int(torch.empty(1).log_normal_(6.3, .8, generator=g)))), []
+        if kind < 3:
+            text, images = max(32, min(1280, int(torch.empty(1).log_normal_(6.3, .8, generator=g)))), []
         elif kind < 6: text, images = between(20, 160), [(256, 256, 300, 352, 400, 576)[between(0, 5)]]
         elif kind < 8: text, images = between(60, 400), [between(700, 1024)]
         else: text, images = between(30, 250), [between(256, 512) for _ in range(between(1, 2))]
         if text + sum(images) > 1280: continue
-        out.append((max(4, text // scale), [max(1, n // scale) for n in images])); total += out[-1][0] + sum(out[-1][1])
+        out.append((max(4, text // scale), [max(1, n // scale) for n in images]))
+        total += out[-1][0] + sum(out[-1][1])
     return out
 
 def made_up(encoder: Encoder, text: int, images: list[int], name: str, seed: int = 0) -> Encoded:
-    "An encoded Document of Qwen's families with random words and pixels: its images first, each as square as its number of tokens allows."
+    """An encoded Document of Qwen's families with random words and pixels: its images first, each as square
+    as its number of tokens allows."""
     g, family = generator(seed, 0, name, "made up"), encoder.family
     ids, places, grids, at, cells = [], [], [], [], []
     for n in images:
-        rows = max(1, round(n**.5)); columns = max(1, round(n / rows))
+        rows = max(1, round(n**.5))
+        columns = max(1, round(n / rows))
         at.append(torch.arange(rows * columns) + len(ids) + 1)
         ids += [family.config.vision_start_token_id] + [family.image_id] * (rows * columns) + [family.config.vision_end_token_id]
-        places += [1, (rows, columns), 1]; cells.append((rows, columns)); grids.append((1, rows * family.merge, columns * family.merge))
+        places += [1, (rows, columns), 1]
+        cells.append((rows, columns))
+        grids.append((1, rows * family.merge, columns * family.merge))
     ids += torch.randint(300, 8000, (text,), generator=g).tolist() + [family.end]
     patches = sum(t * h * w for t, h, w in grids)
     table = lambda x, n: torch.tensor(x, dtype=torch.long).view(-1, n)
     ids, at = torch.tensor(ids), torch.cat(at) if at else torch.zeros(0, dtype=torch.long)
-    return Encoded(name, ids, family.positions(places + [text + 1]), torch.randn(patches, encoder.patch_dim, generator=g), table(grids, 3),
+    return Encoded(name, ids, family.positions(places + [text + 1]), torch.randn(patches, encoder.patch_dim,
+    generator=g), table(grids, 3),
                    table([(h * family.patch, w * family.patch) for _, h, w in grids], 2), at, at,
                    cells=torch.arange(len(at)), cell_grids=cells)
 
@@ -277,21 +330,27 @@ def bench_text(found: dict) -> str:
     "The table of a bench, and what it was measured on."
     if found["bench"] == "pack":
         lines = [headline(found),
-                 f"{found['documents']} Documents, {found['tokens']} real tokens (median {found['median_length']:.0f}, "
+                 f"{found['documents']} Documents, {found['tokens']} real tokens (median "
+                 f"{found['median_length']:.0f}, "
                  f"longest {found['longest']}), budget {found['budget']}, kernel {found['kernel']}",
                  f"{'arm':10s}{'passes':>7s}{'real':>8s}{'tokens/s':>10s}  quartiles          packed is"]
         lines += [(f"{r['arm']:10s}{r['passes']:7d}{r['real']:8.1%}{r['tokens_per_second']:10.0f}  "
                    f"{r['quartiles'][0]:.0f} to {r['quartiles'][1]:.0f}").ljust(54)
-                  + f"{r['first_over_this']:.2f} x" + (f"  {r['memory'] / 2**30:.2f} GiB" if r["memory"] else "") for r in found["rows"]]
+                  + f"{r['first_over_this']:.2f} x" + (f"  {r['memory'] / 2**30:.2f} GiB" if r["memory"] else
+                  "") for r in found["rows"]]
         lines.append("equal before timing: "
-                     + ", ".join(f"{k} states {a:.0e} gradients {b:.0e}" for k, (a, b) in found["differences"].items()))
+                     + ", ".join(f"{k} states {a:.0e} gradients {b:.0e}" for k, (a, b) in
+                     found["differences"].items()))
         return "\n".join(lines)
     lines = [headline(found),
              f"shape {found['shape']}, {found['parameters'] / 1e6:.0f} M parameters, {found['dtype']}, "
              f"checkpointing {found['checkpointing']}",
-             f"{'budget':>7s}  {'kernel':8s}{'ms':>9s}{'GiB':>7s}  difference from the first (states, gradients)"]
+             f"{'budget':>7s}  {'kernel':8s}{'ms':>9s}{'GiB':>7s}  difference from the first (states, "
+             "gradients)"]
     for r in found["rows"]:
-        if r.get("out_of_memory"): lines.append(f"{r['budget']:7d}  {r['arm']:8s}  out of memory"); continue
+        if r.get("out_of_memory"):
+            lines.append(f"{r['budget']:7d}  {r['arm']:8s}  out of memory")
+            continue
         lines.append(f"{r['budget']:7d}  {r['arm']:8s}{r['milliseconds']:9.1f}{r['memory'] / 2**30:7.2f}  "
                      f"{r['states']:.0e} {r['gradients']:.0e}")
     return "\n".join(lines)

@@ -46,22 +46,29 @@ class Stage2Setting:
 
     def __post_init__(self):
         if self.shape and self.shape not in SHAPES:
-            raise BadInput(f"shape {self.shape!r} is unknown: use one of {', '.join(SHAPES)}, or none for the embedded model")
+            raise BadInput(f"shape {self.shape!r} is unknown: use one of {', '.join(SHAPES)}, or none for "
+                           "the embedded model")
         if self.pairs < 2 or min(self.negatives, self.threads) < 1:
-            raise BadInput("a bench of stage 2 takes 2 pairs or more, each with 1 hard negative or more, and 1 thread or more")
+            raise BadInput("a bench of stage 2 takes 2 pairs or more, each with 1 hard negative or more, and "
+                           "1 thread or more")
         if self.max_length > self.budget:
-            raise BadInput(f"the budget of {self.budget} tokens is less than the longest document ({self.max_length}): raise --budgets")
+            raise BadInput(f"the budget of {self.budget} tokens is less than the longest document "
+                           f"({self.max_length}): raise --budgets")
 
     def config(self, candidates: str = "all") -> FinetuneConfig:
-        "The paper's loss, without the mask for duplicates, which the other arms do not know; the batch has none."
-        return FinetuneConfig(negatives=self.negatives, candidates=candidates, mask_duplicates=False, pack_tokens=self.budget,
+        """The paper's loss, without the mask for duplicates, which the other arms do not know; the batch has
+        none."""
+        return FinetuneConfig(negatives=self.negatives, candidates=candidates, mask_duplicates=False,
+        pack_tokens=self.budget,
                               max_length=self.max_length, seed=self.seed)
 
 def settings(device: str = "cpu", budgets: list[int] = (), **given) -> list[Stage2Setting]:
-    """What `moca bench stage2` runs, one setting a budget: the embedded model on a CPU; on a GPU the 3B shape in bf16 with 512 pairs.
+    """What `moca bench stage2` runs, one setting a budget: the embedded model on a CPU; on a GPU the 3B
+    shape in bf16 with 512 pairs.
     Raises `BadInput` for options of stage 1."""
     for name in ("mix", "tokens"):
-        if name in given: raise BadInput(f"bench stage2 works on pairs of the embedded corpus: leave out --{name}")
+        if name in given:
+            raise BadInput(f"bench stage2 works on pairs of the embedded corpus: leave out --{name}")
     usual = dict(shape="3b", dtype="bfloat16", pairs=512) if device == "cuda" else {}
     return [Stage2Setting(**{**usual, **dict(device=device, budget=b), **given}) for b in budgets or ((12800,
         ) if device == "cuda" else (Stage2Setting.budget,))]
@@ -73,15 +80,18 @@ def corpus_pairs(seed: int) -> list[Pair]:
     return load_corpus().pairs("train", seed=seed)
 
 def bench_pairs(setting: Stage2Setting) -> list[Pair]:
-    "Pairs of the embedded corpus in random order, no document twice. Raises `BadInput` where there are not enough."
+    """Pairs of the embedded corpus in random order, no document twice. Raises `BadInput` where there are not
+    enough."""
     pairs, found, seen = corpus_pairs(setting.seed), [], set()
     for i in torch.randperm(len(pairs), generator=generator(setting.seed, 0, "bench", "pairs")).tolist():
         p = dataclasses.replace(pairs[i], negatives=pairs[i].negatives[:setting.negatives])
         keys = {content_key(d) for d in (p.query, p.positive, *p.negatives)}
         if len(keys) < 2 + setting.negatives or keys & seen: continue
-        found.append(p); seen |= keys
+        found.append(p)
+        seen |= keys
         if len(found) == setting.pairs: return found
-    raise BadInput(f"the embedded corpus has {len(found)} pairs with {setting.negatives} hard negatives and no document twice, not "
+    raise BadInput(f"the embedded corpus has {len(found)} pairs with {setting.negatives} hard negatives and "
+                   "no document twice, not "
                    f"{setting.pairs}: give fewer")
 
 # %% ../../nbs/speed/04_finetuning.ipynb #0f5bb7b8
@@ -90,10 +100,15 @@ class Stage2Arm(Timed):
     checkpointing, stock, candidates = "none", False, "all"
     def __init__(self, setting: Stage2Setting):
         self.setting, self.device, dtype = setting, setting.device, getattr(torch, setting.dtype)
-        if setting.shape: backbone = shaped_backbone(setting.shape, setting.device, dtype, self.checkpointing, seed=setting.seed)
-        else: backbone = load_backbone(bidirectional=True, device=setting.device, dtype=dtype, checkpointing=self.checkpointing,
+        if setting.shape:
+            backbone = shaped_backbone(setting.shape, setting.device, dtype, self.checkpointing,
+            seed=setting.seed)
+        else:
+            backbone = load_backbone(bidirectional=True, device=setting.device, dtype=dtype,
+            checkpointing=self.checkpointing,
                                        check=False)
-        if self.stock: backbone.text.config._attn_implementation = backbone.vision.config._attn_implementation = "sdpa"
+        if self.stock:
+            backbone.text.config._attn_implementation = backbone.vision.config._attn_implementation = "sdpa"
         backbone.encoder.max_length = setting.max_length
         self.pairs, self.backbone = bench_pairs(setting), backbone.train()
         self.columns = [[p.query for p in self.pairs], [p.positive for p in self.pairs],
@@ -106,16 +121,19 @@ class Stage2Arm(Timed):
     def about(self) -> dict:
         "What the batch holds."
         lengths = [len(encode(self.backbone.encoder, d)) for column in self.columns for d in column]
-        return dict(documents=len(lengths), tokens=sum(lengths), longest=max(lengths), median=statistics.median(lengths),
+        return dict(documents=len(lengths), tokens=sum(lengths), longest=max(lengths),
+        median=statistics.median(lengths),
                     computed=self.computed,
                     images=sum(len(d.images) for column in self.columns for d in column))
 
     def check(self) -> dict:
         "The mean loss, every document's vector, and the gradient by name."
         self.clear()
-        with torch.no_grad(): rows = {str(i): tuple(v) for i, v in enumerate(self.vectors().float().cpu().tolist())}
+        with torch.no_grad():
+            rows = {str(i): tuple(v) for i, v in enumerate(self.vectors().float().cpu().tolist())}
         loss = float(self.step(self.batches[0]))
-        grads = {n: p.grad.float().cpu().numpy() for n, p in self.backbone.named_parameters() if p.grad is not None}
+        grads = {n: p.grad.float().cpu().numpy() for n, p in self.backbone.named_parameters() if p.grad is
+        not None}
         self.clear()
         return dict(loss=loss, rows=rows, grads=grads)
 
@@ -126,7 +144,8 @@ class Cached(Stage2Arm):
         "The batch; its Packs are made in the first round and kept."
         self.model = Contrastive(self.backbone, self.setting.config(self.candidates))
         self.accelerator = Accelerator(cpu=self.device == "cpu")
-        batch = make_batch(self.backbone.encoder, self.pairs, self.setting.negatives, self.setting.budget, keep=2**33).to(self.device)
+        batch = make_batch(self.backbone.encoder, self.pairs, self.setting.negatives, self.setting.budget,
+        keep=2**33).to(self.device)
         self.computed = batch.tokens
         return batch
 
@@ -152,13 +171,15 @@ class Direct(Cached):
     "moca without GradCache: all Packs' graphs at once."
     def step(self, batch):
         vectors = self.packs(batch)
-        loss = self.model.loss(Vectors(vectors), vectors.new_full((1,), 1 / self.model.cfg.temperature), batch)["nce"] / len(batch.queries)
+        loss = self.model.loss(Vectors(vectors), vectors.new_full((1,), 1 / self.model.cfg.temperature),
+        batch)["nce"] / len(batch.queries)
         loss.backward()
         return loss.detach()
 
 # %% ../../nbs/speed/04_finetuning.ipynb #271ee02e
 class Stock(nn.Module):
-    """The Hugging Face model as a sentence encoder on padded features: mean of the real tokens' last states in fp32, unit length. It takes
+    """The Hugging Face model as a sentence encoder on padded features: mean of the real tokens' last states
+    in fp32, unit length. It takes
     and gives what sentence-transformers' losses expect."""
     def __init__(self, backbone):
         super().__init__()
@@ -169,7 +190,8 @@ class Stock(nn.Module):
     def forward(self, features: dict) -> dict:
         "Adds `sentence_embedding`, `[B, dim]`."
         inputs = {k: v for k, v in features.items() if k != "num_images_per_sample"}
-        hidden, mask = self.backbone.model.model(**inputs, use_cache=False).last_hidden_state.float(), inputs["attention_mask"][..., None]
+        hidden, mask = self.backbone.model.model(**inputs,
+                                                 use_cache=False).last_hidden_state.float(), inputs["attention_mask"][..., None]
         return dict(features, sentence_embedding=F.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1))
 
 class PaddedPairs(Stage2Arm):
@@ -177,7 +199,8 @@ class PaddedPairs(Stage2Arm):
     stock = True
     def features(self, docs: list) -> dict:
         "One padded batch, with the number of images of each row."
-        found = padded_batch(self.backbone, [encode(self.backbone.encoder, d) for d in docs], range(len(docs)))["inputs"]
+        found = padded_batch(self.backbone, [encode(self.backbone.encoder, d) for d in docs],
+        range(len(docs)))["inputs"]
         found.pop("use_cache")
         return dict(found, num_images_per_sample=torch.tensor([len(d.images) for d in docs]))
 
@@ -192,7 +215,8 @@ class SentenceTransformers(PaddedPairs):
         from sentence_transformers.base.losses.gradcache import _minibatch_ranges
         from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
         self.model, budget = Stock(self.backbone), self.setting.budget
-        self.loss = CachedMultipleNegativesRankingLoss(self.model, scale=1 / self.setting.config().temperature,
+        self.loss = CachedMultipleNegativesRankingLoss(self.model, scale=1 /
+        self.setting.config().temperature,
                                                        mini_batch_num_tokens=budget)
         columns = [self.features(c) for c in self.columns]
         sizes = [(c["attention_mask"].sum(1).tolist(), _minibatch_ranges(c, 0, budget)) for c in columns]
@@ -210,7 +234,8 @@ class Authors(PaddedPairs):
     checkpointing = "full"
     def prepare(self):
         self.model = Stock(self.backbone)
-        found = [self.features(self.columns[0]), self.features([d for column in self.columns[1:] for d in column])]
+        found = [self.features(self.columns[0]), self.features([d for column in self.columns[1:] for d in
+        column])]
         self.computed = sum(f["input_ids"].numel() for f in found)
         return found
 
@@ -227,21 +252,25 @@ ARMS = {"moca": Cached, "direct": Direct, "st-cached": SentenceTransformers, "M"
 
 # %% ../../nbs/speed/04_finetuning.ipynb #a905046f
 def make_arm(setting: Stage2Setting | dict, name: str) -> Stage2Arm:
-    "Build an arm; another process gets the setting as a dict. Raises `BadInput` for an unknown name, or a missing sentence-transformers."
+    """Build an arm; another process gets the setting as a dict. Raises `BadInput` for an unknown name, or a
+    missing sentence-transformers."""
     if isinstance(setting, dict): setting = Stage2Setting(**setting)
     kinds = dict(ARMS, own=CachedOwn)
     if name not in kinds: raise BadInput(f"there is no arm {name!r}: use {', '.join(ARMS)}")
     try: return kinds[name](setting)
     except ModuleNotFoundError as e:
         if e.name != "sentence_transformers": raise
-        raise BadInput("the arm st-cached needs sentence-transformers: pip install 'moca[st]', or leave it out with --arms") from None
+        raise BadInput("the arm st-cached needs sentence-transformers: pip install 'moca[st]', or leave it "
+                       "out with --arms") from None
 
 # %% ../../nbs/speed/04_finetuning.ipynb #f9f42253
 TOLERANCES = dict(float32=dict(loss=1e-5, document=1e-4, gradient=1e-4),
-                  bfloat16=dict(loss=2e-2, document=2e-1, gradient=5e-2)) # document: the worst number of all vectors
+                  # document: the worst number of all vectors
+                  bfloat16=dict(loss=2e-2, document=2e-1, gradient=5e-2))
 
 def gate(arms: dict, setting: Stage2Setting) -> dict[str, dict[str, float]]:
-    """M against moca with own hard negatives, the others against moca as it is timed. Raises `MocaError` above a tolerance: then nothing is
+    """M against moca with own hard negatives, the others against moca as it is timed. Raises `MocaError`
+    above a tolerance: then nothing is
     timed."""
     found = gate_arms({n: a for n, a in arms.items() if n != "M"}, TOLERANCES[setting.dtype], distance)
     return found | (gate_arms({"own": make_arm(setting, "own"), "M": arms["M"]}, TOLERANCES[setting.dtype],
@@ -255,9 +284,11 @@ def distance(a: tuple, b: tuple) -> float:
 def loss_bytes(pairs: int, dim: int = 64, negatives: int = 1) -> int:
     "Bytes that moca's loss saves for backward, for a batch of random unit vectors."
     g = torch.Generator().manual_seed(0)
-    q, p, n = (F.normalize(torch.randn(k, dim, generator=g), dim=-1).requires_grad_() for k in (pairs, pairs, pairs * negatives))
+    q, p, n = (F.normalize(torch.randn(k, dim, generator=g), dim=-1).requires_grad_() for k in (pairs, pairs,
+    pairs * negatives))
     keys = lambda k, width: torch.arange(k * width).view(k, width)
-    who = Pairing(keys(pairs, 3), -2 - keys(pairs * negatives, 2), torch.arange(pairs).repeat_interleave(negatives))
+    who = Pairing(keys(pairs, 3), -2 - keys(pairs * negatives, 2),
+    torch.arange(pairs).repeat_interleave(negatives))
     with saved_bytes() as held:
         contrast(Vectors(q), Vectors(p), Vectors(n), who, LossConfig(), torch.tensor([1 / .03]), None)["nce"]
     return held()
@@ -279,7 +310,8 @@ def bench(setting: Stage2Setting | None = None, # None: the embedded model on th
         told = {n: a.ask("about") for n, a in made.items()}
         seconds = in_turns(made, repeats, progress)
         memory, busy = ({n: a.ask(what) for n, a in made.items()} for what in ("memory", "processor"))
-    return dict(bench="stage2", machine=machine(setting.device), setting=dataclasses.asdict(setting), equal=True,
+    return dict(bench="stage2", machine=machine(setting.device), setting=dataclasses.asdict(setting),
+    equal=True,
                 tolerances=TOLERANCES[setting.dtype], differences=differences,
                 saved_bytes_exponent=saved_exponent(), **report(setting, told, seconds, memory, busy))
 
@@ -289,16 +321,20 @@ def report(setting: Stage2Setting, told: dict, seconds: dict, memory: dict, busy
     arms, real, name = {}, told["moca"]["tokens"], dict(direct="gradcache_vs_direct", M="vs_M")
     for n, s in seconds.items():
         t = spread(s)
-        arms[n] = dict(pairs_s=setting.pairs / t["median"], pairs_s_quartiles=[setting.pairs / x for x in reversed(t["quartiles"])],
+        arms[n] = dict(pairs_s=setting.pairs / t["median"], pairs_s_quartiles=[setting.pairs / x for x in
+        reversed(t["quartiles"])],
                        seconds=t["median"],
-                       peak_mib=memory[n] and memory[n] / 2**20, processor_seconds=statistics.median(busy[n][-len(s):]),
+                       peak_mib=memory[n] and memory[n] / 2**20,
+                       processor_seconds=statistics.median(busy[n][-len(s):]),
                        real=real / told[n]["computed"])
     def ratio(of): # round by round
         pairs = {n: zip(of[n][-len(seconds[n]):], of["moca"][-len(seconds[n]):]) for n in of if n != "moca"}
-        return {name.get(n, "vs_" + n.replace("-", "_")): spread([b / a if n == "direct" else a / b for a, b in both]) for n,
+        return {name.get(n, "vs_" + n.replace("-", "_")): spread([b / a if n == "direct" else a / b for a, b
+        in both]) for n,
                 both in pairs.items()}
     wall = ratio(seconds)
-    return dict(arms=arms, ratio={k: r["median"] for k, r in wall.items()}, ratio_quartiles={k: r["quartiles"] for k, r in wall.items()},
+    return dict(arms=arms, ratio={k: r["median"] for k, r in wall.items()}, ratio_quartiles={k:
+    r["quartiles"] for k, r in wall.items()},
                 ratio_processor={k: r["median"] for k, r in ratio(busy).items()},
                 work={k: told["moca"][k] for k in ("documents", "tokens", "images", "median", "longest")})
 
@@ -306,18 +342,24 @@ def as_text(found: dict) -> str:
     "The table of a bench of stage 2."
     s, w = found["setting"], found["work"]
     lines = [headline(found),
-             f"{s['shape'] or 'moca-tiny-base'} ({s['dtype']}), {s['pairs']} pairs, {w['documents']} documents of {w['median']:.0f} tokens "
-             f"(median; longest {w['longest']}), {w['tokens']} tokens, {w['images']} images, budget {s['budget']}",
+             f"{s['shape'] or 'moca-tiny-base'} ({s['dtype']}), {s['pairs']} pairs, {w['documents']} "
+             f"documents of {w['median']:.0f} tokens "
+             f"(median; longest {w['longest']}), {w['tokens']} tokens, {w['images']} images, budget "
+             f"{s['budget']}",
              f"{'arm':10s}{'real':>8s}{'pairs/s':>9s}  quartiles       peak MiB"]
     for n, a in found["arms"].items():
         q = f"{a['pairs_s_quartiles'][0]:.1f} to {a['pairs_s_quartiles'][1]:.1f}"
         lines.append(f"{n:10s}{a['real']:8.1%}{a['pairs_s']:9.1f}  {q:14s}{a['peak_mib'] or math.nan:10.0f}")
     words = dict(gradcache_vs_direct="GradCache takes {} x the time of the direct step",
-                 vs_st_cached="moca is {} x as fast as sentence-transformers' cached loss", vs_M="moca is {} x as fast as the authors' way")
+                 vs_st_cached="moca is {} x as fast as sentence-transformers' cached loss",
+                 vs_M="moca is {} x as fast as the authors' way")
     for k, r in found["ratio"].items():
         lines.append(words[k].format(f"{r:.2f}") + " ({:.2f} to {:.2f}; by processor time {:.2f})".format(*found["ratio_quartiles"][k],
                                                                                                           found["ratio_processor"][k]))
-    off = {k: max(d[k] for d in found["differences"].values()) for k in ("loss", "gradient")} if found["differences"] else dict(loss=0,
+    off = {k: max(d[k] for d in found["differences"].values())
+           for k in ("loss", "gradient")} if found["differences"] else dict(loss=0,
                                                                                                                                 gradient=0)
-    return "\n".join(lines + [f"equal before timing: losses within {off['loss']:.0e}, gradients within {off['gradient']:.0e}; bytes saved "
-                              f"by the loss grow like the batch to the power {found['saved_bytes_exponent']:.3f}"])
+    return "\n".join(lines + [f"equal before timing: losses within {off['loss']:.0e}, gradients within "
+                              f"{off['gradient']:.0e}; bytes saved "
+                              "by the loss grow like the batch to the power "
+                              f"{found['saved_bytes_exponent']:.3f}"])

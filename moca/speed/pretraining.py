@@ -46,8 +46,10 @@ class Stage1Setting:
     threads: int = 2
 
     def __post_init__(self):
-        if self.shape not in SHAPES: raise BadInput(f"shape {self.shape!r} is unknown: use one of {', '.join(SHAPES)}")
-        if self.mix not in ("documents", "corpus"): raise BadInput(f"mix {self.mix!r} is unknown: use documents or corpus")
+        if self.shape not in SHAPES:
+            raise BadInput(f"shape {self.shape!r} is unknown: use one of {', '.join(SHAPES)}")
+        if self.mix not in ("documents", "corpus"):
+            raise BadInput(f"mix {self.mix!r} is unknown: use documents or corpus")
         if min(self.scale, self.tokens, self.budget, self.threads) < 1:
             raise BadInput("scale, tokens, budget and threads of a bench must be 1 or more")
 
@@ -61,27 +63,33 @@ def bench_documents(encoder, setting: Stage1Setting) -> list[Encoded]:
     encoder.max_length = min(setting.budget, 2048)
     if setting.mix == "corpus":
         docs, out, total = load_corpus().documents("train"), [], 0
-        for i in torch.randperm(len(docs), generator=generator(setting.seed, 0, "bench", "documents")).tolist():
+        for i in torch.randperm(len(docs), generator=generator(setting.seed, 0, "bench",
+        "documents")).tolist():
             if total >= setting.tokens: break
-            out.append(encode(encoder, docs[i])); total += len(out[-1])
+            out.append(encode(encoder, docs[i]))
+            total += len(out[-1])
     else: out = [made_up(encoder, t, images, str(i), setting.seed) for i,
                  (t, images) in enumerate(mixed_documents(setting.tokens, setting.scale, setting.seed))]
     if max(map(len, out)) > setting.budget:
-        raise BadInput(f"a document of {max(map(len, out))} tokens exceeds the budget of {setting.budget}: raise --budgets")
+        raise BadInput(f"a document of {max(map(len, out))} tokens exceeds the budget of {setting.budget}: "
+                       "raise --budgets")
     return out
 
 # %% ../../nbs/speed/03_pretraining.ipynb #552439e5
 def padded(encoder, c: Corruption, multiple: int = 1) -> dict:
-    """A corrupted Pack as a right-padded batch: `inputs` of the stock model, `labels` `[D, L]` as transformers has them (-100: no target),
+    """A corrupted Pack as a right-padded batch: `inputs` of the stock model, `labels` `[D, L]` as
+    transformers has them (-100: no target),
     places of the masked image tokens."""
     lengths, owner = c.pack.lengths, c.pack.document_ids
     wide = -(-max(lengths) // multiple) * multiple
     at = owner * wide + torch.arange(len(owner)) - c.pack.cu_seqlens[:-1].long()[owner]
-    lay = lambda values, where, empty: torch.full((len(lengths) * wide,), empty).index_copy(0, where, values).view(-1, wide)
+    lay = lambda values, where, empty: torch.full((len(lengths) * wide,), empty).index_copy(0, where,
+    values).view(-1, wide)
     ids = lay(c.input_ids, at, encoder.tokenizer.pad_token_id or 0)
     inputs = dict(input_ids=ids, attention_mask=lay(torch.ones_like(at), at, 0), use_cache=False,
                   **encoder.family.stock(c.pixel_values, c.pack.image_grid_thw, c.pack.image_sizes, ids))
-    return dict(inputs=inputs, labels=lay(c.token_targets, at[c.read_at + 1], -100), image_at=at[c.masked_images],
+    return dict(inputs=inputs, labels=lay(c.token_targets, at[c.read_at + 1], -100),
+    image_at=at[c.masked_images],
                 pixels=c.patch_targets, ids=list(c.pack.ids))
 
 def moved(batch, device):
@@ -91,7 +99,8 @@ def moved(batch, device):
 
 # %% ../../nbs/speed/03_pretraining.ipynb #2321d08b
 class ChunkedLoss(torch.autograd.Function):
-    """Summed cross-entropy of `hidden [N, d] @ weight [V, d].T` in chunks over all rows; the gradients are made in the forward pass. Gives
+    """Summed cross-entropy of `hidden [N, d] @ weight [V, d].T` in chunks over all rows; the gradients are
+    made in the forward pass. Gives
     the sum and each row's loss."""
     @staticmethod
     def forward(ctx, hidden, weight, labels, chunk):
@@ -103,7 +112,8 @@ class ChunkedLoss(torch.autograd.Function):
             g, known = scores.softmax(-1), y >= 0
             g[known, y[known]] -= 1
             g = g.mul_(known[:, None]).to(h.dtype)
-            torch.mm(g, weight, out=d_hidden[k:k + chunk]); d_weight.addmm_(g.T, h)
+            torch.mm(g, weight, out=d_hidden[k:k + chunk])
+            d_weight.addmm_(g.T, h)
         ctx.save_for_backward(d_hidden, d_weight)
         rows = torch.cat(rows)
         ctx.mark_non_differentiable(rows)
@@ -116,16 +126,19 @@ class ChunkedLoss(torch.autograd.Function):
 
 # %% ../../nbs/speed/03_pretraining.ipynb #84df869f
 class Padded(nn.Module):
-    """`Reconstruction` on padded batches through the stock model: the scores at all positions, the loss `plain` (N), in `chunked` form (M),
+    """`Reconstruction` on padded batches through the stock model: the scores at all positions, the loss
+    `plain` (N), in `chunked` form (M),
     or transformers' own (`hf`)."""
-    def __init__(self, recon: Reconstruction, head: str, counts: dict[str, int], mae_weight: float, chunk: int = 256):
+    def __init__(self, recon: Reconstruction, head: str, counts: dict[str, int], mae_weight: float, chunk:
+    int = 256):
         super().__init__()
         self.recon, self.head, self.counts, self.mae_weight, self.chunk = recon, head, counts, mae_weight, chunk
 
     def states(self, batch: dict) -> tuple[Tensor, Tensor]:
         "Hidden states `[D, L, hidden]` and the pixels `[K, ...]` predicted at masked image tokens."
         backbone, decoder = self.recon.backbone, self.recon.decoder
-        with decoder.listening(backbone) as given: hidden = backbone.model.model(**batch["inputs"]).last_hidden_state
+        with decoder.listening(backbone) as given:
+            hidden = backbone.model.model(**batch["inputs"]).last_hidden_state
         if not len(batch["image_at"]): return hidden, batch["pixels"]
         decoded = decoder.run(hidden, [given[i][0] for i in decoder.copied])
         return hidden, decoder.to_pixels(decoded.flatten(0, 1)[batch["image_at"]])
@@ -143,21 +156,27 @@ class Padded(nn.Module):
     def forward(self, num_items_in_batch=None, **batch) -> dict[str, Tensor]:
         "`loss`: both parts, each divided by its number in the whole round."
         hidden, pixels = self.states(batch)
-        mae = (pixels.float() - batch["pixels"].float()).pow(2).sum() * self.mae_weight / max(1, self.counts["mae"])
-        if self.head != "hf": return dict(loss=self.token_losses(hidden, batch["labels"])[0] / self.counts["mlm"] + mae)
+        mae = (pixels.float() - batch["pixels"].float()).pow(2).sum() * self.mae_weight / max(1,
+        self.counts["mae"])
+        if self.head != "hf":
+            return dict(loss=self.token_losses(hidden, batch["labels"])[0] / self.counts["mlm"] + mae)
         model = self.recon.backbone.model
-        return dict(loss=model.loss_function(model.lm_head(hidden), batch["labels"], model.config.text_config.vocab_size,
+        return dict(loss=model.loss_function(model.lm_head(hidden), batch["labels"],
+        model.config.text_config.vocab_size,
                                              num_items_in_batch=num_items_in_batch) + mae)
 
 # %% ../../nbs/speed/03_pretraining.ipynb #acc4a84f
 class Stage1Arm(Timed):
-    "What the four arms share. A subclass makes `batches`, and does `step(batch)` (forward and backward) and `losses(batch)`."
+    """What the four arms share. A subclass makes `batches`, and does `step(batch)` (forward and backward) and
+    `losses(batch)`."""
     checkpointing, stock = "none", False # stock: transformers' own attention
     def __init__(self, setting: Stage1Setting):
         self.setting, self.device, cfg = setting, setting.device, setting.config
-        backbone = shaped_backbone(setting.shape, setting.device, getattr(torch, setting.dtype), self.checkpointing, setting.vocabulary,
+        backbone = shaped_backbone(setting.shape, setting.device, getattr(torch, setting.dtype),
+        self.checkpointing, setting.vocabulary,
                                    setting.seed)
-        if self.stock: backbone.text.config._attn_implementation = backbone.vision.config._attn_implementation = "sdpa"
+        if self.stock:
+            backbone.text.config._attn_implementation = backbone.vision.config._attn_implementation = "sdpa"
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(setting.seed)
             self.recon = Reconstruction(backbone).train()
@@ -181,7 +200,8 @@ class Stage1Arm(Timed):
         for b in self.batches:
             with torch.no_grad(): rows |= self.losses(b)
             total += float(self.step(b))
-        grads = {n: p.grad.float().cpu().numpy() for n, p in self.recon.named_parameters() if p.grad is not None}
+        grads = {n: p.grad.float().cpu().numpy() for n, p in self.recon.named_parameters() if p.grad is not
+        None}
         self.clear()
         return dict(loss=total, rows=rows, grads=grads)
 
@@ -198,11 +218,13 @@ class Packed(Stage1Arm):
         packs = [c.pack for c in self.batches]
         return dict(super().about(), documents=sum(p.documents for p in packs), tokens=self.computed,
                     image_tokens=sum(len(p.image_tokens) for p in packs), **self.counts,
-                    fill=self.computed / len(packs) / self.setting.budget, parameters=sum(p.numel() for p in self.recon.parameters()),
+                    fill=self.computed / len(packs) / self.setting.budget, parameters=sum(p.numel() for p in
+                    self.recon.parameters()),
                     flops=stage_flops(self.recon)(self.batches))
 
     def count(self) -> float:
-        """FLOPs of a round as torch's counter sees them; attention and head as plain multiplications, because it knows neither the CPU's
+        """FLOPs of a round as torch's counter sees them; attention and head as plain multiplications,
+        because it knows neither the CPU's
         fused kernel nor sums in place."""
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             for c in self.batches:
@@ -216,7 +238,8 @@ class Packed(Stage1Arm):
         graphs = lambda: torch._dynamo.utils.counters["stats"]["unique_graphs"]
         for k in range(steps):
             if k == after: before = graphs()
-            self.clear(); self.step(self.batches[k % len(self.batches)])
+            self.clear()
+            self.step(self.batches[k % len(self.batches)])
         return graphs() - before
 
     def step(self, c: Corruption) -> Tensor:
@@ -231,12 +254,15 @@ class Packed(Stage1Arm):
         scores, pixels = self.recon.predict(c)
         mlm = F.cross_entropy(scores.float(), c.token_targets, reduction="none")
         mae = (pixels.float() - c.patch_targets.float()).pow(2).sum(1)
-        return per_document(c.pack.ids, c.pack.document_ids[c.read_at], mlm, c.pack.document_ids[c.masked_images], mae)
+        return per_document(c.pack.ids, c.pack.document_ids[c.read_at], mlm,
+        c.pack.document_ids[c.masked_images], mae)
 
 # %% ../../nbs/speed/03_pretraining.ipynb #d1d8c338
-def per_document(ids: list[str], owner: Tensor, mlm: Tensor, image_owner: Tensor, mae: Tensor) -> dict[str, tuple[float, float]]:
+def per_document(ids: list[str], owner: Tensor, mlm: Tensor, image_owner: Tensor, mae: Tensor) -> dict[str,
+tuple[float, float]]:
     "Sums of both losses by document."
-    a, b = (torch.zeros(len(ids), device=x.device).index_add(0, o, x) for o, x in ((owner, mlm), (image_owner, mae)))
+    a, b = (torch.zeros(len(ids), device=x.device).index_add(0, o, x) for o, x in ((owner, mlm),
+    (image_owner, mae)))
     return dict(zip(ids, zip(a.tolist(), b.tolist())))
 
 # %% ../../nbs/speed/03_pretraining.ipynb #01397a3a
@@ -251,7 +277,8 @@ class PaddedArm(Stage1Arm):
         "Corrupt and pad."
         self.model = Padded(self.recon, self.head, self.counts, self.weight)
         self.make = lambda chosen: padded(self.recon.backbone.encoder,
-                                          corrupt(self.recon.backbone.encoder, [self.encoded[i] for i in chosen], cfg), self.multiple)
+                                          corrupt(self.recon.backbone.encoder, [self.encoded[i] for i in
+                                          chosen], cfg), self.multiple)
         self.batches = [moved(b, self.device) for b in self.collate()]
         self.computed = sum(b["labels"].numel() for b in self.batches)
 
@@ -274,42 +301,53 @@ class PaddedArm(Stage1Arm):
             scores = self.recon.backbone.model.lm_head(hidden).float()
             rows = F.cross_entropy(scores.flatten(0, 1), y.flatten(), ignore_index=-100, reduction="none")
         mae = (pixels.float() - batch["pixels"].float()).pow(2).sum(1)
-        return per_document(batch["ids"], torch.arange(len(y), device=y.device).repeat_interleave(y.shape[1]), rows.flatten(),
+        return per_document(batch["ids"], torch.arange(len(y),
+        device=y.device).repeat_interleave(y.shape[1]), rows.flatten(),
                             batch["image_at"] // y.shape[1], mae)
 
 # %% ../../nbs/speed/03_pretraining.ipynb #61d185d5
 class BinnedArm(PaddedArm):
-    """M: the authors' bins, their budget chosen so that a micro-batch holds as many real tokens as moca's on average; the rest of each bin
+    """M: the authors' bins, their budget chosen so that a micro-batch holds as many real tokens as moca's on
+    average; the rest of each bin
     is kept, since every arm must do the same samples."""
     head, multiple = "chunked", 32
     def order(self):
         image = [len(e.image_tokens) for e in self.encoded]
-        costs = bin_costs([len(e) - n for e, n in zip(self.encoded, image)], image, [len(e.image_grid_thw) for e in self.encoded],
+        costs = bin_costs([len(e) - n for e, n in zip(self.encoded, image)], image, [len(e.image_grid_thw)
+        for e in self.encoded],
                           self.setting.config.max_length)
-        tries = [bins(costs, round(self.setting.budget * 1.2**k), seed=self.setting.seed, drop_last=False) for k in range(-8, 16)]
-        return min(tries, key=lambda found: abs(sum(map(len, self.encoded)) / len(found) - self.setting.budget))
+        tries = [bins(costs, round(self.setting.budget * 1.2**k), seed=self.setting.seed, drop_last=False)
+        for k in range(-8, 16)]
+        return min(tries, key=lambda found: abs(sum(map(len, self.encoded)) / len(found) -
+        self.setting.budget))
 
 # %% ../../nbs/speed/03_pretraining.ipynb #fbfc24e1
 class HfTrainer(Trainer):
-    """Groups by length as in a large data set, where a mega-batch is 50 batches: in a small one the stock sampler makes smaller
+    """Groups by length as in a large data set, where a mega-batch is 50 batches: in a small one the stock
+    sampler makes smaller
     mega-batches and groups less."""
     def _get_train_sampler(self, train_dataset=None):
         data = train_dataset if train_dataset is not None else self.train_dataset
         g = torch.Generator().manual_seed(self.args.seed)
-        return get_length_grouped_indices([len(f["input_ids"]) for f in data], self.args.train_batch_size, mega_batch_mult=50, generator=g)
+        return get_length_grouped_indices([len(f["input_ids"]) for f in data], self.args.train_batch_size,
+        mega_batch_mult=50, generator=g)
 
 class TrainerArm(PaddedArm):
-    "hf: transformers' Trainer; its batches have a fixed number of samples, as many as a micro-batch of moca's holds on average."
+    """hf: transformers' Trainer; its batches have a fixed number of samples, as many as a micro-batch of
+    moca's holds on average."""
     checkpointing, head = "none", "hf"
     def collate(self):
         self.folder = tempfile.TemporaryDirectory()
         size = max(1, round(self.setting.budget * len(self.encoded) / sum(map(len, self.encoded))))
-        args = TrainingArguments(self.folder.name, per_device_train_batch_size=size, train_sampling_strategy="group_by_length",
+        args = TrainingArguments(self.folder.name, per_device_train_batch_size=size,
+        train_sampling_strategy="group_by_length",
                                  remove_unused_columns=False,
-                                 use_cpu=self.device == "cpu", report_to="none", seed=self.setting.seed, dataloader_pin_memory=False,
+                                 use_cpu=self.device == "cpu", report_to="none", seed=self.setting.seed,
+                                 dataloader_pin_memory=False,
                                  disable_tqdm=True)
         data = [dict(input_ids=e.input_ids, number=i) for i, e in enumerate(self.encoded)]
-        self.trainer = HfTrainer(self.model, args, data_collator=lambda rows: self.make([r["number"] for r in rows]), train_dataset=data)
+        self.trainer = HfTrainer(self.model, args, data_collator=lambda rows: self.make([r["number"] for r in
+        rows]), train_dataset=data)
         return list(self.trainer.get_train_dataloader())
 
     def step(self, batch):
@@ -325,7 +363,8 @@ def make_arm(setting: Stage1Setting | dict, name: str) -> Stage1Arm:
 
 # %% ../../nbs/speed/03_pretraining.ipynb #d07be96f
 TOLERANCES = dict(float32=dict(loss=1e-5, document=1e-5, gradient=1e-4),
-                  bfloat16=dict(loss=2e-2, document=2e-2, gradient=5e-2)) # gradients of bf16 weights add up in bf16
+                  # gradients of bf16 weights add up in bf16
+                  bfloat16=dict(loss=2e-2, document=2e-2, gradient=5e-2))
 
 # %% ../../nbs/speed/03_pretraining.ipynb #26f1897a
 def matrix_peak(setting: Stage1Setting, reached: float = 0.0, # FLOP/s that were seen already
@@ -352,9 +391,11 @@ def bench(setting: Stage1Setting | None = None, # None: the toy on the CPU
         fastest = min(min(s) for s in seconds.values())
         peak = matrix_peak(setting, max(before, told["moca"]["flops"] / fastest))
         memory, busy = ({n: a.ask(what) for n, a in made.items()} for what in ("memory", "processor"))
-    found = dict(bench="stage1", machine=machine(setting.device), setting=dataclasses.asdict(setting), equal=True,
+    found = dict(bench="stage1", machine=machine(setting.device), setting=dataclasses.asdict(setting),
+    equal=True,
                  tolerances=TOLERANCES[setting.dtype], differences=differences,
-                 flops=dict(useful=told["moca"]["flops"], counted=counted, off=told["moca"]["flops"] / counted - 1), gemm_peak=peak,
+                 flops=dict(useful=told["moca"]["flops"], counted=counted, off=told["moca"]["flops"] /
+                 counted - 1), gemm_peak=peak,
                  **report(told, seconds, memory, busy, peak))
     return dict(found, laws=cost_laws(setting, progress=progress)) if laws else found
 
@@ -363,59 +404,76 @@ def report(told: dict, seconds: dict, memory: dict, busy: dict, ceiling: float) 
     moca, arms = told["moca"], {}
     for n, s in seconds.items():
         t = spread(s)
-        speed, use = ([k / x for x in (t["median"], *reversed(t["quartiles"]))] for k in (moca["tokens"], moca["flops"] / ceiling))
-        arms[n] = dict(real_tok_s=speed[0], real_tok_s_quartiles=speed[1:], seconds=t["median"], mfu=use[0], mfu_quartiles=use[1:],
-                       peak_mib=memory[n] and memory[n] / 2**20, processor_seconds=statistics.median(busy[n][-len(s):]),
+        speed, use = ([k / x for x in (t["median"], *reversed(t["quartiles"]))] for k in (moca["tokens"],
+        moca["flops"] / ceiling))
+        arms[n] = dict(real_tok_s=speed[0], real_tok_s_quartiles=speed[1:], seconds=t["median"], mfu=use[0],
+        mfu_quartiles=use[1:],
+                       peak_mib=memory[n] and memory[n] / 2**20,
+                       processor_seconds=statistics.median(busy[n][-len(s):]),
                        micro_batches=told[n]["micro_batches"], real=moca["tokens"] / told[n]["computed"])
-    ratios = {n: spread([a / b for a, b in zip(s, seconds["moca"])]) for n, s in seconds.items() if n != "moca"}
+    ratios = {n: spread([a / b for a, b in zip(s, seconds["moca"])]) for n, s in seconds.items() if n !=
+    "moca"}
     last = {n: b[-len(seconds[n]):] for n, b in busy.items()} # without the warm-up
-    processor = {f"vs_{n}": statistics.median(a / b for a, b in zip(x, last["moca"])) for n, x in last.items() if n != "moca"}
-    return dict(arms=arms, ratio_processor=processor, ratio={f"vs_{n}": r["median"] for n, r in ratios.items()},
+    processor = {f"vs_{n}": statistics.median(a / b for a, b in zip(x, last["moca"])) for n, x in
+    last.items() if n != "moca"}
+    return dict(arms=arms, ratio_processor=processor, ratio={f"vs_{n}": r["median"] for n, r in
+    ratios.items()},
                 ratio_quartiles={f"vs_{n}": r["quartiles"] for n, r in ratios.items()},
                 fill=moca["fill"], mfu=arms["moca"]["mfu"],
-                work={k: moca[k] for k in ("documents", "tokens", "image_tokens", "mlm", "mae", "parameters")})
+                work={k: moca[k] for k in ("documents", "tokens", "image_tokens", "mlm", "mae",
+                "parameters")})
 
 # %% ../../nbs/speed/03_pretraining.ipynb #0f264d95
 def settings(device: str = "cpu", budgets: list[int] = (), **given) -> list[Stage1Setting]:
-    """What `moca bench stage1` runs, one setting a budget: the toy on a CPU; on a GPU the 3B shape in bf16 with Packs of 12,800 and 32,768
+    """What `moca bench stage1` runs, one setting a budget: the toy on a CPU; on a GPU the 3B shape in bf16
+    with Packs of 12,800 and 32,768
     and eight of them a round. Raises `BadInput` for an option of stage 2."""
     if "pairs" in given: raise BadInput("bench stage1 works on documents: leave out --pairs")
     cuda = device == "cuda"
     usual = dict(shape="3b", scale=1, dtype="bfloat16") if cuda else {}
-    make = lambda b: Stage1Setting(**{**usual, **dict(device=device, budget=b, tokens=8 * b if cuda else Stage1Setting.tokens), **given})
+    make = lambda b: Stage1Setting(**{**usual, **dict(device=device, budget=b, tokens=8 * b if cuda else
+    Stage1Setting.tokens), **given})
     return [make(b) for b in budgets or ((12800, 32768) if cuda else (Stage1Setting.budget,))]
 
 # %% ../../nbs/speed/03_pretraining.ipynb #7901c226
 def cost_laws(setting: Stage1Setting, factors: tuple[float, ...] = (.5, 1, 2, 4), # of the budget
               vocabularies: tuple[int, int] = (8256, 151936),
-              shape: str | None = None, # of the vocabulary's law; None: `base` on a CPU, where `toy` has hardly a body
+              shape: str
+              | None = None, # of the vocabulary's law; None: `base` on a CPU, where `toy` has hardly a body
               repeats: int = 3, progress: bool = True) -> dict:
-    """How the time of moca's arm follows the budget of a Pack and the size of the vocabulary, and how often something was compiled after
+    """How the time of moca's arm follows the budget of a Pack and the size of the vocabulary, and how often
+    something was compiled after
     step 20."""
     shape = shape or ("base" if setting.device == "cpu" else setting.shape)
     most = round(max(factors) * setting.budget)
-    sizes = {f: make_arm(dataclasses.replace(setting, budget=round(f * setting.budget), tokens=most), "moca") for f in factors}
+    sizes = {f: make_arm(dataclasses.replace(setting, budget=round(f * setting.budget), tokens=most), "moca")
+    for f in factors}
     recompiles = sizes[min(factors)].compiled()
     seconds = in_turns(sizes, repeats, progress)
     tokens = [sizes[f].computed / len(sizes[f].batches) for f in factors]
     each = [statistics.median(seconds[f]) / len(sizes[f].batches) for f in factors]
     del sizes
-    words = {v: make_arm(dataclasses.replace(setting, shape=shape, vocabulary=v, tokens=2 * setting.budget), "moca") for v in vocabularies}
+    words = {v: make_arm(dataclasses.replace(setting, shape=shape, vocabulary=v, tokens=2 * setting.budget),
+    "moca") for v in vocabularies}
     seconds, flops = in_turns(words, repeats, progress), [a.about()["flops"] for a in words.values()]
     few, many = vocabularies
     return dict(budget=dict(slope=slope(tokens, each), tokens=tokens, seconds=each), recompiles=recompiles,
                 vocabulary=dict(shape=shape, words=vocabularies,
-                                ratio=statistics.median(b / a for a, b in zip(seconds[few], seconds[many])), flops=flops[1] / flops[0]))
+                                ratio=statistics.median(b / a for a, b in zip(seconds[few], seconds[many])),
+                                flops=flops[1] / flops[0]))
 
 # %% ../../nbs/speed/03_pretraining.ipynb #ca44d3fb
 def as_text(found: dict) -> str:
     "The table of a bench of stage 1."
     s, w = found["setting"], found["work"]
     lines = [headline(found),
-             f"shape {s['shape']} ({w['parameters'] / 1e6:.1f} M weights, {s['dtype']}), {w['documents']} documents of the mix {s['mix']}"
+             f"shape {s['shape']} ({w['parameters'] / 1e6:.1f} M weights, {s['dtype']}), {w['documents']} "
+             f"documents of the mix {s['mix']}"
              f"{' / ' + str(s['scale']) if s['mix'] == 'documents' else ''}, {w['tokens']} real tokens "
-             f"({w['image_tokens'] / w['tokens']:.0%} of images), budget {s['budget']}, fill {found['fill']:.1%}",
-             f"{'arm':6s}{'batches':>8s}{'real':>8s}{'tokens/s':>10s}  quartiles        MFU   peak MiB  moca is (quartiles)    by "
+             f"({w['image_tokens'] / w['tokens']:.0%} of images), budget {s['budget']}, fill "
+             f"{found['fill']:.1%}",
+             f"{'arm':6s}{'batches':>8s}{'real':>8s}{'tokens/s':>10s}  quartiles        MFU   peak MiB  moca "
+             "is (quartiles)    by "
              f"processor time"]
     for n, a in found["arms"].items():
         q = f"{a['real_tok_s_quartiles'][0]:.0f} to {a['real_tok_s_quartiles'][1]:.0f}"
@@ -423,13 +481,18 @@ def as_text(found: dict) -> str:
             *found["ratio_quartiles"][f"vs_{n}"], found["ratio_processor"][f"vs_{n}"])
         lines.append(f"{n:6s}{a['micro_batches']:8d}{a['real']:8.1%}{a['real_tok_s']:10.0f}  "
                      f"{q:16s}{a['mfu']:5.1%}{a['peak_mib'] or math.nan:10.0f}  {than}")
-    far = {k: max((d[k] for d in found["differences"].values()), default=0.0) for k in ("document", "gradient")}
-    lines += [f"equal before timing: losses of each document within {far['document']:.0e}, gradients within {far['gradient']:.0e}",
-              f"useful work {found['flops']['useful'] / 1e9:.1f} GFLOP a round ({found['flops']['off']:+.2%} from torch's counter); "
+    far = {k: max((d[k] for d in found["differences"].values()), default=0.0) for k in ("document",
+    "gradient")}
+    lines += [f"equal before timing: losses of each document within {far['document']:.0e}, gradients within "
+              f"{far['gradient']:.0e}",
+              f"useful work {found['flops']['useful'] / 1e9:.1f} GFLOP a round ({found['flops']['off']:+.2%} "
+              "from torch's counter); "
               f"measured matrix peak {found['gemm_peak'] / 1e9:.0f} GFLOP/s"]
     if laws := found.get("laws"):
         v = laws["vocabulary"]
-        lines += [f"time against budget: slope {laws['budget']['slope']:.3f}; recompiles after step 20: {laws['recompiles']}",
-                  f"vocabulary {v['words'][0]} -> {v['words'][1]} (shape {v['shape']}): time x {v['ratio']:.2f}, useful work x "
+        lines += [f"time against budget: slope {laws['budget']['slope']:.3f}; recompiles after step 20: "
+                  f"{laws['recompiles']}",
+                  f"vocabulary {v['words'][0]} -> {v['words'][1]} (shape {v['shape']}): time x "
+                  f"{v['ratio']:.2f}, useful work x "
                   f"{v['flops']:.2f}"]
     return "\n".join(lines)

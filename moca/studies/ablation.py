@@ -28,7 +28,8 @@ from ..contrastive import FinetuneConfig, finetune
 from ..data.documents import BadInput, Task
 from ..embedder import Embedder
 from ..evaluation import chance
-from ..benchmarks.runs import find_tasks, run_tasks
+from ..benchmarks.runs import run_tasks
+from ..benchmarks.names import find_tasks
 from .quickstart import device, run_stage, surroundings
 from ..reconstruction import QWEN_3B as QWEN1
 from ..reconstruction import SMALL as SMALL1
@@ -48,13 +49,16 @@ MULTIMODAL = "caption_to_picture,picture_to_caption,emoji_other_style,picture_ca
 TEXT, LONG = "word_to_gloss,label_translation", "title_to_page,page_to_article,article_half"
 AXES = dict(
     attention=dict(bidirectional=dict(stage2=dict(causal=False)), causal=dict(stage2=dict(causal=True))),
-    cpt={"MLM+MAE": dict(stage1=dict(objective="mlm+mae")), "none": dict(stage1=None), "MLM": dict(stage1=dict(objective="mlm")),
+    cpt={"MLM+MAE": dict(stage1=dict(objective="mlm+mae")), "none": dict(stage1=None), "MLM":
+    dict(stage1=dict(objective="mlm")),
          "MAE": dict(stage1=dict(objective="mae")), "next token": dict(stage1=dict(objective="causal"))},
     data={"all pairs": {}, "multimodal pairs": dict(stage2=dict(tasks=MULTIMODAL)),
           "no text pairs": dict(stage2=dict(tasks=f"{MULTIMODAL},{LONG}")),
-          "no long documents": dict(stage2=dict(tasks=f"{MULTIMODAL},{TEXT}")), "mixed batches": dict(stage2=dict(homogeneous=False))},
+          "no long documents": dict(stage2=dict(tasks=f"{MULTIMODAL},{TEXT}")), "mixed batches":
+          dict(stage2=dict(homogeneous=False))},
     pooling=dict(default={}, mean=dict(stage2=dict(pooling="mean")), last=dict(stage2=dict(pooling="last"))))
-FULL, CAUSAL, NAKED = ({"attention": a, "cpt": c} for a, c in (("bidirectional", "MLM+MAE"), ("causal", "none"), ("bidirectional", "none")))
+FULL, CAUSAL, NAKED = ({"attention": a, "cpt": c} for a, c in (("bidirectional", "MLM+MAE"), ("causal",
+"none"), ("bidirectional", "none")))
 MMEB_ONLY = {"data": "multimodal pairs"} # what the paper's causal model was fine-tuned on
 NEXT = {"attention": "causal", "cpt": "next token"} # as much learning for the causal model, its own way
 BOTH, ALL = ["causal", "bidirectional"], ["none", "MLM", "MAE", "MLM+MAE"]
@@ -62,25 +66,34 @@ COMPARE = [[FULL, CAUSAL], [CAUSAL, NAKED], [FULL, NAKED], [FULL, {"attention": 
            [{"attention": "causal", "cpt": "MLM+MAE"}, CAUSAL], [FULL, NEXT], [NEXT, CAUSAL],
            [{"cpt": "MLM"}, NAKED], [{"cpt": "MAE"}, NAKED],
            *([FULL, {"data": d}] for d in ("no text pairs", "no long documents", "mixed batches")),
-           [FULL, CAUSAL | MMEB_ONLY], [CAUSAL, CAUSAL | MMEB_ONLY], [NAKED, NAKED | MMEB_ONLY], # the first is the paper's own comparison
+           # the first is the paper's own comparison
+           [FULL, CAUSAL | MMEB_ONLY], [CAUSAL, CAUSAL | MMEB_ONLY], [NAKED, NAKED | MMEB_ONLY],
            [FULL, {"pooling": "last"}], [CAUSAL, CAUSAL | {"pooling": "mean"}]]
 
 def points(axis: str, *values: float) -> dict:
     "An axis of one stage-1 option: as it is, then with these values."
     return {axis: {"default": {}, **{f"{v:g}": dict(stage1={axis: v}) for v in values}}}
 
-POINTS = points("steps", 60, 120, 480) | points("text_ratio", .2, .6) | points("patch_ratio", .25, .75) | points("mae_weight", .1, 1)
+POINTS = points("steps", 60, 120, 480) | points("text_ratio", .2, .6) | points("patch_ratio", .25,
+                                                                               .75) | points("mae_weight",
+                                                                               .1, 1)
 WITHOUT = ["all pairs", "no text pairs", "no long documents", "mixed batches"]
-_small = dict(tasks="moca-bench", split="test", limit=250, seeds=[0, 1, 2], base=None, stage1=dict(SMALL1, steps=240),
+_small = dict(tasks="moca-bench", split="test", limit=250, seeds=[0, 1, 2], base=None, stage1=dict(SMALL1,
+steps=240),
               stage2=dict(SMALL2, steps=120), axes=AXES, compare=COMPARE)
 _stage1, _stage2 = ({k: v for k, v in options.items() if k != "base"} for options in (QWEN1, QWEN2))
 GRIDS = {
-    "tiny": dict(_small, cells=[dict(attention=BOTH, cpt=ALL), NEXT]), # 240 steps see about as many Documents as 120 batches have pairs
-    "tiny-data": dict(_small, cells=[dict(data=WITHOUT), dict(cpt=["none", "MLM", "MAE"]), dict(attention=BOTH, cpt="none", data="multimodal pairs"), CAUSAL,
+    # 240 steps see about as many Documents as 120 batches have pairs
+    "tiny": dict(_small, cells=[dict(attention=BOTH, cpt=ALL), NEXT]),
+    "tiny-data": dict(_small, cells=[dict(data=WITHOUT), dict(cpt=["none", "MLM", "MAE"]),
+    dict(attention=BOTH, cpt="none", data="multimodal pairs"), CAUSAL,
                                     dict(pooling="last"), CAUSAL | dict(pooling="mean")]),
-    "tiny-curves": dict(_small, axes=AXES | POINTS, cells=[dict(cpt="none"), *({axis: list(values)} for axis, values in POINTS.items())]),
-    "paper": dict(_small, tasks="mmeb,vidore-v2", limit=None, base=QWEN1["base"], stage1=dict(_stage1, steps=3311), stage2=dict(_stage2, steps=977),
-                  cells=[dict(attention=BOTH, cpt=ALL)])} # steps of the paper: figure 3, and about 2 million pairs in batches of 2,048
+    "tiny-curves": dict(_small, axes=AXES | POINTS, cells=[dict(cpt="none"), *({axis: list(values)} for axis,
+    values in POINTS.items())]),
+    "paper": dict(_small, tasks="mmeb,vidore-v2", limit=None, base=QWEN1["base"], stage1=dict(_stage1,
+    steps=3311), stage2=dict(_stage2, steps=977),
+                  # steps of the paper: figure 3, and about 2 million pairs in batches of 2,048
+                  cells=[dict(attention=BOTH, cpt=ALL)])}
 
 # %% ../../nbs/studies/04_ablation.ipynb #3f4620ed
 @dataclass(frozen=True)
@@ -123,17 +136,21 @@ def digest(x) -> str:
 
 def label(arm: Sequence) -> str:
     "An arm in words: its values that are not the first of their axis, attention and cpt always."
-    return ", ".join(v if a in ("attention", "cpt", "data") else f"{a} {v}" for a, v, first in arm if a in ("attention", "cpt")
+    return ", ".join(v if a in ("attention", "cpt", "data") else f"{a} {v}" for a, v, first in arm if a in
+    ("attention", "cpt")
                      or not first)
 
 # %% ../../nbs/studies/04_ablation.ipynb #4b00694e
 def arms(grid: Grid) -> list[tuple]:
-    "The arms of a grid, each once: ((axis, value, is it the first of its axis?), ...). Raises `BadInput` for an unknown axis or value."
+    """The arms of a grid, each once: ((axis, value, is it the first of its axis?), ...). Raises `BadInput`
+    for an unknown axis or value."""
     out = []
     for chosen in grid.cells:
         if unknown := [a for a in chosen
-                       if a not in grid.axes]: raise BadInput(f"a cell names the axis {unknown[0]!r}: there are {', '.join(grid.axes)}")
-        lists = [v if isinstance(v, list) else [v] for v in (chosen.get(a, next(iter(values))) for a, values in grid.axes.items())]
+                       if a not in grid.axes]: raise BadInput(f"a cell names the axis {unknown[0]!r}: there "
+                                                              f"are {', '.join(grid.axes)}")
+        lists = [v if isinstance(v, list) else [v] for v in (chosen.get(a, next(iter(values))) for a, values
+        in grid.axes.items())]
         out += itertools.product(*lists)
     return [arm_of(grid, dict(zip(grid.axes, values))) for values in dict.fromkeys(out)]
 
@@ -141,7 +158,8 @@ def arm_of(grid: Grid, chosen: dict) -> tuple:
     "One arm from some of its values. Raises `BadInput` for a value that its axis does not have."
     for a, v in chosen.items():
         if v not in grid.axes.get(a, {}):
-            raise BadInput(f"axis {a!r} has no value {v!r}: it has {', '.join(map(str, grid.axes.get(a, {})))}")
+            raise BadInput(f"axis {a!r} has no value {v!r}: it has "
+                           f"{', '.join(map(str, grid.axes.get(a, {})))}")
     first = {a: next(iter(v)) for a, v in grid.axes.items()}
     return tuple((a, chosen.get(a, first[a]), chosen.get(a, first[a]) == first[a]) for a in grid.axes)
 
@@ -162,20 +180,25 @@ def cells(grid: Grid) -> list[Cell]:
 
 # %% ../../nbs/studies/04_ablation.ipynb #67a413a2
 def load_grid(source: str | Path | dict, changes: dict[str, str]
-              | None = None) -> Grid: # changes: name -> text, as the command line has them; stage1.NAME and stage2.NAME go into the stages
+              # changes: name -> text, as the command line has them; stage1.NAME and stage2.NAME go into the
+              # stages
+              | None = None) -> Grid:
     "A preset, a YAML file or a dict as a Grid, checked cell by cell. Raises `BadInput`."
     if isinstance(source, dict): found = dict(source)
     elif source in GRIDS: found = dict(GRIDS[source], name=source)
     else:
         try: found = yaml.safe_load(Path(source).read_text("utf-8"))
-        except OSError: raise BadInput(f"there is no grid {str(source)!r}: give {', '.join(GRIDS)} or a YAML file") from None
+        except OSError:
+            raise BadInput(f"there is no grid {str(source)!r}: give {', '.join(GRIDS)} or a YAML file") from None
         except yaml.YAMLError as e: raise BadInput(f"{source} is not YAML: {str(e).splitlines()[0]}") from e
-        if not isinstance(found, dict): raise BadInput(f"{source} holds no grid: it needs tasks, cells, axes and seeds")
+        if not isinstance(found, dict):
+            raise BadInput(f"{source} holds no grid: it needs tasks, cells, axes and seeds")
         found.setdefault("name", Path(source).stem)
     for name, text in (changes or {}).items(): _change(found, name, yaml.safe_load(str(text)))
     known = {f.name for f in dataclasses.fields(Grid)}
     if unknown := [k for k in found
-                   if k not in known]: raise BadInput(f"a grid has no {unknown[0]!r}: it has {', '.join(sorted(known - {'overrides'}))}")
+                   if k not in known]: raise BadInput(f"a grid has no {unknown[0]!r}: it has "
+                                                      f"{', '.join(sorted(known - {'overrides'}))}")
     if missing := [k for k in ("name", "tasks", "cells", "axes", "seeds")
                    if not found.get(k)]: raise BadInput(f"the grid lacks {missing[0]}")
     grid = Grid(**found, overrides=dict(changes or {}))
@@ -184,33 +207,44 @@ def load_grid(source: str | Path | dict, changes: dict[str, str]
 
 def _change(found: dict, name: str, value) -> None:
     "Apply one `name=value`."
-    if name == "seeds": value = [int(s) for s in str(value).replace("[", "").replace("]", "").split(",")] if not isinstance(value,
+    if name == "seeds":
+        value = [int(s)
+                 for s in str(value).replace("[", "").replace("]", "").split(",")] if not isinstance(value,
         list) else value
     stage, dot, option = name.partition(".")
     if dot and stage in ("stage1", "stage2"): found[stage] = found.get(stage, {}) | {option: value}
     elif name in ("seeds", "split", "limit", "tasks", "base", "name"): found[name] = value
-    else: raise BadInput(f"a grid has no option {name!r}: use seeds, split, limit, tasks, base, stage1.NAME or stage2.NAME")
+    else:
+        raise BadInput(f"a grid has no option {name!r}: use seeds, split, limit, tasks, base, stage1.NAME or "
+                       "stage2.NAME")
 
 def configs(grid: Grid, cell: Cell, out: Path) -> tuple[PretrainConfig | None, FinetuneConfig]:
     "The configs of a cell's stages. Raises `BadInput` for an unknown option."
     where = out/"stage1"/cell.stage1_key
-    one = None if cell.stage1 is None else make_config(PretrainConfig, cell.stage1, dict(seed=cell.seed, base=grid.base, out=str(where)))
+    one = None if cell.stage1 is None else make_config(PretrainConfig, cell.stage1, dict(seed=cell.seed,
+    base=grid.base, out=str(where)))
     base = grid.base if one is None else str((where/"model").resolve())
-    return one, make_config(FinetuneConfig, cell.stage2, dict(seed=cell.seed, base=base, out=str(out/"stage2"/cell.key)))
+    return one, make_config(FinetuneConfig, cell.stage2, dict(seed=cell.seed, base=base,
+    out=str(out/"stage2"/cell.key)))
 
 # %% ../../nbs/studies/04_ablation.ipynb #a6962e72
 def show_grid(grid: Grid) -> str:
     "What a grid will train and how equal its budgets are, in words."
     todo, names = cells(grid), [label(a) for a in arms(grid)]
     shared = {c.stage1_key for c in todo if c.stage1 is not None}
-    spend = lambda stage, keys: sorted({tuple((k, o[k]) for k in keys if k in o) for c in todo if (o := getattr(c, stage)) is not None},
+    spend = lambda stage, keys: sorted({tuple((k, o[k]) for k in keys if k in o) for c in todo if (o :=
+    getattr(c, stage)) is not None},
                                        key=str)
-    words = lambda found: " or ".join(", ".join(f"{k} {v}" for k, v in o) or "one pass over the data" for o in found)
-    one, two = spend("stage1", ("steps", "pack_tokens", "packs_per_step")), spend("stage2", ("steps", "batch_size"))
+    words = lambda found: " or ".join(", ".join(f"{k} {v}" for k, v in o) or "one pass over the data" for o
+    in found)
+    one, two = spend("stage1", ("steps", "pack_tokens", "packs_per_step")), spend("stage2", ("steps",
+    "batch_size"))
     equal = "equal budgets" if len(one) <= 1 and len(two) == 1 else "BUDGETS DIFFER between cells"
-    return "\n".join([f"grid {grid.name!r}: {len(names)} arms x {len(grid.seeds)} seeds = {len(todo)} cells on {grid.tasks} ({grid.split})",
+    return "\n".join([f"grid {grid.name!r}: {len(names)} arms x {len(grid.seeds)} seeds = {len(todo)} cells "
+                      f"on {grid.tasks} ({grid.split})",
                       *(f"  {n}" for n in names),
-                      f"{len(shared)} runs of stage 1 ({words(one)}), {len(todo)} of stage 2 ({words(two)}): {equal}"])
+                      f"{len(shared)} runs of stage 1 ({words(one)}), {len(todo)} of stage 2 ({words(two)}): "
+                      f"{equal}"])
 
 # %% ../../nbs/studies/04_ablation.ipynb #def524cd
 def timed(work) -> float:
@@ -221,7 +255,8 @@ def timed(work) -> float:
 
 def steps_of(cfg) -> int:
     "Steps of a config. Raises `BadInput` if it counts in epochs: then nobody knows beforehand."
-    if cfg.steps is None: raise BadInput("a grid needs steps in stage1 and stage2: equal budgets are counted in steps")
+    if cfg.steps is None:
+        raise BadInput("a grid needs steps in stage1 and stage2: equal budgets are counted in steps")
     return cfg.steps
 
 def record_path(out: Path, cell: Cell) -> Path:
@@ -234,16 +269,20 @@ def read_cell(path: Path) -> dict:
 
 # %% ../../nbs/studies/04_ablation.ipynb #05b4c195
 def experience(grid: Grid, out: Path) -> dict:
-    "Prices from the finished cells of a run: [seconds a step, 0] of each stage, seconds of scoring; empty without any."
+    """Prices from the finished cells of a run: [seconds a step, 0] of each stage, seconds of scoring; empty
+    without any."""
     spent = defaultdict(list)
     for c in cells(grid):
         if not record_path(out, c).exists(): continue
         steps = dict(zip(("stage1", "stage2"), (cfg and steps_of(cfg) for cfg in configs(grid, c, out))))
-        for what, seconds in read_cell(record_path(out, c))["seconds"].items(): spent[what].append(seconds / (steps.get(what) or 1))
-    return {what: statistics.fmean(x) if what == "score" else [statistics.fmean(x), 0.0] for what, x in spent.items()}
+        for what, seconds in read_cell(record_path(out, c))["seconds"].items():
+            spent[what].append(seconds / (steps.get(what) or 1))
+    return {what: statistics.fmean(x) if what == "score" else [statistics.fmean(x), 0.0] for what, x in
+    spent.items()}
 
 def time_left(grid: Grid, prices: dict, out: Path) -> tuple[float | None, int, int]:
-    "(seconds, runs of stage 1, cells) that are still to do; None seconds where a price that is needed is not known."
+    """(seconds, runs of stage 1, cells) that are still to do; None seconds where a price that is needed is
+    not known."""
     seconds, first = 0.0, set()
     todo = [c for c in cells(grid) if not record_path(out, c).exists()]
     unknown = [0.0, math.nan]
@@ -263,8 +302,10 @@ def read_left(grid: Grid, prices: dict, out: Path) -> str:
     finished = len(cells(grid)) - todo
     line = f"{finished} of {finished + todo} cells are finished; still to do: {runs} runs of stage 1 and {todo} cells"
     if not todo: return line
-    if seconds is None: return f"{line}; how long that takes is not known before a cell is finished (--estimate measures it)"
-    each = [f"a step of {stage} {prices[name][0]:.2f} s" for name, stage in (("stage1", "stage 1"), ("stage2", "stage 2")) if name in prices]
+    if seconds is None:
+        return f"{line}; how long that takes is not known before a cell is finished (--estimate measures it)"
+    each = [f"a step of {stage} {prices[name][0]:.2f} s" for name, stage in (("stage1", "stage 1"),
+    ("stage2", "stage 2")) if name in prices]
     return f"{line}, about {seconds / 60:.0f} minutes on this machine ({', '.join(each)}, scoring a model {prices['score']:.0f} s)"
 
 # %% ../../nbs/studies/04_ablation.ipynb #0ec498eb
@@ -287,7 +328,8 @@ def probe_prices(grid: Grid, tasks: list[Task]) -> dict:
     docs = list({d.parts: d for t in tasks for d in (*t.queries, *t.candidates)}.values())
     few = docs[:: max(1, len(docs) // 64)]
     model = Embedder.from_pretrained(grid.base, device=device())
-    found["score"] = timed(lambda: model.encode(few)) * len(docs) / len(few) * 1.15 # ranking and intervals: about 15 % on top
+    # ranking and intervals: about 15 % on top
+    found["score"] = timed(lambda: model.encode(few)) * len(docs) / len(few) * 1.15
     return found
 
 # %% ../../nbs/studies/04_ablation.ipynb #13c6f93e
@@ -296,20 +338,25 @@ def scored_on(grid: Grid) -> dict:
     return dict(tasks=grid.tasks, split=grid.split, limit=grid.limit, base=grid.base)
 
 def check_grid(out: Path, grid: Grid, force: bool) -> None:
-    "Raise `BadInput` if a directory holds something else than an ablation, or, without `force`, scores on other tasks."
+    """Raise `BadInput` if a directory holds something else than an ablation, or, without `force`, scores on
+    other tasks."""
     if out.exists() and not out.is_dir(): raise BadInput(f"{out} is a file: give a directory")
     if not out.is_dir() or not any(out.iterdir()): return
     try: old = json.loads((out/"ablation.json").read_text("utf-8"))
-    except (OSError, ValueError): raise BadInput(f"{out} is not empty and holds no ablation: choose another directory") from None
+    except (OSError, ValueError):
+        raise BadInput(f"{out} is not empty and holds no ablation: choose another directory") from None
     if not force and any(old.get(k) != v for k, v in scored_on(grid).items()):
-        raise BadInput(f"{out} was scored on {old.get('tasks')} ({old.get('split')}, limit {old.get('limit')}, base {old.get('base')}): "
+        raise BadInput(f"{out} was scored on {old.get('tasks')} ({old.get('split')}, limit "
+                       f"{old.get('limit')}, base {old.get('base')}): "
                        "choose another --out, or --force to start again")
 
 def open_grid(out: Path, grid: Grid, force: bool) -> None:
-    "Claim or reopen the directory of an ablation; `force` empties one. Raises `BadInput` as `check_grid` does."
+    """Claim or reopen the directory of an ablation; `force` empties one. Raises `BadInput` as `check_grid`
+    does."""
     check_grid(out, grid, force)
     if force: clear(out) # what moca made; the rest stays
-    with atomic(out/"ablation.json") as part: part.write_text(json.dumps(scored_on(grid), indent=1) + "\n", "utf-8")
+    with atomic(out/"ablation.json") as part:
+        part.write_text(json.dumps(scored_on(grid), indent=1) + "\n", "utf-8")
 
 # %% ../../nbs/studies/04_ablation.ipynb #82bd6c8c
 def run_cell(grid: Grid, cell: Cell, tasks: list[Task], out: Path) -> dict:
@@ -320,7 +367,8 @@ def run_cell(grid: Grid, cell: Cell, tasks: list[Task], out: Path) -> dict:
     done = out/"stage1"/cell.stage1_key/"done.json"
     if one is not None and not done.exists():
         seconds["stage1"] = timed(lambda: run_stage(out, pretrain, one))
-        with atomic(done) as part: part.write_text(json.dumps(dict(seconds=seconds["stage1"], steps=one.steps)), "utf-8")
+        with atomic(done) as part:
+            part.write_text(json.dumps(dict(seconds=seconds["stage1"], steps=one.steps)), "utf-8")
     trained = out/"stage2"/cell.key/"done.json"
     if not trained.exists():
         seconds["stage2"] = timed(lambda: run_stage(out, finetune, two))
@@ -331,7 +379,8 @@ def run_cell(grid: Grid, cell: Cell, tasks: list[Task], out: Path) -> dict:
     seconds["score"] = time.perf_counter() - began
     remove(where/"vectors")
     scores = {r.score.task: [round(v, 6) for v in r.score.per_query.tolist()] for r in rows}
-    write_record(path, dict(label=label(cell.arm), seed=cell.seed, stage1=cell.stage1, stage2=cell.stage2, seconds=seconds,
+    write_record(path, dict(label=label(cell.arm), seed=cell.seed, stage1=cell.stage1, stage2=cell.stage2,
+    seconds=seconds,
                             scores=scores))
     return read_cell(path)
 
@@ -344,7 +393,8 @@ def run_cells(grid: Grid, tasks: list[Task], out: Path) -> list[dict]:
             for c in bar:
                 bar.set_postfix_str(f"seed {c.seed}, {label(c.arm)}")
                 records.append(run_cell(grid, c, tasks, out))
-    except KeyboardInterrupt: raise Stopped(f"stopped; what is finished is kept: the same command goes on in {out}") from None
+    except KeyboardInterrupt:
+        raise Stopped(f"stopped; what is finished is kept: the same command goes on in {out}") from None
     return records
 
 def ablate(grid: Grid, out: str | Path, # directory
@@ -353,7 +403,8 @@ def ablate(grid: Grid, out: str | Path, # directory
            data: str | Path | None = None, download: bool = False, # as `find_tasks` has them
            estimate: bool = False # measure how long it will take, and stop
            ) -> dict | None:
-    "Say what is to do, run what is not finished, write results, report and figures. Raises `BadInput`, `Stopped`."
+    """Say what is to do, run what is not finished, write results, report and figures. Raises `BadInput`,
+    `Stopped`."""
     out = Path(out)
     check_grid(out, grid, force)
     known = {} if force else experience(grid, out)
@@ -361,7 +412,8 @@ def ablate(grid: Grid, out: str | Path, # directory
     tasks = find_tasks(grid.tasks.split(","), data, grid.split, download, grid.limit)
     if any(not isinstance(t, Task) for t in tasks):
         raise BadInput("ablate scores on moca-bench, and on MMEB and ViDoRe from files: give --data")
-    if estimate: return print(read_left(grid, probe_prices(grid, tasks) | known, out/"nothing" if force else out))
+    if estimate:
+        return print(read_left(grid, probe_prices(grid, tasks) | known, out/"nothing" if force else out))
     open_grid(out, grid, force)
     print(read_left(grid, known, out), flush=True)
     results = collect(grid, run_cells(grid, tasks, out), tasks)
@@ -369,22 +421,28 @@ def ablate(grid: Grid, out: str | Path, # directory
     return results
 
 # %% ../../nbs/studies/04_ablation.ipynb #b9f7a1bc
-CURVES = ("steps", "text_ratio", "patch_ratio", "mae_weight", "lr") # options of stage 1 that make a curve (paper, figures 3 and 4)
+# options of stage 1 that make a curve (paper, figures 3 and 4)
+CURVES = ("steps", "text_ratio", "patch_ratio", "mae_weight", "lr")
 
 def collect(grid: Grid, records: list[dict], tasks: list[Task]) -> dict:
     "Everything that was found, as `results.json` holds it."
     order = {label(a): a for a in arms(grid)}
     named = [[label(arm_of(grid, x)) for x in pair] for pair in grid.compare]
     scores = {name: {} for name in order}
-    for r in records: scores[r["label"]][r["seed"]] = {t: torch.tensor(v, dtype=torch.float64) for t, v in r["scores"].items()}
+    for r in records:
+        scores[r["label"]][r["seed"]] = {t: torch.tensor(v, dtype=torch.float64) for t, v in
+        r["scores"].items()}
     found = summarise(scores, [(a, b) for a, b in named if a in order and b in order],
-                      {t.name: dict(family=t.family, metric=t.metric, queries=len(t.queries), chance=chance(t)) for t in tasks})
+                      {t.name: dict(family=t.family, metric=t.metric, queries=len(t.queries),
+                      chance=chance(t)) for t in tasks})
     for name, arm in order.items():
         cell = make_cell(grid, arm, grid.seeds[0])
         one, two = configs(grid, cell, Path("."))
         where = dict((a, v) for a, v, _ in arm)
-        found["arms"][name] |= dict(axes=where, options=None if one is None else {k: getattr(one, k) for k in CURVES},
+        found["arms"][name] |= dict(axes=where, options=None if one is None else {k: getattr(one, k) for k in
+        CURVES},
                                     stage2_steps=two.steps, batch_size=two.batch_size)
     spent = {k: sum(r["seconds"].get(k, 0.0) for r in records) for k in ("stage1", "stage2", "score")}
-    return dict(format=1, grid=grid.name, overrides=grid.overrides, tasks_named=grid.tasks, split=grid.split, limit=grid.limit,
+    return dict(format=1, grid=grid.name, overrides=grid.overrides, tasks_named=grid.tasks, split=grid.split,
+    limit=grid.limit,
                 seeds=grid.seeds, seconds=spent, **found, **surroundings())

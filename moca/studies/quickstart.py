@@ -35,7 +35,8 @@ from ..evaluation import Score, evaluate, retrieval_grid, similarity
 from ..benchmarks.mocabench import evenly, limit_queries, moca_bench
 from ..pretraining.figures import Named, named, word_tokens
 from ..reconstruction import SMALL as SMALL1
-from ..reconstruction import PretrainConfig, Reconstruction, average_patch, load_stage, masked_accuracy, patch_errors
+from ..reconstruction import (PretrainConfig, Reconstruction, average_patch, load_stage, masked_accuracy,
+                                 patch_errors)
 from ..reconstruction import pretrain, rebuild, show_rebuilt
 from .report import COLUMNS, differences_of, plain, save_figure, slug, write_report
 from ..training.loop import Stopped, make_config
@@ -49,7 +50,8 @@ __all__ = ['QUICKSTART1', 'QUICKSTART2', 'NEED', 'GRIDS', 'Parts', 'options', 'b
 
 # %% ../../nbs/studies/02_quickstart.ipynb #15cbe1d4
 class Parts:
-    "The finished parts of a run and their results, in `out/progress.json`. Raises `BadInput` if that file is damaged."
+    """The finished parts of a run and their results, in `out/progress.json`. Raises `BadInput` if that file
+    is damaged."""
     def __init__(self, out: Path):
         self.out, self.path, self.done, self.seconds = out, out/"progress.json", {}, {}
         if not self.path.exists(): return
@@ -57,13 +59,15 @@ class Parts:
         self.done, self.seconds = found["done"], found["seconds"]
 
     def __call__(self, name: str, work: Callable[[], dict | list]):
-        "The result of part `name` (anything that JSON can hold), from `work()` unless it is finished already. Ctrl-C becomes `Stopped`."
+        """The result of part `name` (anything that JSON can hold), from `work()` unless it is finished
+        already. Ctrl-C becomes `Stopped`."""
         if name in self.done: return self.done[name]
         print(f"{name} ...", flush=True)
         began = time.perf_counter()
         try: self.done[name] = json.loads(json.dumps(work()))
         except KeyboardInterrupt:
-            raise Stopped(f"stopped in “{name}”; what is finished is kept: go on with moca quickstart --resume --out {self.out}") from None
+            raise Stopped(f"stopped in “{name}”; what is finished is kept: go on with moca quickstart "
+                          f"--resume --out {self.out}") from None
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
             write_record(self.path, dict(done=self.done, seconds=self.seconds))
@@ -78,14 +82,17 @@ def options(seed: int | None, steps1: int | None, steps2: int | None, limit: int
     "The record of a new run. Raises `BadInput` for values that make no sense."
     if limit is not None and limit < 2: raise BadInput(f"limit is {limit}: give 2 or more queries a task")
     given = lambda steps: dict(seed=seed or 0, **({} if steps is None else dict(steps=steps)))
-    stage1, stage2 = make_config(PretrainConfig, QUICKSTART1, given(steps1)), make_config(FinetuneConfig, QUICKSTART2, given(steps2))
+    stage1, stage2 = make_config(PretrainConfig, QUICKSTART1, given(steps1)), make_config(FinetuneConfig,
+    QUICKSTART2, given(steps2))
     clean = lambda cfg: {k: v for k, v in dataclasses.asdict(cfg).items() if k not in ("out", "base")}
     return dict(command="quickstart", seed=seed or 0, steps1=stage1.steps, steps2=stage2.steps, limit=limit,
                 stage1=clean(stage1), stage2=clean(stage2))
 
 def begin(out: str | Path, resume: bool, force: bool, **given) -> tuple[Path, dict]:
-    """Claim the directory and write its `config.yaml`, or read that of the run to resume: (directory, record).
-    Raises `BadInput`; nothing is deleted for options that make no sense. Raises `MocaError` for a disk without room."""
+    """Claim the directory and write its `config.yaml`, or read that of the run to resume: (directory,
+    record).
+    Raises `BadInput`; nothing is deleted for options that make no sense. Raises `MocaError` for a disk
+    without room."""
     new = options(**given)
     out = claim(out, resume, force, "quickstart")
     if resume and (out/"config.yaml").exists():
@@ -93,7 +100,9 @@ def begin(out: str | Path, resume: bool, force: bool, **given) -> tuple[Path, di
         if not isinstance(old, dict) or old.get("command") != "quickstart":
             raise BadInput(f"{out} holds another run, no quickstart: choose another directory")
         changed = [f"{k}={old.get(k)}" for k, v in given.items() if v is not None and v != old.get(k)]
-        if changed: raise BadInput(f"{out} was started with {', '.join(changed)}: resume with the same, or start again with --force")
+        if changed:
+            raise BadInput(f"{out} was started with {', '.join(changed)}: resume with the same, or start "
+                           "again with --force")
         return out, old
     need_space(out, NEED)
     with atomic(out/"config.yaml") as part: part.write_text(yaml.safe_dump(new, sort_keys=False), "utf-8")
@@ -106,18 +115,22 @@ def device() -> str:
 
 def measure_scores(path: str | Path | None, tasks: list[Task], seed: int) -> list[dict]:
     "Scores of a model on tasks, as JSON; the causal base pools by `last`, a bidirectional model by `mean`."
-    return [plain(s, per_query=True) for s in evaluate(Embedder.from_pretrained(path, device=device()).encode, tasks, seed=seed)]
+    return [plain(s, per_query=True) for s in evaluate(Embedder.from_pretrained(path,
+    device=device()).encode, tasks, seed=seed)]
 
 def measure_baseline(tasks: list[Task], seed: int) -> list[dict]:
     "Scores of what needs no learning; tasks whose sides share nothing are left out."
     return [plain(s, per_query=True) for s in (baseline(t, seed) for t in tasks) if s is not None]
 
 def measure_rebuilding(recon: Reconstruction, corpus: Corpus, cfg: PretrainConfig, limit: int | None) -> dict:
-    """What is named and painted on test captions. With the `picture` and from the `text` alone, [share named right, number] of all
-    hidden tokens, and under `words` and `punctuation` of these; under `patches` pixel errors beside both painters."""
+    """What is named and painted on test captions. With the `picture` and from the `text` alone, [share named
+    right, number] of all
+    hidden tokens, and under `words` and `punctuation` of these; under `patches` pixel errors beside both
+    painters."""
     docs = evenly(list(picture_documents(corpus, "test")), limit or 200)
     mean = average_patch(recon.backbone.encoder, evenly(list(picture_documents(corpus, "train")), 200))
-    found = {name: masked_accuracy(recon, docs, cfg, picture=name == "picture") for name in ("picture", "text")}
+    found = {name: masked_accuracy(recon, docs, cfg, picture=name == "picture") for name in ("picture",
+    "text")}
     return dict({name: f.tokens for name, f in found.items()},
                 words={name: (f.words, f.n_words) for name, f in found.items()},
                 punctuation={name: (f.punctuation, f.n_punctuation) for name, f in found.items()},
@@ -141,7 +154,8 @@ def ahead(backbone: Backbone, doc: Document) -> float:
 def draw_attention(out: Path, doc: Document) -> dict:
     "Attention of the causal base and after stage 1."
     base, after = load_backbone(device=device()), load_backbone(out/"stage1"/"model", device=device())
-    keep(show_attention(base, after, doc, names=("causal base", "after stage 1")), out/"figures"/"attention.png")
+    keep(show_attention(base, after, doc, names=("causal base", "after stage 1")),
+    out/"figures"/"attention.png")
     n = len(base.text.layers)
     return dict(before=ahead(base, doc), after=ahead(after, doc), layer=n, layers=n)
 
@@ -152,10 +166,12 @@ def named_right(recon: Reconstruction, docs: list[Document], cfg: PretrainConfig
         asked = [k for k in f["guesses"] if f["hidden"][k]]
         targets += f["tokens"][asked].tolist()
         right += [f["guesses"][k] == int(f["tokens"][k]) for k in asked]
-    return named(torch.tensor(right, dtype=torch.bool), word_tokens(recon.backbone.encoder, torch.tensor(targets, dtype=torch.long)))
+    return named(torch.tensor(right, dtype=torch.bool), word_tokens(recon.backbone.encoder,
+    torch.tensor(targets, dtype=torch.long)))
 
 def draw_rebuilt(out: Path, docs: list[Document], cfg: PretrainConfig, seed: int) -> dict:
-    "The same Documents rebuilt before and after stage 1; [right, number] of all hidden tokens, and of `words`."
+    """The same Documents rebuilt before and after stage 1; [right, number] of all hidden tokens, and of
+    `words`."""
     found = dict(words={})
     for when, recon in (("before", untrained(seed)), ("after", load_stage(out/"stage1", device=device()))):
         keep(show_rebuilt(recon, docs, cfg), out/"figures"/f"rebuilt_{when}.png")
@@ -169,36 +185,45 @@ def draw_rebuilt(out: Path, docs: list[Document], cfg: PretrainConfig, seed: int
 GRIDS = ("caption_to_picture", "title_to_page") # tasks whose neighbours are drawn
 
 def both_kinds(hit: list[bool], rows: int) -> list[int]:
-    "Queries to draw: half of the rows where something right is near, the rest where nothing is, each at equal distances."
+    """Queries to draw: half of the rows where something right is near, the rest where nothing is, each at
+    equal distances."""
     yes, no = ([i for i, h in enumerate(hit) if h == kind] for kind in (True, False))
     some = evenly(yes, max(rows // 2, rows - len(no)))
     return some + evenly(no, rows - len(some))
 
 def first_ten(scores: torch.Tensor, task: Task, k: int = 10) -> dict: # scores: [Q, N]
     "The share of queries with a right candidate among the first `k`, and by chance: in a random order."
-    hit = [bool(task.relevant[i] & set(near)) for i, near in enumerate(scores.topk(min(k, scores.shape[1])).indices.tolist())]
+    hit = [bool(task.relevant[i] & set(near)) for i, near in enumerate(scores.topk(min(k,
+    scores.shape[1])).indices.tolist())]
     n = len(task.candidates)
     missed = [math.comb(n - len(right), min(k, n)) / math.comb(n, min(k, n)) for right in task.relevant]
-    return dict(k=k, candidates=n, queries=len(hit), share=sum(hit) / len(hit), chance=1 - statistics.fmean(missed))
+    return dict(k=k, candidates=n, queries=len(hit), share=sum(hit) / len(hit), chance=1 -
+    statistics.fmean(missed))
 
 def draw_grids(out: Path, tasks: list[Task], rows: int = 6, k: int = 5) -> dict:
-    "Neighbours after stage 2, right and wrong ones, for queries of both kinds; counts over all queries what is right."
+    """Neighbours after stage 2, right and wrong ones, for queries of both kinds; counts over all queries what
+    is right."""
     encode, found = Embedder.from_pretrained(out/"stage2"/"model", device=device()).encode, {}
     for task in (t for t in tasks if t.name in GRIDS):
         scores, k = similarity(encode, task), min(k, len(task.candidates))
-        hits = [[j in task.relevant[i] for j in near] for i, near in enumerate(scores.topk(k).indices.tolist())]
+        hits = [[j in task.relevant[i] for j in near] for i, near in
+        enumerate(scores.topk(k).indices.tolist())]
         drawn = both_kinds(list(map(any, hits)), rows)
-        few = dataclasses.replace(task, queries=[task.queries[i] for i in drawn], relevant=[task.relevant[i] for i in drawn],
+        few = dataclasses.replace(task, queries=[task.queries[i] for i in drawn], relevant=[task.relevant[i]
+        for i in drawn],
                                   choices=task.choices and [task.choices[i] for i in drawn])
         keep(retrieval_grid(few, scores[drawn], rows, k), out/"figures"/f"retrieval_{slug(task.name)}.png")
-        found[task.name] = dict(queries=len(hits), k=k, first=sum(h[0] for h in hits), among=sum(map(any, hits)),
-                                shown=len(drawn), shown_right=sum(any(hits[i]) for i in drawn), first_ten=first_ten(scores, task))
+        found[task.name] = dict(queries=len(hits), k=k, first=sum(h[0] for h in hits), among=sum(map(any,
+        hits)),
+                                shown=len(drawn), shown_right=sum(any(hits[i]) for i in drawn),
+                                first_ten=first_ten(scores, task))
     return found
 
 def draw_pictures(out: Path, corpus: Corpus, tasks: list[Task], cfg: PretrainConfig) -> dict:
     "All figures that need a model, with the facts that the report states about them."
     docs = evenly(list(picture_documents(corpus, "test")), 5)[1:4]
-    return dict(attention=draw_attention(out, docs[1]), rebuilt=draw_rebuilt(out, docs, cfg, cfg.seed), retrieval=draw_grids(out, tasks))
+    return dict(attention=draw_attention(out, docs[1]), rebuilt=draw_rebuilt(out, docs, cfg, cfg.seed),
+    retrieval=draw_grids(out, tasks))
 
 # %% ../../nbs/studies/02_quickstart.ipynb #9c12fb55
 def run_stage(out: Path, train: Callable, cfg) -> dict:
@@ -219,43 +244,54 @@ def surroundings() -> dict:
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
     versions = {n: importlib.metadata.version(n) for n in ("moca", "torch", "transformers")}
     return dict(versions=dict(python=platform.python_version(), **versions),
-                machine=dict(cpus=os.cpu_count(), gpu=gpu, system=platform.system()), date=datetime.date.today().isoformat())
+                machine=dict(cpus=os.cpu_count(), gpu=gpu, system=platform.system()),
+                date=datetime.date.today().isoformat())
 
 def about(task: Task) -> dict:
     "What the report says of a task: what it asks, and its first query; a picture is written [picture]."
     show = lambda d: " ".join(p if isinstance(p, str) else "[picture]" for p in d.parts)
     right = min(task.relevant[0])
-    return dict(note=task.note, query=show(task.queries[0]), answer=textwrap.shorten(show(task.candidates[right]), 80, placeholder=" …"))
+    return dict(note=task.note, query=show(task.queries[0]),
+    answer=textwrap.shorten(show(task.candidates[right]), 80, placeholder=" …"))
 
 def collect(parts: Parts, record: dict, tasks: list[Task]) -> dict:
     "Everything that was found, as `results.json` holds it."
     score = lambda row: Score(**row | dict(per_query=torch.tensor(row["per_query"], dtype=torch.float64)))
     scores = {n: [score(row) for row in parts.done[f"scores: {n}"]] for n in COLUMNS}
     return dict(format=2, seed=record["seed"], limit=record["limit"],
-                scores={n: [plain(s) for s in column] for n, column in scores.items()}, tasks={t.name: about(t) for t in tasks},
-                differences=differences_of(scores), reconstruction={n: parts.done[f"rebuilding: {n} stage 1"] for n in ("before", "after")},
+                scores={n: [plain(s) for s in column] for n, column in scores.items()}, tasks={t.name:
+                about(t) for t in tasks},
+                differences=differences_of(scores), reconstruction={n: parts.done[f"rebuilding: {n} stage 1"]
+                for n in ("before", "after")},
                 figures=parts.done["figures"], stages={n: parts.done[n] for n in ("stage 1", "stage 2")},
                 seconds=parts.seconds, peak_memory=peak_memory(), **surroundings())
 
 # %% ../../nbs/studies/02_quickstart.ipynb #f50fcb55
 def quickstart(out: str | Path = "runs/quickstart", # directory; must be empty unless resume or force is given
                seed: int | None = None, # of masks, noise, order and negatives; default 0
-               resume: bool = False, force: bool = False, # go on with the run that is there; delete it and start again
-               steps1: int | None = None, steps2: int | None = None, # steps of the stages; default: the presets'
+               resume: bool = False,
+               force: bool = False, # go on with the run that is there; delete it and start again
+               steps1: int | None = None,
+               steps2: int | None = None, # steps of the stages; default: the presets'
                limit: int | None = None # queries a task, for a trial run
                ) -> dict:
-    """Run both stages on the embedded corpus and measure before and after; write model, results, config, figures and report into `out`.
-    Returns the results. Raises `BadInput` for bad options, `Stopped` after Ctrl-C; both leave what is there."""
+    """Run both stages on the embedded corpus and measure before and after; write model, results, config,
+    figures and report into `out`.
+    Returns the results. Raises `BadInput` for bad options, `Stopped` after Ctrl-C; both leave what is
+    there."""
     out, record = begin(out, resume, force, seed=seed, steps1=steps1, steps2=steps2, limit=limit)
     parts, corpus, seed = Parts(out), load_corpus(), record["seed"]
     tasks = [limit_queries(t, record["limit"]) for t in moca_bench("test", corpus)]
     cfg1 = make_config(PretrainConfig, record["stage1"], dict(out=str(out/"stage1")))
-    cfg2 = make_config(FinetuneConfig, record["stage2"], dict(out=str(out/"stage2"), base=str((out/"stage1"/"model").resolve())))
+    cfg2 = make_config(FinetuneConfig, record["stage2"], dict(out=str(out/"stage2"),
+    base=str((out/"stage1"/"model").resolve())))
     parts("scores: baseline", lambda: measure_baseline(tasks, seed))
     parts("scores: causal base", lambda: measure_scores(None, tasks, seed))
-    parts("rebuilding: before stage 1", lambda: measure_rebuilding(untrained(seed), corpus, cfg1, record["limit"]))
+    parts("rebuilding: before stage 1", lambda: measure_rebuilding(untrained(seed), corpus, cfg1,
+    record["limit"]))
     parts("stage 1", lambda: run_stage(out, pretrain, cfg1))
-    parts("rebuilding: after stage 1", lambda: measure_rebuilding(load_stage(out/"stage1", device=device()), corpus, cfg1, record["limit"]))
+    parts("rebuilding: after stage 1", lambda: measure_rebuilding(load_stage(out/"stage1", device=device()),
+    corpus, cfg1, record["limit"]))
     parts("scores: after stage 1", lambda: measure_scores(out/"stage1"/"model", tasks, seed))
     parts("stage 2", lambda: run_stage(out, finetune, cfg2))
     parts("scores: after stage 2", lambda: measure_scores(out/"stage2"/"model", tasks, seed))
@@ -265,6 +301,7 @@ def quickstart(out: str | Path = "runs/quickstart", # directory; must be empty u
 def finish(out: Path, results: dict) -> dict:
     "Copy the final model to `out/model`, write `results.json` and the report; returns the results."
     with atomic(out/"model") as part: shutil.copytree(out/"stage2"/"model", part)
-    with atomic(out/"results.json") as part: part.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    with atomic(out/"results.json") as part:
+        part.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", "utf-8")
     write_report(out, results)
     return results

@@ -15,7 +15,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from ..data.files import atomic
 from ..data.documents import BadInput
-from ..evaluation import FAMILIES, Score, Table, paired_difference, score_plot
+from ..evaluation import TASK_FAMILIES, Score, Table, paired_difference, score_plot
 from ..training.loop import read_log, show_log
 
 # %% auto #0
@@ -36,15 +36,18 @@ def scores_of(results: dict) -> dict[str, list[Score]]:
     "The columns of a results object as Scores. Raises `BadInput` if it has none."
     try: return {name: [Score(**row) for row in results["scores"][name]] for name in COLUMNS}
     except (KeyError, TypeError) as e:
-        raise BadInput(f"this is no result of a quickstart ({type(e).__name__}: {e}): run `moca quickstart` again") from e
+        raise BadInput(f"this is no result of a quickstart ({type(e).__name__}: {e}): run `moca quickstart` "
+                       "again") from e
 
 def differences_of(columns: dict[str, list[Score]]) -> dict[str, dict[str, list[float]]]:
-    """`{"a - b": {task: [mean, low, high]}}`: paired differences between columns with their 95 % bootstrap intervals.
+    """`{"a - b": {task: [mean, low, high]}}`: paired differences between columns with their 95 % bootstrap
+    intervals.
     Raises `MocaError` for Scores that did not keep their values per query."""
     found = {}
     for a, b in COMPARED:
         other = {s.task: s for s in columns[b]}
-        found[f"{a} - {b}"] = {s.task: list(paired_difference(s, other[s.task])) for s in columns[a] if s.task in other}
+        found[f"{a} - {b}"] = {s.task: list(paired_difference(s, other[s.task])) for s in columns[a] if
+        s.task in other}
     return found
 
 def plain(score: Score, per_query: bool = False) -> dict:
@@ -64,9 +67,11 @@ def listing(names: list[str], of: int | None = None) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 def verdict(results: dict, a: str, b: str) -> tuple[list[str], list[str], list[str]]:
-    "Tasks on which column `a` is higher than `b`, lower, and undecided, by the 95 % interval of the paired difference."
+    """Tasks on which column `a` is higher than `b`, lower, and undecided, by the 95 % interval of the paired
+    difference."""
     found = results["differences"][f"{a} - {b}"]
-    return ([t for t, (_, low, _) in found.items() if low > 0], [t for t, (_, _, high) in found.items() if high < 0],
+    return ([t for t, (_, low, _) in found.items() if low > 0], [t for t, (_, _, high) in found.items() if
+    high < 0],
             [t for t, (_, low, high) in found.items() if low <= 0 <= high])
 
 def read_comparison(results: dict, a: str, b: str) -> str:
@@ -78,7 +83,8 @@ def read_comparison(results: dict, a: str, b: str) -> str:
 
 # %% ../../nbs/studies/01_report.ipynb #ac2680f5
 def read_scores(results: dict) -> list[str]:
-    "What the score table says: each column against another, where there is no baseline, what is not above chance."
+    """What the score table says: each column against another, where there is no baseline, what is not above
+    chance."""
     columns = scores_of(results)
     final, base = columns["after stage 2"], {s.task for s in columns["baseline"]}
     out = [read_comparison(results, a, b) for a, b in COMPARED]
@@ -88,10 +94,12 @@ def read_scores(results: dict) -> list[str]:
         out.append(f"After stage 2, not clearly above chance: {listing(low, len(final))}.")
     return out
 
-LOSSES = dict(mlm="naming hidden text", mae="painting hidden patches", nce="picking the right candidate of a batch")
+LOSSES = dict(mlm="naming hidden text", mae="painting hidden patches",
+              nce="picking the right candidate of a batch")
 
 def read_curve(log: list[dict], name: str = "loss") -> str:
-    "Does a loss fall? Means of the first and the last fifth of the steps, and whether they differ by more than twice their standard error."
+    """Does a loss fall? Means of the first and the last fifth of the steps, and whether they differ by more
+    than twice their standard error."""
     values = [r[name] for r in log if r.get(name) is not None] # None: a skipped step
     if (n := len(values) // 5) < 3: return f"{len(values)} steps are too few to say how {name} develops."
     (a, da), (b, db) = ((statistics.fmean(x), statistics.stdev(x) / n**.5) for x in (values[:n], values[-n:]))
@@ -113,39 +121,47 @@ def read_accuracy(found: dict) -> list[str]:
         (p, n), (q, _) = shares["picture"], shares["text"]
         error = 1.96 * math.sqrt((p * (1 - p) + q * (1 - q)) / max(n, 1))
         said = "the picture helps" if p - q > error else "the picture hurts" if q - p > error else "no difference beyond the error"
-        out.append(f"{when.capitalize()} stage 1, {percent(p)} of {n} {what} are named right with the picture, "
+        out.append(f"{when.capitalize()} stage 1, {percent(p)} of {n} {what} are named right with the "
+                   "picture, "
                    f"{percent(q)} from the text alone: {said}.")
     if signs := found["after"].get("punctuation"):
         (p, n), (q, _) = signs["picture"], signs["text"]
-        out.append(f"Not counted there: {n} hidden commas, colons and other signs; after stage 1 {percent(p)} and {percent(q)} of them.")
+        out.append(f"Not counted there: {n} hidden commas, colons and other signs; after stage 1 "
+                   f"{percent(p)} and {percent(q)} of them.")
     return out
 
 def read_patches(found: dict) -> str:
     "Pixel error on masked patches against the two painters that need no model."
     now, before = found["after"]["patches"], found["before"]["patches"]
     side = lambda other: f"{'below' if now['model'] < other else 'not below'} {other:.3f}"
-    return (f"Mean squared error on masked patches: {before['model']:.3f} before stage 1, {now['model']:.3f} after. "
+    return (f"Mean squared error on masked patches: {before['model']:.3f} before stage 1, {now['model']:.3f} "
+            "after. "
             f"That is {side(now['training_mean'])}, the error of painting the average training patch, "
             f"and {side(now['visible_mean'])}, that of the average visible patch of the same picture.")
 
 # %% ../../nbs/studies/01_report.ipynb #7f324697
 def read_attention(f: dict) -> str:
     "How much attention goes to what comes later."
-    return (f"Layer {f['layer']} of {f['layers']}, mean over heads and positions: {percent(f['before'])} of the attention goes "
-            f"to later tokens in the causal base, {percent(f['after'])} after stage 1. Above the diagonal is the future.")
+    return (f"Layer {f['layer']} of {f['layers']}, mean over heads and positions: {percent(f['before'])} of "
+            "the attention goes "
+            f"to later tokens in the causal base, {percent(f['after'])} after stage 1. Above the diagonal is "
+            "the future.")
 
 def read_rebuilt(f: dict) -> str:
     "How many of the shown hidden words are named right."
     shown, what = (f["words"], "words") if "words" in f else (f, "tokens, punctuation among them,")
     (a, n), (b, _) = shown["before"], shown["after"]
-    return (f"Of the {n} hidden {what} in these Documents, {a} {'is' if a == 1 else 'are'} named right before stage 1 and {b} after. "
+    return (f"Of the {n} hidden {what} in these Documents, {a} {'is' if a == 1 else 'are'} named right "
+            f"before stage 1 and {b} after. "
             "Guesses stand in brackets; the Documents were taken at equal distances.")
 
 def read_grid(f: dict) -> str:
     "What the retrieval grid shows."
-    return (f"Of all {f['queries']} queries, {f['first']} {'has' if f['first'] == 1 else 'have'} a right candidate first "
+    return (f"Of all {f['queries']} queries, {f['first']} {'has' if f['first'] == 1 else 'have'} a right "
+            "candidate first "
             f"and {f['among']} at least one among the nearest {f['k']}. "
-            f"Shown are {f['shown_right']} of the latter and {f['shown'] - f['shown_right']} others, each at equal distances. "
+            f"Shown are {f['shown_right']} of the latter and {f['shown'] - f['shown_right']} others, each at "
+            "equal distances. "
             "Solid green: right; dashed red: wrong.")
 
 # %% ../../nbs/studies/01_report.ipynb #81dea2b8
@@ -153,30 +169,37 @@ def hundred(x: float) -> str:
     "A share as so many of a hundred."
     return f"{100 * x:.0f}" if x >= .0995 else f"{100 * x:.2g}"
 
-ASKED = dict(caption_to_picture=("a right picture", "pictures", "captions"), title_to_page=("the right page", "pages", "titles"))
+ASKED = dict(caption_to_picture=("a right picture", "pictures", "captions"), title_to_page=("the right page",
+"pages", "titles"))
 
 def headline(results: dict) -> str:
-    "What the trained model does, in one sentence without terms: from the task whose neighbours were drawn, else from the first score."
+    """What the trained model does, in one sentence without terms: from the task whose neighbours were drawn,
+    else from the first score."""
     drawn = results["figures"]["retrieval"]
     for task, f in drawn.items():
         if not (ten := f.get("first_ten")): continue
         right, among, queries = ASKED.get(task, (f"something right in {task}", "candidates", "queries"))
         return (f"The trained model finds {right} among {ten['candidates']} {among} in its first {ten['k']} "
-                f"for {hundred(ten['share'])} of 100 {queries}; by chance it would be {hundred(ten['chance'])}.")
+                f"for {hundred(ten['share'])} of 100 {queries}; by chance it would be "
+                f"{hundred(ten['chance'])}.")
     s = scores_of(results)["after stage 2"][0]
     return f"On {s.task}, the trained model has {hundred(s.value)} of 100 points; by chance it would be {hundred(s.chance)}."
 
 def read_verdict(results: dict) -> list[str]:
-    "Whether it worked, in words: the headline, and on how many tasks a difference is clear (its 95 % interval excludes zero)."
+    """Whether it worked, in words: the headline, and on how many tasks a difference is clear (its 95 %
+    interval excludes zero)."""
     final = scores_of(results)["after stage 2"]
     above = sum(s.beats_chance for s in final)
     out = [headline(results), f"It is clearly better than chance on {above} of {len(final)} tasks."]
     for other, words in (("causal base", "than the model that the training started from"),
-                         ("baseline", "than a baseline that learns nothing and compares colours or shared words")):
+                         ("baseline",
+                          "than a baseline that learns nothing and compares colours or shared words")):
         higher, lower, open_ = map(len, verdict(results, "after stage 2", other))
-        out.append(f"It is clearly better {words} on {higher} of {higher + lower + open_} tasks, clearly worse on {lower}, "
+        out.append(f"It is clearly better {words} on {higher} of {higher + lower + open_} tasks, clearly "
+                   f"worse on {lower}, "
                    f"undecided on {open_}.")
-    if n := results.get("limit"): out.append(f"Only {n} queries a task were asked (--limit): these numbers are a trial, not a result.")
+    if n := results.get("limit"):
+        out.append(f"Only {n} queries a task were asked (--limit): these numbers are a trial, not a result.")
     return out
 
 # %% ../../nbs/studies/01_report.ipynb #6cfae83e
@@ -185,10 +208,13 @@ def metric_words(s: Score) -> str:
     name, _, k = s.metric.partition("@")
     points, floor = hundred(s.value), hundred(s.chance)
     among = f"{s.candidates} candidates"
-    if s.metric == "precision@1": return f"The first of {among} is right for {points} of 100 queries (by chance {floor})."
-    if name == "recall": return f"Of 100 right answers {points} are in the first {k} of {among} (by chance {floor})."
+    if s.metric == "precision@1":
+        return f"The first of {among} is right for {points} of 100 queries (by chance {floor})."
+    if name == "recall":
+        return f"Of 100 right answers {points} are in the first {k} of {among} (by chance {floor})."
     if name == "ndcg":
-        return (f"{points} of 100 points, where 100 is: the right ones in front, and less the further behind, nothing after rank {k} "
+        return (f"{points} of 100 points, where 100 is: the right ones in front, and less the further "
+                f"behind, nothing after rank {k} "
                 f"of {among} (by chance {floor}).")
     return f"{s.metric}: {points} of 100 (by chance {floor})."
 
@@ -204,13 +230,14 @@ def task_lines(results: dict) -> list[tuple[str, str, str]]:
 
 def by_family(scores: list[Score]) -> list[Score]:
     "Scores in the order of chapter 4's families."
-    order = {f: i for i, f in enumerate(FAMILIES)}
+    order = {f: i for i, f in enumerate(TASK_FAMILIES)}
     return sorted(scores, key=lambda s: order.get(s.family, len(order)))
 
 # %% ../../nbs/studies/01_report.ipynb #ccd5b2c6
 def png(fig: Figure) -> bytes:
     "A figure as a PNG file."
-    fig.savefig(data := BytesIO(), format="png", dpi=110, facecolor="white", bbox_inches="tight", metadata={"Software": None})
+    fig.savefig(data := BytesIO(), format="png", dpi=110, facecolor="white", bbox_inches="tight",
+    metadata={"Software": None})
     return data.getvalue()
 
 def curve_figure(log: list[dict], names: list[str], title: str) -> Figure:
@@ -225,16 +252,19 @@ def curve_figure(log: list[dict], names: list[str], title: str) -> Figure:
 
 # %% ../../nbs/studies/01_report.ipynb #55155b82
 def accuracy_figure(found: dict) -> Figure:
-    "Share of hidden words named right, with and without the picture, before and after stage 1; strokes are 95 % intervals."
+    """Share of hidden words named right, with and without the picture, before and after stage 1; strokes are
+    95 % intervals."""
     shares = {when: counted(found[when])[0] for when in ("before", "after")}
     what = counted(found["after"])[1].split(",")[0]
     fig = Figure(figsize=(4.6, 2.6), layout="constrained")
     ax = fig.subplots()
-    for k, (key, label, colour) in enumerate((("text", "text alone", "#c9a27a"), ("picture", "with the picture", "#4a7fb5"))):
+    for k, (key, label, colour) in enumerate((("text", "text alone", "#c9a27a"),
+                                              ("picture", "with the picture", "#4a7fb5"))):
         p, n = zip(*(shares[w][key] for w in ("before", "after")))
         error = [196 * math.sqrt(a * (1 - a) / max(m, 1)) for a, m in zip(p, n)]
         x = [k * .38 - .19, 1 + k * .38 - .19]
-        bars = ax.bar(x, [100 * a for a in p], .36, yerr=error, label=label, color=colour, error_kw=dict(lw=1))
+        bars = ax.bar(x, [100 * a for a in p], .36, yerr=error, label=label, color=colour,
+        error_kw=dict(lw=1))
         ax.bar_label(bars, fmt="%.1f", fontsize=8, padding=2)
     ax.set_xticks([0, 1], ["before stage 1", "after stage 1"])
     ax.set_ylabel(f"{what} named right, %")
@@ -246,13 +276,16 @@ def accuracy_figure(found: dict) -> Figure:
 def patch_figure(found: dict) -> Figure:
     "Pixel error of the model and of the two painters without a model."
     now = found["after"]["patches"]
-    bars = {"model before stage 1": found["before"]["patches"]["model"], "average training patch": now["training_mean"],
+    bars = {"model before stage 1": found["before"]["patches"]["model"], "average training patch":
+    now["training_mean"],
             "average visible patch": now["visible_mean"], "model after stage 1": now["model"]}
     fig = Figure(figsize=(5.2, 2.0), layout="constrained")
     ax = fig.subplots()
     drawn = ax.barh(list(bars), list(bars.values()), color=["#8a8a8a", "#c9a27a", "#8fae8b", "#4a7fb5"])
     ax.bar_label(drawn, fmt="%.3f", fontsize=8, padding=3)
-    ax.set_xlabel("mean squared error on masked patches"); ax.invert_yaxis(); ax.margins(x=.15)
+    ax.set_xlabel("mean squared error on masked patches")
+    ax.invert_yaxis()
+    ax.margins(x=.15)
     ax.spines[["top", "right"]].set_visible(False)
     return fig
 
@@ -271,9 +304,11 @@ def score_rows(columns: dict[str, list[Score]]) -> list[str]:
     for s in by_family(columns["after stage 2"]):
         found = {name: by[name].get(s.task) for name in COLUMNS}
         top = max(round(f.value, 3) for name, f in found.items() if f and name != "baseline")
-        if s.family != family: out.append(f'<tr><th colspan="6" scope="rowgroup" class="family">{escape(s.family)}</th></tr>')
+        if s.family != family:
+            out.append(f'<tr><th colspan="6" scope="rowgroup" class="family">{escape(s.family)}</th></tr>')
         family, model = s.family, lambda name: name != "baseline"
-        cells = [cell(f, f and model(n) and round(f.value, 3) == top, f and not model(n) and f.value > top) for n, f in found.items()]
+        cells = [cell(f, f and model(n) and round(f.value, 3) == top, f and not model(n) and f.value > top)
+        for n, f in found.items()]
         about = f"<small>{escape(s.metric)}, {s.n} queries, {s.candidates} candidates</small>"
         out.append(f'<tr><th scope="row">{escape(s.task)}<br>{about}</th><td>{100 * s.chance:.1f}</td>{"".join(cells)}</tr>')
     return out
@@ -283,16 +318,19 @@ def table_html(results: dict) -> str:
     head = "".join(f'<th scope="col">{escape(h)}</th>' for h in ("task", "chance", *COLUMNS))
     rows = "".join(score_rows(scores_of(results)))
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-    note = ("Percent; below each score its 95 % bootstrap interval over queries. Bold: best model. Underlined: a baseline above "
+    note = ("Percent; below each score its 95 % bootstrap interval over queries. Bold: best model. "
+            "Underlined: a baseline above "
             "every model. Dash: the two sides share no features that need no learning.")
     return f'<div class="wide" tabindex="0" role="region" aria-label="scores">{table}</div><p><small>{note}</small></p>'
 
 # %% ../../nbs/studies/01_report.ipynb #214daf93
 def text_table(table: Table) -> str:
     "A Table for a terminal: aligned columns; `*` marks the best of a row."
-    rows = [[c + ("*" if (i, j) in table.best else " " if j > 2 else "") for j, c in enumerate(row)] for i, row in enumerate(table.rows)]
+    rows = [[c + ("*" if (i, j) in table.best else " " if j > 2 else "") for j, c in enumerate(row)] for i,
+    row in enumerate(table.rows)]
     widths = [max(len(r[j]) for r in [table.header, *rows]) for j in range(len(table.header))]
-    line = lambda r: "  ".join(c.ljust(w) if j < 2 else c.rjust(w) for j, (c, w) in enumerate(zip(r, widths))).rstrip()
+    line = lambda r: "  ".join(c.ljust(w) if j < 2 else c.rjust(w) for j, (c, w) in enumerate(zip(r,
+    widths))).rstrip()
     return "\n".join([line(table.header), "  ".join("-" * w for w in widths), *map(line, rows)])
 
 # %% ../../nbs/studies/01_report.ipynb #765fa6c1
@@ -326,12 +364,14 @@ def figure_html(path: Path, alt: str, reading: str | list[str]) -> str:
     data = path.read_bytes()
     image = f'<img src="data:image/png;base64,{base64.b64encode(data).decode()}" alt="{escape(alt)}">'
     width = int.from_bytes(data[16:20], "big") # pixels, by the PNG header
-    if width > 700: image = f'<div class="wide" tabindex="0">{image}</div>' # too much for a phone: scrolls in its box
+    # too much for a phone: scrolls in its box
+    if width > 700: image = f'<div class="wide" tabindex="0">{image}</div>'
     return f"<figure>{image}<figcaption>{lines}</figcaption></figure>"
 
 def facts_html(facts: dict) -> str:
     "Names and values."
-    return "<dl>" + "".join(f"<dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd>" for k, v in facts.items()) + "</dl>"
+    return "<dl>" + "".join(f"<dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd>"
+                            for k, v in facts.items()) + "</dl>"
 
 def slug(name: str) -> str:
     "A name that is safe in a file name."
@@ -342,19 +382,25 @@ def header_facts(results: dict) -> dict[str, str]:
     "What was run, where, with what."
     stage = lambda name, what: f"{(s := results['stages'][name])['steps']} steps, {s[what]:,} {what}, {s.get('tokens', 0):,} tokens seen"
     machine, seconds = results["machine"], results["seconds"]
-    facts = {"seed": results["seed"], "stage 1": stage("stage 1", "documents"), "stage 2": stage("stage 2", "pairs"),
+    facts = {"seed": results["seed"], "stage 1": stage("stage 1", "documents"), "stage 2": stage("stage 2",
+    "pairs"),
              "machine": f"{machine['cpus']} CPU cores, {machine['gpu'] or 'no GPU'}, {machine['system']}",
              "versions": ", ".join(f"{k} {v}" for k, v in results["versions"].items()),
-             "peak memory": f"{results['peak_memory'] / 2**30:.2f} GiB" if results.get("peak_memory") else "not measured",
-             "time": f"{sum(seconds.values()) / 60:.1f} minutes", "of these": "; ".join(f"{v:.0f} s {k}" for k, v in seconds.items())}
+             "peak memory":
+                 f"{results['peak_memory'] / 2**30:.2f} GiB" if results.get("peak_memory")
+                 else "not measured",
+             "time": f"{sum(seconds.values()) / 60:.1f} minutes", "of these": "; ".join(f"{v:.0f} s {k}" for
+             k, v in seconds.items())}
     return facts | ({"made on": results["date"]} if results.get("date") else {})
 
 def draw_numbers(out: Path, results: dict) -> dict[str, list[dict]]:
     "Draw the figures that numbers alone make into `out/figures`; returns the logs of both stages."
     logs = {stage: read_log(out/f"stage{stage}"/"log.jsonl", 2**62) for stage in (1, 2)}
     rebuilt = results["reconstruction"]
-    figures = {"scores": score_plot(scores_of(results)), "masked_accuracy": accuracy_figure(rebuilt), "patch_errors": patch_figure(rebuilt),
-               "loss_stage1": curve_figure(logs[1], ["mlm", "mae"], "stage 1"), "loss_stage2": curve_figure(logs[2], ["nce"], "stage 2")}
+    figures = {"scores": score_plot(scores_of(results)), "masked_accuracy": accuracy_figure(rebuilt),
+    "patch_errors": patch_figure(rebuilt),
+               "loss_stage1": curve_figure(logs[1], ["mlm", "mae"], "stage 1"), "loss_stage2":
+               curve_figure(logs[2], ["nce"], "stage 2")}
     for name, fig in figures.items(): save_figure(fig, out/"figures"/f"{name}.png")
     return logs
 
@@ -382,19 +428,23 @@ def rebuilding_section(image, results: dict) -> str:
     untrained = "The patch decoder has not been trained: it paints what its random weights say."
     return (image("masked_accuracy", "masked-token accuracy", read_accuracy(found))
             + image("patch_errors", "pixel error on masked patches", read_patches(found))
-            + "<h3>Before stage 1</h3>" + image("rebuilt_before", "original, masked, noised and rebuilt pictures before stage 1", untrained)
-            + "<h3>After stage 1</h3>" + image("rebuilt_after", "the same after stage 1", read_rebuilt(results["figures"]["rebuilt"])))
+            + "<h3>Before stage 1</h3>" + image("rebuilt_before", "original, masked, noised and rebuilt "
+                                                                  "pictures before stage 1", untrained)
+            + "<h3>After stage 1</h3>" + image("rebuilt_after", "the same after stage 1",
+            read_rebuilt(results["figures"]["rebuilt"])))
 
 def neighbours_section(image, results: dict) -> str:
     "Retrieval grids."
-    return "".join(f"<h3>{escape(task)}</h3>" + image(f"retrieval_{slug(task)}", f"nearest candidates: {task}", read_grid(f))
+    return "".join(f"<h3>{escape(task)}</h3>"
+                   + image(f"retrieval_{slug(task)}", f"nearest candidates: {task}", read_grid(f))
                    for task, f in results["figures"]["retrieval"].items())
 
 # %% ../../nbs/studies/01_report.ipynb #2cc45700
 def sections(out: Path, results: dict, logs: dict[int, list[dict]]) -> dict[str, str]:
     "The report's parts: HTML by heading."
     image = lambda name, alt, reading: figure_html(out/"figures"/f"{name}.png", alt, reading)
-    return {"What was asked": tasks_section(results), "Scores on held-out tasks": scores_section(image, results),
+    return {"What was asked": tasks_section(results), "Scores on held-out tasks": scores_section(image,
+    results),
             "Training": training_section(image, logs),
             "What stage 1 rebuilds": rebuilding_section(image, results),
             "Who looks at whom": image("attention", "attention weights of the causal base and after stage 1",
@@ -410,7 +460,8 @@ print(model.encode(["Find a picture of: a red apple"]) @ model.encode([Path("one
 def next_section(model: str) -> str: # where the model is
     "What to do with the model."
     code = f"<pre><code>{escape(NEXT.format(model=model))}</code></pre>"
-    commands = {f"moca evaluate {model}": "scores it again, with vectors that are kept and a ceiling beside each score",
+    commands = {f"moca evaluate {model}": "scores it again, with vectors that are kept and a ceiling beside "
+                                          "each score",
                 "moca embed --help": "says how to write the vectors of your own files"}
     lines = "".join(f"<li><code>{escape(c)}</code> {escape(does)}</li>" for c, does in commands.items())
     read = ("How it works, from the beginning: nbs/00_masking.ipynb, the first of five chapters. "
@@ -424,7 +475,8 @@ def fold(title: str, html: str) -> str:
 
 def page_html(results: dict, parts: dict[str, str]) -> str:
     "A complete page: verdict, facts, parts, style; nothing from elsewhere."
-    about = ("A causal vision-language model made bidirectional, trained to rebuild (stage 1) and to embed (stage 2), "
+    about = ("A causal vision-language model made bidirectional, trained to rebuild (stage 1) and to embed "
+             "(stage 2), "
              "and measured on tasks that it has not seen.")
     said = "".join(f"<p>{escape(line)}</p>" for line in read_verdict(results))
     facts = fold("What was run, where and for how long", facts_html(header_facts(results)))
@@ -434,7 +486,10 @@ def page_html(results: dict, parts: dict[str, str]) -> str:
     top = f'<h1>moca quickstart</h1><p class="soft">{about}</p><div class="verdict">{said}</div>{facts}'
     return f'<!DOCTYPE html><html lang="en"><head>{head}</head><body>{top}{body}</body></html>\n'
 
-def write_report(out: str | Path, # a finished quickstart: results.json, config.yaml, stage1/ and stage2/ with their logs, figures/
+def write_report(out: str
+                 # a finished quickstart: results.json, config.yaml, stage1/ and stage2/ with their logs,
+                 # figures/
+                 | Path,
                  results: dict | None = None # default: what results.json holds
                  ) -> Path:
     """Write `out/report.html`, self-contained, and the figures that numbers make; returns its path.
@@ -446,6 +501,7 @@ def write_report(out: str | Path, # a finished quickstart: results.json, config.
     except (OSError, ValueError) as e:
         raise BadInput(f"{out} is no finished quickstart ({e}): run `moca quickstart --resume --out {out}`") from e
     parts = sections(out, results, draw_numbers(out, results))
-    parts |= {"What next": next_section(str(out/"model")), "Configuration": fold("All options", f"<pre>{escape(config)}</pre>")}
+    parts |= {"What next": next_section(str(out/"model")), "Configuration": fold("All options",
+    f"<pre>{escape(config)}</pre>")}
     with atomic(out/"report.html") as part: part.write_text(page_html(results, parts), "utf-8")
     return out/"report.html"
