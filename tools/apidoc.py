@@ -57,7 +57,8 @@ def exported(module: Module) -> list[str]:
 
 def heading(notebook: Path) -> tuple[str, str]:
     "Title and subtitle of a notebook, without their marks; empty where there is none."
-    first = source(read_nb(notebook)["cells"][0])
+    cells = read_nb(notebook)["cells"][:2]
+    first = "\n\n".join(source(o) for o in cells if o["cell_type"] == "markdown")
     title = re.search(r"^# (.+)$", first, re.M)
     subtitle = re.search(r"^> (.+)$", first, re.M)
     return (title[1].strip() if title else ""), (subtitle[1].strip() if subtitle else "")
