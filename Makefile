@@ -27,7 +27,7 @@ notebooks: $(STAMP) ## execute the notebooks in place, refreshing their outputs
 	$(BIN)/python tools/run_nbs.py $(ARGS)
 
 docs: $(DOCS_STAMP) ## build the documentation from the notebooks as they stand: _docs/html
-	$(BIN)/python tools/site.py
+	$(BIN)/python tools/docsite.py
 	$(BIN)/python -m sphinx -b html -W --keep-going -q _docs/source _docs/html $(ARGS)
 	@echo "_docs/html/index.html"
 

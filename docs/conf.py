@@ -1,4 +1,4 @@
-"Sphinx settings of moca's documentation; tools/site.py lays out what is built. Nothing is fetched, neither here nor by the pages."
+"Sphinx settings of moca's documentation; tools/docsite.py lays out what is built. Nothing is fetched, neither here nor by the pages."
 import re
 from configparser import ConfigParser
 from pathlib import Path

@@ -125,6 +125,7 @@ def table(rows: list[Row], what: str = "parameter") -> list[str]:
 
 def text_of(comment: str) -> str:
     "A comment as prose: what Markdown would take for a tag or a formula is only text."
+    comment = re.sub(r"\[([^\]]+)\]\([^)\s]+\.ipynb[^)]*\)", r"\1", comment) # a link seen from the notebook
     pieces = re.split(r"(`[^`]*`)", comment)
     return "".join(p if p.startswith("`") else re.sub(r"([<>*_$\[\]{}])", r"\\\1", p) for p in pieces)
 
@@ -195,7 +196,7 @@ def definitions(module: Module) -> dict[str, tuple]:
     for node in module.tree.body:
         names = [node.name] if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef)) else []
         targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        names += [o.id for o in targets if isinstance(o, ast.Name)]
+        for target in targets: names += [o.id for o in ast.walk(target) if isinstance(o, ast.Name)]
         for name in names:
             if name in public: found[name] = node
     return found

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Lay out what the documentation is built from: notebooks as they stand, the API reference, the pages of the project.
 
-`tools/site.py` writes _docs/source; `make docs` does that and lets Sphinx make _docs/html of it. The order of the pages is that of the
-file system: a new notebook, or a renamed one, needs no line here. `tools/site.py --list` prints that order and changes nothing.
+`tools/docsite.py` writes _docs/source; `make docs` does that and lets Sphinx make _docs/html of it. The order of the pages is that of the
+file system: a new notebook, or a renamed one, needs no line here. `tools/docsite.py --list` prints that order and changes nothing.
 """
 from __future__ import annotations
 
@@ -110,10 +110,9 @@ def trees() -> list[str]:
     "The toctrees of the first page."
     book, doors, about = chapters()
     workshop = [f"{o}/index" for o in wings() if o != "howto"]
-    howto = [p.relative_to(NBS).with_suffix("").as_posix() for p in wings().get("howto", [])]
+    howto = ["howto/index"] if "howto" in wings() else []
     pages = [p.lower().removesuffix(".md") for p in PAGES if (ROOT/p).exists()]
-    return [toctree(book, "The book"), toctree([*doors, *workshop], "The workshop"), toctree(howto, "How-to"),
-            toctree(["api/index", *about, *pages], "Reference")]
+    return [toctree(book, "The book"), toctree([*doors, *workshop], "The workshop"), toctree([*howto, "api/index", *about, *pages], "To look up")]
 
 def site_nb(path: Path, images: set[Path]) -> dict:
     "A notebook as the site shows it: without directives and hidden cells, its links seen from its page."
