@@ -213,6 +213,18 @@ def module_page(module: Module, up: str = "..") -> str:
         else: lines += constant_page(node, name, module.comments)
     return "\n".join(lines) + "\n"
 
+def known_names(modules: list[Module]) -> dict[str, str]:
+    """The names that prose may call by themselves, with their full names: those that one module alone has, and that are no
+    plain words (a class, a name of two words, a name of the front door)."""
+    homes: dict[str, list[str]] = {}
+    for module in modules:
+        for name in definitions(module): homes.setdefault(name, []).append(f"{module.name}.{name}")
+    found = {full: full for fulls in homes.values() for full in fulls}
+    for name, fulls in homes.items():
+        plain = name.islower() and "_" not in name.strip("_") and name not in front_door()
+        if len(fulls) == 1 and not plain: found[name] = fulls[0]
+    return found
+
 def front_door() -> dict[str, str]:
     "The names of `from moca import ...` and where each is defined, as moca/__init__.py says."
     tree = ast.parse((PACKAGE/"__init__.py").read_text(encoding="utf-8"))

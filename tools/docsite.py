@@ -15,7 +15,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent)) # its neighbours, also where it is imported by a test
-from apidoc import heading, text_of, write_api  # noqa: E402
+from apidoc import find_modules, heading, known_names, text_of, write_api  # noqa: E402
 from nbrun import NBS, ROOT, code_only, directives, find_nbs, read_nb, source, write_nb  # noqa: E402
 
 OUT = ROOT/"_docs"/"source"
@@ -52,6 +52,20 @@ def relink(text: str, change) -> str:
         pieces += [_link.sub(replaced, text[end:m.start()]), m[0]]
         end = m.end()
     return "".join([*pieces, _link.sub(replaced, text[end:])])
+
+_name = re.compile(r"(?<![`\w\[}])`([A-Za-z_][\w.]*)(\(\))?`(?![`\]])")
+
+def link_names(text: str, names: dict[str, str]) -> str:
+    "A Markdown text in which inline code that is a public name leads to the reference; headings and code blocks stay as they are."
+    def linked(m): return f"{{py:obj}}`{m[1]} <{names[m[1]]}>`" if m[1] in names else m[0]
+    lines, fence = [], ""
+    for line in text.split("\n"):
+        mark = re.match(r" *(```+|~~~+)", line)
+        if mark and not fence: fence = mark[1]
+        elif mark and mark[1].startswith(fence): fence = ""
+        elif not fence and not line.startswith("#"): line = _name.sub(linked, line)
+        lines.append(line)
+    return "\n".join(lines)
 
 def anchor(title: str) -> str:
     "The fragment of a heading as JupyterLab makes it."
@@ -114,8 +128,9 @@ def trees() -> list[str]:
     pages = [p.lower().removesuffix(".md") for p in PAGES if (ROOT/p).exists()]
     return [toctree(book, "The book"), toctree([*doors, *workshop], "The workshop"), toctree([*howto, "api/index", *about, *pages], "To look up")]
 
-def site_nb(path: Path, images: set[Path]) -> dict:
-    "A notebook as the site shows it: without directives and hidden cells, its links seen from its page."
+def site_nb(path: Path, images: set[Path], names: dict[str, str]) -> dict:
+    """A notebook as the site shows it: without directives and hidden cells, its links seen from its page, public names linked to the
+    reference."""
     nb, cells = read_nb(path), []
     for cell in nb["cells"]:
         src = source(cell)
@@ -123,7 +138,8 @@ def site_nb(path: Path, images: set[Path]) -> dict:
         if "hide" in found or cell["cell_type"] == "raw": continue
         if cell["cell_type"] == "markdown":
             at = path.relative_to(NBS)
-            cell["source"] = relink(src, lambda file, fragment: target(path.parent, at, file, fragment, images))
+            src = relink(src, lambda file, fragment: target(path.parent, at, file, fragment, images))
+            cell["source"] = link_names(src, names)
         elif not code_only(src).strip(): continue
         else:
             cell["source"] = code_only(src)
@@ -158,8 +174,9 @@ def lay_out(out: Path = OUT) -> int:
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(ROOT/"docs", out)
     images: set[Path] = set()
+    names = known_names(find_modules())
     for path in find_nbs():
-        nb = site_nb(path, images)
+        nb = site_nb(path, images, names)
         if path == NBS/"index.ipynb":
             nb["cells"].append(dict(cell_type="markdown", id="contents", metadata={}, source="\n\n".join(trees())))
         page = out/path.relative_to(NBS)
