@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent)) # its neighbours, also where it is imported by a test
 from apidoc import find_modules, heading, known_names, text_of, write_api  # noqa: E402
-from nbrun import NBS, ROOT, code_only, directives, find_nbs, read_nb, source, write_nb  # noqa: E402
+from nbrun import NBS, ROOT, code_only, counts, directives, find_nbs, read_nb, source, write_nb  # noqa: E402
 
 OUT = ROOT/"_docs"/"source"
 PAGES = ("CONTRIBUTING.md", "CHANGELOG.md") # of the root, that become pages
@@ -144,6 +144,7 @@ def site_nb(path: Path, images: set[Path], names: dict[str, str]) -> dict:
         else:
             cell["source"] = code_only(src)
             if found.get("echo") == "false" or "hide_input" in found: cell["metadata"]["tags"] = ["remove-input"]
+            elif not counts(cell["source"]): cell["metadata"]["tags"] = ["hide-input"] # imports, which a click unfolds
             cell["outputs"] = [site_output(o, path, images) for o in cell["outputs"]]
         cells.append(cell)
     nb["cells"] = cells
