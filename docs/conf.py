@@ -31,6 +31,7 @@ add_module_names = False
 toc_object_entries_show_parents = "hide"
 
 html_theme = "furo"
+html_baseurl = f"{_cfg['doc_host']}{_cfg['doc_baseurl']}/"
 html_title = f"{project} {release}"
 html_theme_options = {"top_of_page_buttons": []} # sources are notebooks: the pages link to them
 html_math_renderer = "mathml"

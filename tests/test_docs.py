@@ -47,6 +47,12 @@ def test_new_numbers_are_mended(tmp_path):
     assert nav.mend(page)
     assert page.read_text() == "[a](wing/07_rows.ipynb#x) [b](wing/05_gone.ipynb)"
 
+def test_version_is_told_once():
+    "The citation and the changelog know the version of settings.ini."
+    version = docsite.settings()["version"]
+    assert re.search(r"^version: (.+)$", (ROOT/"CITATION.cff").read_text(encoding="utf-8"), re.M)[1] == version
+    assert version in (ROOT/"CHANGELOG.md").read_text(encoding="utf-8")
+
 # --- the front page ------------------------------------------------------------------------------------------------------
 
 def test_front_page_names_every_wing():

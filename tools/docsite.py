@@ -145,6 +145,7 @@ def site_nb(path: Path, images: set[Path], names: dict[str, str]) -> dict:
             cell["source"] = code_only(src)
             if found.get("echo") == "false" or "hide_input" in found: cell["metadata"]["tags"] = ["remove-input"]
             elif not counts(cell["source"]): cell["metadata"]["tags"] = ["hide-input"] # imports, which a click unfolds
+            if "fig-alt" in found: cell["metadata"]["mystnb"] = {"image": {"alt": found["fig-alt"]}}
             cell["outputs"] = [site_output(o, path, images) for o in cell["outputs"]]
         cells.append(cell)
     nb["cells"] = cells
