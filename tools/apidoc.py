@@ -148,8 +148,12 @@ def signature(function: ast.FunctionDef) -> str:
     return f"({ast.unparse(args)}){returns}"
 
 def prose(node) -> list[str]:
-    "A docstring, line by line; what Markdown would take for markup is only text."
-    return [text_of(line) for line in (ast.get_docstring(node) or "").splitlines()]
+    "A docstring, line by line, what it raises in a paragraph of its own; what Markdown would take for markup is only text."
+    lines = []
+    for line in (ast.get_docstring(node) or "").splitlines():
+        if line.startswith(("Raises ", "Returns ")): lines.append("")
+        lines.append(text_of(line))
+    return lines
 
 def decorators(node) -> set[str]:
     "The names of a definition's decorators."
@@ -236,6 +240,24 @@ def first_sentence(module: Module, name: str) -> str:
     text = " ".join((ast.get_docstring(definitions(module)[name]) or "").split())
     return re.split(r"(?<=[.;]) ", text)[0].rstrip(";")
 
+def by_wing(modules: list[Module]) -> dict[str, list[Module]]:
+    "The modules of each wing, those of the book first."
+    wings: dict[str, list[Module]] = {"book": []}
+    for module in modules: wings.setdefault(module.wing, []).append(module)
+    return wings
+
+def module_table(modules: list[Module]) -> list[str]:
+    "Modules with what each is about."
+    lines = ["| module | what it is about |", "|---|---|"]
+    for module in modules: lines.append(f"| [`{module.name}`]({module.name}.md) | {text_of(heading(module.notebook)[1])} |")
+    return lines
+
+def wing_page(wing: str, modules: list[Module]) -> str:
+    "The modules of one wing."
+    title = "moca: the book" if wing == "book" else f"moca.{wing}"
+    tree = ["```{toctree}", ":hidden:", "", *(m.name for m in modules), "```"]
+    return "\n".join([f"# {title}", "", *module_table(modules), "", *tree]) + "\n"
+
 def index_page(modules: list[Module]) -> str:
     "The front door, then the modules by wing."
     by_name = {m.name: m for m in modules}
@@ -243,12 +265,11 @@ def index_page(modules: list[Module]) -> str:
              "| `from moca import` | what it is |", "|---|---|"]
     for name, home in front_door().items():
         lines.append(f"| {{py:obj}}`{name} <{home}.{name}>` | {text_of(first_sentence(by_name[home], name))} |")
-    wings = {}
-    for module in modules: wings.setdefault(module.wing, []).append(module)
-    for wing, members in wings.items():
-        lines += ["", f"## {wing}", "", "| module | what it is about |", "|---|---|"]
-        lines += [f"| [`{m.name}`]({m.name}.md) | {text_of(heading(m.notebook)[1])} |" for m in members]
-        lines += ["", "```{toctree}", ":hidden:", "", *(m.name for m in members), "```"]
+    lines += ["", "Every public name has a docstring; a comment beside a parameter is a row of its table here. In a notebook, "
+              "`name??` shows a function with these comments."]
+    wings = by_wing(modules)
+    for wing, members in wings.items(): lines += ["", f"## {'The book' if wing == 'book' else wing}", "", *module_table(members)]
+    lines += ["", "```{toctree}", ":hidden:", "", *(f"wing-{wing}" for wing in wings), "```"]
     return "\n".join(lines) + "\n"
 
 def write_api(folder: Path) -> int:
@@ -256,5 +277,7 @@ def write_api(folder: Path) -> int:
     folder.mkdir(parents=True)
     modules = find_modules()
     for module in modules: (folder/f"{module.name}.md").write_text(module_page(module), encoding="utf-8")
+    wings = by_wing(modules)
+    for wing, members in wings.items(): (folder/f"wing-{wing}.md").write_text(wing_page(wing, members), encoding="utf-8")
     (folder/"index.md").write_text(index_page(modules), encoding="utf-8")
-    return len(modules)
+    return len(modules) + len(wings) + 1
