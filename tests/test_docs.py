@@ -127,3 +127,14 @@ def test_comments_become_rows():
     assert {o.name: o.comment for o in apidoc.parameter_rows(node, comments)} == dict(a="first", b="", c="last", d="")
     assert apidoc.returned(node, comments)[1].endswith(": back")
     assert apidoc.signature(node) == "(a: int, b: str='x', c=1, d=None) -> int"
+
+def test_fields_show_their_defaults():
+    "What a dataclass's field starts from is shown as a value."
+    text = "class A:\n    x: list = field(default_factory=list)\n    y: int = dataclasses.field(default=3, repr=False)\n    z: int = 1\n"
+    rows = apidoc.field_rows(ast.parse(text).body[0], {})
+    assert [o.default for o in rows] == ["list()", "3", "1"]
+
+def test_patched_methods_have_entries():
+    "A method that is written outside its class is shown as the class's."
+    node = ast.parse('@patch\ndef area(self: Shape, unit: str) -> float: "Its area."').body[0]
+    assert apidoc.patched_page(node, {})[0] == ":::{py:method} Shape.area(unit: str) -> float"

@@ -107,8 +107,15 @@ def field_rows(cls: ast.ClassDef, comments: dict[int, str]) -> list[Row]:
         if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name): continue
         if node.target.id.startswith("_"): continue
         comment = comments.get(node.end_lineno, "")
-        rows.append(Row(node.target.id, shown(node.annotation), shown(node.value), comment))
+        rows.append(Row(node.target.id, shown(node.annotation), field_default(node.value), comment))
     return rows
+
+def field_default(node: ast.AST | None) -> str:
+    "The default of a dataclass's field: of `field(default_factory=list)` it is `list()`."
+    if not isinstance(node, ast.Call) or shown(node.func).split(".")[-1] != "field": return shown(node)
+    given = {k.arg: shown(k.value) for k in node.keywords}
+    if "default_factory" in given: return given["default_factory"] + "()"
+    return given.get("default", "")
 
 def code(text: str) -> str:
     "Text as code in a table's cell."
@@ -173,6 +180,12 @@ def function_page(node: ast.FunctionDef, comments: dict[int, str], kind: str = "
     if "property" in found: return directive("property", node.name, body, None, marks)
     return directive(kind, node.name + signature(node), body, options, marks)
 
+def patched_page(node: ast.FunctionDef, comments: dict[int, str]) -> list[str]:
+    "A method that is written outside its class: `@patch def name(self: Class, ...)`."
+    owner = shown(node.args.args[0].annotation) if node.args.args else ""
+    body = [*prose(node), *table(parameter_rows(node, comments)), *returned(node, comments)]
+    return directive("method", f"{owner}.{node.name}{signature(node)}", body) if owner and not node.name.startswith("_") else []
+
 def class_page(node: ast.ClassDef, comments: dict[int, str]) -> list[str]:
     "A class with its fields, its constructor's parameters and its public methods."
     methods = [o for o in node.body if isinstance(o, (ast.FunctionDef, ast.AsyncFunctionDef))]
@@ -215,6 +228,8 @@ def module_page(module: Module, up: str = "..") -> str:
         if isinstance(node, ast.ClassDef): lines += class_page(node, module.comments)
         elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)): lines += function_page(node, module.comments)
         else: lines += constant_page(node, name, module.comments)
+    for node in module.tree.body: # methods that fastcore's patch adds to a class
+        if isinstance(node, ast.FunctionDef) and decorators(node) & {"patch", "patch_to"}: lines += patched_page(node, module.comments)
     return "\n".join(lines) + "\n"
 
 def known_names(modules: list[Module]) -> dict[str, str]:
