@@ -56,9 +56,9 @@ def test_version_is_told_once():
 # --- the front page ------------------------------------------------------------------------------------------------------
 
 def test_front_page_names_every_wing():
-    "A folder of notebooks is linked on the front page."
+    "A folder of notebooks is linked on the front page; solutions are linked where the exercises are."
     linked = {file.strip("/") for text in nav.texts(nbrun.NBS/"index.ipynb") for file, _ in docsite.links(text)}
-    assert not set(docsite.wings()) - linked
+    assert not set(docsite.wings()) - linked - {"solutions"}
 
 def shown_commands():
     "Every `moca ...` line of a shell block on a page, with the page."

@@ -32,7 +32,9 @@ WINGS = { # in reading order, with what each is about; a wing that is not named 
     "speed": ("Speed", "moca against other ways to do the same work, equality first."),
     "commands": ("Commands", "The command line, from its grammar to completion."),
     "howto": ("How-to", "One task a page, with code that runs."),
+    "solutions": ("Solutions", "Answers to the exercises at the ends of the chapters."),
 }
+LOOKED_UP = ("howto", "solutions") # folders that are looked up, not read through
 ABOUT = ("glossary", "reproduction") # notebooks at the top that are looked up, not read through
 
 # --- links ---------------------------------------------------------------------------------------------------------------
@@ -123,10 +125,10 @@ def toctree(entries: list[str], caption: str = "") -> str:
 def trees() -> list[str]:
     "The toctrees of the first page."
     book, doors, about = chapters()
-    workshop = [f"{o}/index" for o in wings() if o != "howto"]
-    howto = ["howto/index"] if "howto" in wings() else []
+    workshop = [f"{o}/index" for o in wings() if o not in LOOKED_UP]
+    aside = [f"{o}/index" for o in wings() if o in LOOKED_UP]
     pages = [p.lower().removesuffix(".md") for p in PAGES if (ROOT/p).exists()]
-    return [toctree(book, "The book"), toctree([*doors, *workshop], "The workshop"), toctree([*howto, "api/index", *about, *pages], "To look up")]
+    return [toctree(book, "The book"), toctree([*doors, *workshop], "The workshop"), toctree([*aside, "api/index", *about, *pages], "To look up")]
 
 def site_nb(path: Path, images: set[Path], names: dict[str, str]) -> dict:
     """A notebook as the site shows it: without directives and hidden cells, its links seen from its page, public names linked to the

@@ -16,6 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent)) # its neighbours, also 
 from docsite import PAGES, anchor, links, relink, slug  # noqa: E402
 from nbrun import ROOT, find_nbs, read_nb, source, write_nb  # noqa: E402
 
+_number = re.compile(r"^\d+[a-z]?_") # what orders notebooks in a folder
+
 def pages() -> list[Path]:
     "Every page that has links: the notebooks, and the texts of the root."
     texts = [ROOT/o for o in ("README.md", *PAGES) if (ROOT/o).exists()]
@@ -51,8 +53,8 @@ def renumbered(path: Path, file: str) -> str:
     "Where a link should lead whose notebook has another number now; the same link if that cannot be told."
     there = (path.parent/file).resolve() if file else path
     if there.exists() or there.suffix != ".ipynb" or not there.parent.is_dir(): return file
-    name = re.sub(r"^\d+_", "", there.name)
-    now = [o for o in there.parent.glob("*.ipynb") if re.sub(r"^\d+_", "", o.name) == name]
+    name = _number.sub("", there.name)
+    now = [o for o in there.parent.glob("*.ipynb") if _number.sub("", o.name) == name]
     if len(now) != 1: return file
     return file[:len(file) - len(there.name)] + now[0].name
 
