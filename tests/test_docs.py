@@ -47,6 +47,15 @@ def test_new_numbers_are_mended(tmp_path):
     assert nav.mend(page)
     assert page.read_text() == "[a](wing/07_rows.ipynb#x) [b](wing/05_gone.ipynb)"
 
+def test_notebooks_are_renumbered(tmp_path):
+    "Letters become numbers without gaps, and the number that a link's text shows follows."
+    for name in ("01_a", "01b_b", "02_c", "05_d"): (tmp_path/f"{name}.ipynb").write_text(name)
+    nav.renumber(tmp_path)
+    assert {p.name: p.read_text() for p in tmp_path.glob("*.ipynb")} == {
+        "01_a.ipynb": "01_a", "02_b.ipynb": "01b_b", "03_c.ipynb": "02_c", "04_d.ipynb": "05_d"}
+    text = nav.mended(tmp_path/"page.md", "[wing/02_c](02_c.ipynb), `02_c`, [01_a](01_a.ipynb)")
+    assert text == "[wing/03_c](03_c.ipynb), `03_c`, [01_a](01_a.ipynb)"
+
 def test_version_is_told_once():
     "The citation and the changelog know the version of settings.ini."
     version = docsite.settings()["version"]

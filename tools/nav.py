@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Check the links between notebooks, pages and files: `tools/nav.py`; with `--fix`, mend those that a new number broke.
+"""Check the links between notebooks, pages and files: `tools/nav.py`; with `--fix`, mend those that a new number broke;
+`--renumber nbs/data` numbers the notebooks of a folder anew, 05b_parquet after 05_rows, and mends the links.
 
 A link to `data/05_rows.ipynb` is mended if exactly one notebook of that folder is now called NN_rows.ipynb. What cannot be mended is
 printed with the page it stands on; the exit status is then 1.
@@ -58,24 +59,49 @@ def renumbered(path: Path, file: str) -> str:
     if len(now) != 1: return file
     return file[:len(file) - len(there.name)] + now[0].name
 
+def mended(path: Path, text: str) -> str:
+    "A text of a page with its links mended; a number that the text itself shows (`[data/05_rows](...)`) follows."
+    moved = {}
+    def change(file, fragment):
+        now = renumbered(path, file)
+        if now != file: moved[Path(file).stem] = Path(now).stem
+        return now + fragment
+    text = relink(text, change)
+    for old, new in moved.items(): text = re.sub(rf"(?<![\w.]){re.escape(old)}(?!\w)", new, text)
+    return text
+
 def mend(path: Path) -> bool:
     "Mend the links of a page that new numbers broke; says whether it changed."
-    def change(file, fragment): return renumbered(path, file) + fragment
     if path.suffix != ".ipynb":
         text = path.read_text(encoding="utf-8")
-        new = relink(text, change)
+        new = mended(path, text)
         if new != text: path.write_text(new, encoding="utf-8")
         return new != text
     nb = read_nb(path)
     for cell in nb["cells"]:
-        if cell["cell_type"] == "markdown": cell["source"] = relink(source(cell), change).splitlines(keepends=True)
+        if cell["cell_type"] == "markdown": cell["source"] = mended(path, source(cell)).splitlines(keepends=True)
     return write_nb(nb, path)
+
+def renumber(folder: Path) -> list[tuple[Path, Path]]:
+    "Number the notebooks of a folder from 01 on without gaps, in the order that they have; what was renamed."
+    moves = []
+    for i, old in enumerate(sorted(folder.glob("[0-9][0-9]*_*.ipynb")), 1):
+        new = old.with_name(f"{i:02d}_{_number.sub('', old.name)}")
+        if new != old: moves.append((old, new))
+    for old, new in moves: old.rename(new.with_suffix(".moving")) # two steps: a new name may still be another's old one
+    for old, new in moves: new.with_suffix(".moving").rename(new)
+    return moves
 
 def main() -> int:
     "Check, and mend if asked to."
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fix", action="store_true", help="mend links to notebooks that have another number now")
-    fix, failed = parser.parse_args().fix, 0
+    parser.add_argument("--renumber", nargs="+", metavar="FOLDER", type=Path, default=[],
+                        help="number the notebooks of these folders without gaps, and mend the links (then run nbdev_export)")
+    args = parser.parse_args()
+    for folder in args.renumber:
+        for old, new in renumber(folder): print(f"{folder}: {old.name} is now {new.name}")
+    fix, failed = args.fix or bool(args.renumber), 0
     for path in pages():
         name = path.relative_to(ROOT).as_posix()
         if fix and path.name != "README.md" and mend(path): print(f"{name}: mended")
