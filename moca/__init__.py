@@ -46,13 +46,14 @@ __all__ = [
     "probe",
 ]
 
-def __getattr__(name):
-    "Load a name of the front door from the module where it is defined, and keep it here."
-    if name not in _HOMES: raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-    value = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING: # a type checker that saw this would believe in every name
+    def __getattr__(name):
+        "Load a name of the front door from the module where it is defined, and keep it here."
+        if name not in _HOMES: raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+        value = getattr(import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
 
 def __dir__():
     "What is loaded, and what can be."
