@@ -6,9 +6,10 @@ ARGS ?=
 PIP_ARGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.moca-installed
+DOCS_STAMP := $(VENV)/.moca-docs-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env quickstart test notebooks check clean
+.PHONY: help env quickstart test notebooks docs check clean
 
 help: ## show this list
 	@echo "Targets (override PYTHON=python3.12, ARGS='...', PIP_ARGS='...' or CONSTRAINTS= for the newest versions):"
@@ -25,6 +26,11 @@ test: $(STAMP) ## run every notebook cell and every ordinary test, two files at 
 notebooks: $(STAMP) ## execute the notebooks in place, refreshing their outputs
 	$(BIN)/python tools/run_nbs.py $(ARGS)
 
+docs: $(DOCS_STAMP) ## build the documentation from the notebooks as they stand: _docs/html
+	$(BIN)/python tools/docsite.py
+	$(BIN)/python -m sphinx -b html -W --keep-going -q _docs/source _docs/html $(ARGS)
+	@echo "_docs/html/index.html"
+
 check: ## what continuous integration runs
 	.ci/run
 
@@ -39,4 +45,8 @@ $(STAMP): settings.ini $(CONSTRAINTS)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 	  { rm -rf $(VENV); echo "$(PYTHON) -m venv failed: install the venv module (on Debian: python3-venv)" >&2; exit 1; }
 	$(BIN)/python -m pip install --disable-pip-version-check -q $(PIP_ARGS) $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e '.[dev]'
+	@touch $@
+
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --disable-pip-version-check -q $(PIP_ARGS) $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e '.[docs]'
 	@touch $@

@@ -6,6 +6,8 @@ import importlib.metadata
 import inspect
 import json
 import re
+import subprocess
+import sys
 import tempfile
 from configparser import ConfigParser
 from graphlib import CycleError, TopologicalSorter
@@ -226,6 +228,26 @@ def test_hub_data_runs_no_code():
     "The library of data sets has no scripts any more: a version that has would have to be told."
     datasets = pytest.importorskip("datasets")
     assert "trust_remote_code" not in inspect.signature(datasets.load_dataset).parameters
+
+# --- the front door ------------------------------------------------------------------------------------------------------
+
+def test_import_loads_no_torch():
+    "`import moca` costs nothing: no torch, no other module of moca; `dir` names what can be asked for."
+    code = ("import sys, moca; loaded = sorted(set(sys.modules) & {'torch', 'numpy', 'transformers'}); "
+            "print(*loaded, *[o for o in sys.modules if o.startswith('moca.')], *sorted(set(moca.__all__) - set(dir(moca))))")
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    assert not told.strip(), f"import moca loads, or dir(moca) lacks, {told}"
+
+def test_front_door_is_what_it_says():
+    "What type checkers read, what is loaded on demand and `__all__` are one list; every name is there."
+    moca = importlib.import_module("moca")
+    block = next(o for o in ast.parse((PACKAGE/"__init__.py").read_text(encoding="utf-8")).body if isinstance(o, ast.If))
+    typed = {}
+    for node in block.body:
+        for name in node.names: typed[name.name] = node.module
+    assert typed == moca._HOMES and sorted(typed) == moca.__all__
+    for name, home in typed.items(): assert getattr(moca, name).__module__ == home, f"{name} is not defined in {home}"
+    with pytest.raises(AttributeError): moca.no_such_name
 
 # --- notebooks -----------------------------------------------------------------------------------------------------------
 

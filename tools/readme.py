@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Render nbs/index.ipynb to README.md: prose and code as they stand, text outputs, and figures as files below assets/.
 
-`#| hide` cells and directive lines are left out, `#| echo: false` shows a cell's output only, links are made relative to the root.
+`#| hide` cells and directive lines are left out, `#| echo: false` shows a cell's output only, `#| fig-alt: text` describes its picture, links are made relative to the root.
 `tools/readme.py --check` changes nothing and fails where README.md is stale.
 """
 from __future__ import annotations
@@ -31,14 +31,14 @@ def prose(text: str) -> str:
         end = m.end()
     return "".join([*pieces, _link.sub(rebase, text[end:])])
 
-def output(out: dict, figures: dict[str, bytes]) -> str:
-    "One output as markdown; a picture is added to `figures` under its path."
+def output(out: dict, figures: dict[str, bytes], alt: str = "") -> str:
+    "One output as markdown; a picture is added to `figures` under its path, `alt` says what it shows."
     if out["output_type"] == "stream": return fence(strip_ansi("".join(out["text"]))) if out["name"] == "stdout" else ""
     data = {k: v if isinstance(v, str) else "".join(v) for k, v in out.get("data", {}).items() if isinstance(v, (str, list))}
     if "image/png" in data:
         name = f"assets/readme-{len(figures) + 1}.png"
         figures[name] = base64.b64decode(data["image/png"])
-        return f"![figure {len(figures)}]({name})"
+        return f"![{alt or f'figure {len(figures)}'}]({name})"
     if "text/markdown" in data: return prose(data["text/markdown"].strip())
     if "<table" in data.get("text/html", ""): return re.sub(r"<style.*?</style>\s*", "", data["text/html"], flags=re.S).strip()
     return fence(strip_ansi(data["text/plain"])) if data.get("text/plain", "").strip() else ""
@@ -53,7 +53,7 @@ def render(nb: dict) -> tuple[str, dict[str, bytes]]:
         if cell["cell_type"] == "markdown": parts.append(prose(code_only(src)).strip())
         elif code := code_only(src).strip():
             if found.get("echo") != "false" and "hide_input" not in found: parts.append(fence(code, "python"))
-            parts += [output(o, figures) for o in cell["outputs"]]
+            parts += [output(o, figures, found.get("fig-alt", "")) for o in cell["outputs"]]
     return "\n\n".join(o for o in parts if o) + "\n", figures
 
 def main() -> int:
