@@ -24,8 +24,9 @@ from .documents import BadInput
 from .paths import opened, printable, special
 
 # %% auto #0
-__all__ = ['MAX_LINE', 'Lazy', 'digest', 'file_mark', 'Chain', 'Listed', 'Selection', 'lines_of', 'LineRows', 'JsonRows', 'once',
-           'json_object', 'class_names', 'with_names', 'described', 'Recent', 'reading', 'arrow_source', 'ParquetRows']
+__all__ = ['READERS', 'SHARDS', 'MAX_LINE', 'Lazy', 'digest', 'file_mark', 'Chain', 'Listed', 'Selection', 'reader', 'lines_of',
+           'LineRows', 'JsonRows', 'once', 'json_object', 'class_names', 'with_names', 'described', 'Recent', 'reading',
+           'arrow_source', 'ParquetRows']
 
 # %% ../../nbs/data/05_rows.ipynb #d6a5619f
 class Lazy(Sequence):
@@ -136,6 +137,20 @@ class Selection(Lazy):
     def signature(self):
         return digest(self.base.signature(), blake2b(self.index.tobytes(), digest_size=16).hexdigest())
 
+# %% ../../nbs/data/05_rows.ipynb #986347ab
+READERS: dict[str, Callable] = {} # by suffix, lower case: (path, name, folder of image paths or None) -> rows
+SHARDS: set[str] = set() # of these, what large data come in: always rows, where other tables are looked at first
+
+def reader(*suffixes: str, # in lower case, with their dots: ".jsonl"
+           shards: bool = False, # do large data come in such files?
+           ) -> Callable:
+    "Decorator: register a class or function that reads files of these suffixes."
+    def add(read: Callable) -> Callable:
+        READERS.update(dict.fromkeys(suffixes, read))
+        if shards: SHARDS.update(suffixes)
+        return read
+    return add
+
 # %% ../../nbs/data/05_rows.ipynb #5ade4bdd
 MAX_LINE = 32 * 2**20 # bytes of a line, a table's row or a text
 
@@ -180,6 +195,7 @@ class LineRows(Lazy):
     def make(self, i) -> dict: return {"text": self.line(i).strip()}
 
 # %% ../../nbs/data/05_rows.ipynb #09eaea42
+@reader(".jsonl", ".ndjson", shards=True)
 class JsonRows(LineRows):
     "The objects of a .jsonl file, one a line; blank lines are none."
     def make(self, i) -> dict: return json_object(self.line(i))
@@ -280,6 +296,7 @@ def arrow_source(path: Path):
     "A file as pyarrow takes it: by its name, or open if the name is no UTF-8, which pyarrow does not know."
     return str(path) if str(path).isprintable() else open(path, "rb")
 
+@reader(".parquet", shards=True)
 class ParquetRows(Lazy):
     "The rows of a .parquet file; class labels by name."
     def __init__(self, path: Path, name: str, home: Path | None = None):

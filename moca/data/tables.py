@@ -22,9 +22,8 @@ from filelock import FileLock
 from .account import Ignored
 from .documents import BadInput
 from .paths import Walk, opened, printable
-from .rows import (MAX_LINE, Chain, JsonRows, Lazy, arrow_source, class_names, described, digest,
-                       file_mark, json_object, lines_of,
-                       reading, with_names)
+from .rows import (MAX_LINE, READERS, SHARDS, Chain, JsonRows, Lazy, arrow_source, class_names, described,
+                            digest, file_mark, json_object, lines_of, reader, reading, with_names)
 
 # %% auto #0
 __all__ = ['BAD_QUOTES', 'WINDOW', 'MAX_RATIO', 'MIN_UNPACKED', 'PACKED', 'Lines', 'cells', 'row_starts', 'CsvRows', 'TsvRows',
@@ -84,6 +83,7 @@ def row_starts(f, # an open file
     return np.frombuffer(starts, np.int64), np.frombuffer(numbers, np.uint32)
 
 # %% ../../nbs/data/06_tables.ipynb #e512f936
+@reader(".csv")
 class CsvRows(Lazy):
     "The rows of a .csv file; every cell is a text, an empty one None."
     delimiter = ","
@@ -133,6 +133,7 @@ class CsvRows(Lazy):
             raise BadInput(f"the row has {len(row)} cells, and the header has {len(self.columns)}")
         return {name: cell or None for name, cell in zip(self.columns, row)}
 
+@reader(".tsv")
 class TsvRows(CsvRows):
     "The rows of a .tsv file: tabs between the cells."
     delimiter = "\t"
@@ -229,6 +230,7 @@ def json_kind(path: Path) -> str:
     except (BadInput, IndexError): return "object"
     return "lines" if len(lines) > 1 else "object"
 
+@reader(".json")
 def json_file(path: Path, name: str, home: Path | None = None) -> Lazy:
     "The rows of a .json file. Raises `BadInput` if it is no table."
     kind = json_kind(path)
@@ -265,6 +267,7 @@ class ArrowRows(Lazy):
         row = self.batches[k].slice(i - (self.ends[k - 1] if k else 0), 1)
         with reading(self.name, "Arrow"): return with_names(row.to_pylist()[0], self.labels)
 
+@reader(".arrow", shards=True)
 def arrow_file(path: Path, name: str, home: Path | None = None) -> ArrowRows:
     "The rows of an .arrow file: a stream, as `datasets` writes it, or a file in Arrow's other format."
     mark = file_mark(path)
@@ -373,6 +376,10 @@ def unpacked(path: Path) -> Path:
     finally: part.unlink(missing_ok=True)
     return copy
 
-def packed(reader: Callable) -> Callable:
+def packed(read: Callable) -> Callable:
     "A reader of gzip files, made of a reader of files."
-    return lambda path, name, home=None: reader(unpacked(path), name, home or Path(path).parent)
+    return lambda path, name, home=None: read(unpacked(path), name, home or Path(path).parent)
+
+# %% ../../nbs/data/06_tables.ipynb #b48aea7d
+for suffix in (".jsonl", ".ndjson", ".csv", ".tsv", ".json"):
+    reader(f"{suffix}.gz", shards=suffix in SHARDS)(packed(READERS[suffix]))
