@@ -22,8 +22,9 @@ from filelock import FileLock
 from .account import Ignored
 from .errors import BadInput
 from .paths import Walk, opened, escaped
-from .rows import (MAX_LINE, READERS, SHARDS, ConcatDataset, JsonRows, MapDataset, arrow_source, class_names, schema_labels,
-                            fingerprint, file_fingerprint, json_object, iter_lines, reader, arrow_errors, with_label_names)
+from .rows import (MAX_LINE, READERS, SHARDS, ConcatDataset, JsonRows, MapDataset, fingerprint,
+                            file_fingerprint, json_object, iter_lines, reader)
+from .parquet import arrow_source, class_names, schema_labels, arrow_errors, with_label_names
 
 # %% auto #0
 __all__ = ['BAD_QUOTES', 'WINDOW', 'MAX_RATIO', 'MIN_UNPACKED', 'PACKED', 'Lines', 'cells', 'row_starts', 'CsvRows', 'TsvRows',
@@ -106,7 +107,7 @@ class CsvRows(MapDataset):
             raise BadInput(f"its header names the column {max(self.columns, key=self.columns.count)!r} twice")
         other = re.search(r"[,;\t|]", self.columns[0]) if len(self.columns) == 1 else None
         if other:
-            raise BadInput(f"its header has one column, {printable(self.columns[0], 80)!r}: the delimiter seems to "
+            raise BadInput(f"its header has one column, {escaped(self.columns[0], 80)!r}: the delimiter seems to "
                            f"be {other[0]!r}, not {self.delimiter!r}: write it with commas as .csv, or with tabs "
                            "as .tsv")
 
@@ -304,7 +305,7 @@ def saved_dataset(path: Path, # a folder
         raise BadInput(f"{path.name} has no split {split!r}: it has {', '.join(splits)}")
     name = lambda s: path.name if len(chosen) == 1 else f"{path.name}/{s}"
     rows = ConcatDataset([saved_split(path/(s or ""), name(s)) for s in chosen])
-    rows.ignored = [Ignored(f"{printable(path.name)}/{s}/", "of another split") for s in splits
+    rows.ignored = [Ignored(f"{escaped(path.name)}/{s}/", "of another split") for s in splits
                     if s not in chosen]
     own = {os.path.join(s or "", n) for s in chosen
            for n in saved_files(path/(s or ""))} | {"dataset_dict.json"}
@@ -332,7 +333,7 @@ def saved_split(folder: Path, name: str) -> ArrowRows:
         found = datasets.load_from_disk(str(folder))
     except Exception as e: # its loaders raise many kinds
         first = next(iter(str(e).strip().splitlines()), type(e).__name__)
-        raise BadInput(f"{printable(name)} is no complete saved data set: {first}") from e
+        raise BadInput(f"{escaped(name)} is no complete saved data set: {first}") from e
     return ArrowRows(found.data.table, name, folder, file_fingerprint(folder/"state.json"),
                      class_names(found.features.to_dict()))
 
@@ -363,7 +364,7 @@ def unpack(path: Path, to: Path) -> None:
 def unpacked(path: Path) -> Path:
     "The copy of a gzip file in the cache, made if it is not there. Raises `BadInput`."
     mark = fingerprint(os.path.realpath(path), file_fingerprint(path), os.stat(path).st_mtime_ns)
-    copy = cache_home()/"unpacked"/f"{mark}-{printable(Path(path).stem, 80).replace('/', '_')}"
+    copy = cache_home()/"unpacked"/f"{mark}-{escaped(Path(path).stem, 80).replace('/', '_')}"
     if copy.is_file(): return copy
     part = copy.with_name(copy.name + ".part")
     try:
