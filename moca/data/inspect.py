@@ -18,7 +18,8 @@ from .images import ImageRef
 from .errors import BadImage, BadInput, printable
 from .layouts import Columns, layout_of, with_json
 from .mixtures import load_mixture, mixed, mixture_file, read_mixture, times
-from .pairs import Pairs, columns_of, detect
+from .pairs import Pairs
+from .pair_layouts import columns_of, detect
 from .rows import MapDataset, Subset
 from .sources import ROW, Documents, holder, inlined, look, renamed, sift, source_rows
 
