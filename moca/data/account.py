@@ -100,6 +100,7 @@ def as_dict(self: Report) -> dict:
     return dict(n_read=self.n_read, n_kept=self.n_kept, rejected=list(map(list, self.rejected)),
                 ignored=list(map(list, self.ignored)), notes=dict(self.notes), files_mark=self.files_mark)
 
+# %% ../../nbs/data/02_account.ipynb #f408f313
 @patch
 def add(self: Report, other: dict) -> None:
     "Add what another report's `as_dict` says."
@@ -126,6 +127,7 @@ def summary(self: Report) -> str:
     lines += [f"{what}: {n:,} row{'s' * (n != 1)}" for what, n in sorted(self.notes.items())]
     return "\n  ".join(lines)
 
+# %% ../../nbs/data/02_account.ipynb #39ddaa9a
 @patch
 def show(self: Report, most: int = 20, summary: bool = True) -> None:
     "Print to stderr up to `most` rejected rows with their reasons, and the summary."
@@ -147,6 +149,7 @@ def _object(text: bytes) -> dict | None:
     except (ValueError, RecursionError): return None # UnicodeDecodeError is one
     return found if isinstance(found, dict) else None
 
+# %% ../../nbs/data/02_account.ipynb #f6d30d26
 def json_lines(path: str | Path, mend: bool = False) -> list[dict]:
     """The objects of a file of JSON lines; none if there is no file. A torn last line is left out, and with `mend`
     cut off in the file. Raises `BadInput` for any other line that is no JSON object."""
@@ -179,6 +182,7 @@ def check(self: Report) -> None:
                    f"({self.max_bad:.2%}): see {self.path or 'the report'}, mend or remove them, or raise max_bad; "
                    f"the last: {_row_line(last)}")
 
+# %% ../../nbs/data/02_account.ipynb #f2ca98f0
 @patch
 def raise_if_empty(self: Report) -> None:
     "Raises `BadInput` if nothing was kept."
@@ -205,6 +209,7 @@ def _line(self: Report, row: Rejected) -> dict:
     late = {"late": True} if row.id in self._late else {}
     return {"id": row.id, "file": row.where} | own | {"reason": row.why} | late
 
+# %% ../../nbs/data/02_account.ipynb #a806b037
 @patch
 def tell(self: Report) -> None:
     "Write the ignored files and the notes that the file does not have yet."

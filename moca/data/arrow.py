@@ -74,6 +74,7 @@ def saved_files(folder: Path) -> list[str]:
     if outside is None: return [*names, "state.json", "dataset_info.json"]
     raise BadInput(f"its state.json names {str(outside)[:80]!r}, which is no file of its folder")
 
+# %% ../../nbs/data/06c_arrow.ipynb #ddafb1c2
 def saved_splits(path: Path) -> list[str]:
     "The names of the splits of a saved DatasetDict. Raises `BadInput`."
     try: splits = json.loads((path/"dataset_dict.json").read_text("utf-8"))["splits"]
@@ -105,6 +106,7 @@ def _chosen_splits(path: Path, split: str | None) -> tuple[list, list]: # those 
     if chosen in splits: return [chosen], splits
     raise BadInput(f"{path.name} has no split {split!r}: it has {', '.join(splits)}")
 
+# %% ../../nbs/data/06c_arrow.ipynb #84abce43
 def _left_files(path: Path, chosen: list, others: list) -> tuple[list, list]: # (rejected, ignored) of the walk
     "What lies in the folder and belongs to no split that is read, and to no other."
     own = {"dataset_dict.json"}

@@ -49,6 +49,7 @@ def _item_image(held: dict) -> dict | None: # what is read is taken out of `held
     if isinstance(value, dict) and "url" in value: value = value["url"]
     return None if value is None else {"image": value}
 
+# %% ../../nbs/data/07b_chats.ipynb #fc90a7fd
 def chat_item(item, note: Callable) -> str | dict | None:
     """One item of a chat's content: its text, `{"image"}`, or None, a place for an image. Raises `BadInput`."""
     if isinstance(item, str): return item
@@ -70,6 +71,7 @@ def split_places(text: str) -> list[str | None]:
     for piece in pieces[1:]: out += [None, piece]
     return out
 
+# %% ../../nbs/data/07b_chats.ipynb #e5dee66f
 def placed_images(parts: list, images: list) -> list:
     """Parts with `images` in their places: where a part is None, or its text has a marker; without places,
     first. Raises `BadInput`."""
@@ -93,6 +95,7 @@ def _message_parts(message: dict, note: Callable) -> list:
     if other: note(f"keys of messages that are not read: {', '.join(map(printable, other))}")
     return [chat_item(item, note) for item in as_list(content)]
 
+# %% ../../nbs/data/07b_chats.ipynb #3fffc057
 def chat_parts(messages, # a list of messages
                images: list = (), # for places without one
                note: Callable = lambda what: None, # is told what is not read

@@ -43,6 +43,7 @@ def cache_home() -> Path:
     home = os.environ.get("MOCA_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")/"moca"
     return Path(home).expanduser()
 
+# %% ../../nbs/data/06d_compressed.ipynb #0cb974cd
 def unpacked(path: Path) -> Path:
     "The copy of a gzip file in the cache, made if it is not there. Raises `BadInput`."
     mark = fingerprint(os.path.realpath(path), file_fingerprint(path), os.stat(path).st_mtime_ns)

@@ -85,6 +85,7 @@ class Sketch(NamedTuple):
     pixels: bytes # digest
     means: np.ndarray # [<= 16, <= 16] brightness
 
+# %% ../../nbs/data/07_content.ipynb #667e8872
 _sketches = LruCache(32 * 2**20)
 
 def sketch(ref: ImageRef) -> Sketch:
@@ -117,6 +118,7 @@ def normal_parts(doc: Document) -> tuple[str | ImageRef, ...]:
         elif text := normal_text("".join(run)): out.append(text)
     return tuple(out)
 
+# %% ../../nbs/data/07_content.ipynb #fdcf7ad4
 def content_key(doc: Document) -> bytes: # 16 bytes
     """Equal keys: the same content. Different keys may still look the same, see `same_content`. Decodes no
     image. Raises `BadImage`."""

@@ -34,6 +34,7 @@ def _draw_part(ax, part: str | ImageRef | None, wide: int = 18) -> None:
     if is_text: ax.text(.5, .5, "\n".join(textwrap.wrap(part, wide)[:4]), ha="center", va="center", fontsize=9)
     else: ax.imshow(part.open())
 
+# %% ../../nbs/data/01_documents.ipynb #a73f7233
 def show_documents(documents: dict) -> None: # title: Document
     "Draw Documents, each a row of boxes, one box a part, in order."
     import matplotlib.pyplot as plt
@@ -76,6 +77,7 @@ def _half(text: str) -> bool:
     except UnicodeEncodeError: return True
     return False
 
+# %% ../../nbs/data/01_documents.ipynb #ed131be5
 def _wrong(id: str, parts: tuple) -> str:
     "What is wrong with an id or with parts; empty if nothing is."
     half = "holds half a surrogate pair: decode it again from its source"
@@ -136,6 +138,7 @@ class Pair:
         if self.kind in KINDS: return
         raise BadInput(f"pair {self.id}: its kind is {self.kind!r}: use one of {', '.join(KINDS)}")
 
+# %% ../../nbs/data/01_documents.ipynb #26aba621
 @dataclass(frozen=True)
 class Task:
     "Queries, candidates, and which candidates are right: something to measure an embedding with."
@@ -169,6 +172,7 @@ def _in_order(found: list[re.Match], images: list) -> list:
         raise BadInput(f"its text names the images {numbers}, and it has {len(images)}")
     return [images[n - 1] for n in numbers]
 
+# %% ../../nbs/data/01_documents.ipynb #1fb26823
 def _interleave(text: str, images: list[ImageRef]) -> list[str | ImageRef]:
     """Images in the places of their markers; without markers, images first. Raises `BadInput` where their
     numbers differ."""
@@ -200,6 +204,7 @@ def _one_part(p, image: Callable) -> str | ImageRef:
     if isinstance(given["text"], str): return given["text"]
     raise BadInput(f"the text of a part is a {type(given['text']).__name__}")
 
+# %% ../../nbs/data/01_documents.ipynb #0ac1c63b
 def _listed_parts(row: dict, image: Callable) -> list[str | ImageRef]:
     "The parts of a row that has `parts`."
     if any(k in row for k in _held[:3]):
@@ -217,6 +222,7 @@ def _given_images(row: dict) -> list:
     found = given[0]
     return list(found) if isinstance(found, (list, tuple)) else [found]
 
+# %% ../../nbs/data/01_documents.ipynb #85a4a987
 def row_parts(row: dict, # text, image, images or parts
               image: Callable, # makes an ImageRef from what the row holds for an image
               ) -> list[str | ImageRef]:
@@ -238,6 +244,7 @@ def derived_id(parts: Iterable[str | ImageRef]) -> str:
     key = "\0".join("t" + p if isinstance(p, str) else "i" + p.key for p in parts)
     return "doc-" + blake2b(key.encode("utf-8", "replace"), digest_size=8).hexdigest()
 
+# %% ../../nbs/data/01_documents.ipynb #84436401
 def document(x: str | Path | Image.Image | ImageRef | dict | list | Document, # text, image, dictionary, list of parts, or a Document
              id: str | None = None # default: one made from the content
              ) -> Document:

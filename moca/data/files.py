@@ -38,6 +38,7 @@ def sync(path: Path) -> None:
     for p in _files_in(path):
         with p.open("rb") as f: os.fsync(f.fileno())
 
+# %% ../../nbs/data/03_files.ipynb #bfe49934
 def sync_names(folder: Path) -> None:
     "Put a directory's names onto the disk: a rename is safe from a power cut only then."
     if os.name != "posix": return
@@ -55,6 +56,7 @@ def umask() -> int:
     os.umask(now)
     return now
 
+# %% ../../nbs/data/03_files.ipynb #fe450828
 def open_up(path: Path) -> None:
     """Give a file, or every file of a directory, that only its owner may use the permissions that the umask
     allows."""
@@ -74,6 +76,7 @@ def error_number(e: BaseException) -> int | None:
     found = re.search(r"os error (\d+)", str(e)) if isinstance(e, SafetensorError) else None
     return int(found[1]) if found else None
 
+# %% ../../nbs/data/03_files.ipynb #19fc42ff
 def write_error(e: BaseException) -> str | None:
     "Why something could not be written, in words; None where an exception means something else."
     if isinstance(e, MemoryError): return "the machine has no memory left"
@@ -90,6 +93,7 @@ def replace(part: Path, path: Path, old: Path) -> None:
     sync_names(path.parent)
     with contextlib.suppress(OSError): remove(old) # the new one is in place
 
+# %% ../../nbs/data/03_files.ipynb #a8fa533f
 @contextlib.contextmanager
 def atomic(path):
     """`with atomic(path) as part:` write file or directory `part`; it becomes `path` at the end, or nothing

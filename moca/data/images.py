@@ -25,6 +25,7 @@ def _upper_bits(image: Image.Image) -> Image.Image:
     if image.mode != "I" or x.max() > 255: x = np.clip(x, 0, 65535) >> 8
     return Image.fromarray(x.clip(0).astype(np.uint8))
 
+# %% ../../nbs/data/01b_images.ipynb #d44ae2ad
 def _rgb(image: Image.Image) -> Image.Image:
     "Any mode as 8-bit RGB, alpha over white."
     if image.mode == "F": raise ValueError("its pixels are floating-point numbers")
@@ -170,6 +171,7 @@ def stored(x: dict) -> bytes | str | None:
     hint = "text is no bytes, " if isinstance(data, str) else ""
     raise BadInput(f"the bytes of an image are a {type(data).__name__}: {hint}give bytes, or a path")
 
+# %% ../../nbs/data/01b_images.ipynb #a2584eec
 def of_pixels(x) -> Image.Image:
     """An array or tensor, height x width or height x width x 1, 3 or 4, uint8, as an image. Raises `BadInput`
     for any other."""
@@ -199,6 +201,7 @@ def _source_of(x, name: str) -> tuple: # (path, bytes, PIL image or function; na
     raise BadInput(f"{printable(name) or 'a picture'} is given as {type(x).__name__}: "
                    "give a path, bytes, a PIL image or a function")
 
+# %% ../../nbs/data/01b_images.ipynb #98e79248
 def _default_name(source) -> str:
     "What to call a source that nobody named."
     if isinstance(source, bytes): return f"of {len(source)} bytes"

@@ -33,6 +33,7 @@ def _measure_document(doc: Document) -> dict[str, list[int]]:
     return {"characters": [len(doc.text)], "images": [len(sizes)], "width": [w for w, _ in sizes],
             "height": [h for _, h in sizes]}
 
+# %% ../../nbs/data/17_inspect.ipynb #efd4ea15
 def measure(item: Document | Pair) -> dict[str, list[int]]:
     """Numbers of an item by what they say: characters, images, pixels of the sides; of a Pair also of each
     side, and its negatives."""
@@ -77,6 +78,7 @@ def layouts_of(items: MapDataset, numbers: Sequence[int]) -> tuple[Counter, Coun
         layouts[name] += 1
     return layouts, columns
 
+# %% ../../nbs/data/17_inspect.ipynb #caa18500
 def drawn_of(items: MapDataset) -> list[dict]:
     "What an epoch draws of each source."
     rows = {part.source.title: (len(part), part.source.weight) for part in items.parts}
@@ -157,6 +159,7 @@ def text(self: DataSummary) -> str:
         lines.append(f"    {s['source']}: {rows} (weight {s['weight']:g}), {s['share']:.1%}")
     return "\n".join(lines)
 
+# %% ../../nbs/data/17_inspect.ipynb #74760c79
 @patch
 def as_dict(self: DataSummary) -> dict:
     "For JSON."
@@ -182,6 +185,7 @@ def sections(self: DataSummary) -> list[tuple[str, str]]:
            ("An epoch", html_table(["source", "rows", "weight", "an epoch", "share"], drawn))]
     return out + [(what.capitalize(), html_bars(values)) for what, values in self.figures.items() if values]
 
+# %% ../../nbs/data/17_inspect.ipynb #f583c949
 @patch
 def html(self: DataSummary) -> str:
     "A page that needs nothing else: figures, images, and what is not read."

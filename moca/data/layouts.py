@@ -25,6 +25,7 @@ def _small(names: tuple) -> dict:
     small = {k: k for k in names if isinstance(k, str) and k == k.lower()}
     return {str(k).lower(): k for k in reversed(names)} | small
 
+# %% ../../nbs/data/08_layouts.ipynb #d2a0b352
 class Columns(dict):
     "A row that remembers which of its columns were read."
     def __init__(self, row: dict, note: Callable = lambda what: None): # note(what) is told of a peculiarity
@@ -64,6 +65,7 @@ def is_image(name: str, value) -> bool:
     names = value if isinstance(value, list) else [value]
     return all(isinstance(x, str) and bool(_ending.search(x)) for x in names if x is not None)
 
+# %% ../../nbs/data/08_layouts.ipynb #72d855a5
 def is_text(name: str, value) -> bool:
     "Can this column be a text? A text, or a list of texts; of a label, a word."
     if isinstance(value, list) and all(isinstance(x, str) for x in value): return True
@@ -85,6 +87,7 @@ def filled(texts: list[str], images: list, joint: str = "\n") -> dict:
     if not n or n == len(images): return {"text": text, "images": images}
     raise BadInput(f"its text has {n} places for images, and it has {len(images)}")
 
+# %% ../../nbs/data/08_layouts.ipynb #d4014609
 def llava(row: Columns) -> dict:
     "`image` and `conversations`: turns of `from` and `value`."
     turns = turns_of(row.take("conversations"), "conversations")
@@ -112,6 +115,7 @@ def question_and_answer(text, note: Callable) -> str | None:
     if other: note(f"keys of texts that are not read: {', '.join(map(printable, other))}")
     return "\n".join(lines)
 
+# %% ../../nbs/data/08_layouts.ipynb #4d85ced9
 def obelics(row: Columns) -> dict:
     "`texts` and `images`: with nulls they say the order, without them the images come first."
     texts, images = as_list(row.take("texts")), as_list(row.take("images"))
@@ -161,6 +165,7 @@ def coco(found) -> list[dict] | None:
     bare = names.keys() - {note.get("image_id") for note in notes}
     return rows + [{"id": f"image {id}", "file_name": name} for id, name in names.items() if id in bare]
 
+# %% ../../nbs/data/08_layouts.ipynb #a3d82d05
 def coco_row(row: Columns) -> dict:
     "A row of `coco`. Raises `BadInput` for a caption whose image is not among the images."
     if missing(row["file_name"]):
@@ -186,6 +191,7 @@ class RowLayout:
         "Is one column of some group there?"
         return any(not have.isdisjoint(group) for group in self.needs)
 
+# %% ../../nbs/data/08_layouts.ipynb #407b7ea3
 LAYOUTS: dict[str, RowLayout] = {}
 
 def register_layout(name: str, needs: tuple, read: Callable, makes: str, known: bool = False) -> None:
@@ -262,6 +268,7 @@ def with_json(row: dict) -> dict:
         except (ValueError, RecursionError): return row
     return found | {k: v for k, v in row.items() if k != "json"} if isinstance(found, dict) else row
 
+# %% ../../nbs/data/08_layouts.ipynb #49cec62c
 def read_row(row: dict,
              note: Callable = lambda what: None # told what is read otherwise than it stands
              ) -> tuple[dict, Columns]:

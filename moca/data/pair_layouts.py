@@ -33,6 +33,7 @@ def _all_sides(values: list) -> list:
         if value is not None: out += several(value) or [value]
     return out
 
+# %% ../../nbs/data/13q_pair_layouts.ipynb #ef96ff6a
 def native(row: dict, note: Callable) -> dict:
     "A row in sentence-transformers' layout, or ours."
     numbered = sorted((k for k in row if NUMBERED.fullmatch(k)), key=lambda k: int(k[9:] or 0))
@@ -65,6 +66,7 @@ def marked(text: str | None, path, note: Callable) -> dict | None:
         text = text.replace(MARKER, "").strip()
     return {"text": text} if text else None
 
+# %% ../../nbs/data/13q_pair_layouts.ipynb #f3467b75
 def _as_many(values: list, n: int) -> list:
     "A value for each of `n` negatives: one serves all, none stands for nulls."
     if len(values) == 1: return values * n
@@ -100,6 +102,7 @@ def colpali(row: dict, note: Callable) -> dict:
     positives = parse_list(first_full(row, "pos_target", "image"), note)
     return dict(id=row.get("id"), query=row.get("query"), positives=positives, negatives=parse_list(row.get("neg_target"), note))
 
+# %% ../../nbs/data/13q_pair_layouts.ipynb #b403c0a1
 def megapairs(row: dict, note: Callable) -> dict:
     "MegaPairs: `q_img`, `q_text` (several wordings of one instruction: the first is taken), `t_img`, `hns`."
     wording = one_of_several(parse_list(row.get("q_text"), note), note, "wordings of the query")
@@ -122,6 +125,7 @@ def _swift_sides(row: dict, name: str, note: Callable) -> list:
         raise BadInput(f"its {name}_messages ({len(chats)}) and {name}_images ({len(images)}) differ in number")
     return [chat_side(chat, images[k] if images else [], note) for k, chat in enumerate(chats)]
 
+# %% ../../nbs/data/13q_pair_layouts.ipynb #2ad67cd9
 def swift(row: dict, note: Callable) -> dict:
     "ms-swift: `messages`, `positive_messages`, `negative_messages` (or `rejected_messages`), and `images` of each."
     query = chat_side(row.get("messages"), row.get("images"), note)
@@ -199,6 +203,7 @@ def _one_passage(value, note: Callable):
     if unread: note(f"keys of passages that are not read: {unread[:80]}")
     return passage(value, str(value["docid"]))
 
+# %% ../../nbs/data/13q_pair_layouts.ipynb #b4cdeb98
 def _tevatron_sides(row: dict, name: str, note: Callable) -> list:
     "The documents under `positive` or `negative`. Raises `BadInput` for ids without a corpus."
     ids = row.get(f"{name}_document_ids")
@@ -248,6 +253,7 @@ def _fits(format: str, have: set) -> bool:
     "Are the columns there that a layout needs?"
     return any(needs <= have for needs in PAIR_FORMATS[format].needs)
 
+# %% ../../nbs/data/13q_pair_layouts.ipynb #865e7289
 def detect(columns: list[str], # names of the columns
            name: str, # of the file, for messages
            format: str | None = None, # that was asked for
@@ -283,6 +289,7 @@ def with_images(row: dict) -> dict:
         del out[column]
     return out
 
+# %% ../../nbs/data/13q_pair_layouts.ipynb #8224cd14
 def columns_of(rows: MapDataset, most: int = 100) -> list[str]:
     "The names of the columns, from the first rows that can be read."
     out = {} # a set in order

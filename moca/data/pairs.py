@@ -31,6 +31,7 @@ def row_text(row: dict, source: Source, name: str) -> str:
     if isinstance(value, (str, int, float)): return str(value)
     raise BadInput(f"its {name} is a {type(value).__name__}, not a text")
 
+# %% ../../nbs/data/14_pairs.ipynb #a785386e
 def _side(value, name: str, # query, positive, negative 0 ...
           id: str, image: Callable, origin: str, instruction: str) -> Document:
     "One side of a Pair as a Document. Raises `BadInput` with the side's name."
@@ -67,6 +68,7 @@ def _negatives(row: dict, side: Callable, # (name, value) -> Document
     left |= known
     return [doc for n, doc in docs.items() if n not in left], dict(sorted(left.items()))
 
+# %% ../../nbs/data/14_pairs.ipynb #3d2b52e6
 def _kind(row: dict, source: Source, docs: tuple[Document, ...]) -> str:
     "The kind that a row or its source names, else what the query and the positive are. Raises `BadInput`."
     kind = row_text(row, source, "kind")
@@ -147,6 +149,7 @@ class UnreadNames:
         more = f" and {len(names) - 20} more" if len(names) > 20 else ""
         return Counter({f"columns that are not read: {', '.join(names[:20])}{more}": int(self.rows.sum())})
 
+# %% ../../nbs/data/14_pairs.ipynb #1d800eff
 def odd_keys(name: str, side) -> list[str]:
     "The keys of a side that mean nothing, as `side.key`."
     if not isinstance(side, dict) or is_chat(side): return []
@@ -235,6 +238,7 @@ def pair_labels(pairs: Sequence[Pair], field: str) -> list[str]:
     "The `task` or `kind` of each pair, without making the pairs where they are lazy."
     return getattr(pairs, field) if isinstance(pairs, ReadPairs) else [getattr(p, field) for p in pairs]
 
+# %% ../../nbs/data/14_pairs.ipynb #ff966a9c
 def select_pairs(pairs: Sequence[Pair], field: str, # task or kind
                  wanted: str | None # comma-separated; None: all
                  ) -> Sequence[Pair]:
@@ -262,6 +266,7 @@ def sift_pairs(pairs: MapDataset, report: Report,
     tasks, kinds = [task for task, _, _ in found], [kind for _, kind, _ in found]
     return ReadPairs(good.base, good.index, tasks, kinds)
 
+# %% ../../nbs/data/14_pairs.ipynb #904249f0
 def read_pairs(path: str | Path, # a file, a folder, a pattern, or a data set on the hub
                image_root: str | Path | None = None, # folder of the image paths; None: the folder of the file
                verify: bool = False, # decode every image once, and reject the rows of those that fail

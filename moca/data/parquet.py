@@ -103,6 +103,7 @@ def arrow_errors(name: str, kind: str):
         why = f"{escaped(name)} is no readable {kind} file ({first}): fetch or write it again"
         raise BadInput(why) from e
 
+# %% ../../nbs/data/05b_parquet.ipynb #77bd9aac
 def arrow_source(path: Path):
     "A file as pyarrow takes it: by its name, or open if the name is no UTF-8, which pyarrow does not know."
     return str(path) if str(path).isprintable() else open(path, "rb")

@@ -40,6 +40,7 @@ def special_file(path: str | os.PathLike) -> str | None:
     kind = stat.S_IFMT(os.stat(path).st_mode)
     return None if kind == stat.S_IFREG else _special.get(kind, "no file")
 
+# %% ../../nbs/data/04_paths.ipynb #6251be6c
 def os_reason(e: Exception) -> str:
     "What an `OSError`, or what Python says of an impossible path, means to a person."
     number = getattr(e, "errno", None)
@@ -69,6 +70,7 @@ def data_root(folder: str | os.PathLike) -> Path:
             return Path(*real.parts[:at + 1])
     return real
 
+# %% ../../nbs/data/04_paths.ipynb #05f1ee5c
 def path_inside(folder: str | os.PathLike, name: str) -> Path:
     """A file that data name by its path below their folder. Raises `BadInput` if it is not there, or leads
     out of the data."""

@@ -216,6 +216,7 @@ def _unique_keys(pairs: list[tuple]) -> dict:
     keys = [k for k, _ in pairs]
     raise ValueError(f"two keys {max(keys, key=keys.count)!r}")
 
+# %% ../../nbs/data/05_rows.ipynb #c61fa78d
 _decode = json.JSONDecoder(object_pairs_hook=_unique_keys).decode # made once: `json.loads` makes one for each row
 
 def json_object(data: bytes | str, what: str = "the line") -> dict:

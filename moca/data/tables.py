@@ -38,6 +38,7 @@ class CsvLines:
         self.number += 1
         return line.decode("latin-1") # never fails, and delimiters and quotes are ASCII
 
+# %% ../../nbs/data/06_tables.ipynb #297f9a39
 def csv_cells(lines: Iterator[str], delimiter: str):
     "Python's reader of CSV, for long cells too. Raises `csv.Error` for quotes that do not match."
     csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE))
@@ -80,6 +81,7 @@ def _header_start(f) -> int:
         raise BadInput("it is UTF-16, not UTF-8: save it as CSV UTF-8")
     return 3 if begin.startswith(b"\xef\xbb\xbf") else 0
 
+# %% ../../nbs/data/06_tables.ipynb #11a7f6e2
 def _check_header(columns: list[str], delimiter: str) -> None:
     "Raises `BadInput` for two columns of one name, and for another delimiter."
     if len(set(columns)) < len(columns):
@@ -125,6 +127,7 @@ class CsvRows(FileRows):
             raise BadInput(f"the row has {len(row)} cells, and the header has {len(self.columns)}")
         return {name: cell or None for name, cell in zip(self.columns, row)}
 
+# %% ../../nbs/data/06_tables.ipynb #5fcc17d0
 @reader(".tsv")
 class TsvRows(CsvRows):
     "The rows of a .tsv file: tabs between the cells."
