@@ -50,7 +50,8 @@ class Report:
     n_kept: int | None = None # rows that became Documents or Pairs; None: all that were read
     rejected: list[Rejected] = field(default_factory=list)
     ignored: list[Ignored] = field(default_factory=list) # files, members of archives ... that are in no row
-    notes: Counter = field(default_factory=Counter) # what was read in part or otherwise than it stands: how many rows have each
+    # what was read in part or otherwise than it stands: how many rows have each
+    notes: Counter = field(default_factory=Counter)
     files_mark: str = "" # a digest of the image files that rows name; "": they name none
     max_bad: float = 1.0 # largest share of rejected rows once `keep` was called
     path: Path | None = None # where they are written
@@ -79,17 +80,19 @@ def adds_up(self: Report) -> None:
     total = self.n_kept + len(self.rejected) + len(self.ignored)
     if self.n_kept >= 0 and self.n_met == total: return
     parts = f"{self.n_kept:,} kept, {len(self.rejected):,} rejected, {len(self.ignored):,} ignored"
-    raise MocaError(f"{self.name}: {self.n_met:,} rows and files were met, and they are not {parts}: this is a fault of moca")
+    raise MocaError(f"{self.name}: {self.n_met:,} rows and files were met, and they are not {parts}: "
+                    "this is a fault of moca")
 
 @patch
 def set_apart(self: Report, where: str, why, own: str = "") -> None:
     "Note a row that cannot be used and was not kept."
-    self.rejected.append(Rejected(where, where, " ".join(str(why).split()), own))
+    self.rejected.append(Rejected(where, where, " ".join(str(why).split()), own=own))
 
 # %% ../../nbs/data/02_account.ipynb #0686f0b8
 @patch
 def take(self: Report, reader) -> None:
-    "Add what a MapDataset says of itself: rows rejected when it was opened, what is in no row, notes on rows."
+    """Add what a MapDataset says of itself: rows rejected when it was opened, what is in no row, notes on
+    rows."""
     for where, why in reader.rejected: self.set_apart(where, why)
     self.ignored += reader.ignored
     self.notes.update(reader.notes())
@@ -121,7 +124,8 @@ def _row_line(row: Rejected) -> str:
 def summary(self: Report) -> str:
     "The counts; below them the first reason, the ignored files by reason, and the notes."
     ignored = f", {len(self.ignored):,} ignored" if self.ignored else ""
-    lines = [f"{self.name}: {self.n_kept:,} of {self.n_read:,} rows kept, {len(self.rejected):,} rejected{ignored}"]
+    rejected = f"{len(self.rejected):,} rejected"
+    lines = [f"{self.name}: {self.n_kept:,} of {self.n_read:,} rows kept, {rejected}{ignored}"]
     if self.rejected: lines.append(f"the first rejected: {_row_line(self.rejected[0])}")
     lines += by_reason(self.ignored)
     lines += [f"{what}: {n:,} row{'s' * (n != 1)}" for what, n in sorted(self.notes.items())]
@@ -151,8 +155,8 @@ def _object(text: bytes) -> dict | None:
 
 # %% ../../nbs/data/02_account.ipynb #f6d30d26
 def json_lines(path: str | Path, mend: bool = False) -> list[dict]:
-    """The objects of a file of JSON lines; none if there is no file. A torn last line is left out, and with `mend`
-    cut off in the file. Raises `BadInput` for any other line that is no JSON object."""
+    """The objects of a file of JSON lines; none if there is no file. A torn last line is left out, and with
+    `mend` cut off in the file. Raises `BadInput` for any other line that is no JSON object."""
     path = Path(path)
     data = path.read_bytes() if path.exists() else b""
     out, at, good = [], 0, 0 # where the line begins; where the last whole one ends
@@ -178,9 +182,9 @@ def check(self: Report) -> None:
         line = next(reversed(self._before.values()))
         last = Rejected(line["id"], line["file"], line["reason"])
     share = self.n_bad / max(1, self.n_read)
-    raise BadInput(f"{self.name}: {self.n_bad:,} of {self.n_read:,} rows cannot be used ({share:.2%}), more than max_bad allows "
-                   f"({self.max_bad:.2%}): see {self.path or 'the report'}, mend or remove them, or raise max_bad; "
-                   f"the last: {_row_line(last)}")
+    raise BadInput(f"{self.name}: {self.n_bad:,} of {self.n_read:,} rows cannot be used ({share:.2%}), more "
+                   f"than max_bad allows ({self.max_bad:.2%}): see {self.path or 'the report'}, mend or "
+                   f"remove them, or raise max_bad; the last: {_row_line(last)}")
 
 # %% ../../nbs/data/02_account.ipynb #f2ca98f0
 @patch
@@ -189,8 +193,10 @@ def raise_if_empty(self: Report) -> None:
     if self.n_kept: return
     what = "".join(f"; {x}" for x in by_reason(self.ignored))
     if not self.n_read:
-        raise BadInput(f"{self.name} is empty: give a file with at least one row, or a folder with images or texts{what}")
-    raise BadInput(f"{self.name}: none of {self.n_read:,} rows can be used; {_row_line(self.rejected[0])}{what}")
+        raise BadInput(f"{self.name} is empty: give a file with at least one row, or a folder with images or "
+                       f"texts{what}")
+    first = _row_line(self.rejected[0])
+    raise BadInput(f"{self.name}: none of {self.n_read:,} rows can be used; {first}{what}")
 
 # %% ../../nbs/data/02_account.ipynb #1490bb99
 MOST_IGNORED = 1000 # names of ignored files, of one reason, in the file of a run
@@ -231,7 +237,8 @@ def keep(self: Report, path: str | Path, # bad_samples.jsonl of a run
          main: bool = True # False: another process writes what was rejected so far
          ) -> None:
     """Write the rejected rows, the ignored files and the notes, now and from now on.
-    Raises `BadInput` if more than `max_bad` of the rows are rejected, or if nothing was kept; `MocaError` if the sum is wrong."""
+    Raises `BadInput` if more than `max_bad` of the rows are rejected, or if nothing was kept; `MocaError` if
+    the sum is wrong."""
     if not 0 <= max_bad <= 1: raise BadInput(f"max_bad is {max_bad}: give a share between 0 and 1")
     self.adds_up()
     self.path, self.max_bad = Path(path), max_bad

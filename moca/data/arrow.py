@@ -61,7 +61,7 @@ def arrow_file(path: Path, name: str, home: Path | None = None) -> ArrowRows:
         source = pa.memory_map(source) if isinstance(source, str) else pa.PythonFile(source)
         open_table = pa.ipc.open_stream if source.read(6) != b"ARROW1" else pa.ipc.open_file
         source.seek(0)
-        return ArrowRows(open_table(source).read_all(), name, home or Path(path).parent, mark)
+        return ArrowRows(open_table(source).read_all(), name, home or Path(path).parent, mark=mark)
 
 # %% ../../nbs/data/06c_arrow.ipynb #01a556f4
 def saved_files(folder: Path) -> list[str]:
@@ -80,7 +80,8 @@ def saved_splits(path: Path) -> list[str]:
     try: splits = json.loads((path/"dataset_dict.json").read_text("utf-8"))["splits"]
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise BadInput(f"{path.name}/dataset_dict.json is damaged ({e})") from e
-    if isinstance(splits, list) and splits and all(isinstance(s, str) and Path(s).name == s for s in splits): return splits
+    if isinstance(splits, list) and splits and all(isinstance(s, str) and Path(s).name == s for s in splits):
+        return splits
     raise BadInput(f"{path.name}/dataset_dict.json names no splits")
 
 # %% ../../nbs/data/06c_arrow.ipynb #4b163dea
@@ -94,11 +95,13 @@ def saved_split(folder: Path, name: str) -> ArrowRows:
         first = next(iter(str(e).strip().splitlines()), type(e).__name__)
         raise BadInput(f"{escaped(name)} is no complete saved data set: {first}") from e
     labels = class_names(found.features.to_dict())
-    return ArrowRows(found.data.table, name, folder, file_fingerprint(folder/"state.json"), labels)
+    mark = file_fingerprint(folder/"state.json")
+    return ArrowRows(found.data.table, name, folder, mark=mark, labels=labels)
 
 # %% ../../nbs/data/06c_arrow.ipynb #becf85ef
 def _chosen_splits(path: Path, split: str | None) -> tuple[list, list]: # those that are read, and all
-    "The splits of a saved data set; [None] where it has only itself. Raises `BadInput` for one that is not there."
+    """The splits of a saved data set; [None] where it has only itself. Raises `BadInput` for one that is
+    not there."""
     if (path/"state.json").is_file(): return [None], [None]
     splits = saved_splits(path)
     if split == "all": return splits, splits
@@ -107,13 +110,14 @@ def _chosen_splits(path: Path, split: str | None) -> tuple[list, list]: # those 
     raise BadInput(f"{path.name} has no split {split!r}: it has {', '.join(splits)}")
 
 # %% ../../nbs/data/06c_arrow.ipynb #84abce43
-def _left_files(path: Path, chosen: list, others: list) -> tuple[list, list]: # (rejected, ignored) of the walk
+def _left_files(path: Path, chosen: list, others: list) -> tuple[list, list]: # rejected, ignored
     "What lies in the folder and belongs to no split that is read, and to no other."
     own = {"dataset_dict.json"}
     for split in chosen: own |= {os.path.join(split or "", name) for name in saved_files(path/(split or ""))}
     found, elsewhere = Walk(path).found, tuple(f"{split}/" for split in others)
     left = [name for name in found.names if name not in own and not name.startswith(elsewhere)]
-    return found.rejected, [*(Ignored(escaped(name), "no file of the saved data set") for name in left), *found.ignored]
+    return found.rejected, [*(Ignored(escaped(name), "no file of the saved data set") for name in left),
+                            *found.ignored]
 
 # %% ../../nbs/data/06c_arrow.ipynb #1db1f3e3
 def saved_dataset(path: Path, # a folder

@@ -51,7 +51,8 @@ def _item_image(held: dict) -> dict | None: # what is read is taken out of `held
 
 # %% ../../nbs/data/07b_chats.ipynb #fc90a7fd
 def chat_item(item, note: Callable) -> str | dict | None:
-    """One item of a chat's content: its text, `{"image"}`, or None, a place for an image. Raises `BadInput`."""
+    """One item of a chat's content: its text, `{"image"}`, or None, a place for an image. Raises
+    `BadInput`."""
     if isinstance(item, str): return item
     if not isinstance(item, dict): raise BadInput(f"an item of its chat is a {type(item).__name__}")
     held = {k: v for k, v in item.items() if not missing(v)}
@@ -59,8 +60,10 @@ def chat_item(item, note: Callable) -> str | dict | None:
     if kind in TEXT_TYPES and isinstance(held.get("text"), str): found = held.pop("text")
     elif kind in IMAGE_TYPES: found = _item_image(held)
     else:
-        raise BadInput(f"an item of its chat is of type {printable(kind)!r}: texts and images are read, with their text or image")
-    if held: note(f"keys of chat items that are not read: {', '.join(map(printable, sorted(map(str, held))))}")
+        raise BadInput(f"an item of its chat is of type {printable(kind)!r}: texts and images are read, with "
+                       "their text or image")
+    if held:
+        note(f"keys of chat items that are not read: {', '.join(map(printable, sorted(map(str, held))))}")
     return found
 
 # %% ../../nbs/data/07b_chats.ipynb #76c407a0

@@ -31,8 +31,8 @@ def unpack(path: Path, to: Path) -> None:
             while data := f.read(2**20):
                 out.write(data)
                 if out.tell() > most:
-                    raise BadInput(f"it unpacks to more than {MAX_RATIO} times its size: if it is sound, unpack it "
-                                   "yourself")
+                    raise BadInput(f"it unpacks to more than {MAX_RATIO} times its size: if it is sound, "
+                                   "unpack it yourself")
     except EOFError: raise BadInput("its gzip stream breaks off: fetch it again") from None
     except (gzip.BadGzipFile, zlib.error) as e:
         raise BadInput(f"it is no sound gzip file ({e}): fetch it again") from e

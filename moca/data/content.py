@@ -46,8 +46,8 @@ def _file_key(path: Path, changed: int, size: int) -> str: # a file that was wri
     return f"data {blake2b(path.read_bytes(), digest_size=16).hexdigest()}"
 
 def image_key(ref: ImageRef) -> str:
-    """What an image is made of: its bytes, also where it is a file; the pixels of one in memory; the name of a
-    function. Raises `BadImage`."""
+    """What an image is made of: its bytes, also where it is a file; the pixels of one in memory; the name of
+    a function. Raises `BadImage`."""
     if not isinstance(ref.source, Path): return ref.key
     try:
         about = ref.source.stat()
@@ -99,8 +99,8 @@ def sketch(ref: ImageRef) -> Sketch:
 
 # %% ../../nbs/data/07_content.ipynb #960410df
 def same_image(a: ImageRef, b: ImageRef) -> bool:
-    """Do two images look the same? Symmetric; of several that change little by little the first and the last may
-    differ. Raises `BadImage`."""
+    """Do two images look the same? Symmetric; of several that change little by little the first and the last
+    may differ. Raises `BadImage`."""
     if a.size != b.size: return False # from the headers
     if image_key(a) == image_key(b): return True
     x, y = sketch(a), sketch(b)

@@ -30,8 +30,10 @@ def _draw_part(ax, part: str | ImageRef | None, wide: int = 18) -> None:
         ax.set_axis_off()
         return
     is_text = isinstance(part, str)
-    for side in ax.spines.values(): side.set(visible=True, color=COLORS["text" if is_text else "image"], linewidth=2)
-    if is_text: ax.text(.5, .5, "\n".join(textwrap.wrap(part, wide)[:4]), ha="center", va="center", fontsize=9)
+    for side in ax.spines.values():
+        side.set(visible=True, color=COLORS["text" if is_text else "image"], linewidth=2)
+    if is_text:
+        ax.text(.5, .5, "\n".join(textwrap.wrap(part, wide)[:4]), ha="center", va="center", fontsize=9)
     else: ax.imshow(part.open())
 
 # %% ../../nbs/data/01_documents.ipynb #a73f7233
@@ -46,7 +48,8 @@ def show_documents(documents: dict) -> None: # title: Document
         row[0].set_title(title, loc="left")
 
 # %% ../../nbs/data/01_documents.ipynb #bb5f5b51
-_fillers = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0" # letters and signs by their class, and nothing to the eye
+# letters and signs by their class, and nothing to the eye
+_fillers = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
 _selectors = map(chr, (*range(0x180b, 0x1810), *range(0xfe00, 0xfe10))) # of a variant of the sign before
 _unseen = frozenset(_fillers) | frozenset(_selectors)
 
@@ -68,7 +71,8 @@ def missing(x) -> bool:
     return x is None or isinstance(x, float) and x != x or type(x).__name__ in ("NAType", "NaTType")
 
 # %% ../../nbs/data/01_documents.ipynb #7c6f6a64
-MARKER = "<|vision_start|><|image_pad|><|vision_end|>" # where an image goes, in the data sets of MoCa's authors
+# where an image goes, in the data sets of MoCa's authors
+MARKER = "<|vision_start|><|image_pad|><|vision_end|>"
 _pieces = re.compile(r"<\|(?:vision_start|vision_end|image_pad|video_pad)\|>")
 
 def _half(text: str) -> bool:
@@ -148,7 +152,8 @@ class Task:
     queries: list[Document]
     candidates: list[Document]
     relevant: list[set[int]] # for each query: the indices of the right candidates
-    choices: list[list[int]] | None = None # for each query: the candidates it is ranked against; None: all of them
+    # for each query: the candidates it is ranked against; None: all of them
+    choices: list[list[int]] | None = None
     note: str = "" # one sentence: what it tests
 
 # %% ../../nbs/data/01_documents.ipynb #b2d933ad
@@ -181,7 +186,8 @@ def _interleave(text: str, images: list[ImageRef]) -> list[str | ImageRef]:
     found = list(pattern.finditer(text))
     if not found: return [*images, text]
     if len(found) != len(images):
-        raise BadInput(f"the numbers of image markers in its text ({len(found)}) and of its images ({len(images)}) differ")
+        raise BadInput(f"the numbers of image markers in its text ({len(found)}) and of its images "
+                       f"({len(images)}) differ")
     out, at = [], 0
     for place, image in zip(found, _in_order(found, images)):
         out += [text[at:place.start()], image]
@@ -245,7 +251,7 @@ def derived_id(parts: Iterable[str | ImageRef]) -> str:
     return "doc-" + blake2b(key.encode("utf-8", "replace"), digest_size=8).hexdigest()
 
 # %% ../../nbs/data/01_documents.ipynb #84436401
-def document(x: str | Path | Image.Image | ImageRef | dict | list | Document, # text, image, dictionary, list of parts, or a Document
+def document(x: str | Path | Image.Image | ImageRef | dict | list | Document, # whatever is at hand
              id: str | None = None # default: one made from the content
              ) -> Document:
     """Anything as a Document. A dictionary has `text`, `image` or `images` (they come before the text), or
@@ -271,7 +277,8 @@ def with_id(item: Document | Pair, id: str) -> Document | Pair:
 # %% ../../nbs/data/01_documents.ipynb #304739ba
 def prompt(instruction: str, # what to look for; "" leaves the Document alone
            document: Document) -> Document:
-    "Put an instruction into a Document: after its leading images, before its own text (as MMEB's prompts do)."
+    """Put an instruction into a Document: after its leading images, before its own text (as MMEB's prompts
+    do)."""
     if not instruction: return document
     parts = document.parts
     n = next((i for i, p in enumerate(parts) if isinstance(p, str)), len(parts)) # the first text

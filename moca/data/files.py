@@ -97,7 +97,7 @@ def replace(part: Path, path: Path, old: Path) -> None:
 @contextlib.contextmanager
 def atomic(path):
     """`with atomic(path) as part:` write file or directory `part`; it becomes `path` at the end, or nothing
-    changes. Raises `MocaError` when it cannot be written: a full disk, missing rights, too little memory ..."""
+    changes. Raises `MocaError` when it cannot be written: a full disk, missing rights, no memory ..."""
     path = link_target(path)
     part, old = path.with_name(path.name + ".part"), path.with_name(path.name + ".old")
     try:

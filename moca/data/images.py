@@ -38,7 +38,8 @@ def _rgb(image: Image.Image) -> Image.Image:
     return paper
 
 # %% ../../nbs/data/01b_images.ipynb #f6d8f893
-_turn = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+_turn = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
+         4: Image.Transpose.FLIP_TOP_BOTTOM,
          5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
          8: Image.Transpose.ROTATE_90}
 
@@ -178,7 +179,8 @@ def of_pixels(x) -> Image.Image:
     x = x.detach().cpu().numpy() if hasattr(x, "detach") else np.asarray(x)
     if x.dtype != np.uint8 or x.ndim not in (2, 3) or x.ndim == 3 and x.shape[2] not in (1, 3, 4):
         shape = " x ".join(map(str, x.shape)) or "one number"
-        raise BadInput(f"a picture is given as an array of {x.dtype}, {shape}: give uint8, height x width x 3")
+        raise BadInput(f"a picture is given as an array of {x.dtype}, {shape}: "
+                       "give uint8, height x width x 3")
     return Image.fromarray(x[:, :, 0] if x.ndim == 3 and x.shape[2] == 1 else x)
 
 # %% ../../nbs/data/01b_images.ipynb #1b3f3ed5
@@ -240,14 +242,16 @@ class ImageRef:
             self._key = _key(source, name) # of the whole name
 
     @classmethod
-    def of(cls, x: str | Path | bytes | Image.Image | dict | ImageRef | Callable, # or an array; a function returns an image
+    def of(cls,
+           x: str | Path | bytes | Image.Image | dict | ImageRef | Callable, # or an array of pixels
            name: str = "", # for messages; a function's name must say which image it draws
-           size: tuple[int, int] | None = None, # what a function will return, so that planning need not call it
+           size: tuple[int, int] | None = None, # of what a function returns: planning need not call it
            max_pixels: int = MAX_PIXELS) -> ImageRef:
         "Wrap anything that is an image. Opens nothing. Raises `BadInput` for anything else."
         if isinstance(x, ImageRef): return x
         source, name = _source_of(x, name)
-        return cls(source, name or _default_name(source), size if callable(source) else None, max_pixels)
+        size = size if callable(source) else None
+        return cls(source, name or _default_name(source), size=size, max_pixels=max_pixels)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -255,12 +259,12 @@ class ImageRef:
         if self._size is None:
             is_file = isinstance(self.source, (Path, bytes))
             about = lambda image: (_turned_size(image), is_file and _more_frames(image))
-            self._size, self.frames = _use(self.source, self.name, self.max_pixels, about)
+            self._size, self.frames = _use(self.source, self.name, self.max_pixels, what=about)
         return self._size
 
     def open(self) -> Image.Image:
         "The image as RGB, upright, alpha over white; the first frame of a moving one. Raises `BadImage`."
-        return _use(self.source, self.name, self.max_pixels, _upright)
+        return _use(self.source, self.name, self.max_pixels, what=_upright)
 
     @property
     def key(self) -> str:

@@ -17,7 +17,8 @@ from .layouts import Columns, layout_of, with_json
 from .mixtures import load_mixture, mixed, mixture_file, read_mixture, times
 from .pair_layouts import columns_of, detect
 from .pairs import Pairs
-from .report_html import bins, counted, histogram, html_bars, html_page, html_table, item_card, quantiles
+from .report_html import (bins, counted, histogram, html_bars, html_page, html_table, item_card,
+                                   quantiles)
 from .rows import MapDataset, Subset
 from .sources import ROW, Documents, holder, inlined, look, renamed, sift, source_rows
 
@@ -82,7 +83,8 @@ def layouts_of(items: MapDataset, numbers: Sequence[int]) -> tuple[Counter, Coun
 def drawn_of(items: MapDataset) -> list[dict]:
     "What an epoch draws of each source."
     rows = {part.source.title: (len(part), part.source.weight) for part in items.parts}
-    drawn = {name: sum(round(share * n) for share in times(weight)) for name, (n, weight) in rows.items()}
+    drawn = {}
+    for name, (n, weight) in rows.items(): drawn[name] = sum(round(share * n) for share in times(weight))
     total = max(1, sum(drawn.values()))
     return [dict(source=name, rows=n, weight=weight, an_epoch=drawn[name], share=drawn[name] / total)
             for name, (n, weight) in rows.items()]
@@ -110,7 +112,8 @@ LOOKED = 200 # rows whose layout and columns are told
 
 def _look(found: DataSummary, items: MapDataset, numbers: np.ndarray, workers: int, progress: bool) -> None:
     "Read some rows, and write down what they are like."
-    good, measured = sift(Subset(items, numbers), found.report, measure, workers=workers, progress=progress, what=found.kind)
+    good, measured = sift(Subset(items, numbers), found.report, measure, workers=workers, progress=progress,
+                          what=found.kind)
     found.report.adds_up()
     for figures in measured:
         for what, values in figures.items(): found.figures.setdefault(what, []).extend(values)
@@ -134,7 +137,9 @@ def look_at(data: str, # whatever a stage takes: a path, a mixture, a source on 
     mixture = load_mixture(data, kind, options)
     items = mixed(mixture, Pairs if kind == "pairs" else Documents, progress)
     numbers = evenly_spread(len(items), limit)
-    found = DataSummary(mixture.name, kind, len(items), Report(mixture.name), sources=drawn_of(items), looked=len(numbers))
+    found = DataSummary(mixture.name, kind, n=len(items), report=Report(mixture.name),
+                        sources=drawn_of(items),
+                        looked=len(numbers))
     if told == EITHER: found.hint = "these are chats, which can be read as pairs too: --kind pairs"
     _look(found, items, numbers, workers=workers, progress=progress)
     return found
@@ -175,7 +180,8 @@ def sections(self: DataSummary) -> list[tuple[str, str]]:
     report, samples = self.report, "".join(map(item_card, self.samples))
     bad = [(row.where, row.own, row.why) for row in report.rejected[:20]]
     notes = sorted(report.notes.items()) + [(line, "") for line in by_reason(report.ignored)]
-    drawn = [(s["source"], s["rows"], f"{s['weight']:g}", s["an_epoch"], f"{s['share']:.1%}") for s in self.sources]
+    drawn = [(s["source"], s["rows"], f"{s['weight']:g}", s["an_epoch"],
+              f"{s['share']:.1%}") for s in self.sources]
     out = [("Samples", samples and f'<div class="grid">{samples}</div>'),
            ("Rejected rows", html_table(["where", "id", "why"], bad) if bad else ""),
            ("Notes and ignored files", html_table(["what", "rows"], notes) if notes else ""),
@@ -191,8 +197,8 @@ def html(self: DataSummary) -> str:
     "A page that needs nothing else: figures, images, and what is not read."
     r = self.report
     parts = [f"<h1>{escape(printable(self.name))}</h1>",
-             f"<p>{self.kind}: {r.n_kept:,} of {r.n_read:,} rows can be used, {len(r.rejected):,} are rejected, "
-             f"{len(r.ignored):,} files are in no row.</p>"]
+             f"<p>{self.kind}: {r.n_kept:,} of {r.n_read:,} rows can be used, {len(r.rejected):,} are "
+             f"rejected, {len(r.ignored):,} files are in no row.</p>"]
     if self.hint: parts.append(f"<p>{escape(self.hint)}</p>")
     if self.looked < self.n:
         parts.append(f"<p>{self.looked:,} of {self.n:,} rows were looked at, evenly spread.</p>")

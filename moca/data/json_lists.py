@@ -48,7 +48,8 @@ class JsonWindow:
         while True:
             end, wrong = self.try_value()
             if end is not None and (end < len(self.text) or not self.more): break
-            if len(self.text) - self.at > 2 * MAX_LINE: raise ValueError(f"it is longer than {MAX_LINE:,} bytes")
+            if len(self.text) - self.at > 2 * MAX_LINE:
+                raise ValueError(f"it is longer than {MAX_LINE:,} bytes")
             if not self.grow(): raise wrong
         start, self.at = self.at, end
         return self.base + start, self.base + end
@@ -112,6 +113,7 @@ def json_kind(path: Path) -> str: # list, lines or object
     except (BadInput, IndexError): return "object"
     return "lines" if len(lines) > 1 else "object"
 
+# %% ../../nbs/data/06b_json_lists.ipynb #0e65f9ae
 @reader(".json")
 def json_file(path: Path, name: str, home: Path | None = None) -> MapDataset:
     "The rows of a .json file. Raises `BadInput` if it is no table."

@@ -70,7 +70,8 @@ def is_text(name: str, value) -> bool:
     "Can this column be a text? A text, or a list of texts; of a label, a word."
     if isinstance(value, list) and all(isinstance(x, str) for x in value): return True
     if name in ("label", "cls"): return isinstance(value, str) and not value.strip().lstrip("-").isdigit()
-    return isinstance(value, str) or name == "text" # what else stands in `text` is refused later, with its type
+    # what else stands in `text` is refused later, with its type
+    return isinstance(value, str) or name == "text"
 
 # %% ../../nbs/data/08_layouts.ipynb #cb5e7d5c
 def captioned(row: Columns) -> dict:
@@ -110,7 +111,8 @@ def question_and_answer(text, note: Callable) -> str | None:
     if not isinstance(text, dict): raise BadInput(f"one of its texts is a {type(text).__name__}")
     lines = [text[k] for k in ("user", "assistant") if isinstance(text.get(k), str)]
     if not lines:
-        raise BadInput(f"one of its texts has the keys {', '.join(map(printable, text))}: user and assistant are read")
+        keys = ", ".join(map(printable, text))
+        raise BadInput(f"one of its texts has the keys {keys}: user and assistant are read")
     other = sorted(str(k) for k in text if k not in ("user", "assistant"))
     if other: note(f"keys of texts that are not read: {', '.join(map(printable, other))}")
     return "\n".join(lines)
@@ -122,7 +124,8 @@ def obelics(row: Columns) -> dict:
     texts = [question_and_answer(text, row.note) for text in texts]
     if not any(map(missing, texts + images)): return filled(texts, images)
     if len(texts) != len(images):
-        raise BadInput(f"its texts ({len(texts)}) and images ({len(images)}) have nulls, and differ in number")
+        raise BadInput(f"its texts ({len(texts)}) and images ({len(images)}) have nulls, and differ "
+                       "in number")
     parts = []
     for text, image in zip(texts, images):
         if not missing(image): parts.append({"image": image})
@@ -160,7 +163,8 @@ def coco(found) -> list[dict] | None:
     if not any("caption" in note for note in notes):
         raise BadInput("it is in COCO's layout and holds no captions: give the file captions_*.json")
     names = {image.get("id"): image.get("file_name") for image in images}
-    rows = [{"id": note.get("id"), "file_name": names.get(note.get("image_id")), "caption": note.get("caption"),
+    rows = [{"id": note.get("id"), "file_name": names.get(note.get("image_id")),
+             "caption": note.get("caption"),
              "image_id": note.get("image_id")} for note in notes]
     bare = names.keys() - {note.get("image_id") for note in notes}
     return rows + [{"id": f"image {id}", "file_name": name} for id, name in names.items() if id in bare]
@@ -196,7 +200,7 @@ LAYOUTS: dict[str, RowLayout] = {}
 
 def register_layout(name: str, needs: tuple, read: Callable, makes: str, known: bool = False) -> None:
     "Add a layout; it is looked for after those that are there."
-    LAYOUTS[name] = RowLayout(name, needs, read, makes, known)
+    LAYOUTS[name] = RowLayout(name, needs, read, makes=makes, known=known)
     _recognised.cache_clear()
 
 # %% ../../nbs/data/08_layouts.ipynb #e24c2198
@@ -204,7 +208,8 @@ def register_layout(name: str, needs: tuple, read: Callable, makes: str, known: 
 def _recognised(full: frozenset, names: frozenset) -> RowLayout | None:
     """The first layout that the full columns fit; else that all columns fit, one of them full; else that all
     columns fit."""
-    some = [layout for layout in LAYOUTS.values() if layout.fits(names)] # those of full columns are among them
+    # those of full columns are among them
+    some = [layout for layout in LAYOUTS.values() if layout.fits(names)]
     for layout in some:
         if layout.fits(full): return layout
     for layout in some:
@@ -217,32 +222,35 @@ def layout_of(row: Columns) -> RowLayout:
     found = _recognised(frozenset(str(k).lower() for k in full), frozenset(row.names))
     if found: return found
     names = ", ".join(printable(k, 30) for k in (full or row))
-    raise BadInput(f"it is in no layout that is read: its columns are {names[:200] or 'none'}; say which is the text and which the "
-                   "image with columns, or make a text of some with template")
+    raise BadInput(f"it is in no layout that is read: its columns are {names[:200] or 'none'}; say which is "
+                   "the text and which the image with columns, or make a text of some with template")
 
 # %% ../../nbs/data/08_layouts.ipynb #2bc9ae76
 def own(row: Columns) -> dict:
     "moca's own."
     return {k: row.take(k) for k in ("parts", "text", "image", "images") if k in row}
 
-register_layout("parts", (("parts",),), own, "the parts in their order, each a text or a picture", known=True)
-register_layout("conversations", (("conversations",),), llava, "the turns, a line each; pictures where `<image>` stands (LLaVA)")
+register_layout("parts", (("parts",),), own, makes="the parts in their order, each a text or a picture",
+                known=True)
+register_layout("conversations", (("conversations",),), llava,
+                makes="the turns, a line each; pictures where `<image>` stands (LLaVA)")
 register_layout("messages", (("messages",),), chat,
-                "the messages, a line each; pictures where they stand (chats of Hugging Face, OpenAI)")
+                makes="the messages, a line each; pictures where they stand (chats of Hugging Face, OpenAI)")
 register_layout("OBELICS", (("texts",), ("images",)), obelics,
-                "texts and pictures in turn, as the nulls say; without nulls pictures first")
+                makes="texts and pictures in turn, as the nulls say; without nulls pictures first")
 register_layout("MMC4", (("text_list",), ("image_info",)), mmc4,
-                "the texts, a line each, a picture before the text that it belongs to")
+                makes="the texts, a line each, a picture before the text that it belongs to")
 register_layout("COCO", (("image_id",), ("file_name",), ("caption",)), coco_row,
-                "a picture and one caption (also from COCO's JSON file)")
+                makes="a picture and one caption (also from COCO's JSON file)")
 register_layout("own", (("text",), ("image", "images")), captioned,
-                "pictures, then the text; or pictures where markers stand", known=True)
-register_layout("ImageFolder", (PATHS, WORDS), captioned, "the picture of that name, then the text")
+                makes="pictures, then the text; or pictures where markers stand", known=True)
+register_layout("ImageFolder", (PATHS, WORDS), captioned, makes="the picture of that name, then the text")
 register_layout("WebDataset", (SHARD_IMAGES, (*WORDS, "json")), captioned,
-                "the pictures, then the text; the keys of `json` are columns")
-register_layout("captions", (IMAGES, WORDS), captioned, "pictures, then the text")
-register_layout("text or image", (("text", "image", "images"),), captioned, "a text alone, or pictures alone", known=True)
-register_layout("images", (IMAGES,), captioned, "pictures alone")
+                makes="the pictures, then the text; the keys of `json` are columns")
+register_layout("captions", (IMAGES, WORDS), captioned, makes="pictures, then the text")
+register_layout("text or image", (("text", "image", "images"),), captioned,
+                makes="a text alone, or pictures alone", known=True)
+register_layout("images", (IMAGES,), captioned, makes="pictures alone")
 
 # %% ../../nbs/data/08_layouts.ipynb #0bb62d32
 def _group(names: tuple[str, ...]) -> str:

@@ -48,15 +48,17 @@ def native(row: dict, note: Callable) -> dict:
 LABELS = ("label", "labels", "score", "scores")
 
 def by_order(row: dict, note: Callable) -> dict:
-    """sentence-transformers' rule: the first column is the anchor, the second the positive, the others negatives;
-    names say nothing, except of labels and ids."""
+    """sentence-transformers' rule: the first column is the anchor, the second the positive, the others
+    negatives; names say nothing, except of labels and ids."""
     values = [v for k, v in row.items() if k not in (*LABELS, "id", ROW)]
     if len(values) < 2: raise BadInput(f"it has {len(values)} columns: an anchor and a positive are needed")
-    return dict(id=row.get("id"), query=values[0], positives=several(values[1]), negatives=_all_sides(values[2:]))
+    return dict(id=row.get("id"), query=values[0], positives=several(values[1]),
+                negatives=_all_sides(values[2:]))
 
 # %% ../../nbs/data/13q_pair_layouts.ipynb #b95c5f28
 def marked(text: str | None, path, note: Callable) -> dict | None:
-    "One side as MMEB writes it: a text with `<|image_1|>` where the image goes, and the image; None if there is neither."
+    """One side as MMEB writes it: a text with `<|image_1|>` where the image goes, and the image; None if
+    there is neither."""
     if hollow(text): text = ""
     if not isinstance(text, str): raise BadInput(f"a text of it is a {type(text).__name__}")
     text = re.sub(r"<\|image_\d+\|>", MARKER, text)
@@ -80,15 +82,21 @@ def _mmeb_negatives(row: dict, note: Callable) -> list:
     if len(texts) != len(images):
         raise BadInput(f"its neg_text ({len(texts)}) and neg_image_path ({len(images)}) differ in number")
     shared = None if hollow(row.get("pos_image_path")) else row.get("pos_text") # for images without words
-    return [marked(shared if hollow(text) and not hollow(image) else text, image, note) for text, image in zip(texts, images)]
+    out = []
+    for text, image in zip(texts, images):
+        if hollow(text) and not hollow(image): text = shared
+        out.append(marked(text, image, note))
+    return out
 
 # %% ../../nbs/data/13q_pair_layouts.ipynb #4d445dcb
 def mmeb(row: dict, note: Callable) -> dict:
-    "MMEB-train, mmE5, MoCa-CL-Pairs: `qry, qry_image_path, pos_text, pos_image_path, neg_text, neg_image_path`."
+    """MMEB-train, mmE5, MoCa-CL-Pairs: `qry, qry_image_path, pos_text, pos_image_path, neg_text,
+    neg_image_path`."""
     negatives = _mmeb_negatives(row, note)
     query = marked(row.get("qry"), row.get("qry_image_path"), note)
     positive = marked(row.get("pos_text"), row.get("pos_image_path"), note)
-    return dict(id=row.get("id"), task=row.get("task"), query=query, positives=[positive], negatives=negatives)
+    return dict(id=row.get("id"), task=row.get("task"), query=query, positives=[positive],
+                negatives=negatives)
 
 # %% ../../nbs/data/13q_pair_layouts.ipynb #a5feafbe
 def flag(row: dict, note: Callable) -> dict:
@@ -100,7 +108,8 @@ def flag(row: dict, note: Callable) -> dict:
 def colpali(row: dict, note: Callable) -> dict:
     "colpali-engine: `query, pos_target, neg_target`, or `query, image` as in its training set."
     positives = parse_list(first_full(row, "pos_target", "image"), note)
-    return dict(id=row.get("id"), query=row.get("query"), positives=positives, negatives=parse_list(row.get("neg_target"), note))
+    return dict(id=row.get("id"), query=row.get("query"), positives=positives,
+                negatives=parse_list(row.get("neg_target"), note))
 
 # %% ../../nbs/data/13q_pair_layouts.ipynb #b403c0a1
 def megapairs(row: dict, note: Callable) -> dict:
@@ -122,12 +131,14 @@ def _swift_sides(row: dict, name: str, note: Callable) -> list:
     chats, images = row.get(f"{name}_messages") or [], row.get(f"{name}_images") or []
     if is_chat(chats): chats, images = [chats], [images]
     if images and len(images) != len(chats):
-        raise BadInput(f"its {name}_messages ({len(chats)}) and {name}_images ({len(images)}) differ in number")
+        raise BadInput(f"its {name}_messages ({len(chats)}) and {name}_images ({len(images)}) differ in "
+                       "number")
     return [chat_side(chat, images[k] if images else [], note) for k, chat in enumerate(chats)]
 
 # %% ../../nbs/data/13q_pair_layouts.ipynb #2ad67cd9
 def swift(row: dict, note: Callable) -> dict:
-    "ms-swift: `messages`, `positive_messages`, `negative_messages` (or `rejected_messages`), and `images` of each."
+    """ms-swift: `messages`, `positive_messages`, `negative_messages` (or `rejected_messages`), and
+    `images` of each."""
     query = chat_side(row.get("messages"), row.get("images"), note)
     positives = _swift_sides(row, "positive", note)
     negatives = _swift_sides(row, "negative", note) + _swift_sides(row, "rejected", note)
@@ -161,8 +172,8 @@ def _unread_keys(row: dict) -> str:
 
 # %% ../../nbs/data/13q_pair_layouts.ipynb #826bf00f
 class PassageIndex:
-    """Rows by their id: `docid`, or `id`, or `_id`. A row without one is ignored; an id that several different rows
-    have is nobody's."""
+    """Rows by their id: `docid`, or `id`, or `_id`. A row without one is ignored; an id that several
+    different rows have is nobody's."""
     def __init__(self, rows: MapDataset):
         self.rows = rows
         self.at, self.twice = {}, {} # {id: its row}; {id: another row that has it and differs}
@@ -208,7 +219,8 @@ def _tevatron_sides(row: dict, name: str, note: Callable) -> list:
     "The documents under `positive` or `negative`. Raises `BadInput` for ids without a corpus."
     ids = row.get(f"{name}_document_ids")
     if ids is None: return [_one_passage(v, note) for v in parse_list(row.get(f"{name}_passages"), note)]
-    if row.get("_corpus") is None: raise BadInput("it names documents by id: give the file that holds them as corpus")
+    if row.get("_corpus") is None:
+        raise BadInput("it names documents by id: give the file that holds them as corpus")
     return [row["_corpus"](id) for id in parse_list(ids, note)]
 
 def tevatron(row: dict, note: Callable) -> dict:
@@ -228,11 +240,12 @@ class PairFormat:
     uses: set | None # beside the id; None: all but LABELS
 
 MMEB_COLUMNS = {"qry", "qry_image_path", "pos_text", "pos_image_path", "neg_text", "neg_image_path", "task"}
-SWIFT_COLUMNS = {"messages", "images", "positive_messages", "positive_images", "negative_messages", "negative_images",
-                 "rejected_messages", "rejected_images"}
-TEVATRON_COLUMNS = {"query_id", "query_text", "query_image", "query", "positive_document_ids", "negative_document_ids",
-                    "positive_passages", "negative_passages"}
-NATIVE_COLUMNS = {"query", "anchor", "positive", "negatives", "instruction", "target_instruction", "task", "kind", "source"}
+SWIFT_COLUMNS = {"messages", "images", "positive_messages", "positive_images", "negative_messages",
+                 "negative_images", "rejected_messages", "rejected_images"}
+TEVATRON_COLUMNS = {"query_id", "query_text", "query_image", "query", "positive_document_ids",
+                    "negative_document_ids", "positive_passages", "negative_passages"}
+NATIVE_COLUMNS = {"query", "anchor", "positive", "negatives", "instruction", "target_instruction", "task",
+                  "kind", "source"}
 CHAT_COLUMNS = {"conversations", "messages", "image", "images"}
 
 PAIR_FORMATS = { # the first that fits
@@ -240,7 +253,9 @@ PAIR_FORMATS = { # the first that fits
     "flag": PairFormat(flag, ({"query", "pos"},), {"query", "pos", "neg", "prompt", "task"}),
     "colpali": PairFormat(colpali, ({"query", "pos_target"},), {"query", "pos_target", "neg_target"}),
     "megapairs": PairFormat(megapairs, ({"q_img", "t_img"},), {"q_img", "q_text", "t_img", "hns"}),
-    "tevatron": PairFormat(tevatron, ({"query_id", "positive_document_ids"}, {"query_id", "positive_passages"}), TEVATRON_COLUMNS),
+    "tevatron": PairFormat(tevatron,
+                           ({"query_id", "positive_document_ids"}, {"query_id", "positive_passages"}),
+                           TEVATRON_COLUMNS),
     "swift": PairFormat(swift, ({"messages", "positive_messages"},), SWIFT_COLUMNS),
     "native": PairFormat(native, ({"query", "positive"}, {"anchor", "positive"}), NATIVE_COLUMNS),
     "pages": PairFormat(colpali, ({"query", "image"},), {"query", "image"}),
@@ -258,7 +273,8 @@ def detect(columns: list[str], # names of the columns
            name: str, # of the file, for messages
            format: str | None = None, # that was asked for
            ) -> str:
-    "The name of the layout that columns belong to; the one that was asked for, if it fits. Raises `BadInput`."
+    """The name of the layout that columns belong to; the one that was asked for, if it fits. Raises
+    `BadInput`."""
     known, have = ", ".join(PAIR_FORMATS), set(columns)
     has = f"it has the columns {', '.join(columns)[:200] or 'none'}"
     if format is not None:
@@ -268,14 +284,15 @@ def detect(columns: list[str], # names of the columns
         raise BadInput(f"{name} is not in the layout {format}: {has} and needs {needs}")
     found = next((format for format in PAIR_FORMATS if _fits(format, have)), None)
     if found is not None: return found
-    raise BadInput(f"{name} is in no known layout of pairs ({known}): {has}; rename them with columns, or give format: "
-                   "order to take them in their order")
+    raise BadInput(f"{name} is in no known layout of pairs ({known}): {has}; rename them with columns, or "
+                   "give format: order to take them in their order")
 
 # %% ../../nbs/data/13q_pair_layouts.ipynb #d695effa
 _file_name = re.compile(r"(?:(\w+)_)?file_names?")
 
 def with_images(row: dict) -> dict:
-    "A row whose columns `*file_name` and `*file_names` are images. One that has no room for its image stays as it is."
+    """A row whose columns `*file_name` and `*file_names` are images. One that has no room for its image
+    stays as it is."""
     out = dict(row)
     for column in [k for k in row if isinstance(k, str) and _file_name.fullmatch(k)]:
         name, value = _file_name.fullmatch(column)[1] or "image", row[column]

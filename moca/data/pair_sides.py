@@ -38,7 +38,8 @@ def side_parts(value, # a text, an image, an object, a chat or a list of parts
     return row_parts({"image": value}, image)
 
 # %% ../../nbs/data/13p_pair_sides.ipynb #8e88aae1
-HELD = {"text", "image", "images", "parts", "content", "value", "bytes", "path"} # keys of a side that may hold something
+# keys of a side that may hold something
+HELD = {"text", "image", "images", "parts", "content", "value", "bytes", "path"}
 ABOUT = {"id", "source", "type", "role", "from"} # and others that mean something
 
 def hollow(value, depth: int = 20) -> bool:
@@ -51,6 +52,7 @@ def hollow(value, depth: int = 20) -> bool:
     other = HELD.isdisjoint(value) # none of our keys: whatever it has counts
     return all(hollow(v, depth - 1) for k, v in value.items() if k in HELD or other and k not in ABOUT)
 
+# %% ../../nbs/data/13p_pair_sides.ipynb #00163a5e
 def first_full(row: dict, *names: str):
     "The value of the first of some columns that holds something; None if none does."
     return next((row[name] for name in names if not hollow(row.get(name))), None)
@@ -60,20 +62,22 @@ _string = r"(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|None)"
 _strings = re.compile(rf"\s*\[\s*(?:{_string}\s*(?:,\s*|(?=\])))*\]\s*", re.S)
 
 def written_list(text: str) -> list | None:
-    "The strings (or nulls) of a list that is written in JSON's or Python's notation; None if it is no such list."
+    """The strings (or nulls) of a list that is written in JSON's or Python's notation; None if it is no
+    such list."""
     try: found = json.loads(text)
     except (ValueError, RecursionError):
         if not _strings.fullmatch(text): return None
         try: found = ast.literal_eval(text.strip())
-        except (ValueError, SyntaxError, MemoryError, RecursionError): return None # a string that is none: '\x'
+        # a string that is none: '\x'
+        except (ValueError, SyntaxError, MemoryError, RecursionError): return None
     return found if isinstance(found, list) and all(x is None or isinstance(x, str) for x in found) else None
 
 # %% ../../nbs/data/13p_pair_sides.ipynb #b0f569e6
 def parse_list(value,
                note: Callable = lambda what: None, # is told what is read otherwise than it stands
                ) -> list:
-    """A column that may be a list, a list written as a string, one value, or nothing. What begins like a list and
-    cannot be read as a list of strings is one text, as it stands."""
+    """A column that may be a list, a list written as a string, one value, or nothing. What begins like a list
+    and cannot be read as a list of strings is one text, as it stands."""
     if value is None or isinstance(value, float) and value != value or value == "": return []
     if isinstance(value, (list, tuple)): return list(value)
     if not isinstance(value, str) or not value.lstrip().startswith("["): return [value]

@@ -17,7 +17,8 @@ from .opening import open_rows
 from .pair_layouts import PAIR_FORMATS, PassageIndex, columns_of, detect, unread, with_images
 from .pair_sides import ABOUT, HELD, hollow, is_chat, one_of_several, side_parts
 from .rows import MapDataset, Subset, fingerprint
-from .sources import MOST_NOTES, ROW, Source, _inside, copied, look, place, renamed, row_id, sift, source_rows
+from .sources import (MOST_NOTES, ROW, Source, _inside, copied, look, place, renamed, row_id, sift,
+                               source_rows)
 
 # %% auto #0
 __all__ = ['EMPTY', 'COPY', 'TWICE', 'row_text', 'copies', 'make_pair', 'NegativeTally', 'UnreadNames', 'odd_keys', 'Pairs',
@@ -41,7 +42,8 @@ def _side(value, name: str, # query, positive, negative 0 ...
     return prompt(instruction, doc)
 
 # %% ../../nbs/data/14_pairs.ipynb #8f573403
-EMPTY, COPY, TWICE = "hold nothing", "equal a positive", "stand in the row already" # why negatives are left out
+# why negatives are left out
+EMPTY, COPY, TWICE = "hold nothing", "equal a positive", "stand in the row already"
 
 def copies(positives: list[Document], negatives: dict[int, Document]) -> dict[int, str]:
     "Which negatives are none, and why: {number: COPY or TWICE}. Raises `BadImage`."
@@ -80,9 +82,10 @@ def make_pair(row: dict, # query, positives, negatives, and perhaps instruction,
               id: str, # of the Pair; its sides are named after it
               source: Source, # speaks where the row is silent
               image: Callable, # makes an ImageRef from what a row holds
-              known: dict[int, str] | None = None # {number of a negative: COPY or TWICE}; None: to be found out
+              known: dict[int, str] | None = None # {number of a negative: why it is none}; None: not known
               ) -> tuple[Pair, dict[int, str]]:
-    "A row of ours as a Pair, and the negatives that were left out: {number: why}. Raises `BadInput`, the reason alone."
+    """A row of ours as a Pair, and the negatives that were left out: {number: why}. Raises `BadInput`, the
+    reason alone."""
     origin = row_text(row, source, "source") or source.title
     target = row_text(row, source, "target_instruction")
     def side(name: str, value, instruction: str = target) -> Document:
@@ -95,7 +98,7 @@ def make_pair(row: dict, # query, positives, negatives, and perhaps instruction,
     negatives, left = _negatives(row, side, positive, others=full[1:], known=known)
     task = row_text(row, source, "task") or source.name
     kind = _kind(row, source, (query, positive))
-    return Pair(id, query, positive, tuple(negatives), task=task, kind=kind), left
+    return Pair(id, query, positive, negatives=tuple(negatives), task=task, kind=kind), left
 
 # %% ../../nbs/data/14_pairs.ipynb #a34bf148
 class NegativeTally:
@@ -150,10 +153,27 @@ class UnreadNames:
         return Counter({f"columns that are not read: {', '.join(names[:20])}{more}": int(self.rows.sum())})
 
 # %% ../../nbs/data/14_pairs.ipynb #1d800eff
+#| export
+
+# %% ../../nbs/data/14_pairs.ipynb #9bfd7733
 def odd_keys(name: str, side) -> list[str]:
     "The keys of a side that mean nothing, as `side.key`."
     if not isinstance(side, dict) or is_chat(side): return []
     return [f"{name}.{str(k)[:40]}" for k, v in side.items() if k not in HELD | ABOUT and not hollow(v)]
+
+# %% ../../nbs/data/14_pairs.ipynb #cbcdd813
+def _unread_of(row: dict, given: dict, ours: dict, # as it stands; under our names; in our layout
+               source: Source, format: str) -> list[str]:
+    """The columns, and the keys of sides, that are not read; with `columns` also those that the source does
+    not name."""
+    found = unread(given, PAIR_FORMATS[format].uses)
+    if source.columns:
+        named = {*source.columns.values(), *re.findall(r"\{(\w+)\}", source.template)}
+        found += [k for k in unread(row, named) if k not in given]
+    sides = {"query": [ours["query"]], "positive": ours["positives"], "negative": ours["negatives"]}
+    for name, values in sides.items():
+        for value in values: found += odd_keys(name, value)
+    return found
 
 # %% ../../nbs/data/14_pairs.ipynb #90e37682
 class Pairs(MapDataset):
@@ -161,7 +181,7 @@ class Pairs(MapDataset):
     def __init__(self, rows: MapDataset,
                  source: Source,
                  copy: int = 0, # copy 1, 2 ...: the same rows again in an epoch, under other ids
-                 corpus: PassageIndex | None = None): # None: to be read from the source's file, if it names one
+                 corpus: PassageIndex | None = None): # None: read from the source's file, if it names one
         self.rows, self.source, self.copy = rows, source, copy
         self.rejected, self.ignored = ([], []) if copy else (rows.rejected, rows.ignored)
         columns = list(source.columns) + (["text"] if source.template else []) or columns_of(rows)
@@ -177,7 +197,7 @@ class Pairs(MapDataset):
     def make(self, i) -> Pair:
         row, source = self.rows.make(i), self.source
         ours = self.adapted(i, row)
-        id = row_id({ROW: row.get(ROW)} | ours, self.rows.where(i), source, self.copy)
+        id = row_id({ROW: row.get(ROW)} | ours, self.rows.where(i), source, copy=self.copy)
         image = _inside(source.image_root or self.rows.folder(i), source.max_pixels)
         made, left = make_pair(ours, id, source, image=image, known=self.tally.known(i))
         self.tally.remember(i, len(ours.get("negatives") or []), left)
@@ -190,18 +210,8 @@ class Pairs(MapDataset):
         corpus = {"_corpus": self.corpus} if self.corpus else {}
         ours = PAIR_FORMATS[self.format].adapt(given | corpus, note)
         one_of_several(ours["positives"], note)
-        self.unread.add(i, self.unread_of(row, given, ours))
+        self.unread.add(i, _unread_of(row, given, ours, source=self.source, format=self.format))
         return ours
-
-    def unread_of(self, row: dict, given: dict, ours: dict) -> list[str]:
-        "The columns, and the keys of sides, that are not read; with `columns` also those that the source does not name."
-        found, source = unread(given, PAIR_FORMATS[self.format].uses), self.source
-        if source.columns:
-            named = {*source.columns.values(), *re.findall(r"\{(\w+)\}", source.template)}
-            found += [k for k in unread(row, named) if k not in given]
-        for name, values in (("query", [ours["query"]]), ("positive", ours["positives"]), ("negative", ours["negatives"])):
-            for value in values: found += odd_keys(name, value)
-        return found
 
     def note(self, what, i):
         if len(self.flags or ()) >= MOST_NOTES and what not in self.flags: what = "other peculiarities"
@@ -215,7 +225,7 @@ class Pairs(MapDataset):
 
     def again(self, copy: int) -> Pairs:
         "The same rows once more in an epoch; a corpus is read once."
-        return Pairs(self.rows, self.source, copy, self.corpus)
+        return Pairs(self.rows, self.source, copy, corpus=self.corpus)
 
     def signature(self):
         corpus = self.corpus and self.corpus.rows.signature()
@@ -224,14 +234,17 @@ class Pairs(MapDataset):
 # %% ../../nbs/data/14_pairs.ipynb #bbff1ece
 class ReadPairs(Subset):
     "Pairs that can be used, with their tasks and kinds."
-    def __init__(self, base: MapDataset, index: np.ndarray, task: list[str], kind: list[str]): # [n] of each pair
+    def __init__(self, base: MapDataset,
+                 index: np.ndarray, # [n] numbers of items of `base`
+                 task: list[str], # [n] of each pair
+                 kind: list[str]): # [n] of each pair
         super().__init__(base, index)
         self.task, self.kind = task, kind
 
     def take(self, numbers: list[int]) -> ReadPairs:
         "Some of the pairs."
         task, kind = [self.task[i] for i in numbers], [self.kind[i] for i in numbers]
-        return ReadPairs(self.base, self.index[numbers], task, kind)
+        return ReadPairs(self.base, self.index[numbers], task=task, kind=kind)
 
 # %% ../../nbs/data/14_pairs.ipynb #cc4c9d91
 def pair_labels(pairs: Sequence[Pair], field: str) -> list[str]:
@@ -264,7 +277,7 @@ def sift_pairs(pairs: MapDataset, report: Report,
     for i, (_, _, n) in enumerate(found):
         if not copied(good, i): report.notes[f"{n} hard negative{'s' * (n != 1)}"] += 1
     tasks, kinds = [task for task, _, _ in found], [kind for _, kind, _ in found]
-    return ReadPairs(good.base, good.index, tasks, kinds)
+    return ReadPairs(good.base, good.index, task=tasks, kind=kinds)
 
 # %% ../../nbs/data/14_pairs.ipynb #904249f0
 def read_pairs(path: str | Path, # a file, a folder, a pattern, or a data set on the hub
@@ -274,8 +287,8 @@ def read_pairs(path: str | Path, # a file, a folder, a pattern, or a data set on
                progress: bool = False, # show a bar?
                **options # other fields of a Source: format, instruction, task, cap ...
                ) -> tuple[ReadPairs, Report]:
-    """The Pairs at a path, those that can be used, and a Report of the others. Raises `BadInput` as `read_documents`
-    does, and for columns in no known layout."""
+    """The Pairs at a path, those that can be used, and a Report of the others. Raises `BadInput` as
+    `read_documents` does, and for columns in no known layout."""
     source = Source(str(path), image_root=None if image_root is None else str(image_root), **options)
     report = Report(source.title)
     pairs = Pairs(source_rows(source, progress), source)

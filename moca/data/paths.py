@@ -107,12 +107,25 @@ class Listing(NamedTuple):
         "A file or folder that was not."
         self.ignored.append(Ignored(escaped(name), why))
 
+# %% ../../nbs/data/04_paths.ipynb #76d1ec4b
+def _link_place(link: Path, bounds: Path) -> tuple[str, str]: # read, folder, rejected or ignored; why
+    "Where a link belongs, by what it leads to; `bounds` is the folder that it may not leave."
+    try: real = os.path.realpath(link, strict=True)
+    except (OSError, ValueError) as e:
+        why = os_reason(e)
+        return "rejected", "it is a link to what does not exist" if "not exist" in why else why
+    if not Path(real).is_relative_to(bounds):
+        return "rejected", "it is a link that leads out of the folder: copy it here, or give its folder"
+    if os.path.isdir(real): return "folder", ""
+    what = special_file(real)
+    return ("ignored", what) if what else ("read", "")
+
 # %% ../../nbs/data/04_paths.ipynb #7c6d3ee8
 class Walk:
     "Lists a folder: `Walk(folder).found`."
     def __init__(self, root: str | os.PathLike):
         self.bounds, self.seen = data_root(root), {} # {(device, number): the folder that was listed first}
-        self.found = Listing(Path(root), [], [], [])
+        self.found = Listing(Path(root), names=[], rejected=[], ignored=[])
         self.links: list[str] = [] # to folders: after all others
         todo = [""]
         while todo:
@@ -149,13 +162,9 @@ class Walk:
         self.found.ignore(name, special_file(entry.path) or "no file")
 
     def link(self, name: str) -> None:
-        "A link: to a file of the data, to a folder of theirs, or rejected."
-        try: real = os.path.realpath(self.found.root/name, strict=True)
-        except (OSError, ValueError) as e:
-            why = os_reason(e)
-            return self.found.reject(name, "it is a link to what does not exist" if "not exist" in why else why)
-        if not Path(real).is_relative_to(self.bounds):
-            return self.found.reject(name, "it is a link that leads out of the folder: copy it here, or give its folder")
-        if os.path.isdir(real): return self.links.append(name + "/")
-        if what := special_file(real): return self.found.ignore(name, what)
-        self.found.names.append(name)
+        "Find a place for a link."
+        place, why = _link_place(self.found.root/name, self.bounds)
+        if place == "read": self.found.names.append(name)
+        elif place == "folder": self.links.append(name + "/")
+        elif place == "rejected": self.found.reject(name, why)
+        else: self.found.ignore(name, why)

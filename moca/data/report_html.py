@@ -34,6 +34,7 @@ def bins(values: Sequence[int], # whole numbers from 0 upwards
     counts, _ = np.histogram(x, edges)
     return [(int(a), int(b) - 1, int(n)) for a, b, n in zip(edges[:-1], edges[1:], counts)]
 
+# %% ../../nbs/data/16p_report_html.ipynb #237b1dd3
 def quantiles(values: Sequence[int]) -> dict[str, int]:
     "Smallest, median, 95 percent and largest; empty for no values."
     if not len(values): return {}
@@ -49,13 +50,15 @@ def _bin_name(first: int, last: int) -> str:
     "What a bin holds."
     return f"{first:,}" if first == last else f"{first:,} to {last:,}"
 
+# %% ../../nbs/data/16p_report_html.ipynb #da65885c
 def histogram(values: Sequence[int]) -> str:
     "The bins of some numbers, a line each."
     found = bins(values)
     if not found: return ""
     wide = max(len(_bin_name(first, last)) for first, last, _ in found)
     most = max(n for _, _, n in found)
-    return "\n".join(f"    {_bin_name(first, last):>{wide}s} {bar(n, most)} {n:,}" for first, last, n in found)
+    return "\n".join(f"    {_bin_name(first, last):>{wide}s} {bar(n, most)} {n:,}" for first, last,
+                     n in found)
 
 def counted(counts: Counter) -> str:
     "Names and numbers, the most frequent first."
@@ -76,12 +79,14 @@ def thumbnail(image: ImageRef) -> str:
     data = base64.b64encode(buffer.getvalue()).decode()
     return f'<img alt="{escape(image.name)}" title="{width} x {height}" src="data:image/jpeg;base64,{data}">'
 
+# %% ../../nbs/data/16p_report_html.ipynb #1f26afb8
 def document_html(doc: Document) -> str:
     "A Document's parts as HTML."
     out = []
     for part in doc.parts:
         if isinstance(part, ImageRef): out.append(thumbnail(part))
-        elif len(part) > TEXT: out.append(f"<p>{escape(part[:TEXT])} <i>... ({len(part):,} characters)</i></p>")
+        elif len(part) > TEXT:
+            out.append(f"<p>{escape(part[:TEXT])} <i>... ({len(part):,} characters)</i></p>")
         else: out.append(f"<p>{escape(part)}</p>")
     return "".join(out)
 
@@ -100,7 +105,8 @@ def item_card(item: Document | Pair,
     return f'<div class="card wide">{title}<div class="sides">{columns}</div>{rest}</div>'
 
 # %% ../../nbs/data/16p_report_html.ipynb #a2eb4513
-STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:0 auto;max-width:72rem;padding:1rem;color:#222;background:#fff}
+STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:0 auto;max-width:72rem;padding:1rem}
+body{color:#222;background:#fff}
 h1{font-size:1.4rem}h2{font-size:1.15rem;margin-top:2rem}
 h3,h4{font-size:.85rem;margin:.2rem 0;color:#666;overflow-wrap:anywhere}
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(10rem,1fr));gap:.75rem}
@@ -110,7 +116,8 @@ h3,h4{font-size:.85rem;margin:.2rem 0;color:#666;overflow-wrap:anywhere}
 .bad{color:#a00}img{max-width:100%;height:auto;display:block}
 table{border-collapse:collapse;width:100%}
 td,th{text-align:left;padding:.15rem .5rem .15rem 0;overflow-wrap:anywhere;vertical-align:top}
-.number{text-align:right;white-space:nowrap}.bar{background:#4878a8;height:.8rem;min-width:1px}.three{width:60%}
+.number{text-align:right;white-space:nowrap}
+.bar{background:#4878a8;height:.8rem;min-width:1px}.three{width:60%}
 @media(max-width:480px){.grid{grid-template-columns:repeat(auto-fill,minmax(8rem,1fr))}body{padding:.6rem}}"""
 
 # %% ../../nbs/data/16p_report_html.ipynb #e156dcbf
@@ -125,6 +132,7 @@ def html_table(head: Sequence[str], rows: Sequence[Sequence]) -> str:
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     return f"<table><tr>{heads}</tr>{body}</table>"
 
+# %% ../../nbs/data/16p_report_html.ipynb #42b4567a
 def html_bars(values: Sequence[int]) -> str:
     "A histogram as a table with bars."
     found = bins(values)
@@ -143,4 +151,5 @@ def html_page(title: str, body: str) -> str:
     return ('<!doctype html><html lang="en"><head><meta charset="utf-8">'
             f'<meta http-equiv="Content-Security-Policy" content="{safe}">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f'<title>{escape(printable(title))}</title><style>{STYLE}</style></head><body>{body}</body></html>')
+            f'<title>{escape(printable(title))}</title><style>{STYLE}</style></head>'
+            f'<body>{body}</body></html>')

@@ -139,7 +139,8 @@ class Subset(MapDataset):
 
 # %% ../../nbs/data/05_rows.ipynb #20f29b10
 READERS: dict[str, Callable] = {} # by suffix, lower case: (path, name, folder of image paths or None) -> rows
-SHARDS: set[str] = set() # of these, what large data come in: always rows, where other tables are looked at first
+# of these, what large data come in: always rows, where other tables are looked at first
+SHARDS: set[str] = set()
 
 def reader(*suffixes: str, # in lower case, with their dots: ".jsonl"
            shards: bool = False, # do large data come in such files?
@@ -217,7 +218,8 @@ def _unique_keys(pairs: list[tuple]) -> dict:
     raise ValueError(f"two keys {max(keys, key=keys.count)!r}")
 
 # %% ../../nbs/data/05_rows.ipynb #c61fa78d
-_decode = json.JSONDecoder(object_pairs_hook=_unique_keys).decode # made once: `json.loads` makes one for each row
+# made once: `json.loads` makes one for each row
+_decode = json.JSONDecoder(object_pairs_hook=_unique_keys).decode
 
 def json_object(data: bytes | str, what: str = "the line") -> dict:
     "A JSON object. Raises `BadInput`."

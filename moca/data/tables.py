@@ -88,8 +88,8 @@ def _check_header(columns: list[str], delimiter: str) -> None:
         raise BadInput(f"its header names the column {max(columns, key=columns.count)!r} twice")
     other = re.search(r"[,;\t|]", columns[0]) if len(columns) == 1 else None
     if other is None: return
-    raise BadInput(f"its header has one column, {escaped(columns[0], 80)!r}: the delimiter seems to be {other[0]!r}, "
-                   f"not {delimiter!r}: write it with commas as .csv, or with tabs as .tsv")
+    raise BadInput(f"its header has one column, {escaped(columns[0], 80)!r}: the delimiter seems to be "
+                   f"{other[0]!r}, not {delimiter!r}: write it with commas as .csv, or with tabs as .tsv")
 
 # %% ../../nbs/data/06_tables.ipynb #e512f936
 @reader(".csv")
