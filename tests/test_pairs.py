@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from moca.data.content import content_key
-from moca.data.documents import BadInput
+from moca.data.errors import BadInput
 from moca.data.pairs import COPY, EMPTY, TWICE, read_pairs
 
 WORDS = ["a red ball", "[Music] la la", "['one', 'two'", "caf\u00e9", "zwei  Worte", "x" * 300, "<image> in words", "[1, 2]", "3.14", "null", "NaN"]
@@ -145,7 +145,7 @@ def check(path: Path, want: list, rows: list, **options) -> None:
     assert report.n_met == len(want) == report.n_kept + len(report.rejected) + len(report.ignored)
     assert len(pairs) == report.n_kept == sum(w is not None for w in want)
     good = [(w, r) for w, r in zip(want, rows) if w is not None]
-    account = pairs.base.negatives(pairs.index)
+    account = pairs.base.tally.counts(pairs.index)
     assert account["met"] == sum(len(r["negatives"]) for _, r in good)
     assert account["met"] == sum(len(p.negatives) for p in pairs) + sum(account[why] for why in (EMPTY, COPY, TWICE))
     for p, (w, _) in zip(pairs, good):
@@ -163,7 +163,8 @@ JUNK = [None, True, 0, -1, 1e308, float("nan"), float("inf"), "", " ", "[", "[["
 
 def test_junk(tmp_path):
     "Whatever stands in whatever column: a row is kept or rejected with its place, and nothing else happens."
-    from moca.data.pairs import MMEB_COLUMNS, NATIVE_COLUMNS, PAIR_FORMATS, SWIFT_COLUMNS, TEVATRON_COLUMNS
+    from moca.data.pair_layouts import (MMEB_COLUMNS, NATIVE_COLUMNS, PAIR_FORMATS, SWIFT_COLUMNS,
+                                        TEVATRON_COLUMNS)
     columns = dict(mmeb=MMEB_COLUMNS, native=NATIVE_COLUMNS | {"negative", "negative_7"}, swift=SWIFT_COLUMNS, tevatron=TEVATRON_COLUMNS)
     deep = "a"
     for _ in range(300): deep = [deep]

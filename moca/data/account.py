@@ -11,16 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 from fastcore.basics import patch
-from .documents import BadInput, MocaError, printable
+from .errors import BadInput, MocaError, printable
 
 # %% auto #0
-__all__ = ['MOST_IGNORED', 'Rejected', 'Ignored', 'json_lines', 'by_reason', 'Report']
+__all__ = ['MOST_IGNORED', 'Rejected', 'Ignored', 'by_reason', 'Report', 'json_lines']
 
 # %% ../../nbs/data/02_account.ipynb #a4183521
 class Rejected(NamedTuple):
     "One row that cannot be used."
     id: str # of the Document or Pair; where it stands if none was made
-    where: str # file and line, or picture
+    where: str # file and line, or image
     why: str
     own: str = "" # the id that stands in the row
 
@@ -30,46 +30,17 @@ class Ignored(NamedTuple):
     why: str
     def __str__(self): return f"{printable(self.name)} ({self.why})"
 
-# %% ../../nbs/data/02_account.ipynb #379e05cf
-def json_lines(path: str | Path, mend: bool = False) -> list[dict]:
-    """The objects of a file of JSON lines; none if there is no file. A torn last line is left out, and with `mend` cut off in the file.
-    Raises `BadInput` for any other line that is no JSON object."""
-    path = Path(path)
-    data = path.read_bytes() if path.exists() else b""
-    out, at, good = [], 0, 0
-    for n, line in enumerate(data.split(b"\n"), 1):
-        if text := line.strip(b"\0 \r"):
-            try: found = json.loads(text)
-            except (ValueError, RecursionError): found = None # UnicodeDecodeError is one
-            if isinstance(found, dict):
-                out.append(found)
-                good = at + len(line.rstrip(b"\0"))
-            elif data[at + len(line):].strip(b"\0\n\r "):
-                raise BadInput(f"{path}: line {n} is no JSON: mend or remove that line, or move the file away")
-        at += len(line) + 1
-    if mend and data[good:] != b"\n"[:len(data)]: _cut(path, good)
-    return out
-
-def _cut(path: Path, end: int) -> None:
-    "Make a file end after `end` bytes and a line break."
-    with open(path, "r+b") as f:
-        f.truncate(end)
-        f.seek(end)
-        if end: f.write(b"\n")
-
 # %% ../../nbs/data/02_account.ipynb #8c55de91
 def by_reason(ignored: list[Ignored], most: int = 3) -> list[str]:
     "One line for each reason: how many, and the first names."
-    reasons = {}
+    reasons, lines = {}, []
     for name, why in ignored: reasons.setdefault(why, []).append(name)
-    def line(why: str, names: list[str]) -> str:
+    for why, names in reasons.items():
         more = f" and {len(names) - most:,} more" if len(names) > most else ""
-        return f"ignored, {why}: {', '.join(map(printable, names[:most]))}{more}"
-    return [line(why, names) for why, names in reasons.items()]
+        lines.append(f"ignored, {why}: {', '.join(map(printable, names[:most]))}{more}")
+    return lines
 
 # %% ../../nbs/data/02_account.ipynb #0ce3a2f1
-MOST_IGNORED = 1000 # names of ignored files, of one reason, in the file of a run
-
 @dataclass
 class Report:
     """One account of what was read: `n_met == n_kept + len(rejected) + len(ignored)`, and notes on what was
@@ -79,13 +50,14 @@ class Report:
     n_kept: int | None = None # rows that became Documents or Pairs; None: all that were read
     rejected: list[Rejected] = field(default_factory=list)
     ignored: list[Ignored] = field(default_factory=list) # files, members of archives ... that are in no row
-    notes: Counter = field(default_factory=Counter) # what was read in part or otherwise than it stands: how many rows have each
-    files_mark: str = "" # a digest of the picture files that rows name; "": they name none
+    # what was read in part or otherwise than it stands: how many rows have each
+    notes: Counter = field(default_factory=Counter)
+    files_mark: str = "" # a digest of the image files that rows name; "": they name none
     max_bad: float = 1.0 # largest share of rejected rows once `keep` was called
     path: Path | None = None # where they are written
     _late: set = field(default_factory=set, repr=False) # ids of rows that were kept first and rejected later
-    _before: dict = field(default_factory=dict,
-                          repr=False) # {id: line} of rows that broke in training before, others than `rejected`
+    # {id: line} of rows that broke in training before, others than `rejected`
+    _before: dict = field(default_factory=dict, repr=False)
     _told: set = field(default_factory=set, repr=False) # lines on ignored files and notes that the file has
 
     def __post_init__(self):
@@ -101,22 +73,26 @@ class Report:
         "Rejected rows, those that an earlier start of the run found included."
         return len(self.rejected) + len(self._before)
 
-    def adds_up(self) -> None:
-        "Raises `MocaError` if something that was met is neither kept nor rejected nor ignored."
-        parts = f"{self.n_kept:,} kept, {len(self.rejected):,} rejected, {len(self.ignored):,} ignored"
-        total = self.n_kept + len(self.rejected) + len(self.ignored)
-        if self.n_kept >= 0 and self.n_met == total: return
-        raise MocaError(f"{self.name}: {self.n_met:,} rows and files were met, and they are not {parts}: this is a fault of moca")
+# %% ../../nbs/data/02_account.ipynb #30cb3e16
+@patch
+def adds_up(self: Report) -> None:
+    "Raises `MocaError` if something that was met is neither kept nor rejected nor ignored."
+    total = self.n_kept + len(self.rejected) + len(self.ignored)
+    if self.n_kept >= 0 and self.n_met == total: return
+    parts = f"{self.n_kept:,} kept, {len(self.rejected):,} rejected, {len(self.ignored):,} ignored"
+    raise MocaError(f"{self.name}: {self.n_met:,} rows and files were met, and they are not {parts}: "
+                    "this is a fault of moca")
 
-# %% ../../nbs/data/02_account.ipynb #0686f0b8
 @patch
 def set_apart(self: Report, where: str, why, own: str = "") -> None:
     "Note a row that cannot be used and was not kept."
-    self.rejected.append(Rejected(where, where, " ".join(str(why).split()), own))
+    self.rejected.append(Rejected(where, where, " ".join(str(why).split()), own=own))
 
+# %% ../../nbs/data/02_account.ipynb #0686f0b8
 @patch
 def take(self: Report, reader) -> None:
-    "Add what a Lazy says of itself: rows rejected when it was opened, what is in no row, notes on rows."
+    """Add what a MapDataset says of itself: rows rejected when it was opened, what is in no row, notes on
+    rows."""
     for where, why in reader.rejected: self.set_apart(where, why)
     self.ignored += reader.ignored
     self.notes.update(reader.notes())
@@ -127,79 +103,103 @@ def as_dict(self: Report) -> dict:
     return dict(n_read=self.n_read, n_kept=self.n_kept, rejected=list(map(list, self.rejected)),
                 ignored=list(map(list, self.ignored)), notes=dict(self.notes), files_mark=self.files_mark)
 
+# %% ../../nbs/data/02_account.ipynb #f408f313
 @patch
 def add(self: Report, other: dict) -> None:
     "Add what another report's `as_dict` says."
     self.n_read += other["n_read"]
     self.n_kept += other["n_kept"]
-    self.rejected += [Rejected(*r) for r in other["rejected"]]
-    self.ignored += [Ignored(*i) for i in other["ignored"]]
+    self.rejected += [Rejected(*row) for row in other["rejected"]]
+    self.ignored += [Ignored(*file) for file in other["ignored"]]
     self.notes.update(other["notes"])
     self.files_mark = other["files_mark"]
 
 # %% ../../nbs/data/02_account.ipynb #fcc6359e
-@patch
-def summary(self: Report) -> str:
-    "The counts; below them the first reason, the ignored files by reason, and the notes."
-    ignored = f", {len(self.ignored):,} ignored" if self.ignored else ""
-    lines = [f"{self.name}: {self.n_kept:,} of {self.n_read:,} rows kept, {len(self.rejected):,} rejected{ignored}"]
-    if self.rejected: lines.append(f"the first rejected: {_spoken(self.rejected[0])}")
-    lines += by_reason(self.ignored)
-    lines += [f"{what}: {n:,} row{'s' * (n != 1)}" for what, n in sorted(self.notes.items())]
-    return "\n  ".join(lines)
-
-def _spoken(row: Rejected) -> str:
+def _row_line(row: Rejected) -> str:
     "A rejected row as a line for people."
     own = f" (id {printable(row.own)})" if row.own else ""
     return f"{printable(row.where)}{own}: {printable(row.why, 400)}"
 
 @patch
+def summary(self: Report) -> str:
+    "The counts; below them the first reason, the ignored files by reason, and the notes."
+    ignored = f", {len(self.ignored):,} ignored" if self.ignored else ""
+    rejected = f"{len(self.rejected):,} rejected"
+    lines = [f"{self.name}: {self.n_kept:,} of {self.n_read:,} rows kept, {rejected}{ignored}"]
+    if self.rejected: lines.append(f"the first rejected: {_row_line(self.rejected[0])}")
+    lines += by_reason(self.ignored)
+    lines += [f"{what}: {n:,} row{'s' * (n != 1)}" for what, n in sorted(self.notes.items())]
+    return "\n  ".join(lines)
+
+# %% ../../nbs/data/02_account.ipynb #39ddaa9a
+@patch
 def show(self: Report, most: int = 20, summary: bool = True) -> None:
     "Print to stderr up to `most` rejected rows with their reasons, and the summary."
-    for r in self.rejected[:most]: print(f"rejected: {_spoken(r)}", file=sys.stderr)
+    for row in self.rejected[:most]: print(f"rejected: {_row_line(row)}", file=sys.stderr)
     if len(self.rejected) > most: print(f"rejected: {len(self.rejected) - most:,} more", file=sys.stderr)
     if summary: print(self.summary(), file=sys.stderr)
 
+# %% ../../nbs/data/02_account.ipynb #379e05cf
+def _cut(path: Path, end: int) -> None:
+    "Make a file end after `end` bytes and a line break."
+    with open(path, "r+b") as f:
+        f.truncate(end)
+        f.seek(end)
+        if end: f.write(b"\n")
+
+def _object(text: bytes) -> dict | None:
+    "A JSON object; None for anything else."
+    try: found = json.loads(text)
+    except (ValueError, RecursionError): return None # UnicodeDecodeError is one
+    return found if isinstance(found, dict) else None
+
+# %% ../../nbs/data/02_account.ipynb #f6d30d26
+def json_lines(path: str | Path, mend: bool = False) -> list[dict]:
+    """The objects of a file of JSON lines; none if there is no file. A torn last line is left out, and with
+    `mend` cut off in the file. Raises `BadInput` for any other line that is no JSON object."""
+    path = Path(path)
+    data = path.read_bytes() if path.exists() else b""
+    out, at, good = [], 0, 0 # where the line begins; where the last whole one ends
+    for n, line in enumerate(data.split(b"\n"), 1):
+        text, end = line.strip(b"\0 \r"), at + len(line)
+        found = _object(text) if text else None
+        if found is not None:
+            out.append(found)
+            good = at + len(line.rstrip(b"\0"))
+        elif text and data[end:].strip(b"\0\n\r "): # something whole stands behind it
+            raise BadInput(f"{path}: line {n} is no JSON: mend or remove that line, or move the file away")
+        at = end + 1
+    if mend and data[good:] != b"\n"[:len(data)]: _cut(path, good)
+    return out
+
+# %% ../../nbs/data/02_account.ipynb #b4bea90f
+@patch
+def check(self: Report) -> None:
+    "Raises `BadInput` if more than the share `max_bad` was rejected."
+    if self.n_bad <= self.max_bad * self.n_read: return
+    if self.rejected: last = self.rejected[-1]
+    else:
+        line = next(reversed(self._before.values()))
+        last = Rejected(line["id"], line["file"], line["reason"])
+    share = self.n_bad / max(1, self.n_read)
+    raise BadInput(f"{self.name}: {self.n_bad:,} of {self.n_read:,} rows cannot be used ({share:.2%}), more "
+                   f"than max_bad allows ({self.max_bad:.2%}): see {self.path or 'the report'}, mend or "
+                   f"remove them, or raise max_bad; the last: {_row_line(last)}")
+
+# %% ../../nbs/data/02_account.ipynb #f2ca98f0
+@patch
+def raise_if_empty(self: Report) -> None:
+    "Raises `BadInput` if nothing was kept."
+    if self.n_kept: return
+    what = "".join(f"; {x}" for x in by_reason(self.ignored))
+    if not self.n_read:
+        raise BadInput(f"{self.name} is empty: give a file with at least one row, or a folder with images or "
+                       f"texts{what}")
+    first = _row_line(self.rejected[0])
+    raise BadInput(f"{self.name}: none of {self.n_read:,} rows can be used; {first}{what}")
+
 # %% ../../nbs/data/02_account.ipynb #1490bb99
-@patch
-def keep(self: Report, path: str | Path, # bad_samples.jsonl of a run
-         max_bad: float = 0.01, # share of the rows
-         main: bool = True # False: another process writes what was rejected so far
-         ) -> None:
-    """Write the rejected rows, the ignored files and the notes, now and from now on.
-    Raises `BadInput` if more than `max_bad` of the rows are rejected, or if nothing was kept; `MocaError` if the sum is wrong."""
-    if not 0 <= max_bad <= 1: raise BadInput(f"max_bad is {max_bad}: give a share between 0 and 1")
-    self.adds_up()
-    self.path, self.max_bad = Path(path), max_bad
-    written = json_lines(self.path, mend=main) # by a run that goes on
-    self._told = {json.dumps(x) for x in written if "id" not in x}
-    known, now = {x["id"] for x in written if "id" in x}, {r.id for r in self.rejected}
-    if main: self._write([self._line(r) for r in self.rejected if r.id not in known])
-    if main: self.tell()
-    self._before = {x["id"]: x for x in written if x.get("late") and "id" in x and x["id"] not in now}
-    self.raise_if_empty()
-    self.check()
-
-@patch
-def tell(self: Report) -> None:
-    "Write the ignored files and the notes that the file does not have yet."
-    counts, lines = Counter(), []
-    for name, why in self.ignored:
-        counts[why] += 1
-        if counts[why] <= MOST_IGNORED: lines.append({"ignored": name, "reason": why})
-    lines += [{"ignored": f"{n - MOST_IGNORED:,} more", "reason": why} for why,
-              n in counts.items() if n > MOST_IGNORED]
-    lines += [{"note": what, "rows": n} for what, n in sorted(self.notes.items())]
-    new = [x for x in lines if json.dumps(x) not in self._told]
-    self._told |= set(map(json.dumps, new))
-    self._write(new)
-
-@patch
-def _line(self: Report, row: Rejected) -> dict:
-    "A rejected row as the file keeps it; `late` if reading it did not show what is wrong."
-    own = {"own_id": row.own} if row.own else {}
-    late = {"late": True} if row.id in self._late else {}
-    return {"id": row.id, "file": row.where} | own | {"reason": row.why} | late
+MOST_IGNORED = 1000 # names of ignored files, of one reason, in the file of a run
 
 @patch
 def _write(self: Report, lines: list[dict]) -> None:
@@ -208,7 +208,52 @@ def _write(self: Report, lines: list[dict]) -> None:
         for x in lines:
             f.write((json.dumps(x, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
 
-# %% ../../nbs/data/02_account.ipynb #b4bea90f
+@patch
+def _line(self: Report, row: Rejected) -> dict:
+    "A rejected row as the file keeps it; `late` if reading it did not show what is wrong."
+    own = {"own_id": row.own} if row.own else {}
+    late = {"late": True} if row.id in self._late else {}
+    return {"id": row.id, "file": row.where} | own | {"reason": row.why} | late
+
+# %% ../../nbs/data/02_account.ipynb #a806b037
+@patch
+def tell(self: Report) -> None:
+    "Write the ignored files and the notes that the file does not have yet."
+    counts, lines = Counter(), []
+    for name, why in self.ignored:
+        counts[why] += 1
+        if counts[why] <= MOST_IGNORED: lines.append({"ignored": name, "reason": why})
+    for why, n in counts.items():
+        if n > MOST_IGNORED: lines.append({"ignored": f"{n - MOST_IGNORED:,} more", "reason": why})
+    lines += [{"note": what, "rows": n} for what, n in sorted(self.notes.items())]
+    new = [x for x in lines if json.dumps(x) not in self._told]
+    self._told |= set(map(json.dumps, new))
+    self._write(new)
+
+# %% ../../nbs/data/02_account.ipynb #f2c19203
+@patch
+def keep(self: Report, path: str | Path, # bad_samples.jsonl of a run
+         max_bad: float = 0.01, # share of the rows
+         main: bool = True # False: another process writes what was rejected so far
+         ) -> None:
+    """Write the rejected rows, the ignored files and the notes, now and from now on.
+    Raises `BadInput` if more than `max_bad` of the rows are rejected, or if nothing was kept; `MocaError` if
+    the sum is wrong."""
+    if not 0 <= max_bad <= 1: raise BadInput(f"max_bad is {max_bad}: give a share between 0 and 1")
+    self.adds_up()
+    self.path, self.max_bad = Path(path), max_bad
+    written = json_lines(self.path, mend=main) # by a run that goes on
+    self._told = {json.dumps(x) for x in written if "id" not in x}
+    rows = {x["id"]: x for x in written if "id" in x}
+    if main:
+        self._write([self._line(r) for r in self.rejected if r.id not in rows])
+        self.tell()
+    now = {r.id for r in self.rejected}
+    self._before = {id: x for id, x in rows.items() if x.get("late") and id not in now}
+    self.raise_if_empty()
+    self.check()
+
+# %% ../../nbs/data/02_account.ipynb #459e6a4a
 @patch
 def reject(self: Report, where: str, why, id: str = "") -> None:
     """Note a row that was kept and cannot be used, once for each id. After `keep` also in the file; raises
@@ -221,22 +266,3 @@ def reject(self: Report, where: str, why, id: str = "") -> None:
     if self.path is None: return
     self._write([self._line(row)])
     self.check()
-
-@patch
-def check(self: Report) -> None:
-    "Raises `BadInput` if more than the share `max_bad` was rejected."
-    if self.n_bad <= self.max_bad * self.n_read: return
-    if self.rejected: last = self.rejected[-1]
-    else: last = Rejected(*(next(reversed(self._before.values()))[k] for k in ("id", "file", "reason")))
-    raise BadInput(f"{self.name}: {self.n_bad:,} of {self.n_read:,} rows cannot be used ({self.n_bad / max(1, self.n_read):.2%}), more "
-                   f"than max_bad allows ({self.max_bad:.2%}): see {self.path or 'the report'}, mend or remove them, or raise max_bad; "
-                   f"the last: {_spoken(last)}")
-
-@patch
-def raise_if_empty(self: Report) -> None:
-    "Raises `BadInput` if nothing was kept."
-    if self.n_kept: return
-    what = "".join(f"; {x}" for x in by_reason(self.ignored))
-    if not self.n_read:
-        raise BadInput(f"{self.name} is empty: give a file with at least one row, or a folder with images or texts{what}")
-    raise BadInput(f"{self.name}: none of {self.n_read:,} rows can be used; {_spoken(self.rejected[0])}{what}")

@@ -11,14 +11,14 @@ import re
 import shutil
 from pathlib import Path
 from safetensors import SafetensorError
-from .documents import MocaError
+from .errors import MocaError
 
 # %% auto #0
-__all__ = ['WORDS', 'real', 'remove', 'sync', 'sync_names', 'umask', 'open_up', 'error_number', 'write_error', 'atomic',
-           'replace', 'free_space', 'need_space']
+__all__ = ['WRITE_ERRORS', 'link_target', 'remove', 'sync', 'sync_names', 'umask', 'open_up', 'error_number', 'write_error',
+           'replace', 'atomic', 'free_space', 'check_disk_space']
 
 # %% ../../nbs/data/03_files.ipynb #0224df29
-def real(path) -> Path:
+def link_target(path) -> Path:
     "The place that a path stands for: the end of the links, where it is one."
     path = Path(path)
     return Path(os.path.realpath(path)) if path.is_symlink() else path
@@ -29,11 +29,16 @@ def remove(path: Path) -> None:
     else: path.unlink(missing_ok=True)
 
 # %% ../../nbs/data/03_files.ipynb #39a11485
+def _files_in(path: Path) -> list[Path]:
+    "A file itself, or every file of a directory."
+    return [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
+
 def sync(path: Path) -> None:
     "Ask the system to put a file, or every file of a directory, onto the disk."
-    for p in [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]:
+    for p in _files_in(path):
         with p.open("rb") as f: os.fsync(f.fileno())
 
+# %% ../../nbs/data/03_files.ipynb #bfe49934
 def sync_names(folder: Path) -> None:
     "Put a directory's names onto the disk: a rename is safe from a power cut only then."
     if os.name != "posix": return
@@ -51,35 +56,49 @@ def umask() -> int:
     os.umask(now)
     return now
 
+# %% ../../nbs/data/03_files.ipynb #fe450828
 def open_up(path: Path) -> None:
     """Give a file, or every file of a directory, that only its owner may use the permissions that the umask
     allows."""
     if os.name != "posix": return
-    for p in [path, *(path.rglob("*") if path.is_dir() else ())]:
+    for p in _files_in(path):
         if p.is_file() and p.stat().st_mode & 0o777 == 0o600: p.chmod(0o666 & ~umask())
 
 # %% ../../nbs/data/03_files.ipynb #5ada3780
-WORDS = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota of the disk is reached",
-         errno.EIO: "the disk reports an error (EIO)", errno.EROFS: "the disk is read-only",
-         errno.EFBIG: "the file is larger than the limit here (see ulimit -f)",
-         errno.EACCES: "permission denied", errno.EPERM: "permission denied"}
+WRITE_ERRORS = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota of the disk is reached",
+                errno.EIO: "the disk reports an error (EIO)", errno.EROFS: "the disk is read-only",
+                errno.EFBIG: "the file is larger than the limit here (see ulimit -f)",
+                errno.EACCES: "permission denied", errno.EPERM: "permission denied"}
+
 def error_number(e: BaseException) -> int | None:
     "The system's number of an error of Python or of safetensors; None for others."
     if isinstance(e, OSError): return e.errno
     found = re.search(r"os error (\d+)", str(e)) if isinstance(e, SafetensorError) else None
     return int(found[1]) if found else None
 
+# %% ../../nbs/data/03_files.ipynb #19fc42ff
 def write_error(e: BaseException) -> str | None:
     "Why something could not be written, in words; None where an exception means something else."
     if isinstance(e, MemoryError): return "the machine has no memory left"
-    return WORDS.get(error_number(e))
+    return WRITE_ERRORS.get(error_number(e))
 
 # %% ../../nbs/data/03_files.ipynb #bfc9c2c6
+def replace(part: Path, path: Path, old: Path) -> None:
+    "Put `part` in the place of `path`; `old` is where a directory waits meanwhile."
+    if path.is_dir():
+        remove(old)
+        path.rename(old)
+    if part.is_dir(): part.rename(path)
+    else: part.replace(path)
+    sync_names(path.parent)
+    with contextlib.suppress(OSError): remove(old) # the new one is in place
+
+# %% ../../nbs/data/03_files.ipynb #a8fa533f
 @contextlib.contextmanager
 def atomic(path):
     """`with atomic(path) as part:` write file or directory `part`; it becomes `path` at the end, or nothing
-    changes. Raises `MocaError` when it cannot be written: a full disk, missing rights, too little memory ..."""
-    path = real(path)
+    changes. Raises `MocaError` when it cannot be written: a full disk, missing rights, no memory ..."""
+    path = link_target(path)
     part, old = path.with_name(path.name + ".part"), path.with_name(path.name + ".old")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,28 +111,24 @@ def atomic(path):
         with contextlib.suppress(OSError):
             remove(part)
             if old.exists() and not path.exists(): old.rename(path)
-        if why := write_error(e): raise MocaError(f"can't write {path}: {why}; what was there is kept") from e
+        why = write_error(e)
+        if why: raise MocaError(f"can't write {path}: {why}; what was there is kept") from e
         raise
-
-def replace(part: Path, path: Path, old: Path) -> None:
-    "Put `part` in the place of `path`; `old` is where a directory waits meanwhile."
-    if path.is_dir():
-        remove(old)
-        path.rename(old)
-    part.rename(path) if part.is_dir() else part.replace(path)
-    sync_names(path.parent)
-    with contextlib.suppress(OSError): remove(old) # the new one is in place
 
 # %% ../../nbs/data/03_files.ipynb #cbaa16b1
 def free_space(path) -> int:
     "Bytes that are free where a path is, or will be."
-    path = real(path).absolute()
-    return shutil.disk_usage(next(p for p in (path, *path.parents) if p.exists())).free
+    path = link_target(path).absolute()
+    there = next(p for p in (path, *path.parents) if p.exists())
+    return shutil.disk_usage(there).free
 
-def need_space(path, n_bytes: int, # that will be written
-               what: str = "this run", then: str = "free some space, or choose another --out") -> None:
+def check_disk_space(path, # of what will be written
+                     n_bytes: int, # that it will have
+                     what: str = "this run", # for the message: who needs them
+                     then: str = "free some space, or choose another --out" # and what to do
+                     ) -> None:
     "Raise `MocaError` unless the disk of `path` has room for so many bytes."
     free = free_space(path)
-    if free < n_bytes:
-        raise MocaError(f"{path} has {free / 2**20:,.0f} MB free and {what} needs about "
-                        f"{n_bytes / 2**20:,.0f} MB: {then}")
+    if free >= n_bytes: return
+    raise MocaError(f"{path} has {free / 2**20:,.0f} MB free and {what} needs about "
+                    f"{n_bytes / 2**20:,.0f} MB: {then}")
