@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 from fastcore.basics import patch
-from .documents import BadInput, MocaError, printable
+from .errors import BadInput, MocaError, printable
 
 # %% auto #0
 __all__ = ['MOST_IGNORED', 'Rejected', 'Ignored', 'json_lines', 'by_reason', 'Report']

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 from PIL import Image
-from .documents import BadImage, Document, ImageRef
-from .rows import Recent
+from .documents import Document
+from .images import ImageRef
+from .errors import BadImage
+from .rows import LruCache
 
 # %% auto #0
 __all__ = ['BRIGHTNESS', 'COLOUR', 'plain', 'image_key', 'blocks', 'difference', 'Sketch', 'sketch', 'same_image', 'normal',
-           'content_key', 'same', 'twins']
+           'content_key', 'same_content', 'find_duplicates']
 
 # %% ../../nbs/data/07_content.ipynb #50b09457
 _hidden = re.compile("[\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff]")
@@ -73,7 +75,7 @@ class Sketch(NamedTuple):
     pixels: bytes # digest
     means: np.ndarray # [<= 16, <= 16] brightness
 
-_sketches = Recent(32 * 2**20)
+_sketches = LruCache(32 * 2**20)
 
 def sketch(ref: ImageRef) -> Sketch:
     "From memory, or by decoding the picture. Raises `BadImage`."
@@ -105,7 +107,7 @@ def normal(doc: Document) -> tuple[str | ImageRef, ...]:
     return tuple(out)
 
 def content_key(doc: Document) -> bytes: # 16 bytes
-    """Equal keys: the same content. Different keys may still look the same, see `same`. Decodes no picture.
+    """Equal keys: the same content. Different keys may still look the same, see `same_content`. Decodes no picture.
     Raises `BadImage`."""
     h = blake2b(digest_size=16)
     for part in normal(doc):
@@ -113,7 +115,7 @@ def content_key(doc: Document) -> bytes: # 16 bytes
         h.update(f"{kind} {len(data)} {data}".encode("utf-8", "surrogatepass"))
     return h.digest()
 
-def same(a: Document, b: Document) -> bool:
+def same_content(a: Document, b: Document) -> bool:
     """Have two Documents the same content: the same words, and pictures that look the same, in the same order?
     Raises `BadImage`."""
     x, y = normal(a), normal(b)
@@ -122,7 +124,7 @@ def same(a: Document, b: Document) -> bool:
     return all(same_image(p, q) for p, q in zip(x, y) if isinstance(p, ImageRef))
 
 # %% ../../nbs/data/07_content.ipynb #29d4cf27
-def twins(documents: Sequence[Document]) -> list[list[int]]:
+def find_duplicates(documents: Sequence[Document]) -> list[list[int]]:
     "The numbers of Documents with one key, where there are several. Raises `BadImage`."
     places = defaultdict(list)
     for i, d in enumerate(documents): places[content_key(d)].append(i)

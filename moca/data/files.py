@@ -11,14 +11,14 @@ import re
 import shutil
 from pathlib import Path
 from safetensors import SafetensorError
-from .documents import MocaError
+from .errors import MocaError
 
 # %% auto #0
-__all__ = ['WORDS', 'real', 'remove', 'sync', 'sync_names', 'umask', 'open_up', 'error_number', 'write_error', 'atomic',
-           'replace', 'free_space', 'need_space']
+__all__ = ['WORDS', 'link_target', 'remove', 'sync', 'sync_names', 'umask', 'open_up', 'error_number', 'write_error', 'atomic',
+           'replace', 'free_space', 'check_disk_space']
 
 # %% ../../nbs/data/03_files.ipynb #0224df29
-def real(path) -> Path:
+def link_target(path) -> Path:
     "The place that a path stands for: the end of the links, where it is one."
     path = Path(path)
     return Path(os.path.realpath(path)) if path.is_symlink() else path
@@ -79,7 +79,7 @@ def write_error(e: BaseException) -> str | None:
 def atomic(path):
     """`with atomic(path) as part:` write file or directory `part`; it becomes `path` at the end, or nothing
     changes. Raises `MocaError` when it cannot be written: a full disk, missing rights, too little memory ..."""
-    path = real(path)
+    path = link_target(path)
     part, old = path.with_name(path.name + ".part"), path.with_name(path.name + ".old")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,10 +107,10 @@ def replace(part: Path, path: Path, old: Path) -> None:
 # %% ../../nbs/data/03_files.ipynb #cbaa16b1
 def free_space(path) -> int:
     "Bytes that are free where a path is, or will be."
-    path = real(path).absolute()
+    path = link_target(path).absolute()
     return shutil.disk_usage(next(p for p in (path, *path.parents) if p.exists())).free
 
-def need_space(path, n_bytes: int, # that will be written
+def check_disk_space(path, n_bytes: int, # that will be written
                what: str = "this run", then: str = "free some space, or choose another --out") -> None:
     "Raise `MocaError` unless the disk of `path` has room for so many bytes."
     free = free_space(path)

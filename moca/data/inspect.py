@@ -13,11 +13,13 @@ from io import BytesIO
 import numpy as np
 from fastcore.basics import patch
 from .account import Report, by_reason
-from .documents import BadImage, BadInput, Document, ImageRef, Pair, printable
+from .documents import Document, Pair
+from .images import ImageRef
+from .errors import BadImage, BadInput, printable
 from .layouts import Columns, layout_of, with_json
 from .mixtures import load_mixture, mixed, mixture_file, read_mixture, times
 from .pairs import Pairs, columns_of, detect
-from .rows import Lazy, Selection
+from .rows import MapDataset, Subset
 from .sources import ROW, Documents, holder, inlined, look, renamed, sift, source_rows
 
 # %% auto #0
@@ -82,7 +84,7 @@ def spread(n: int, most: int | None) -> np.ndarray: # [min(n, most)] int64
     "Numbers below n, all of them or `most`, evenly spread."
     return np.arange(n) if most is None or most >= n else np.arange(most) * n // most
 
-def layouts_of(items: Lazy, numbers: Sequence[int]) -> tuple[Counter, Counter]:
+def layouts_of(items: MapDataset, numbers: Sequence[int]) -> tuple[Counter, Counter]:
     "How many of some rows are in which layout, and have which column."
     layouts, columns = Counter(), Counter()
     for i in numbers:
@@ -129,7 +131,7 @@ def look_at(data: str, # whatever a stage takes: a path, a mixture, a source on 
     numbers = spread(len(items), limit)
     found = Found(mixture.name, kind, len(items), Report(mixture.name), drawn_of(items), looked=len(numbers))
     if told == EITHER: found.hint = "these are chats, which can be read as pairs too: --kind pairs"
-    good, measured = sift(Selection(items, numbers), found.report, figures, workers, progress, kind)
+    good, measured = sift(Subset(items, numbers), found.report, figures, workers, progress, kind)
     found.report.adds_up()
     for numbers_of in measured:
         for what, values in numbers_of.items(): found.figures.setdefault(what, []).extend(values)
@@ -138,7 +140,7 @@ def look_at(data: str, # whatever a stage takes: a path, a mixture, a source on 
     if kind == "pairs": found.tasks = Counter(good[int(i)].task for i in spread(len(good), LOOKED))
     return found
 
-def drawn_of(items: Lazy) -> list[dict]:
+def drawn_of(items: MapDataset) -> list[dict]:
     "What an epoch draws of each source."
     rows = {}
     for part in items.parts: rows[part.source.title] = (len(part), part.source.weight)

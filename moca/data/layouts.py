@@ -9,7 +9,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from .documents import MARKER, BadInput, _places, missing, printable
+from .documents import MARKER, PLACES, missing
+from .errors import BadInput, printable
 
 # %% auto #0
 __all__ = ['PATHS', 'SHARD_IMAGES', 'IMAGES', 'WORDS', 'TURN_KEYS', 'TEXT_TYPES', 'IMAGE_TYPES', 'LAYOUTS', 'holds_nothing',
@@ -86,7 +87,7 @@ def flat(row: Columns) -> dict:
 def filled(texts: list[str], images: list, joint: str = "\n") -> dict:
     "Texts end to end with their pictures. Raises `BadInput` where places for pictures are left empty."
     text = joint.join(texts)
-    n = text.count(MARKER) or len(_places.findall(text))
+    n = text.count(MARKER) or len(PLACES.findall(text))
     if n and n != len(images): raise BadInput(f"its text has {n} places for images, and it has {len(images)}")
     return {"text": text, "images": images}
 

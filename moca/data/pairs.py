@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from .account import Ignored, Report
-from .content import content_key, same
-from .documents import KINDS, MARKER, BadInput, Document, Pair, _parts, blank, prompt
+from .content import content_key, same_content
+from .documents import KINDS, MARKER, Document, Pair, row_parts, blank, prompt
+from .errors import BadInput
 from .layouts import chat_parts
 from .opening import open_rows
-from .rows import Lazy, Selection, digest
+from .rows import MapDataset, Subset, fingerprint
 from .sources import MOST_NOTES, ROW, Source, _inside, copied, look, place, renamed, row_id, sift, source_rows
 
 # %% auto #0
@@ -26,7 +27,7 @@ __all__ = ['HELD', 'ABOUT', 'OWN', 'NUMBERED', 'LABELS', 'MMEB_COLUMNS', 'SWIFT_
            'listed', 'written_list', 'several', 'native', 'one_of_several', 'by_order', 'marked', 'mmeb', 'flag',
            'colpali', 'megapairs', 'swift', 'chat_side', 'conversation', 'Corpus', 'passage', 'tevatron', 'PairFormat',
            'with_images', 'columns_of', 'detect', 'unread', 'word', 'pair', 'copies', 'Pairs', 'odd_keys', 'ReadPairs',
-           'labels', 'only', 'sift_pairs', 'read_pairs']
+           'pair_labels', 'select_pairs', 'sift_pairs', 'read_pairs']
 
 # %% ../../nbs/data/14_pairs.ipynb #d4155ebc
 def is_chat(value) -> bool:
@@ -42,11 +43,11 @@ def messages_of(value: list[dict] | dict) -> list[dict]:
 # %% ../../nbs/data/14_pairs.ipynb #994f2328
 def side_parts(value, image: Callable) -> list:
     "The parts of one side of a pair. Raises `BadInput` with the reason alone."
-    if is_chat(value): return _parts({"parts": chat_parts(messages_of(value))}, image)
-    if isinstance(value, (list, tuple)): return _parts({"parts": list(value)}, image)
-    if isinstance(value, str): return _parts({"text": value}, image)
-    if isinstance(value, dict) and not value.keys() <= {"bytes", "path"}: return _parts(value, image)
-    return _parts({"image": value}, image)
+    if is_chat(value): return row_parts({"parts": chat_parts(messages_of(value))}, image)
+    if isinstance(value, (list, tuple)): return row_parts({"parts": list(value)}, image)
+    if isinstance(value, str): return row_parts({"text": value}, image)
+    if isinstance(value, dict) and not value.keys() <= {"bytes", "path"}: return row_parts(value, image)
+    return row_parts({"image": value}, image)
 
 HELD = {"text", "image", "images", "parts", "content", "value", "bytes", "path"} # keys of a side that may hold something
 ABOUT = {"id", "source", "type", "role", "from"} # and others that mean something
@@ -201,7 +202,7 @@ class Corpus:
     nobody's."""
     uses = {"docid", "id", "_id", "title", "document_text", "text", "document_image", "image"}
 
-    def __init__(self, rows: Lazy):
+    def __init__(self, rows: MapDataset):
         self.rows, self.at, self.twice, self.unread = rows, {}, {}, Counter()
         self.ignored = list(rows.ignored) + [Ignored(where, f"of the corpus: {why}") for where, why in rows.rejected]
         for i in range(len(rows)):
@@ -299,7 +300,7 @@ def with_images(row: dict) -> dict:
     return out
 
 # %% ../../nbs/data/14_pairs.ipynb #9b89af1b
-def columns_of(rows: Lazy, most: int = 100) -> list[str]:
+def columns_of(rows: MapDataset, most: int = 100) -> list[str]:
     "The names of the columns, from the first rows that can be read."
     out = {}
     for i in range(min(most, len(rows))):
@@ -367,15 +368,15 @@ def copies(positives: list[Document], negatives: dict[int, Document]) -> dict[in
     found, answers, seen = {}, {content_key(p) for p in positives}, set()
     for n, doc in negatives.items():
         key = content_key(doc)
-        if key in answers or doc.images and any(same(doc, p) for p in positives): found[n] = COPY
+        if key in answers or doc.images and any(same_content(doc, p) for p in positives): found[n] = COPY
         elif key in seen: found[n] = TWICE
         seen.add(key)
     return found
 
 # %% ../../nbs/data/14_pairs.ipynb #90e37682
-class Pairs(Lazy):
+class Pairs(MapDataset):
     "The Pairs that rows hold. Raises `BadInput` for columns in no known layout."
-    def __init__(self, rows: Lazy, source: Source, copy: int = 0,
+    def __init__(self, rows: MapDataset, source: Source, copy: int = 0,
                  corpus: Corpus | None = None): # None: to be read from the source's file, if it names one
         self.rows, self.source, self.copy = rows, source, copy
         self.rejected, self.ignored = ([], []) if copy else (rows.rejected, rows.ignored)
@@ -445,7 +446,7 @@ class Pairs(Lazy):
             found[f"columns that are not read: {', '.join(names[:20])}{more}"] = int(self.has_unread.sum())
         return found
 
-    def signature(self): return digest(self.rows.signature(), self.source.signature(), self.copy,
+    def signature(self): return fingerprint(self.rows.signature(), self.source.signature(), self.copy,
                                        self.corpus and self.corpus.rows.signature())
 
 def odd_keys(name: str, side) -> list[str]:
@@ -454,9 +455,9 @@ def odd_keys(name: str, side) -> list[str]:
     return [f"{name}.{str(k)[:40]}" for k, v in side.items() if k not in HELD | ABOUT and not hollow(v)]
 
 # %% ../../nbs/data/14_pairs.ipynb #bbff1ece
-class ReadPairs(Selection):
+class ReadPairs(Subset):
     "Pairs that can be used, with their tasks and kinds."
-    def __init__(self, base: Lazy, index: np.ndarray, task: list[str], kind: list[str]): # [n] of each pair
+    def __init__(self, base: MapDataset, index: np.ndarray, task: list[str], kind: list[str]): # [n] of each pair
         super().__init__(base, index)
         self.task, self.kind = task, kind
 
@@ -465,23 +466,23 @@ class ReadPairs(Selection):
         return ReadPairs(self.base, self.index[numbers], [self.task[i] for i in numbers], [self.kind[i] for i in numbers])
 
 # %% ../../nbs/data/14_pairs.ipynb #cc4c9d91
-def labels(pairs: Sequence[Pair], field: str) -> list[str]:
+def pair_labels(pairs: Sequence[Pair], field: str) -> list[str]:
     "The `task` or `kind` of each pair, without making the pairs where they are lazy."
     return getattr(pairs, field) if isinstance(pairs, ReadPairs) else [getattr(p, field) for p in pairs]
 
-def only(pairs: Sequence[Pair], field: str, # task or kind
+def select_pairs(pairs: Sequence[Pair], field: str, # task or kind
          wanted: str | None # comma-separated; None: all
          ) -> Sequence[Pair]:
     "The pairs of some tasks, or of some kinds. Raises `BadInput` for one that is not there."
     if not wanted: return pairs
-    found, names = labels(pairs, field), {t.strip() for t in wanted.split(",")}
+    found, names = pair_labels(pairs, field), {t.strip() for t in wanted.split(",")}
     if missing := names - set(found): raise BadInput(f"option {field}s: {', '.join(sorted(missing))} not found; the pairs have "
                                                      f"{', '.join(sorted(set(found)))}")
     keep = [i for i, t in enumerate(found) if t in names]
     return pairs.take(keep) if isinstance(pairs, ReadPairs) else [pairs[i] for i in keep]
 
 # %% ../../nbs/data/14_pairs.ipynb #f03fc596
-def sift_pairs(pairs: Lazy, report: Report, verify: bool = False, workers: int = 1, progress: bool = False) -> ReadPairs:
+def sift_pairs(pairs: MapDataset, report: Report, verify: bool = False, workers: int = 1, progress: bool = False) -> ReadPairs:
     "The pairs that can be used; the others, and how many negatives the rows have, go to the report."
     def measure(p: Pair) -> tuple[str, str, int]:
         for doc in (p.query, p.positive, *p.negatives): look(doc, verify)

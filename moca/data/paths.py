@@ -12,13 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 from .account import Ignored
-from .documents import BadInput
+from .errors import BadInput
 
 # %% auto #0
-__all__ = ['SYSTEM_FILES', 'printable', 'special', 'said', 'opened', 'data_root', 'inside', 'system_file', 'Found', 'Walk']
+__all__ = ['SYSTEM_FILES', 'escaped', 'special_file', 'os_reason', 'opened', 'data_root', 'path_inside', 'system_file', 'Listing',
+           'Walk']
 
 # %% ../../nbs/data/04_paths.ipynb #12b87ad7
-def printable(name: str | os.PathLike, most: int | None = None) -> str:
+def escaped(name: str | os.PathLike, most: int | None = None) -> str:
     "A name for messages and ids: what no terminal prints as escapes; with `most`, cut to so many characters."
     text = os.fspath(name).encode("utf-8", "backslashreplace").decode()
     text = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda m: repr(m[0])[1:-1], text)
@@ -30,13 +31,13 @@ _special = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCH
             stat.S_IFBLK: "a device",
             stat.S_IFDIR: "a folder"}
 
-def special(path: str | os.PathLike) -> str | None:
+def special_file(path: str | os.PathLike) -> str | None:
     """What a path is if it is no regular file: a named pipe, a socket, a device, a folder; None for a file.
     Raises `OSError`."""
     kind = stat.S_IFMT(os.stat(path).st_mode)
     return None if kind == stat.S_IFREG else _special.get(kind, "no file")
 
-def said(e: Exception) -> str:
+def os_reason(e: Exception) -> str:
     "What an `OSError`, or what Python says of an impossible path, means to a person."
     number = getattr(e, "errno", None)
     if number == errno.ENOENT: return "it does not exist"
@@ -50,9 +51,9 @@ def opened(path: str | os.PathLike):
     """`with opened(path) as f:` a file, as bytes. Raises `BadInput` for what is no file, or cannot be opened
     or read."""
     try:
-        if what := special(path): raise BadInput(f"it is {what}, not a file")
+        if what := special_file(path): raise BadInput(f"it is {what}, not a file")
         with open(path, "rb") as f: yield f
-    except (OSError, UnicodeError) as e: raise BadInput(said(e)) from e
+    except (OSError, UnicodeError) as e: raise BadInput(os_reason(e)) from e
 
 # %% ../../nbs/data/04_paths.ipynb #5d6fff22
 def data_root(folder: str | os.PathLike) -> Path:
@@ -64,12 +65,12 @@ def data_root(folder: str | os.PathLike) -> Path:
             return Path(*real.parts[:at + 1])
     return real
 
-def inside(folder: str | os.PathLike, name: str) -> Path:
+def path_inside(folder: str | os.PathLike, name: str) -> Path:
     """A file that data name by its path below their folder. Raises `BadInput` if it is not there, or leads
     out of the data."""
     path = Path(folder)/name
     try: real = os.path.realpath(path, strict=True)
-    except (OSError, ValueError) as e: raise BadInput(said(e)) from e
+    except (OSError, ValueError) as e: raise BadInput(os_reason(e)) from e
     if not Path(real).is_relative_to(data_root(folder)):
         raise BadInput("it lies outside the folder of the data")
     return path
@@ -86,7 +87,7 @@ def system_file(name: str) -> str | None:
     return None
 
 # %% ../../nbs/data/04_paths.ipynb #28adc546
-class Found(NamedTuple):
+class Listing(NamedTuple):
     "What lies below a folder."
     root: Path
     names: list[str] # of files to read, from root, sorted
@@ -95,17 +96,17 @@ class Found(NamedTuple):
 
     def reject(self, name: str, why: str) -> None:
         "A file or folder that was meant to be read."
-        self.rejected.append((printable(name), why))
+        self.rejected.append((escaped(name), why))
 
     def ignore(self, name: str, why: str) -> None:
         "A file or folder that was not."
-        self.ignored.append(Ignored(printable(name), why))
+        self.ignored.append(Ignored(escaped(name), why))
 
 class Walk:
     "Lists a folder: `Walk(folder).found`."
     def __init__(self, root: str | os.PathLike):
         self.bounds, self.seen = data_root(root), {}
-        self.found = Found(Path(root), [], [], [])
+        self.found = Listing(Path(root), [], [], [])
         self.links: list[str] = [] # to folders: after all others
         todo = [""]
         while todo:
@@ -121,11 +122,11 @@ class Walk:
             first = self.seen.setdefault((about.st_dev, about.st_ino), below)
             if first != below:
                 self.found.ignore(below,
-                            f"a link to {printable(first) or 'the folder itself'}, which is read already")
+                            f"a link to {escaped(first) or 'the folder itself'}, which is read already")
                 return []
             with os.scandir(path) as entries: found = list(entries)
         except OSError as e:
-            self.found.reject(below or ".", said(e))
+            self.found.reject(below or ".", os_reason(e))
             return []
         inner = (self.entry(below + e.name, e) for e in found)
         return [name for name in inner if name]
@@ -137,17 +138,17 @@ class Walk:
         if entry.is_symlink(): return self.link(name)
         if entry.is_dir(follow_symlinks=False): return name + "/"
         if entry.is_file(follow_symlinks=False): return self.found.names.append(name)
-        self.found.ignore(name, special(entry.path) or "no file")
+        self.found.ignore(name, special_file(entry.path) or "no file")
 
     def link(self, name: str) -> None:
         "A link: to a file of the data, to a folder of theirs, or rejected."
         try: real = os.path.realpath(self.found.root/name, strict=True)
         except (OSError, ValueError) as e:
-            why = said(e)
+            why = os_reason(e)
             return self.found.reject(name, "it is a link to what does not exist" if "not exist" in why else why)
         if not Path(real).is_relative_to(self.bounds):
             return self.found.reject(name,
                                "it is a link that leads out of the folder: copy it here, or give its folder")
         if os.path.isdir(real): return self.links.append(name + "/")
-        if what := special(real): return self.found.ignore(name, what)
+        if what := special_file(real): return self.found.ignore(name, what)
         self.found.names.append(name)

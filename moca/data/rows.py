@@ -20,15 +20,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from .account import Ignored
-from .documents import BadInput
-from .paths import opened, printable, special
+from .errors import BadInput
+from .paths import opened, escaped, special_file
 
 # %% auto #0
-__all__ = ['MAX_LINE', 'Lazy', 'digest', 'file_mark', 'Chain', 'Listed', 'Selection', 'lines_of', 'LineRows', 'JsonRows', 'once',
-           'json_object', 'class_names', 'with_names', 'described', 'Recent', 'reading', 'arrow_source', 'ParquetRows']
+__all__ = ['READERS', 'SHARDS', 'MAX_LINE', 'MapDataset', 'fingerprint', 'file_fingerprint', 'ConcatDataset', 'InMemory',
+           'Subset', 'reader', 'iter_lines', 'LineRows', 'JsonRows', 'once', 'json_object', 'class_names',
+           'with_label_names', 'schema_labels', 'LruCache', 'arrow_errors', 'arrow_source', 'ParquetRows']
 
 # %% ../../nbs/data/05_rows.ipynb #d6a5619f
-class Lazy(Sequence):
+class MapDataset(Sequence):
     "A sequence whose items are made when they are asked for; a slice gives a list."
     rejected: list[tuple[str, str]] = [] # (where, why): what turned out to be unusable when it was opened
     ignored: list[Ignored] = [] # files, members ... that are in no row
@@ -72,28 +73,28 @@ class Lazy(Sequence):
         except BadInput as e: raise type(e)(f"{self.where(i % n)}: {e}") from e
 
 # %% ../../nbs/data/05_rows.ipynb #3960e6c1
-def digest(*what) -> str:
+def fingerprint(*what) -> str:
     "16 hex digits that stand for some values."
     return blake2b("\x1f".join(map(str, what)).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
-def file_mark(path: Path, ends: int = 2**16) -> str: # bytes at the beginning, and at the end
+def file_fingerprint(path: Path, ends: int = 2**16) -> str: # bytes at the beginning, and at the end
     "A digest of a file's size, beginning and end. Raises `BadInput` if it cannot be read."
     with opened(path) as f:
         size, head = os.fstat(f.fileno()).st_size, f.read(ends)
         f.seek(max(0, size - ends))
-        return digest(size, blake2b(head + f.read(ends), digest_size=16).hexdigest())
+        return fingerprint(size, blake2b(head + f.read(ends), digest_size=16).hexdigest())
 
 # %% ../../nbs/data/05_rows.ipynb #b87db2ce
-class Chain(Lazy):
+class ConcatDataset(MapDataset):
     "Sequences end to end."
-    def __init__(self, parts: Sequence[Lazy]):
+    def __init__(self, parts: Sequence[MapDataset]):
         self.parts, self.ends = list(parts), list(accumulate(map(len, parts)))
         self.rejected = [x for p in parts for x in p.rejected]
         self.ignored = [x for p in parts for x in p.ignored]
 
     def __len__(self): return self.ends[-1] if self.ends else 0
 
-    def find(self, i: int) -> tuple[Lazy, int]:
+    def find(self, i: int) -> tuple[MapDataset, int]:
         "The part that item `i` is in, and its number there."
         k = bisect_right(self.ends, i)
         return self.parts[k], i - (self.ends[k - 1] if k else 0)
@@ -111,19 +112,19 @@ class Chain(Lazy):
         return part.folder(k)
 
     def notes(self): return sum((p.notes() for p in self.parts), Counter())
-    def signature(self): return digest(*(p.signature() for p in self.parts))
+    def signature(self): return fingerprint(*(p.signature() for p in self.parts))
 
 # %% ../../nbs/data/05_rows.ipynb #e67c67d3
-class Listed(Lazy):
+class InMemory(MapDataset):
     "What is in memory already."
     def __init__(self, items: Sequence): self.items = items
     def __len__(self): return len(self.items)
     def make(self, i): return self.items[i]
-    def signature(self): return digest(*(getattr(x, "id", x) for x in self.items))
+    def signature(self): return fingerprint(*(getattr(x, "id", x) for x in self.items))
 
-class Selection(Lazy):
+class Subset(MapDataset):
     "Some items of another sequence, in the order given."
-    def __init__(self, base: Lazy, index: np.ndarray): # [n] numbers of items of `base`
+    def __init__(self, base: MapDataset, index: np.ndarray): # [n] numbers of items of `base`
         self.base, self.index = base, np.asarray(index, np.int64)
         self.rejected, self.ignored = base.rejected, base.ignored
 
@@ -134,12 +135,26 @@ class Selection(Lazy):
     def notes(self): return self.base.notes()
     def draw(self, seed, epoch): return np.flatnonzero(np.isin(self.index, self.base.draw(seed, epoch)))
     def signature(self):
-        return digest(self.base.signature(), blake2b(self.index.tobytes(), digest_size=16).hexdigest())
+        return fingerprint(self.base.signature(), blake2b(self.index.tobytes(), digest_size=16).hexdigest())
+
+# %% ../../nbs/data/05_rows.ipynb #986347ab
+READERS: dict[str, Callable] = {} # by suffix, lower case: (path, name, folder of image paths or None) -> rows
+SHARDS: set[str] = set() # of these, what large data come in: always rows, where other tables are looked at first
+
+def reader(*suffixes: str, # in lower case, with their dots: ".jsonl"
+           shards: bool = False, # do large data come in such files?
+           ) -> Callable:
+    "Decorator: register a class or function that reads files of these suffixes."
+    def add(read: Callable) -> Callable:
+        READERS.update(dict.fromkeys(suffixes, read))
+        if shards: SHARDS.update(suffixes)
+        return read
+    return add
 
 # %% ../../nbs/data/05_rows.ipynb #5ade4bdd
 MAX_LINE = 32 * 2**20 # bytes of a line, a table's row or a text
 
-def lines_of(f, at: int = 0) -> Iterator[tuple[int, int, bytes]]: # an open file that stands at byte `at`
+def iter_lines(f, at: int = 0) -> Iterator[tuple[int, int, bytes]]: # an open file that stands at byte `at`
     "(start, end, bytes) of each line; of one that is longer than MAX_LINE the first MAX_LINE + 1 bytes."
     while line := f.readline(MAX_LINE + 1):
         start, at, rest = at, at + len(line), line
@@ -149,15 +164,15 @@ def lines_of(f, at: int = 0) -> Iterator[tuple[int, int, bytes]]: # an open file
         yield start, at, line
 
 # %% ../../nbs/data/05_rows.ipynb #f6a5a3d8
-class LineRows(Lazy):
+class LineRows(MapDataset):
     "The lines of a text, `{\"text\"}` each; blank ones are none."
     def __init__(self, path: Path, # a file
                  name: str, # for messages
                  home: Path | None = None): # the folder of image paths; None: the file's
-        self.path, self.name, self.home = Path(path), printable(name), home or Path(path).parent
+        self.path, self.name, self.home = Path(path), escaped(name), home or Path(path).parent
         starts, numbers = array("q"), array("I")
         with opened(path) as f:
-            for number, (start, _, line) in enumerate(lines_of(f), 1):
+            for number, (start, _, line) in enumerate(iter_lines(f), 1):
                 if not line.strip(): continue
                 starts.append(start)
                 numbers.append(number)
@@ -166,7 +181,7 @@ class LineRows(Lazy):
     def __len__(self): return len(self.starts)
     def where(self, i): return f"{self.name}:{self.numbers[i]}"
     def folder(self, i): return self.home
-    def signature(self): return digest(self.name, file_mark(self.path))
+    def signature(self): return fingerprint(self.name, file_fingerprint(self.path))
 
     def line(self, i: int) -> str:
         "Line `i`. Raises `BadInput`."
@@ -180,6 +195,7 @@ class LineRows(Lazy):
     def make(self, i) -> dict: return {"text": self.line(i).strip()}
 
 # %% ../../nbs/data/05_rows.ipynb #09eaea42
+@reader(".jsonl", ".ndjson", shards=True)
 class JsonRows(LineRows):
     "The objects of a .jsonl file, one a line; blank lines are none."
     def make(self, i) -> dict: return json_object(self.line(i))
@@ -217,26 +233,26 @@ def class_names(features): # the columns as `datasets` describes them, or a part
     found = {name: class_names(inner) for name, inner in features.items()}
     return {name: inner for name, inner in found.items() if inner} or None
 
-def with_names(value, names): # `names` of `class_names`
+def with_label_names(value, names): # `names` of `class_names`
     """A value with the names of its class labels; -1, which stands for an unknown one, is None. Raises
     `BadInput` for one without a name."""
     if value is None or names is None: return value
-    if isinstance(names, dict): return {k: with_names(v, names.get(k)) for k, v in value.items()}
+    if isinstance(names, dict): return {k: with_label_names(v, names.get(k)) for k, v in value.items()}
     if isinstance(names, list) and isinstance(value, dict): # a list of dicts, stored as a dict of lists
-        return {k: with_names(v, [names[0].get(k)]) for k, v in value.items()}
-    if isinstance(names, list): return [with_names(v, names[0]) for v in value]
+        return {k: with_label_names(v, [names[0].get(k)]) for k, v in value.items()}
+    if isinstance(names, list): return [with_label_names(v, names[0]) for v in value]
     if not isinstance(value, int) or value == -1: return None if value == -1 else value
     if not 0 <= value < len(names):
         raise BadInput(f"its class label is {value}, and there are {len(names)} names")
     return names[value]
 
-def described(metadata: dict | None) -> dict | None:
+def schema_labels(metadata: dict | None) -> dict | None:
     "What an Arrow schema's metadata say of class labels, as `class_names`."
     try: return class_names(json.loads((metadata or {})[b"huggingface"])["info"]["features"])
     except (KeyError, TypeError, ValueError, RecursionError): return None
 
 # %% ../../nbs/data/05_rows.ipynb #2d41ef32
-class Recent:
+class LruCache:
     """The values that were used last, as many as fit into `limit` bytes, but at least one. Threads may share
     it."""
     def __init__(self, limit: int):
@@ -263,11 +279,11 @@ class Recent:
                 self.total -= self.items.popitem(last=False)[1][1]
         return value
 
-_groups, _files = Recent(256 * 2**20), Recent(64) # row groups by bytes; metadata of Parquet files by number
+_groups, _files = LruCache(256 * 2**20), LruCache(64) # row groups by bytes; metadata of Parquet files by number
 
 # %% ../../nbs/data/05_rows.ipynb #d16bc02b
 @contextmanager
-def reading(name: str, kind: str):
+def arrow_errors(name: str, kind: str):
     "`with reading(name, kind):` what pyarrow says of a broken file, as `BadInput`."
     try: yield
     except BadInput: raise
@@ -280,12 +296,13 @@ def arrow_source(path: Path):
     "A file as pyarrow takes it: by its name, or open if the name is no UTF-8, which pyarrow does not know."
     return str(path) if str(path).isprintable() else open(path, "rb")
 
-class ParquetRows(Lazy):
+@reader(".parquet", shards=True)
+class ParquetRows(MapDataset):
     "The rows of a .parquet file; class labels by name."
     def __init__(self, path: Path, name: str, home: Path | None = None):
-        self.path, self.name, self.home = Path(path), printable(name), home or Path(path).parent
+        self.path, self.name, self.home = Path(path), escaped(name), home or Path(path).parent
         with self.reading():
-            if what := special(path): raise BadInput(f"it is {what}, not a file")
+            if what := special_file(path): raise BadInput(f"it is {what}, not a file")
             about = os.stat(path)
             # a file that was written anew is another one
             self.key = str(path), about.st_mtime_ns, about.st_size
@@ -294,17 +311,17 @@ class ParquetRows(Lazy):
             self.ends = list(accumulate(meta.row_group(k).num_rows for k in range(meta.num_row_groups)))
         if len(set(schema.names)) < len(schema.names):
             raise BadInput(f"{self.name} has two columns of one name")
-        self.columns, self.labels = schema.names, described(schema.metadata)
+        self.columns, self.labels = schema.names, schema_labels(schema.metadata)
         leaves = [meta.schema.column(k) for k in range(len(meta.schema))]
         self.texts = [c.path for c in leaves if str(c.logical_type) == "String"] # columns that may hold paths
         self.own_images = any(c.physical_type == "BYTE_ARRAY" and c.path not in self.texts for c in leaves)
 
-    def reading(self): return reading(self.path.name, "Parquet")
+    def arrow_errors(self): return arrow_errors(self.path.name, "Parquet")
     def metadata(self): return _files(self.key, lambda: (pq.read_metadata(arrow_source(self.path)), 1))
     def __len__(self): return self.ends[-1] if self.ends else 0
     def where(self, i): return f"{self.name}:{i + 1}"
     def folder(self, i): return self.home
-    def signature(self): return digest(self.name, file_mark(self.path))
+    def signature(self): return fingerprint(self.name, file_fingerprint(self.path))
 
     def group(self, k: int, columns: list[str] | None = None) -> pa.Table:
         "Row group `k`, or some columns of it. Raises `BadInput`."
@@ -319,4 +336,4 @@ class ParquetRows(Lazy):
             return table, table.nbytes
         table = _groups((self.key, k), load)
         with self.reading(): row = table.slice(i - (self.ends[k - 1] if k else 0), 1).to_pylist()[0]
-        return with_names(row, self.labels)
+        return with_label_names(row, self.labels)

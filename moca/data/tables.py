@@ -20,16 +20,16 @@ import numpy as np
 import pyarrow as pa
 from filelock import FileLock
 from .account import Ignored
-from .documents import BadInput
-from .paths import Walk, opened, printable
-from .rows import (MAX_LINE, Chain, JsonRows, Lazy, arrow_source, class_names, described, digest,
-                       file_mark, json_object, lines_of,
-                       reading, with_names)
+from .errors import BadInput
+from .paths import Walk, opened, escaped
+from .rows import (MAX_LINE, READERS, SHARDS, ConcatDataset, JsonRows, MapDataset, arrow_source, class_names, schema_labels,
+                            fingerprint, file_fingerprint, json_object, iter_lines, reader, arrow_errors, with_label_names)
 
 # %% auto #0
 __all__ = ['BAD_QUOTES', 'WINDOW', 'MAX_RATIO', 'MIN_UNPACKED', 'PACKED', 'Lines', 'cells', 'row_starts', 'CsvRows', 'TsvRows',
            'Window', 'elements', 'JsonList', 'json_kind', 'json_file', 'holds_bytes', 'ArrowRows', 'arrow_file',
-           'saved_files', 'saved_dataset', 'saved_splits', 'saved_split', 'cache_home', 'unpack', 'unpacked', 'packed']
+           'saved_files', 'saved_dataset', 'saved_splits', 'saved_split', 'cache_home', 'unpack', 'unpacked',
+           'gzip_reader']
 
 # %% ../../nbs/data/06_tables.ipynb #8c2aeb27
 BAD_QUOTES = 1000 # rows whose quotes do not match, after which a file is no table
@@ -44,7 +44,7 @@ class Lines:
     def go(self, at: int) -> None:
         "Go on at a byte."
         self.f.seek(at)
-        self.at, self.source = at, lines_of(self.f, at)
+        self.at, self.source = at, iter_lines(self.f, at)
 
     def __iter__(self): return self
 
@@ -84,11 +84,12 @@ def row_starts(f, # an open file
     return np.frombuffer(starts, np.int64), np.frombuffer(numbers, np.uint32)
 
 # %% ../../nbs/data/06_tables.ipynb #e512f936
-class CsvRows(Lazy):
+@reader(".csv")
+class CsvRows(MapDataset):
     "The rows of a .csv file; every cell is a text, an empty one None."
     delimiter = ","
     def __init__(self, path: Path, name: str, home: Path | None = None):
-        self.path, self.name, self.home = Path(path), printable(name), home or Path(path).parent
+        self.path, self.name, self.home = Path(path), escaped(name), home or Path(path).parent
         with opened(path) as f:
             begin = f.read(4)
             if begin[:2] in (b"\xff\xfe", b"\xfe\xff"):
@@ -125,7 +126,7 @@ class CsvRows(Lazy):
     def __len__(self): return len(self.numbers) - 1
     def where(self, i): return f"{self.name}:{self.numbers[i + 1]}"
     def folder(self, i): return self.home
-    def signature(self): return digest(self.name, file_mark(self.path))
+    def signature(self): return fingerprint(self.name, file_fingerprint(self.path))
 
     def make(self, i) -> dict:
         row = self.cells(i + 1)
@@ -133,6 +134,7 @@ class CsvRows(Lazy):
             raise BadInput(f"the row has {len(row)} cells, and the header has {len(self.columns)}")
         return {name: cell or None for name, cell in zip(self.columns, row)}
 
+@reader(".tsv")
 class TsvRows(CsvRows):
     "The rows of a .tsv file: tabs between the cells."
     delimiter = "\t"
@@ -189,10 +191,10 @@ def elements(f) -> Iterator[tuple[int, int]]: # an open file
     window.at += 1
     if window.sign(): raise ValueError("something stands behind the list")
 
-class JsonList(Lazy):
+class JsonList(MapDataset):
     "The objects of a .json file that is one list."
     def __init__(self, path: Path, name: str, home: Path | None = None):
-        self.path, self.name, self.home = Path(path), printable(name), home or Path(path).parent
+        self.path, self.name, self.home = Path(path), escaped(name), home or Path(path).parent
         self.rejected = []
         starts, ends = array("q"), array("q")
         with opened(path) as f:
@@ -209,7 +211,7 @@ class JsonList(Lazy):
     def __len__(self): return len(self.starts)
     def where(self, i): return f"{self.name}:{i + 1}"
     def folder(self, i): return self.home
-    def signature(self): return digest(self.name, file_mark(self.path))
+    def signature(self): return fingerprint(self.name, file_fingerprint(self.path))
 
     def make(self, i) -> dict:
         start, end = int(self.starts[i]), int(self.ends[i])
@@ -224,12 +226,13 @@ def json_kind(path: Path) -> str:
     `BadInput` if it cannot be read."""
     with opened(path) as f: begin = f.read(2**16).removeprefix(b"\xef\xbb\xbf").lstrip()
     if begin[:1] == b"[": return "list" if begin[1:].lstrip()[:1] in (b"{", b"]") else "object"
-    with opened(path) as f: lines = [line for (_, _, line), _ in zip(lines_of(f), range(2))]
+    with opened(path) as f: lines = [line for (_, _, line), _ in zip(iter_lines(f), range(2))]
     try: json_object(lines[0])
     except (BadInput, IndexError): return "object"
     return "lines" if len(lines) > 1 else "object"
 
-def json_file(path: Path, name: str, home: Path | None = None) -> Lazy:
+@reader(".json")
+def json_file(path: Path, name: str, home: Path | None = None) -> MapDataset:
     "The rows of a .json file. Raises `BadInput` if it is no table."
     kind = json_kind(path)
     if kind == "object":
@@ -242,13 +245,13 @@ def holds_bytes(kind: pa.DataType) -> bool:
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind): return True
     return any(holds_bytes(kind.field(k).type) for k in range(kind.num_fields))
 
-class ArrowRows(Lazy):
+class ArrowRows(MapDataset):
     "The rows of an Arrow table; images are not decoded, class labels stand by name."
     def __init__(self, table: pa.Table, name: str, home: Path, # where image paths start
                  mark: str, # a digest of the files
                  labels=None): # of class_names; None: what the table says
-        self.name, self.home, self.mark = printable(name), home, mark
-        self.columns, self.labels = table.column_names, labels or described(table.schema.metadata)
+        self.name, self.home, self.mark = escaped(name), home, mark
+        self.columns, self.labels = table.column_names, labels or schema_labels(table.schema.metadata)
         if len(set(self.columns)) < len(self.columns):
             raise BadInput(f"{self.name} has two columns of one name")
         self.own_images = any(holds_bytes(kind) for kind in table.schema.types)
@@ -258,17 +261,18 @@ class ArrowRows(Lazy):
     def __len__(self): return self.ends[-1] if self.ends else 0
     def where(self, i): return f"{self.name}:{i + 1}"
     def folder(self, i): return self.home
-    def signature(self): return digest(self.name, self.mark, len(self))
+    def signature(self): return fingerprint(self.name, self.mark, len(self))
 
     def make(self, i) -> dict:
         k = bisect_right(self.ends, i)
         row = self.batches[k].slice(i - (self.ends[k - 1] if k else 0), 1)
-        with reading(self.name, "Arrow"): return with_names(row.to_pylist()[0], self.labels)
+        with arrow_errors(self.name, "Arrow"): return with_label_names(row.to_pylist()[0], self.labels)
 
+@reader(".arrow", shards=True)
 def arrow_file(path: Path, name: str, home: Path | None = None) -> ArrowRows:
     "The rows of an .arrow file: a stream, as `datasets` writes it, or a file in Arrow's other format."
-    mark = file_mark(path)
-    with reading(Path(path).name, "Arrow"):
+    mark = file_fingerprint(path)
+    with arrow_errors(Path(path).name, "Arrow"):
         source = arrow_source(path)
         source = pa.memory_map(source) if isinstance(source, str) else pa.PythonFile(source)
         stream = pa.ipc.open_stream if source.read(6) != b"ARROW1" else pa.ipc.open_file
@@ -289,7 +293,7 @@ def saved_files(folder: Path) -> list[str]:
 
 def saved_dataset(path: Path, # a folder
                   split: str | None = None, # None: train, or the first; all: every one
-                  ) -> Lazy | None:
+                  ) -> MapDataset | None:
     """The rows of a folder that `save_to_disk` wrote; None if it is none. Raises `BadInput` for a split that
     is not there."""
     alone = (path/"state.json").is_file()
@@ -299,7 +303,7 @@ def saved_dataset(path: Path, # a folder
     if chosen[0] not in splits:
         raise BadInput(f"{path.name} has no split {split!r}: it has {', '.join(splits)}")
     name = lambda s: path.name if len(chosen) == 1 else f"{path.name}/{s}"
-    rows = Chain([saved_split(path/(s or ""), name(s)) for s in chosen])
+    rows = ConcatDataset([saved_split(path/(s or ""), name(s)) for s in chosen])
     rows.ignored = [Ignored(f"{printable(path.name)}/{s}/", "of another split") for s in splits
                     if s not in chosen]
     own = {os.path.join(s or "", n) for s in chosen
@@ -307,7 +311,7 @@ def saved_dataset(path: Path, # a folder
     found, others = Walk(path).found, tuple(f"{s}/" for s in splits if s not in chosen)
     left = [n for n in found.names if n not in own and not n.startswith(others)]
     rows.rejected = found.rejected
-    rows.ignored += [*(Ignored(printable(n), "no file of the saved data set") for n in left), *found.ignored]
+    rows.ignored += [*(Ignored(escaped(n), "no file of the saved data set") for n in left), *found.ignored]
     return rows
 
 def saved_splits(path: Path) -> list[str]:
@@ -329,7 +333,7 @@ def saved_split(folder: Path, name: str) -> ArrowRows:
     except Exception as e: # its loaders raise many kinds
         first = next(iter(str(e).strip().splitlines()), type(e).__name__)
         raise BadInput(f"{printable(name)} is no complete saved data set: {first}") from e
-    return ArrowRows(found.data.table, name, folder, file_mark(folder/"state.json"),
+    return ArrowRows(found.data.table, name, folder, file_fingerprint(folder/"state.json"),
                      class_names(found.features.to_dict()))
 
 # %% ../../nbs/data/06_tables.ipynb #e2f78723
@@ -358,7 +362,7 @@ def unpack(path: Path, to: Path) -> None:
 
 def unpacked(path: Path) -> Path:
     "The copy of a gzip file in the cache, made if it is not there. Raises `BadInput`."
-    mark = digest(os.path.realpath(path), file_mark(path), os.stat(path).st_mtime_ns)
+    mark = fingerprint(os.path.realpath(path), file_fingerprint(path), os.stat(path).st_mtime_ns)
     copy = cache_home()/"unpacked"/f"{mark}-{printable(Path(path).stem, 80).replace('/', '_')}"
     if copy.is_file(): return copy
     part = copy.with_name(copy.name + ".part")
@@ -373,6 +377,10 @@ def unpacked(path: Path) -> Path:
     finally: part.unlink(missing_ok=True)
     return copy
 
-def packed(reader: Callable) -> Callable:
+def gzip_reader(read: Callable) -> Callable:
     "A reader of gzip files, made of a reader of files."
-    return lambda path, name, home=None: reader(unpacked(path), name, home or Path(path).parent)
+    return lambda path, name, home=None: read(unpacked(path), name, home or Path(path).parent)
+
+# %% ../../nbs/data/06_tables.ipynb #b48aea7d
+for suffix in (".jsonl", ".ndjson", ".csv", ".tsv", ".json"):
+    reader(f"{suffix}.gz", shards=suffix in SHARDS)(gzip_reader(READERS[suffix]))
