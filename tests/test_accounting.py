@@ -17,9 +17,10 @@ import pytest
 from PIL import Image
 
 from moca.data.account import Report
-from moca.data.documents import BadInput, ImageRef
+from moca.data.images import ImageRef
+from moca.data.errors import BadInput
 from moca.data.opening import open_rows
-from moca.data.paths import printable
+from moca.data.paths import escaped
 from moca.data.sources import Source, look, open_source, sift
 
 TREES = 300
@@ -233,9 +234,9 @@ class Account:
 
     def roles(self, root, name):
         "What a file is: source of rows, part of a row, rejected, ignored."
-        shown, stem = printable(name), os.path.splitext(name)[0]
-        above = [f"{printable(p.as_posix())}/" for p in Path(name).parents if p.name] + [f"{shown}/"]
-        sidecar = [printable(i) for i in names_below(root)
+        shown, stem = escaped(name), os.path.splitext(name)[0]
+        above = [f"{escaped(p.as_posix())}/" for p in Path(name).parents if p.name] + [f"{shown}/"]
+        sidecar = [escaped(i) for i in names_below(root)
                    if name in (i + ".txt",
                                *(os.path.splitext(i)[0] + s for s in (".txt", ".caption", ".json")))
                    and os.path.splitext(i)[1] in FORMATS and i != name
@@ -280,7 +281,7 @@ def check_tokens(tree, found, seed):
     out = {*found.rejected, *found.bad, *found.ignored}
     for token, places in tree.tokens.items():
         inside = [where for where, row in kept.items() if token in row]
-        shown = [printable(p) for p in places]
+        shown = [escaped(p) for p in places]
         left_out = [o for o in out if any(o == p or p.startswith(o) and o.endswith("/") for p in shown)]
         # an archive or a list that breaks off
         behind = [o for o in found.rejected if any(o.startswith(p + ":") for p in shown)]

@@ -10,10 +10,10 @@ from array import array
 from pathlib import Path
 import numpy as np
 from .account import Ignored
-from .documents import BadInput
+from .errors import BadInput
 from .pages import FRAMES, image_suffixes, more_frames
-from .paths import opened, printable, system_file
-from .rows import MAX_LINE, Lazy, digest, file_mark, json_object
+from .paths import opened, escaped, system_file
+from .rows import MAX_LINE, MapDataset, fingerprint, file_fingerprint, json_object
 
 # %% auto #0
 __all__ = ['TEXT_SUFFIXES', 'MAX_MEMBER', 'numbers_last', 'text', 'add', 'own_image', 'sample', 'plain', 'Member', 'unsafe',
@@ -45,7 +45,7 @@ def own_image(row: dict, key: str) -> None:
         named = row.pop(column, None)
         for x in named if isinstance(named, list) else [named]:
             if x is None or isinstance(x, str) and Path(x).name.startswith(key + "."): continue
-            raise BadInput(f"its .json names another image, {printable(str(x), 80)}")
+            raise BadInput(f"its .json names another image, {escaped(str(x), 80)}")
 
 # %% ../../nbs/data/11_archives.ipynb #860d94db
 def sample(members: dict[str, bytes], # by suffix, without the first dot
@@ -88,7 +88,7 @@ def unsafe(member: tarfile.TarInfo) -> str | None:
     elif member.issparse(): why = "is a sparse file"
     elif member.size > MAX_MEMBER: why = f"has {member.size:,} bytes, more than {MAX_MEMBER:,}"
     elif _leads_out.search(member.name): why = "has a path that leads out of the archive"
-    return why and f"its member {printable(member.name, 80)!r} {why}"
+    return why and f"its member {escaped(member.name, 80)!r} {why}"
 
 _leads_out = re.compile(r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)|\0")
 
@@ -163,7 +163,7 @@ def read_headers(path: Path, name: str, last_dot: bool = False) -> Index: # name
             more = any(data.strip(b"\0") for data in iter(lambda: f.read(2**20), b""))
         except (tarfile.TarError, OSError, EOFError, ValueError) as e: broken = e
     last = next(reversed(index.samples), None)
-    where = f"{name}:" + ("beginning" if last is None else f"behind {printable(last)}")
+    where = f"{name}:" + ("beginning" if last is None else f"behind {escaped(last)}")
     if broken: index.doubt()
     if more: broken = "something stands behind the end mark: are these two archives in one file?"
     if broken: index.rejected.append((where, f"the archive cannot be read on from here ({broken})"))
@@ -177,17 +177,17 @@ def read_members(f, index: Index, name: str) -> int:
             tar.members = [] # it would remember all of them
             end = m.offset_data + (m.size + 511) // 512 * 512 * m.isreg()
             if m.isdir(): continue
-            if why := system_file(m.name): index.ignored.append(Ignored(f"{name}:{printable(m.name)}", why))
+            if why := system_file(m.name): index.ignored.append(Ignored(f"{name}:{escaped(m.name)}", why))
             else: index.add(m)
     return end
 
 # %% ../../nbs/data/11_archives.ipynb #de377864
-class TarRows(Lazy):
+class TarRows(MapDataset):
     """The samples of a tar shard: `text`, `image` or `images`, what their .json holds, and other members by
     their suffix."""
     own_images = True
     def __init__(self, path: Path, name: str, home: Path | None = None):
-        self.path, self.name = Path(path), printable(name)
+        self.path, self.name = Path(path), escaped(name)
         index = read_headers(self.path, self.name)
         if any("." in suffix for suffix in index.suffixes) and index.longer_names():
             index = read_headers(self.path, self.name, last_dot=True)
@@ -200,8 +200,8 @@ class TarRows(Lazy):
                                                 for a in (index.kind, index.offset, index.size))
 
     def __len__(self): return len(self.keys)
-    def where(self, i): return f"{self.name}:{printable(self.keys[i])}"
-    def signature(self): return digest(self.name, file_mark(self.path))
+    def where(self, i): return f"{self.name}:{escaped(self.keys[i])}"
+    def signature(self): return fingerprint(self.name, file_fingerprint(self.path))
 
     def read(self, i: int) -> dict[str, bytes]:
         "The members of sample `i`, by suffix. Raises `BadInput`."

@@ -7,7 +7,8 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from .corpus_parts import CorpusImages
-from .documents import Document, ImageRef
+from .documents import Document
+from .images import ImageRef
 
 # %% auto #0
 __all__ = ['DOCUMENTS', 'caption', 'unique_images', 'image_documents', 'keyed_random', 'scene_documents', 'article_parts',

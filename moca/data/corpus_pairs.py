@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 from .corpus_documents import article_parts, caption, keyed_random, unique_images
 from .corpus_parts import CorpusImages, scene_image
-from .documents import Document, ImageRef, Pair, document, prompt
+from .documents import Document, Pair, document, prompt
+from .images import ImageRef
 
 # %% auto #0
 __all__ = ['INSTRUCTIONS', 'LANGUAGES', 'PAIRS', 'ask', 'image_query', 'image_document', 'text_document', 'word_set',

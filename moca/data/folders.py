@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 from .account import Ignored
 from .archives import TEXT_SUFFIXES, sample
-from .documents import MAX_PIXELS, BadInput, ImageRef
+from .images import MAX_PIXELS, ImageRef
+from .errors import BadInput
 from .pages import (FRAMES, PdfPage, TiffPage, image_suffixes, more_frames, pdf_pages, tiff_pages,
                         unread_image)
-from .paths import opened, printable
-from .rows import MAX_LINE, Lazy, digest, file_mark
+from .paths import opened, escaped
+from .rows import MAX_LINE, MapDataset, fingerprint, file_fingerprint
 from .tables import unpacked
 
 # %% auto #0
@@ -44,7 +45,7 @@ PDF_PARTS = ("image+text", "image", "text") # what becomes of a page of a PDF
 TEXTS = (*TEXT_SUFFIXES, *(f"{suffix}.gz" for suffix in TEXT_SUFFIXES))
 FILMS = (".gif", ".webp", ".png", ".apng", ".avif", ".avifs") # may have frames behind the first
 
-class FolderFiles(Lazy):
+class FolderFiles(MapDataset):
     "The rows that the files of a folder make, in the order of their paths: which file, which page."
     own_images = True
     def __init__(self, root: Path, names: list[str], # of files, from root
@@ -73,23 +74,23 @@ class FolderFiles(Lazy):
                 pages = tiff_pages(self.root/name)
                 return pages if len(pages) > 1 else [-1]
         except BadInput as e:
-            if "not installed" in str(e): raise BadInput(f"{printable(name)}: {e}") from e
-            self.rejected.append((printable(name), str(e)))
+            if "not installed" in str(e): raise BadInput(f"{escaped(name)}: {e}") from e
+            self.rejected.append((escaped(name), str(e)))
             return []
         if suffix in image_suffixes() or suffix in TEXTS: return [-1]
-        if why := unread_image(suffix): self.rejected.append((printable(name), why))
-        else: self.ignored.append(Ignored(printable(name), not_read(suffix)))
+        if why := unread_image(suffix): self.rejected.append((escaped(name), why))
+        else: self.ignored.append(Ignored(escaped(name), not_read(suffix)))
         return []
 
     def __len__(self): return len(self.names)
     def where(self, i):
-        return printable(self.names[i]) + (f"#{self.pages[i] + 1}" if self.pages[i] >= 0 else "")
+        return escaped(self.names[i]) + (f"#{self.pages[i] + 1}" if self.pages[i] >= 0 else "")
     def folder(self, i): return self.root
 
     def signature(self):
         files = [*dict.fromkeys(self.names), *(name for files in self.beside.values() for name in files)]
-        return digest(self.pdf, self.dpi, len(self),
-                      *((name, file_mark(self.root/name, 2**12)) for name in files))
+        return fingerprint(self.pdf, self.dpi, len(self),
+                      *((name, file_fingerprint(self.root/name, 2**12)) for name in files))
 
 def not_read(suffix: str) -> str:
     "Why a file is ignored."
@@ -127,7 +128,7 @@ class FolderRows(FolderFiles):
             if suffix_of(name) in FILMS and more_frames(path): self.note(FRAMES, i)
             self.looked[i] = True
         if self.pages[i] >= 0: image = TiffPage(path, self.pages[i]).image(self.where(i), self.max_pixels)
-        else: image = ImageRef.of(path, printable(name), max_pixels=self.max_pixels)
+        else: image = ImageRef.of(path, escaped(name), max_pixels=self.max_pixels)
         stem = os.path.splitext(name)[0]
         members = {file[len(stem) + 1:].lower(): self.beside_bytes(file)
                    for file in self.beside.get(name, ())}
@@ -138,4 +139,4 @@ class FolderRows(FolderFiles):
         "The bytes of a file beside an image. Raises `BadInput`."
         try:
             with opened(self.root/name) as f: return f.read(MAX_LINE + 1)
-        except BadInput as e: raise BadInput(f"{printable(name)}: {e}") from e
+        except BadInput as e: raise BadInput(f"{escaped(name)}: {e}") from e

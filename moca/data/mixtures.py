@@ -12,9 +12,9 @@ import numpy as np
 import yaml
 import moca
 from .account import Report
-from .documents import BadInput, printable
+from .errors import BadInput, printable
 from .pairs import Pairs, ReadPairs, sift_pairs
-from .rows import Chain, Lazy, Selection, digest
+from .rows import ConcatDataset, MapDataset, Subset, fingerprint
 from .sources import Documents, Source, inlined, look, sift, source_of, source_rows, there_is
 
 # %% auto #0
@@ -126,10 +126,10 @@ def load_mixture(data: str | Path, # a mixture file, one of moca's own by name, 
                    notes, written)
 
 # %% ../../nbs/data/16_mixtures.ipynb #aa39a4f2
-class Mixed(Chain):
+class Mixed(ConcatDataset):
     """Sources end to end, each as often as its weight says; `draw` chooses the rows of an epoch.
     Raises `BadInput` for a weight so small that no row of its source is ever drawn."""
-    def __init__(self, parts: Sequence[Lazy],
+    def __init__(self, parts: Sequence[MapDataset],
                  shares: Sequence[float]): # share of each part that an epoch holds, in (0, 1]
         super().__init__(parts)
         self.shares, self._signature = list(shares), None
@@ -146,10 +146,10 @@ class Mixed(Chain):
         return np.concatenate(out)
 
     def signature(self): # of the files as they were when it was first asked for: a run asks twice
-        if self._signature is None: self._signature = digest(super().signature(), self.shares)
+        if self._signature is None: self._signature = fingerprint(super().signature(), self.shares)
         return self._signature
 
-def drawn(part: Lazy, n: int, share: float, seed: int,
+def drawn(part: MapDataset, n: int, share: float, seed: int,
           epoch: int) -> np.ndarray: # [round(share * n)] int64, ascending
     "The rows of one part that an epoch holds."
     if share >= 1: return np.arange(n)
@@ -188,7 +188,7 @@ def open_documents(data: str | Path, progress: bool = False,
     return docs, report
 
 def load_documents(data: str | Path, verify: bool = False, workers: int = 1, progress: bool = False,
-                   options: dict | None = None) -> tuple[Selection, Report]:
+                   options: dict | None = None) -> tuple[Subset, Report]:
     """The Documents of data that can be used, and a Report of everything else; as `load_mixture`. Raises
     `BadInput` if there are none."""
     docs, report = open_documents(data, progress, options)

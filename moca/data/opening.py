@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from .account import Ignored
 from .archives import TarRows
-from .documents import MAX_PIXELS, BadInput
+from .images import MAX_PIXELS
+from .errors import BadInput
 from .folders import PDF_PARTS, TEXTS, FolderRows, not_read, sidecars, suffix_of
 from .pages import image_suffixes, unread_image
-from .paths import Found, Walk, inside, printable, said, special, system_file
-from .rows import Chain, JsonRows, Lazy, LineRows, ParquetRows
-from .tables import CsvRows, TsvRows, arrow_file, json_file, json_kind, packed, saved_dataset, unpacked
+from .paths import Listing, Walk, path_inside, escaped, os_reason, special_file, system_file
+from .rows import ConcatDataset, JsonRows, MapDataset, LineRows
+from .rows import ParquetRows
+from .tables import CsvRows, TsvRows, arrow_file, json_file, json_kind, gzip_reader, saved_dataset, unpacked
 
 # %% auto #0
 __all__ = ['SHARDS', 'TABLES', 'READERS', 'SPLITS', 'SUFFIXES', 'packed_away', 'open_table', 'first_rows', 'split_of',
@@ -28,10 +30,10 @@ __all__ = ['SHARDS', 'TABLES', 'READERS', 'SPLITS', 'SUFFIXES', 'packed_away', '
 # %% ../../nbs/data/13_opening.ipynb #3190b157
 SHARDS = {".jsonl": JsonRows, ".ndjson": JsonRows, ".parquet": ParquetRows, ".arrow": arrow_file,
           ".tar": TarRows,
-          ".jsonl.gz": packed(JsonRows), ".ndjson.gz": packed(JsonRows)} # what large data come in
+          ".jsonl.gz": gzip_reader(JsonRows), ".ndjson.gz": gzip_reader(JsonRows)} # what large data come in
 TABLES = {".csv": CsvRows, ".tsv": TsvRows, ".json": json_file,
           # what other things come in, too
-          ".csv.gz": packed(CsvRows), ".tsv.gz": packed(TsvRows), ".json.gz": packed(json_file)}
+          ".csv.gz": gzip_reader(CsvRows), ".tsv.gz": gzip_reader(TsvRows), ".json.gz": gzip_reader(json_file)}
 READERS = SHARDS | TABLES # by suffix: (path, name, folder of image paths or None) -> Lazy
 
 def packed_away(suffix: str) -> str | None: # lower case, with its dot
@@ -44,14 +46,14 @@ def packed_away(suffix: str) -> str | None: # lower case, with its dot
         return f"it is compressed ({suffix[1:]}) and cannot be read at any place: unpack it"
     return None
 
-def open_table(root: Path, name: str) -> Lazy: # a path below root
+def open_table(root: Path, name: str) -> MapDataset: # a path below root
     "The rows of a file that has a reader. Raises `BadInput`, with its name."
     try: return READERS[suffix_of(name)](root/name, name)
     except BadInput as e:
-        raise BadInput(str(e) if printable(name) in str(e) else f"{printable(name)}: {e}") from e
-    except (OSError, MemoryError) as e: raise BadInput(f"{printable(name)}: {said(e)}") from e
+        raise BadInput(str(e) if escaped(name) in str(e) else f"{escaped(name)}: {e}") from e
+    except (OSError, MemoryError) as e: raise BadInput(f"{escaped(name)}: {os_reason(e)}") from e
 
-def first_rows(rows: Lazy, most: int = 10) -> Iterator[dict]:
+def first_rows(rows: MapDataset, most: int = 10) -> Iterator[dict]:
     "The first rows that can be read."
     for i in range(min(most, len(rows))):
         try: yield rows.make(i)
@@ -80,7 +82,7 @@ def of_split(files: list[str], split: str | None, name: str,
     chosen = [f for f in files if found[f] == wanted]
     if not chosen: raise BadInput(f"{name} has no split {split!r}: its files name "
                                   f"{', '.join(sorted({s for s in found.values() if s})) or 'none'}")
-    return chosen, [Ignored(printable(f),
+    return chosen, [Ignored(escaped(f),
                             "of another split" if found[f] else f"of no split, and others are of {wanted}")
                     for f in files if found[f] != wanted]
 
@@ -93,7 +95,7 @@ def texts(value) -> Iterator[str]:
     elif isinstance(value, (list, tuple)):
         for v in value: yield from texts(v)
 
-def texts_of(rows: Lazy) -> Iterator[str]:
+def texts_of(rows: MapDataset) -> Iterator[str]:
     "All texts in the rows of a table; those of rows that cannot be read are left out."
     if isinstance(rows, ParquetRows): yield from parquet_texts(rows)
     elif not isinstance(rows, TarRows):
@@ -135,7 +137,7 @@ class Kinds:
             elif suffix in image_suffixes() or suffix == ".pdf": self.images.append(name)
             elif suffix in TEXTS: self.others.append(name)
             elif why := packed_away(suffix) or unread_image(suffix):
-                self.rejected.append((printable(name), why))
+                self.rejected.append((escaped(name), why))
             else: self.others.append(name)
 
 def is_table(path: Path, suffix: str) -> bool:
@@ -145,10 +147,10 @@ def is_table(path: Path, suffix: str) -> bool:
 
 def several(names: list[str], what: str) -> str:
     "A file by its name, or so many of them."
-    return printable(names[0], 80) if len(names) == 1 else f"{len(names)} {what}"
+    return escaped(names[0], 80) if len(names) == 1 else f"{len(names)} {what}"
 
 # %% ../../nbs/data/13_opening.ipynb #42190ead
-def choose(readers: dict[str, Lazy], # of tables, by name
+def choose(readers: dict[str, MapDataset], # of tables, by name
            kinds: Kinds, path: str) -> tuple[list[str], set[str]]:
     "The tables that are the data, and the images that they name. Raises `BadInput` if it cannot be told."
     if not kinds.images: return list(readers), set()
@@ -165,38 +167,38 @@ def choose(readers: dict[str, Lazy], # of tables, by name
 def unclear(tables: list[str], images: list[str], path: str) -> str:
     "What to tell of a folder that could be read in two ways."
     what = "images" if any(suffix_of(n) != ".pdf" for n in images) else "PDFs"
-    one, deep = printable(tables[0], 80), "**/" * any("/" in n for n in images)
+    one, deep = escaped(tables[0], 80), "**/" * any("/" in n for n in images)
     return (f"{path} holds {several(images, what)} and {several(tables, 'tables')}, which names none of them: "
             f"name one of the two, {path}/{one} or {path}/{deep}*{os.path.splitext(images[0])[1]}")
 
 # %% ../../nbs/data/13_opening.ipynb #b03a56ac
-def open_folder(found: Found, path: str, split: str | None,
-                loose: Callable) -> Lazy: # loose(names) -> rows of files without a table
+def open_folder(found: Listing, path: str, split: str | None,
+                loose: Callable) -> MapDataset: # loose(names) -> rows of files without a table
     "The rows of the files below a folder. Raises `BadInput`."
     kinds = Kinds(found.root, found.names)
     if kinds.shards or kinds.tables: rows = open_tables(found.root, kinds, path, split)
     else:
         names, others = of_split(sorted(kinds.images + kinds.others), split, path, split_folder)
-        rows = Chain(loose(names))
+        rows = ConcatDataset(loose(names))
         rows.ignored += others
     rows.rejected += found.rejected + kinds.rejected
     rows.ignored += found.ignored
     return rows
 
-def open_tables(root: Path, kinds: Kinds, path: str, split: str | None) -> Chain:
+def open_tables(root: Path, kinds: Kinds, path: str, split: str | None) -> ConcatDataset:
     "The rows of a folder's tables. Raises `BadInput`."
     names = kinds.shards + (kinds.tables if kinds.images or not kinds.shards else [])
     names, ignored = of_split(names, split, path)
     readers, rejected = {}, []
     for name in names:
         try: readers[name] = open_table(root, name)
-        except BadInput as e: rejected.append((printable(name), str(e)))
+        except BadInput as e: rejected.append((escaped(name), str(e)))
     chosen, named = choose(readers, kinds, path) if readers else ([], set())
-    rows = Chain([readers[name] for name in chosen])
+    rows = ConcatDataset([readers[name] for name in chosen])
     rows.rejected += rejected
-    ignored += [Ignored(printable(name), "it has no rows") for name in chosen if not len(readers[name])
+    ignored += [Ignored(escaped(name), "it has no rows") for name in chosen if not len(readers[name])
                 and not readers[name].rejected]
-    why = {name: f"a table beside {printable(chosen[0])}, which names the images" for name in readers
+    why = {name: f"a table beside {escaped(chosen[0])}, which names the images" for name in readers
            if name not in chosen}
     if kinds.shards and not kinds.images:
         why |= {name: f"a table beside {several(kinds.shards, 'others')}" for name in kinds.tables}
@@ -204,46 +206,46 @@ def open_tables(root: Path, kinds: Kinds, path: str, split: str | None) -> Chain
     why |= {name: "beside a table" if suffix_of(name) in (*TEXTS, ".caption", ".json")
             else not_read(suffix_of(name))
             for name in kinds.others}
-    rows.ignored += ignored + [Ignored(printable(name), reason) for name, reason in why.items()]
+    rows.ignored += ignored + [Ignored(escaped(name), reason) for name, reason in why.items()]
     return rows
 
 # %% ../../nbs/data/13_opening.ipynb #872c04c4
-def matching(pattern: str) -> Found:
+def matching(pattern: str) -> Listing:
     "The files that a pattern such as `shards/*.tar` matches. Raises `BadInput` if there are none."
     matches = sorted(glob.glob(pattern, recursive=True))
     files = [m for m in matches if not os.path.isdir(m)]
-    if not files: raise BadInput(f"no file matches {printable(pattern, 80)}")
+    if not files: raise BadInput(f"no file matches {escaped(pattern, 80)}")
     root = Path(os.path.commonpath([os.path.dirname(m) or "." for m in files]))
-    found = Found(root, [], [], [])
+    found = Listing(root, [], [], [])
     for file in files:
         name = Path(file).relative_to(root).as_posix()
         try:
-            if why := system_file(name) or special(inside(root, name)):
-                found.ignored.append(Ignored(printable(name), why))
+            if why := system_file(name) or special_file(path_inside(root, name)):
+                found.ignored.append(Ignored(escaped(name), why))
             else: found.names.append(name)
         except (BadInput, OSError) as e:
-            found.rejected.append((printable(name), str(e) if isinstance(e, BadInput) else said(e)))
+            found.rejected.append((escaped(name), str(e) if isinstance(e, BadInput) else os_reason(e)))
     for folder in set(matches) - set(files):
         below = folder.rstrip("/") + "/"
         if not any(m.startswith(below) for m in matches if m != below):
-            found.ignored.append(Ignored(printable(below), "a folder, and the pattern matches no file in it"))
+            found.ignored.append(Ignored(escaped(below), "a folder, and the pattern matches no file in it"))
     return found
 
-def files_at(path: str) -> Found | None:
+def files_at(path: str) -> Listing | None:
     "The files below a folder, or that a pattern matches; None if the path is a file. Raises `BadInput`."
     if os.path.isdir(path): return Walk(path).found
     if os.path.exists(path): return None
     if glob.has_magic(path): return matching(path)
     try: os.stat(path)
     except (OSError, ValueError) as e:
-        why = said(e)
-        raise BadInput(f"{printable(path, 80)} does not exist: check the path" if "not exist" in why
-                       else f"{printable(path, 80)}: {why}") from e
-    raise BadInput(f"{printable(path, 80)} cannot be opened")
+        why = os_reason(e)
+        raise BadInput(f"{escaped(path, 80)} does not exist: check the path" if "not exist" in why
+                       else f"{escaped(path, 80)}: {why}") from e
+    raise BadInput(f"{escaped(path, 80)} cannot be opened")
 
 # %% ../../nbs/data/13_opening.ipynb #d04f02ee
 def loose_rows(root: Path, names: list[str], lines: bool = False,
-               **options) -> list[Lazy]: # options of FolderRows
+               **options) -> list[MapDataset]: # options of FolderRows
     "The rows of files without a table; with `lines`, each line of a text is one."
     parts = {part for beside in sidecars(names).values() for part in beside}
     texts = {n: None for n in names if lines and suffix_of(n) in TEXTS and n not in parts} # a set in order
@@ -253,17 +255,17 @@ def loose_rows(root: Path, names: list[str], lines: bool = False,
         try:
             found.append(LineRows(unpacked(root/name) if name.lower().endswith(".gz") else root/name, name,
                                   (root/name).parent))
-        except BadInput as e: rows.rejected.append((printable(name), str(e)))
+        except BadInput as e: rows.rejected.append((escaped(name), str(e)))
     return found
 
-def open_file(path: Path, loose: Callable) -> Chain: # loose(root, names) -> list of Lazy
+def open_file(path: Path, loose: Callable) -> ConcatDataset: # loose(root, names) -> list of Lazy
     "The rows of one file. Raises `BadInput`."
     name, suffix = path.name, suffix_of(path.name)
-    if what := special(path): raise BadInput(f"{printable(name, 80)} is {what}: give a file")
-    if suffix in READERS: return Chain([open_table(path.parent, name)])
-    if suffix in (*TEXTS, ".pdf") or suffix in image_suffixes(): return Chain(loose(path.parent, [name]))
-    if why := packed_away(suffix) or unread_image(suffix): raise BadInput(f"{printable(name, 80)}: {why}")
-    raise BadInput(f"{printable(name, 80)} has an unknown suffix: give a {', '.join((*READERS, *TEXTS))} or .pdf "
+    if what := special_file(path): raise BadInput(f"{escaped(name, 80)} is {what}: give a file")
+    if suffix in READERS: return ConcatDataset([open_table(path.parent, name)])
+    if suffix in (*TEXTS, ".pdf") or suffix in image_suffixes(): return ConcatDataset(loose(path.parent, [name]))
+    if why := packed_away(suffix) or unread_image(suffix): raise BadInput(f"{escaped(name, 80)}: {why}")
+    raise BadInput(f"{escaped(name, 80)} has an unknown suffix: give a {', '.join((*READERS, *TEXTS))} or .pdf "
                    f"file, an image, a folder, or the name of a data set or mixture")
 
 def open_rows(path: str | Path, # a file, a folder, a pattern, or a folder that `save_to_disk` wrote
@@ -272,14 +274,14 @@ def open_rows(path: str | Path, # a file, a folder, a pattern, or a folder that 
               dpi: int = 144, # of PDF pages
               max_pixels: int = MAX_PIXELS,
               lines: bool = False, # each line of a .txt or .md is a row
-              ) -> Lazy:
+              ) -> MapDataset:
     "The rows at a path. Raises `BadInput` for what is not there, of an unknown kind, or broken as a whole."
     if pdf not in PDF_PARTS: raise BadInput(f"option pdf is {pdf!r}: use one of {', '.join(PDF_PARTS)}")
     loose = lambda root, names: loose_rows(root, names, lines=lines, pdf=pdf, dpi=dpi, max_pixels=max_pixels)
     found = files_at(os.fspath(path))
     if found is None: return open_file(Path(path), loose)
     if os.path.isdir(path) and (saved := saved_dataset(Path(path), split)): return saved
-    return open_folder(found, printable(Path(path).name or str(path)), split,
+    return open_folder(found, escaped(Path(path).name or str(path)), split,
                        lambda names: loose(found.root, names))
 
 # %% ../../nbs/data/13_opening.ipynb #c3a15e0b

@@ -19,9 +19,10 @@ from io import BytesIO
 from multiprocessing.connection import wait
 from pathlib import Path
 from PIL import Image
-from .documents import FORMATS, MAX_PIXELS, BadInput, ImageRef
+from .images import FORMATS, MAX_PIXELS, ImageRef
+from .errors import BadInput
 from .pdf import HEAD, MAX_MEMORY
-from .rows import Recent
+from .rows import LruCache
 
 # %% auto #0
 __all__ = ['OTHER_IMAGES', 'FRAMES', 'MAX_FRAMES', 'PDF_SECONDS', 'DEADLY', 'ask_pdf', 'image_suffixes', 'unread_image',
@@ -57,7 +58,7 @@ def more_frames(source: Path | bytes) -> bool:
 
 # %% ../../nbs/data/10_pages.ipynb #79e04337
 MAX_FRAMES = 10_000 # of a TIFF
-_tiff_lock, _tiffs = threading.RLock(), Recent(8)
+_tiff_lock, _tiffs = threading.RLock(), LruCache(8)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_tiff_lock.acquire, after_in_parent=_tiff_lock.release,
                         after_in_child=_tiff_lock.release)
