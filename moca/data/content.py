@@ -15,19 +15,27 @@ from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 from PIL import Image
-from .documents import Document
-from .images import ImageRef
+from .documents import Document, Pair, derived_id
 from .errors import BadImage
-from .rows import LruCache
+from .images import ImageRef
+from .parquet import LruCache
 
 # %% auto #0
-__all__ = ['BRIGHTNESS', 'COLOUR', 'plain', 'image_key', 'blocks', 'difference', 'Sketch', 'sketch', 'same_image', 'normal',
-           'content_key', 'same_content', 'find_duplicates']
+__all__ = ['BRIGHTNESS', 'COLOUR', 'exact_key', 'normal_text', 'image_key', 'block_means', 'image_difference', 'Sketch', 'sketch',
+           'same_image', 'normal_parts', 'content_key', 'same_content', 'find_duplicates']
+
+# %% ../../nbs/data/07_content.ipynb #d93e2dc5
+def exact_key(item: Document | Pair) -> str:
+    "A digest of what an item holds, its id left out: the same strings, and the same paths, bytes or pixels."
+    if isinstance(item, Document): return derived_id(item.parts)
+    sides = (item.query, item.positive, *item.negatives)
+    text = "\0".join([*map(exact_key, sides), item.task, item.kind])
+    return blake2b(text.encode("utf-8", "replace"), digest_size=8).hexdigest()
 
 # %% ../../nbs/data/07_content.ipynb #50b09457
 _hidden = re.compile("[\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff]")
 
-def plain(text: str) -> str:
+def normal_text(text: str) -> str:
     "A text as it is compared: NFKC, no hidden characters, single spaces, none at the ends."
     return " ".join(_hidden.sub("", unicodedata.normalize("NFKC", text)).split())
 
@@ -38,47 +46,49 @@ def _file_key(path: Path, changed: int, size: int) -> str: # a file that was wri
     return f"data {blake2b(path.read_bytes(), digest_size=16).hexdigest()}"
 
 def image_key(ref: ImageRef) -> str:
-    """What a picture is made of: its bytes, also where it is a file; the pixels of one in memory; the name of a function.
-    Raises `BadImage`."""
+    """What an image is made of: its bytes, also where it is a file; the pixels of one in memory; the name of a
+    function. Raises `BadImage`."""
     if not isinstance(ref.source, Path): return ref.key
-    try: return _file_key(ref.source, *_mark(ref.source))
+    try:
+        about = ref.source.stat()
+        return _file_key(ref.source, about.st_mtime_ns, about.st_size)
     except OSError as e: raise BadImage(f"image {ref.name} cannot be read: {e.strerror or e}") from e
 
-def _mark(path: Path) -> tuple[int, int]:
-    "Time of the last change in ns, and size in bytes."
-    found = path.stat()
-    return found.st_mtime_ns, found.st_size
-
 # %% ../../nbs/data/07_content.ipynb #82f05683
-BRIGHTNESS, COLOUR = 12, 8 # of 256 levels: blocks that differ more are different
-
-def blocks(x: np.ndarray, size: int) -> np.ndarray: # [h, w, ...] to [ceil(h / size), ceil(w / size), ...]
-    "Means over squares."
-    rows, columns = (np.arange(0, n, size) for n in x.shape[:2])
+def block_means(x: np.ndarray, # [h, w, ...]
+                size: int, # of a square, in pixels
+                ) -> np.ndarray: # [ceil(h / size), ceil(w / size), ...]
+    "Means over squares; at the right and lower edge over what is there."
+    rows, columns = np.arange(0, x.shape[0], size), np.arange(0, x.shape[1], size)
     sums = np.add.reduceat(np.add.reduceat(x, rows, 0), columns, 1)
     high, wide = np.diff(rows, append=x.shape[0]), np.diff(columns, append=x.shape[1])
-    return sums / (high[:, None] * wide).reshape(sums.shape[:2] + (1,) * (x.ndim - 2))
+    areas = (high[:, None] * wide).reshape(sums.shape[:2] + (1,) * (x.ndim - 2))
+    return sums / areas
 
-def difference(a: Image.Image, b: Image.Image) -> tuple[float, float]:
+# %% ../../nbs/data/07_content.ipynb #9d5c05ff
+BRIGHTNESS, COLOUR = 12, 8 # of 256 levels: blocks that differ more are different
+
+def image_difference(a: Image.Image, b: Image.Image) -> tuple[float, float]:
     "The largest difference of two images of one size, in brightness and in colour, over their blocks."
     bright, colour = 0.0, 0.0
-    for top in range(0, a.height, 512): # strips of whole blocks: a large picture is not held at once
-        strips = [x.crop((0, top, x.width, min(top + 512, x.height))) for x in (a, b)]
-        d = np.subtract(*(np.asarray(x.convert("YCbCr"), np.float32) for x in strips))
-        bright = max(bright, float(np.sqrt(blocks(d[..., 0] ** 2, 8).max())))
-        colour = max(colour, float(np.abs(blocks(d[..., 1:], 16)).max()))
+    for top in range(0, a.height, 512): # strips of whole blocks: a large image is not held at once
+        box = (0, top, a.width, min(top + 512, a.height))
+        x, y = (np.asarray(image.crop(box).convert("YCbCr"), np.float32) for image in (a, b))
+        d = x - y
+        bright = max(bright, float(np.sqrt(block_means(d[..., 0] ** 2, 8).max())))
+        colour = max(colour, float(np.abs(block_means(d[..., 1:], 16)).max()))
     return bright, colour
 
 # %% ../../nbs/data/07_content.ipynb #80a7d73d
 class Sketch(NamedTuple):
-    "A picture as it is compared first."
+    "An image as it is compared first."
     pixels: bytes # digest
     means: np.ndarray # [<= 16, <= 16] brightness
 
 _sketches = LruCache(32 * 2**20)
 
 def sketch(ref: ImageRef) -> Sketch:
-    "From memory, or by decoding the picture. Raises `BadImage`."
+    "From memory, or by decoding the image. Raises `BadImage`."
     def make() -> tuple[Sketch, int]:
         image = ref.open()
         side = 8 * -(-max(image.size) // 128)
@@ -86,46 +96,50 @@ def sketch(ref: ImageRef) -> Sketch:
         return Sketch(blake2b(image.tobytes(), digest_size=16).digest(), means), means.nbytes + 200
     return _sketches(image_key(ref), make)
 
+# %% ../../nbs/data/07_content.ipynb #960410df
 def same_image(a: ImageRef, b: ImageRef) -> bool:
-    """Do two pictures look the same? Symmetric; of several that change little by little the first and the last may differ.
-    Raises `BadImage`."""
+    """Do two images look the same? Symmetric; of several that change little by little the first and the last may
+    differ. Raises `BadImage`."""
     if a.size != b.size: return False # from the headers
     if image_key(a) == image_key(b): return True
     x, y = sketch(a), sketch(b)
     if x.pixels == y.pixels: return True
     if np.abs(x.means - y.means).max() > BRIGHTNESS + 1: return False # 1: means are rounded
-    bright, colour = difference(a.open(), b.open())
+    bright, colour = image_difference(a.open(), b.open())
     return bright <= BRIGHTNESS and colour <= COLOUR
 
 # %% ../../nbs/data/07_content.ipynb #f337f67c
-def normal(doc: Document) -> tuple[str | ImageRef, ...]:
-    "A Document's parts as they are compared: plain texts, neighbouring ones joined, and pictures."
+def normal_parts(doc: Document) -> tuple[str | ImageRef, ...]:
+    "A Document's parts as they are compared: normal texts, neighbouring ones joined, and images."
     out = []
-    for is_image, run in groupby(doc.parts, lambda p: isinstance(p, ImageRef)):
+    for is_image, run in groupby(doc.parts, lambda part: isinstance(part, ImageRef)):
         if is_image: out += run
-        elif text := plain("".join(run)): out.append(text)
+        elif text := normal_text("".join(run)): out.append(text)
     return tuple(out)
 
 def content_key(doc: Document) -> bytes: # 16 bytes
-    """Equal keys: the same content. Different keys may still look the same, see `same_content`. Decodes no picture.
-    Raises `BadImage`."""
+    """Equal keys: the same content. Different keys may still look the same, see `same_content`. Decodes no
+    image. Raises `BadImage`."""
     h = blake2b(digest_size=16)
-    for part in normal(doc):
+    for part in normal_parts(doc):
         kind, data = ("text", part) if isinstance(part, str) else ("image", image_key(part))
         h.update(f"{kind} {len(data)} {data}".encode("utf-8", "surrogatepass"))
     return h.digest()
 
+# %% ../../nbs/data/07_content.ipynb #b4f987db
 def same_content(a: Document, b: Document) -> bool:
-    """Have two Documents the same content: the same words, and pictures that look the same, in the same order?
+    """Have two Documents the same content: the same words, and images that look the same, in the same order?
     Raises `BadImage`."""
-    x, y = normal(a), normal(b)
-    texts = lambda parts: [p if isinstance(p, str) else None for p in parts]
-    if texts(x) != texts(y): return False # before any picture is opened
+    x, y = normal_parts(a), normal_parts(b)
+    if len(x) != len(y): return False
+    for p, q in zip(x, y): # before any image is opened
+        if isinstance(p, str) or isinstance(q, str):
+            if p != q: return False
     return all(same_image(p, q) for p, q in zip(x, y) if isinstance(p, ImageRef))
 
 # %% ../../nbs/data/07_content.ipynb #29d4cf27
 def find_duplicates(documents: Sequence[Document]) -> list[list[int]]:
     "The numbers of Documents with one key, where there are several. Raises `BadImage`."
     places = defaultdict(list)
-    for i, d in enumerate(documents): places[content_key(d)].append(i)
+    for i, doc in enumerate(documents): places[content_key(doc)].append(i)
     return [found for found in places.values() if len(found) > 1]

@@ -19,17 +19,20 @@ __all__ = ['SYSTEM_FILES', 'escaped', 'special_file', 'os_reason', 'opened', 'da
            'Walk']
 
 # %% ../../nbs/data/04_paths.ipynb #12b87ad7
+_control = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
 def escaped(name: str | os.PathLike, most: int | None = None) -> str:
     "A name for messages and ids: what no terminal prints as escapes; with `most`, cut to so many characters."
-    text = os.fspath(name).encode("utf-8", "backslashreplace").decode()
-    text = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda m: repr(m[0])[1:-1], text)
+    text = os.fspath(name)
+    if not text.isprintable():
+        text = text.encode("utf-8", "backslashreplace").decode()
+        text = _control.sub(lambda m: repr(m[0])[1:-1], text)
     if most is None or len(text) <= most: return text
     return f"{text[:most - 1]}…"
 
 # %% ../../nbs/data/04_paths.ipynb #1184b93f
 _special = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device",
-            stat.S_IFBLK: "a device",
-            stat.S_IFDIR: "a folder"}
+            stat.S_IFBLK: "a device", stat.S_IFDIR: "a folder"}
 
 def special_file(path: str | os.PathLike) -> str | None:
     """What a path is if it is no regular file: a named pipe, a socket, a device, a folder; None for a file.
@@ -46,13 +49,14 @@ def os_reason(e: Exception) -> str:
     if isinstance(e, ValueError): return "its name is not one that a file can have"
     return f"it cannot be read ({getattr(e, 'strerror', None) or e})"
 
+# %% ../../nbs/data/04_paths.ipynb #2c00b804
 @contextmanager
-def opened(path: str | os.PathLike):
+def opened(path: str | os.PathLike, buffering: int = -1): # 0: for one read at one place
     """`with opened(path) as f:` a file, as bytes. Raises `BadInput` for what is no file, or cannot be opened
     or read."""
     try:
         if what := special_file(path): raise BadInput(f"it is {what}, not a file")
-        with open(path, "rb") as f: yield f
+        with open(path, "rb", buffering) as f: yield f
     except (OSError, UnicodeError) as e: raise BadInput(os_reason(e)) from e
 
 # %% ../../nbs/data/04_paths.ipynb #5d6fff22
@@ -71,9 +75,8 @@ def path_inside(folder: str | os.PathLike, name: str) -> Path:
     path = Path(folder)/name
     try: real = os.path.realpath(path, strict=True)
     except (OSError, ValueError) as e: raise BadInput(os_reason(e)) from e
-    if not Path(real).is_relative_to(data_root(folder)):
-        raise BadInput("it lies outside the folder of the data")
-    return path
+    if Path(real).is_relative_to(data_root(folder)): return path
+    raise BadInput("it lies outside the folder of the data")
 
 # %% ../../nbs/data/04_paths.ipynb #5e5df387
 SYSTEM_FILES = ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "lost+found")
@@ -102,10 +105,11 @@ class Listing(NamedTuple):
         "A file or folder that was not."
         self.ignored.append(Ignored(escaped(name), why))
 
+# %% ../../nbs/data/04_paths.ipynb #7c6d3ee8
 class Walk:
     "Lists a folder: `Walk(folder).found`."
     def __init__(self, root: str | os.PathLike):
-        self.bounds, self.seen = data_root(root), {}
+        self.bounds, self.seen = data_root(root), {} # {(device, number): the folder that was listed first}
         self.found = Listing(Path(root), [], [], [])
         self.links: list[str] = [] # to folders: after all others
         todo = [""]
@@ -118,18 +122,20 @@ class Walk:
         "List one folder; gives the folders in it."
         path = os.path.join(self.found.root, below)
         try:
-            about = os.stat(path)
-            first = self.seen.setdefault((about.st_dev, about.st_ino), below)
-            if first != below:
-                self.found.ignore(below,
-                            f"a link to {escaped(first) or 'the folder itself'}, which is read already")
-                return []
+            if self.seen_before(below, os.stat(path)): return []
             with os.scandir(path) as entries: found = list(entries)
         except OSError as e:
             self.found.reject(below or ".", os_reason(e))
             return []
-        inner = (self.entry(below + e.name, e) for e in found)
+        inner = (self.entry(below + entry.name, entry) for entry in found)
         return [name for name in inner if name]
+
+    def seen_before(self, below: str, about: os.stat_result) -> bool:
+        "Was this folder listed under another name? Then it is ignored."
+        first = self.seen.setdefault((about.st_dev, about.st_ino), below)
+        if first == below: return False
+        self.found.ignore(below, f"a link to {escaped(first) or 'the folder itself'}, which is read already")
+        return True
 
     def entry(self, name: str, entry: os.DirEntry) -> str | None:
         "Find a place for one entry; gives a folder to go into."
@@ -147,8 +153,7 @@ class Walk:
             why = os_reason(e)
             return self.found.reject(name, "it is a link to what does not exist" if "not exist" in why else why)
         if not Path(real).is_relative_to(self.bounds):
-            return self.found.reject(name,
-                               "it is a link that leads out of the folder: copy it here, or give its folder")
+            return self.found.reject(name, "it is a link that leads out of the folder: copy it here, or give its folder")
         if os.path.isdir(real): return self.links.append(name + "/")
         if what := special_file(real): return self.found.ignore(name, what)
         self.found.names.append(name)
