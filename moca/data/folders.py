@@ -16,7 +16,7 @@ from .pages import (FRAMES, PdfPage, TiffPage, image_suffixes, more_frames, pdf_
                         unread_image)
 from .paths import opened, escaped
 from .rows import MAX_LINE, MapDataset, fingerprint, file_fingerprint
-from .tables import unpacked
+from .compressed import unpacked
 
 # %% auto #0
 __all__ = ['SIDECARS', 'PDF_PARTS', 'TEXTS', 'FILMS', 'suffix_of', 'sidecars', 'FolderFiles', 'not_read', 'read_text',

@@ -19,9 +19,10 @@ from tqdm.auto import tqdm
 from .account import Ignored
 from .errors import BadInput, MocaError
 from .files import atomic
-from .rows import ConcatDataset, MapDataset, ParquetRows
+from .parquet import ParquetRows
+from .rows import ConcatDataset, MapDataset
 from .sources import ROW, Source
-from .tables import cache_home
+from .compressed import cache_home
 
 # %% auto #0
 __all__ = ['HUB_CAP', 'PART_BYTES', 'GROUP_BYTES', 'hub_name', 'hub_cache_folder', 'read_state', 'write_part', 'shuffled',
@@ -45,7 +46,7 @@ def hub_cache_folder(source: Source) -> Path:
     title = re.sub(r"[^\w.-]+", "--", title).strip("-")[-80:]
     return Path(source.cache or cache_home()).expanduser()/f"{title}-{key}"
 
-# %% ../../nbs/data/15b_hub.ipynb #eff1c5fe
+# %% ../../nbs/data/15b_hub.ipynb #1d06b30c
 PART_BYTES, GROUP_BYTES = 256 * 2**20, 2 * 2**20 # of a file and of a row group of the cache
 
 def read_state(folder: Path) -> dict | None:
@@ -66,7 +67,7 @@ def write_part(path: Path, held: list[pa.Table]) -> None:
     rows = max(1, min(1024, GROUP_BYTES * len(table) // max(1, table.nbytes)))
     with atomic(path) as part: pq.write_table(table, part, row_group_size=rows)
 
-# %% ../../nbs/data/15b_hub.ipynb #91e90be2
+# %% ../../nbs/data/15b_hub.ipynb #c60473b4
 def shuffled(n: int, source: Source, purpose: str) -> np.ndarray: # [n] int64
     "The numbers below `n` in an order that the seed, the name of the source and the purpose decide."
     import torch # with moca.masking, the one thing here that needs it: a file is read without torch
@@ -101,7 +102,7 @@ def _why_closed(name: str, e: Exception) -> str:
     return (f"the data set {name} cannot be opened on the hub{offline}: {reason[:300]}; check its name, split and "
             "config and the network")
 
-# %% ../../nbs/data/15b_hub.ipynb #6204fa2a
+# %% ../../nbs/data/15b_hub.ipynb #da962c16
 def chosen_rows(stream, source: Source) -> np.ndarray | None:
     """The rows that random sampling takes, in order; None: all, until the cap is reached. Raises `BadInput`
     where the number of rows is unknown."""
@@ -164,7 +165,7 @@ class _Filling:
         self.held.clear()
         with atomic(self.folder/"state.json") as part: part.write_text(json.dumps(self.state, indent=1), "utf-8")
 
-# %% ../../nbs/data/15b_hub.ipynb #f2bf3a4b
+# %% ../../nbs/data/15b_hub.ipynb #33d0bc44
 def fill_cache(folder: Path, source: Source, progress: bool = False) -> None:
     """Take the rows of a hub data set into a cache, going on where it stopped. Raises `BadInput` if the stream
     breaks; what has arrived is kept."""

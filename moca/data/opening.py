@@ -18,8 +18,11 @@ from .folders import PDF_PARTS, TEXTS, FolderRows, not_read, sidecars, suffix_of
 from .pages import image_suffixes, unread_image
 from .paths import Listing, Walk, path_inside, escaped, os_reason, special_file, system_file
 from .rows import ConcatDataset, JsonRows, MapDataset, LineRows
-from .rows import ParquetRows
-from .tables import CsvRows, TsvRows, arrow_file, json_file, json_kind, gzip_reader, saved_dataset, unpacked
+from .parquet import ParquetRows
+from .tables import CsvRows, TsvRows
+from .compressed import gzip_reader, unpacked
+from .arrow import arrow_file, saved_dataset
+from .json_lists import json_file, json_kind
 
 # %% auto #0
 __all__ = ['SHARDS', 'TABLES', 'READERS', 'SPLITS', 'SUFFIXES', 'packed_away', 'open_table', 'first_rows', 'split_of',

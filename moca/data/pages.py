@@ -22,7 +22,7 @@ from PIL import Image
 from .images import FORMATS, MAX_PIXELS, ImageRef
 from .errors import BadInput
 from .pdf import HEAD, MAX_MEMORY
-from .rows import LruCache
+from .parquet import LruCache
 
 # %% auto #0
 __all__ = ['OTHER_IMAGES', 'FRAMES', 'MAX_FRAMES', 'PDF_SECONDS', 'DEADLY', 'ask_pdf', 'image_suffixes', 'unread_image',

@@ -16,7 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from tqdm.auto import tqdm
 from .account import Report
-from .documents import Document, content, missing, with_id
+from .content import exact_key
+from .documents import Document, missing, with_id
 from .errors import BadInput, printable
 from .hub import draw_rows, hub_name, hub_rows, shuffled
 from .images import ImageRef
@@ -74,7 +75,7 @@ def coco_rows(data: str) -> CocoRows | None:
         raise BadInput(f"{path.name}: {e}") from e
     return None if rows is None else CocoRows(path, rows)
 
-# %% ../../nbs/data/15c_reading.ipynb #ed0615d6
+# %% ../../nbs/data/15c_reading.ipynb #1ede8811
 def _capped(rows: MapDataset, source: Source) -> MapDataset:
     "As many rows as the cap allows, chosen by `sampling`, in their order."
     if source.cap is None or source.cap >= len(rows): return rows
@@ -123,7 +124,7 @@ def own_id(items: MapDataset, i: int) -> str:
         return ""
     return "" if missing(found) else str(found)
 
-# %% ../../nbs/data/15c_reading.ipynb #88d8fba8
+# %% ../../nbs/data/15c_reading.ipynb #92cddad3
 def second_id(id: str, items: MapDataset, i: int) -> str:
     "The id of item `i` where `id` was used before: with its place behind it."
     part, k = holder(items, i)
@@ -206,7 +207,7 @@ def measure_item(items: MapDataset, i: int, measure: Callable, # asked of the it
     except (OSError, UnicodeError, RecursionError) as e:
         return Measured(why=f"it cannot be read ({e or type(e).__name__})")
     is_own = item.id != items.where(i)
-    known = dict(id=digest64(item.id), content=digest64(content(item)) if is_own else 0,
+    known = dict(id=digest64(item.id), content=digest64(exact_key(item)) if is_own else 0,
                  second=digest64(second_id(item.id, items, i)) if is_own else 0, files=files_mark(item, whole))
     try:
         value = measure(item)
@@ -215,7 +216,7 @@ def measure_item(items: MapDataset, i: int, measure: Callable, # asked of the it
     frames = not is_repeat(items, i) and any(image.frames for image in images_of(item))
     return Measured(value, **known, frames=frames)
 
-# %% ../../nbs/data/15c_reading.ipynb #8c0cdfb3
+# %% ../../nbs/data/15c_reading.ipynb #b27d8b75
 CHUNK = 64 # items that a thread takes at a time
 
 def sources_of(items: MapDataset) -> list[Source]:
@@ -248,7 +249,7 @@ def _in_threads(run: Callable, starts: range, workers: int) -> Iterator:
             while len(waiting) > 2 * workers: yield waiting.pop(0).result()
         while waiting: yield waiting.pop(0).result()
 
-# %% ../../nbs/data/15c_reading.ipynb #8f30b264
+# %% ../../nbs/data/15c_reading.ipynb #0867ba76
 def marked_files(items: MapDataset, workers: int = 1) -> str:
     """The mark of all image files that items name, as `keep_valid` leaves it in the report: one pass over the
     rows, no image is opened."""
@@ -258,7 +259,7 @@ def _hex(total: int) -> str:
     "A sum of marks as text; empty if there is nothing to mark."
     return f"{total & MASK64:016x}" if total else ""
 
-# %% ../../nbs/data/15c_reading.ipynb #6bf2cdd9
+# %% ../../nbs/data/15c_reading.ipynb #3bb114da
 def find_repeats(digests: np.ndarray, of: np.ndarray) -> dict[int, int]: # [n] uint64, [n] bool
     "Items, of some, whose digest an earlier one has: {item: the first}."
     some = np.flatnonzero(of)
@@ -313,11 +314,11 @@ class _Pass:
         if i == first:
             return ("its id is used by another row, and so is the id that would tell them apart "
                     f"({second_id('...', self.items, i)})")
-        if self.contents[i] or content(self.items.make(i)) == content(self.items.make(first)):
+        if self.contents[i] or exact_key(self.items.make(i)) == exact_key(self.items.make(first)):
             return f"its id and its content are those of {self.items.where(first)}"
         return f"another row stands at {self.items.where(first)} too, and neither has an id of its own"
 
-# %% ../../nbs/data/15c_reading.ipynb #03c7bcb5
+# %% ../../nbs/data/15c_reading.ipynb #d9c9be41
 def _account(found: _Pass, good: MapDataset, second: np.ndarray, report: Report) -> None:
     "Write into the report what a pass found."
     items = found.items
