@@ -75,7 +75,7 @@ def coco_rows(data: str) -> CocoRows | None:
         raise BadInput(f"{path.name}: {e}") from e
     return None if rows is None else CocoRows(path, rows)
 
-# %% ../../nbs/data/15c_reading.ipynb #1ede8811
+# %% ../../nbs/data/15c_reading.ipynb #03440768
 def _capped(rows: MapDataset, source: Source) -> MapDataset:
     "As many rows as the cap allows, chosen by `sampling`, in their order."
     if source.cap is None or source.cap >= len(rows): return rows
@@ -124,7 +124,7 @@ def own_id(items: MapDataset, i: int) -> str:
         return ""
     return "" if missing(found) else str(found)
 
-# %% ../../nbs/data/15c_reading.ipynb #92cddad3
+# %% ../../nbs/data/15c_reading.ipynb #4c560a94
 def second_id(id: str, items: MapDataset, i: int) -> str:
     "The id of item `i` where `id` was used before: with its place behind it."
     part, k = holder(items, i)
@@ -216,7 +216,7 @@ def measure_item(items: MapDataset, i: int, measure: Callable, # asked of the it
     frames = not is_repeat(items, i) and any(image.frames for image in images_of(item))
     return Measured(value, **known, frames=frames)
 
-# %% ../../nbs/data/15c_reading.ipynb #b27d8b75
+# %% ../../nbs/data/15c_reading.ipynb #8e311ce4
 CHUNK = 64 # items that a thread takes at a time
 
 def sources_of(items: MapDataset) -> list[Source]:
@@ -249,7 +249,7 @@ def _in_threads(run: Callable, starts: range, workers: int) -> Iterator:
             while len(waiting) > 2 * workers: yield waiting.pop(0).result()
         while waiting: yield waiting.pop(0).result()
 
-# %% ../../nbs/data/15c_reading.ipynb #0867ba76
+# %% ../../nbs/data/15c_reading.ipynb #55705bd9
 def marked_files(items: MapDataset, workers: int = 1) -> str:
     """The mark of all image files that items name, as `keep_valid` leaves it in the report: one pass over the
     rows, no image is opened."""
@@ -259,7 +259,7 @@ def _hex(total: int) -> str:
     "A sum of marks as text; empty if there is nothing to mark."
     return f"{total & MASK64:016x}" if total else ""
 
-# %% ../../nbs/data/15c_reading.ipynb #3bb114da
+# %% ../../nbs/data/15c_reading.ipynb #f3a7c0fd
 def find_repeats(digests: np.ndarray, of: np.ndarray) -> dict[int, int]: # [n] uint64, [n] bool
     "Items, of some, whose digest an earlier one has: {item: the first}."
     some = np.flatnonzero(of)
@@ -318,7 +318,7 @@ class _Pass:
             return f"its id and its content are those of {self.items.where(first)}"
         return f"another row stands at {self.items.where(first)} too, and neither has an id of its own"
 
-# %% ../../nbs/data/15c_reading.ipynb #d9c9be41
+# %% ../../nbs/data/15c_reading.ipynb #bd3bc250
 def _account(found: _Pass, good: MapDataset, second: np.ndarray, report: Report) -> None:
     "Write into the report what a pass found."
     items = found.items
