@@ -6,6 +6,7 @@
 from __future__ import annotations
 import os
 from array import array
+from itertools import chain
 from pathlib import Path
 import numpy as np
 from .account import Ignored
@@ -42,7 +43,7 @@ def sidecars(names: list[str]) -> dict[str, list[str]]:
         if parts: found[name] = parts
     return found
 
-# %% ../../nbs/data/12_folders.ipynb #0db1c33f
+# %% ../../nbs/data/12_folders.ipynb #52dd86fb
 TEXTS = (*TEXT_SUFFIXES, *(f"{suffix}.gz" for suffix in TEXT_SUFFIXES))
 
 def why_ignored(suffix: str) -> str:
@@ -73,7 +74,7 @@ class FolderFiles(MapDataset):
         self.root, self.pdf, self.dpi, self.max_pixels = Path(root), pdf, dpi, max_pixels
         self.rejected, self.ignored = [], []
         self.beside = sidecars(names)
-        self.parts = [part for parts in self.beside.values() for part in parts]
+        self.parts = list(chain.from_iterable(self.beside.values()))
         self.names, self.pages = [], array("i") # page -1: the file is one row
         is_part = set(self.parts)
         for name in names:
@@ -117,7 +118,7 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as e:
         raise BadInput(f"it is not UTF-8 (byte {e.start})") from e
 
-# %% ../../nbs/data/12_folders.ipynb #153ec468
+# %% ../../nbs/data/12_folders.ipynb #6f6b629e
 FILMS = (".gif", ".webp", ".png", ".apng", ".avif", ".avifs") # may have frames behind the first
 
 class FolderRows(FolderFiles):

@@ -131,6 +131,7 @@ def _start_reader() -> subprocess.Popen:
     return subprocess.Popen(command, bufsize=0, start_new_session=True, stdin=subprocess.PIPE,
                             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env)
 
+# %% ../../nbs/data/10_pages.ipynb #f833bc0b
 class PdfReader:
     "The process that opens PDFs, seen from here: started, asked once, ended."
     def __init__(self):

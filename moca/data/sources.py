@@ -82,6 +82,7 @@ class Source:
         places = ("data", "image_root", "cache", "corpus", "verify_content")
         return fingerprint(*((k, v) for k, v in dataclasses.asdict(self).items() if k not in places))
 
+# %% ../../nbs/data/15a_sources.ipynb #fec405ba
 _field = re.compile(r"\{(\w+)\}") # a column in a template
 
 def _check_options(s: Source) -> None:
@@ -94,7 +95,7 @@ def _check_options(s: Source) -> None:
     if s.cap is not None and s.cap < 1: raise BadInput(f"option cap is {s.cap}: give 1 or more, or leave it out")
     if not 0 < s.weight < 1000: raise BadInput(f"option weight is {s.weight}: give a positive number")
 
-# %% ../../nbs/data/15a_sources.ipynb #c32ec6f0
+# %% ../../nbs/data/15a_sources.ipynb #2769a679
 def make_source(values: dict, name: str) -> Source:
     "A Source from the keys of a mixture file. Raises `BadInput` for an unknown one, with the nearest."
     known = [f.name for f in dataclasses.fields(Source)]
@@ -140,7 +141,7 @@ def _path_below(name: str, root: str | Path | None, home: Path | None) -> Path:
     if not there: raise BadInput(f"image {shown} does not exist: check the path, or give image_root")
     return path
 
-# %% ../../nbs/data/15a_sources.ipynb #08fa916a
+# %% ../../nbs/data/15a_sources.ipynb #5bb41991
 @lru_cache
 def image_loader(root: str | None, # the folder that image paths start from
                  max_pixels: int) -> Callable:
@@ -178,7 +179,7 @@ def rename_columns(row: dict, source: Source) -> dict:
     if source.template: out["text"] = _field.sub(lambda m: _in_template(row, m[1]), source.template)
     return out
 
-# %% ../../nbs/data/15a_sources.ipynb #116d7ac2
+# %% ../../nbs/data/15a_sources.ipynb #45aa76d7
 ROW = "_row" # the column in which the cache keeps where a row of the hub came from
 
 def _unread_columns(row: dict, columns: Columns, source: Source) -> list[str]:
@@ -189,7 +190,7 @@ def _unread_columns(row: dict, columns: Columns, source: Source) -> list[str]:
     given = row if source.columns or source.template else columns
     return [str(name) for name, value in given.items() if name not in used and not holds_nothing(value)]
 
-# %% ../../nbs/data/15a_sources.ipynb #9d70c30a
+# %% ../../nbs/data/15a_sources.ipynb #8fc4083d
 def prefixed_id(id: str, source: Source, copy: int = 0) -> str:
     "An id below the name of its source, with `~1` for a second time in an epoch."
     prefix = f"{source.name}/" if source.name else ""
@@ -200,7 +201,7 @@ def row_id(row: dict, where: str, source: Source, copy: int = 0) -> str:
     own = next((str(row[name]) for name in ("id", ROW) if not missing(row.get(name))), where)
     return prefixed_id(own, source, copy)
 
-# %% ../../nbs/data/15a_sources.ipynb #e9415618
+# %% ../../nbs/data/15a_sources.ipynb #34279980
 MOST_NOTES = 50 # different notes on the rows of a source
 MOST_NAMES = 20 # columns that a note names
 UNREAD = "columns that are not read"
