@@ -214,7 +214,8 @@ class TarRows(MapDataset):
         order = np.argsort(owner, kind="stable")
         self.starts = np.searchsorted(owner[order], np.arange(len(self.keys) + 1))
         self.kinds = np.frombuffer(index.kind, np.uint32)[order]
-        self.offsets, self.sizes = np.frombuffer(index.offset, np.int64)[order], np.frombuffer(index.size, np.int64)[order]
+        self.offsets = np.frombuffer(index.offset, np.int64)[order]
+        self.sizes = np.frombuffer(index.size, np.int64)[order]
 
     def __len__(self): return len(self.keys)
     def where(self, i): return f"{self.name}:{escaped(self.keys[i])}"

@@ -32,8 +32,8 @@ __all__ = ['HUB_CAP', 'PART_BYTES', 'GROUP_BYTES', 'hub_name', 'hub_cache_folder
 HUB_CAP = 500_000 # rows of a data set on the hub, where no cap is given (the paper's cap)
 
 def hub_name(data: str) -> str | None:
-    """The data set on the hub that a text names: `hub:owner/name` (or `hub:` and a local folder, to be read in
-    the same way); None if it names a file."""
+    """The data set on the hub that a text names: `hub:owner/name` (or `hub:` and a local folder, to be read
+    in the same way); None if it names a file."""
     return data[4:] if data.startswith("hub:") else None
 
 def hub_cache_folder(source: Source) -> Path:
@@ -99,8 +99,8 @@ def _why_closed(name: str, e: Exception) -> str:
     reason = next((line for line in str(e).splitlines() if line.strip()), type(e).__name__)
     is_offline = os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on")
     offline = " (HF_HUB_OFFLINE is set)" if is_offline else ""
-    return (f"the data set {name} cannot be opened on the hub{offline}: {reason[:300]}; check its name, split and "
-            "config and the network")
+    return (f"the data set {name} cannot be opened on the hub{offline}: {reason[:300]}; check its name, "
+            "split and config and the network")
 
 # %% ../../nbs/data/15b_hub.ipynb #da962c16
 def chosen_rows(stream, source: Source) -> np.ndarray | None:
@@ -109,8 +109,8 @@ def chosen_rows(stream, source: Source) -> np.ndarray | None:
     if source.sampling != "random" or source.cap is None: return None
     info = (stream.info.splits or {}).get(source.split or "train")
     if info is None or not info.num_examples:
-        raise BadInput(f"the data set {hub_name(source.data)} does not say how many rows it has, so none can be "
-                       "drawn at random: use sampling: shards, or first, in a mixture file")
+        raise BadInput(f"the data set {hub_name(source.data)} does not say how many rows it has, so none "
+                       "can be drawn at random: use sampling: shards, or first, in a mixture file")
     return draw_rows(info.num_examples, source)
 
 # %% ../../nbs/data/15b_hub.ipynb #a03bb4be
@@ -140,8 +140,9 @@ class _Filling:
     "A cache that is being filled."
     def __init__(self, folder: Path, source: Source):
         self.folder, self.held, self.place = folder, [], {}
-        self.state = read_state(folder) or dict(asked=dataclasses.asdict(source), revision=None, parts=[], rows=0,
-                                                shard=0, row=0, seen=0, stream=None, complete=False)
+        begin = dict(asked=dataclasses.asdict(source), revision=None, parts=[], rows=0,
+                     shard=0, row=0, seen=0, stream=None, complete=False)
+        self.state = read_state(folder) or begin
 
     @property
     def n_rows(self) -> int:
@@ -163,12 +164,13 @@ class _Filling:
         self.state["rows"] = self.n_rows
         self.state.update(self.place, **more)
         self.held.clear()
-        with atomic(self.folder/"state.json") as part: part.write_text(json.dumps(self.state, indent=1), "utf-8")
+        with atomic(self.folder/"state.json") as part:
+            part.write_text(json.dumps(self.state, indent=1), "utf-8")
 
 # %% ../../nbs/data/15b_hub.ipynb #33d0bc44
 def fill_cache(folder: Path, source: Source, progress: bool = False) -> None:
-    """Take the rows of a hub data set into a cache, going on where it stopped. Raises `BadInput` if the stream
-    breaks; what has arrived is kept."""
+    """Take the rows of a hub data set into a cache, going on where it stopped. Raises `BadInput` if the
+    stream breaks; what has arrived is kept."""
     filling = _Filling(folder, source)
     stream, filling.state["revision"] = hub_stream(source, filling.state["revision"])
     bar = tqdm(total=source.cap, initial=filling.n_rows, desc=f"{source.title} into {folder}", unit="row",
@@ -184,14 +186,14 @@ def fill_cache(folder: Path, source: Source, progress: bool = False) -> None:
         raise
     except Exception as e: # as many kinds as there are libraries below
         reason = str(e).strip().splitlines()[0] if str(e) else type(e).__name__
-        raise BadInput(f"the stream of {hub_name(source.data)} broke off ({reason}); {filling.state['rows']:,} rows "
-                       f"are kept in {folder}: start again to go on from there") from e
+        raise BadInput(f"the stream of {hub_name(source.data)} broke off ({reason}); "
+                       f"{filling.state['rows']:,} rows are kept in {folder}: start again to go on from there") from e
     filling.flush(complete=True)
 
 # %% ../../nbs/data/15b_hub.ipynb #f2dbaef6
 def hub_rows(source: Source, progress: bool = False) -> MapDataset:
-    """The rows of a data set on the hub, from the cache; fills it if need be. Raises `BadInput`, `MocaError` for
-    a full disk."""
+    """The rows of a data set on the hub, from the cache; fills it if need be. Raises `BadInput`, `MocaError`
+    for a full disk."""
     no_cap = source.cap is None
     source = dataclasses.replace(source, cap=source.cap or HUB_CAP, split=source.split or "train")
     folder = hub_cache_folder(source)
@@ -199,8 +201,8 @@ def hub_rows(source: Source, progress: bool = False) -> MapDataset:
     state = read_state(folder)
     rows = ConcatDataset([ParquetRows(folder/p, p) for p in state["parts"]])
     if len(rows) != state["rows"]:
-        raise BadInput(f"the cache {folder} holds {len(rows)} rows and should hold {state['rows']}: delete it and "
-                       "start again")
+        raise BadInput(f"the cache {folder} holds {len(rows)} rows and should hold {state['rows']}: delete "
+                       "it and start again")
     if no_cap and len(rows) == HUB_CAP:
         rest = f"what stands behind the first {HUB_CAP:,} rows of {hub_name(source.data)}"
         rows.ignored.append(Ignored(rest, "give a cap to read more"))

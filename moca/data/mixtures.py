@@ -41,7 +41,8 @@ def mixture_file(data: str) -> Path | None:
 def _load_yaml(path: Path) -> dict:
     "A mixture file as a dictionary with its `sources`, a dictionary. Raises `BadInput`."
     try:
-        if path.stat().st_size > 2**20: raise BadInput(f"{path} is larger than a megabyte: this is no mixture")
+        if path.stat().st_size > 2**20:
+            raise BadInput(f"{path} is larger than a megabyte: this is no mixture")
         found = yaml.safe_load(path.read_text("utf-8"))
     except OSError as e:
         raise BadInput(f"can't read the mixture {path}: {e.strerror}") from e
@@ -49,8 +50,8 @@ def _load_yaml(path: Path) -> dict:
         raise BadInput(f"the mixture {path.name} is not YAML: {str(e).splitlines()[0]}") from e
     sources = found.get("sources", {}) if isinstance(found, dict) else None
     if not isinstance(sources, dict):
-        raise BadInput(f"the mixture {path.name} holds no sources: write `sources:` and below it `name: {{data: ...}}` "
-                       "lines")
+        raise BadInput(f"the mixture {path.name} holds no sources: write `sources:` and below it `name: "
+                       "{data: ...}` lines")
     found["sources"] = sources
     return found
 
@@ -65,7 +66,8 @@ def _read_source(source, name: str, path: Path) -> dict | None: # path: of the m
     if isinstance(source, str): source = {"data": source}
     if source is None: return None
     if not isinstance(source, dict):
-        raise BadInput(f"source {name} of {path.name} is a {type(source).__name__}: give a path, or {{data: ...}}")
+        raise BadInput(f"source {name} of {path.name} is a {type(source).__name__}: give a path, or "
+                       f"{{data: ...}}")
     if isinstance(source.get("data"), str): source["written"] = source["data"]
     for key in ("data", "image_root", "corpus", "cache"):
         if isinstance(source.get(key), str): source[key] = _resolve(source[key], path.parent, key)
@@ -117,7 +119,7 @@ class Mixture:
         return "\n".join(lines)
 
 # %% ../../nbs/data/16_mixtures.ipynb #28f73621
-def load_mixture(data: str | Path, # a mixture file, one of moca's own by name, a path, `hub:owner/name`, or a source on one line
+def load_mixture(data: str | Path, # a mixture file or one of moca's by name, a path, a hub: name, a source on a line
                  kind: str = "documents", # or pairs
                  options: dict | None = None # fields of a Source, for every source
                  ) -> Mixture:
@@ -155,7 +157,10 @@ def repeats(weight: float) -> list[float]:
     whole = int(weight)
     return [1.0] * whole + ([weight - whole] if weight > whole else [])
 
-def draw_share(part: MapDataset, n: int, share: float, seed: int, epoch: int) -> np.ndarray: # [round(share * n)] int64, ascending
+def draw_share(part: MapDataset, # Documents or Pairs of one source
+               n: int, # of its rows
+               share: float, # that an epoch holds
+               seed: int, epoch: int) -> np.ndarray: # [round(share * n)] int64, ascending
     "The rows of one part that an epoch holds."
     if share >= 1: return np.arange(n)
     import torch # with moca.masking, the one thing here that needs it: a mixture is read without torch
@@ -174,8 +179,8 @@ class MixedDataset(ConcatDataset):
         self.shares, self._signature = list(shares), None
         for part, share in zip(self.parts, self.shares):
             if getattr(part, "copy", 0) or not len(part) or round(share * len(part)): continue
-            raise BadInput(f"source {part.source.title}: an epoch with weight {share:g} of its {len(part):,} rows holds none "
-                           f"of them: give a weight of {1 / len(part):.1g} or more, or leave the source out")
+            raise BadInput(f"source {part.source.title}: an epoch with weight {share:g} of its "
+                           f"{len(part):,} rows holds none of them: give a weight of {1 / len(part):.1g} or more, or leave the source out")
 
     def draw(self, seed, epoch):
         out, start = [np.arange(0)], 0

@@ -142,10 +142,11 @@ class FolderKinds:
         for name in names:
             suffix = suffix_of(name)
             if suffix in SHARDS: self.shards.append(name)
-            elif suffix in READERS and name not in beside and _is_table(root/name, suffix): self.tables.append(name)
+            elif _may_be_table(suffix, name in beside) and _is_table(root/name, suffix): self.tables.append(name)
             elif suffix in image_suffixes() or suffix == ".pdf": self.images.append(name)
             elif suffix in TEXTS: self.others.append(name)
-            elif why := _why_packed(suffix) or unread_image(suffix): self.rejected.append((escaped(name), why))
+            elif why := _why_packed(suffix) or unread_image(suffix):
+                self.rejected.append((escaped(name), why))
             else: self.others.append(name)
 
 def _parts_of_images(names: list[str]) -> list[str]:
@@ -153,6 +154,9 @@ def _parts_of_images(names: list[str]) -> list[str]:
     found = []
     for files in sidecars(names).values(): found += files
     return found
+
+def _may_be_table(suffix: str, is_beside: bool) -> bool: # is_beside: the file lies beside an image
+    return suffix in READERS and not is_beside
 
 def _is_table(path: Path, suffix: str) -> bool:
     "Is a file that may be a table one? A .json file may be anything."
@@ -182,8 +186,8 @@ def _ambiguous(tables: list[str], images: list[str], path: str) -> str:
     what = "images" if any(suffix_of(name) != ".pdf" for name in images) else "PDFs"
     deep = "**/" * any("/" in name for name in images)
     suffix = os.path.splitext(images[0])[1]
-    return (f"{path} holds {_several(images, what)} and {_several(tables, 'tables')}, which names none of them: name one "
-            f"of the two, {path}/{escaped(tables[0], 80)} or {path}/{deep}*{suffix}")
+    return (f"{path} holds {_several(images, what)} and {_several(tables, 'tables')}, which names none of "
+            f"them: name one of the two, {path}/{escaped(tables[0], 80)} or {path}/{deep}*{suffix}")
 
 def _several(names: list[str], what: str) -> str:
     "A file by its name, or so many of them."
@@ -204,7 +208,8 @@ def open_tables(root: Path, kinds: FolderKinds, path: str, split: str | None) ->
     rows = ConcatDataset([tables[name] for name in chosen])
     rows.rejected += rejected
     for name in chosen:
-        if not len(tables[name]) and not tables[name].rejected: ignored.append(Ignored(escaped(name), "it has no rows"))
+        if not len(tables[name]) and not tables[name].rejected:
+            ignored.append(Ignored(escaped(name), "it has no rows"))
     rows.ignored += ignored
     for name, why in _left_over(kinds, tables, chosen, named).items():
         rows.ignored.append(Ignored(escaped(name), why))
@@ -300,8 +305,8 @@ def open_file(path: Path, loose: Callable) -> ConcatDataset: # loose(root, names
     if suffix in READERS: return ConcatDataset([open_table(path.parent, name)])
     if suffix in (*TEXTS, ".pdf", *image_suffixes()): return ConcatDataset(loose(path.parent, [name]))
     if why := _why_packed(suffix) or unread_image(suffix): raise BadInput(f"{escaped(name, 80)}: {why}")
-    raise BadInput(f"{escaped(name, 80)} has an unknown suffix: give a {', '.join((*READERS, *TEXTS))} or .pdf file, an "
-                   "image, a folder, or the name of a data set or mixture")
+    raise BadInput(f"{escaped(name, 80)} has an unknown suffix: give a {', '.join((*READERS, *TEXTS))} or "
+                   ".pdf file, an image, a folder, or the name of a data set or mixture")
 
 def open_rows(path: str | Path, # a file, a folder, a pattern, or a folder that `save_to_disk` wrote
               split: str | None = None, # where there are several; None: train if there is one; all: every one

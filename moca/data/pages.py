@@ -29,8 +29,8 @@ __all__ = ['OTHER_IMAGES', 'FRAMES', 'MAX_FRAMES', 'PDF_SECONDS', 'DEADLY', 'ask
            'more_frames', 'open_tiff', 'tiff_pages', 'TiffPage', 'PdfReader', 'PdfProcess', 'PdfPage', 'pdf_pages']
 
 # %% ../../nbs/data/10_pages.ipynb #f10c5ce4
-OTHER_IMAGES = (".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".jpx", ".psd", ".svg", ".ico", ".tga", ".eps", ".dng",
-                ".cr2", ".cr3", ".nef", ".arw", ".raw", ".avif", ".webp", ".ppm")
+OTHER_IMAGES = (".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".jpx", ".psd", ".svg", ".ico", ".tga",
+                ".eps", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw", ".avif", ".webp", ".ppm")
 
 @lru_cache
 def image_suffixes() -> tuple[str, ...]:
@@ -191,7 +191,8 @@ class PdfProcess(PdfReader):
                 self.died(path, f"it takes longer than {PDF_SECONDS:.0f} seconds")
             except (EOFError, OSError):
                 if self.n_asked <= 1:
-                    self.died(path, f"reading it needs more than {MAX_MEMORY:,} bytes of memory, or ends PDFium")
+                    self.died(path,
+                              f"reading it needs more than {MAX_MEMORY:,} bytes of memory, or ends PDFium")
                 self.stop()
                 return self(do, path, **question)
             except BaseException: # Ctrl-C: the answer would be taken for the next one's
@@ -238,8 +239,8 @@ class PdfPage:
         points = self.ask("size")[0]["size"]
         size = tuple(-int(-x * self.dpi / 72 // 1) for x in points) # rounded up, as PDFium does
         if size[0] * size[1] > max_pixels:
-            raise BadInput(f"page {self.page + 1} has {size[0]} x {size[1]} pixels at {self.dpi} dots an inch, more than "
-                           f"the limit of {max_pixels:,}")
+            raise BadInput(f"page {self.page + 1} has {size[0]} x {size[1]} pixels at {self.dpi} dots an "
+                           f"inch, more than the limit of {max_pixels:,}")
         return ImageRef.of(self, f"{name}@{self.dpi}", size=size)
 
 def pdf_pages(path: Path) -> int:

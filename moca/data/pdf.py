@@ -70,7 +70,8 @@ def answer(pdfs: OpenPdfs, do: str, path: str, page: int = 0, scale: float = 1.0
         if not len(document): raise RefusedPdf("it has no pages")
         if len(document) > MAX_PAGES: raise RefusedPdf(f"it has {len(document):,} pages")
         return dict(count=len(document)), b""
-    if do == "size": return dict(size=document.get_page_size(page)), b"" # what is on the page is not looked at
+    if do == "size":
+        return dict(size=document.get_page_size(page)), b"" # what is on the page is not looked at
     found = document[page]
     try:
         return page_text(found) if do == "text" else page_pixels(found, scale)

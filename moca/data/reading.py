@@ -34,7 +34,8 @@ __all__ = ['COCO_BYTES', 'MASK64', 'CHUNK', 'check_exists', 'CocoRows', 'coco_ro
            'keep_valid', 'read_documents']
 
 # %% ../../nbs/data/15c_reading.ipynb #b6c2b651
-def check_exists(data: str, written: str | None = None) -> None: # written: before it was made a path; None: `data`
+def check_exists(data: str,
+                 written: str | None = None) -> None: # written: before it was made a path; None: `data`
     "Raises `BadInput` for a path where nothing is, and says how a data set of the hub is named."
     name = written or data
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or Path(data).exists(): return
@@ -80,7 +81,8 @@ def _capped(rows: MapDataset, source: Source) -> MapDataset:
     "As many rows as the cap allows, chosen by `sampling`, in their order."
     if source.cap is None or source.cap >= len(rows): return rows
     if source.sampling == "random": return Subset(rows, draw_rows(len(rows), source))
-    if source.sampling == "first" or not isinstance(rows, ConcatDataset): return Subset(rows, np.arange(source.cap))
+    if source.sampling == "first" or not isinstance(rows, ConcatDataset):
+        return Subset(rows, np.arange(source.cap))
     starts = [0, *rows.ends]
     order = shuffled(len(rows.parts), source, "shards").tolist()
     chosen = np.concatenate([np.arange(starts[k], starts[k + 1]) for k in order])[:source.cap]
@@ -208,7 +210,8 @@ def measure_item(items: MapDataset, i: int, measure: Callable, # asked of the it
         return Measured(why=f"it cannot be read ({e or type(e).__name__})")
     is_own = item.id != items.where(i)
     known = dict(id=digest64(item.id), content=digest64(exact_key(item)) if is_own else 0,
-                 second=digest64(second_id(item.id, items, i)) if is_own else 0, files=files_mark(item, whole))
+                 second=digest64(second_id(item.id, items, i)) if is_own else 0,
+                 files=files_mark(item, whole))
     try:
         value = measure(item)
     except BadInput as e:
@@ -349,7 +352,7 @@ def keep_valid(items: MapDataset, report: Report, # that the others go to
 
 # %% ../../nbs/data/15c_reading.ipynb #feebdabf
 def read_documents(path: str | Path, # a file, a folder, a pattern, or a data set on the hub
-                   image_root: str | Path | None = None, # folder of the image paths; None: the folder of the file
+                   image_root: str | Path | None = None, # folder of the image paths; None: that of the file
                    verify: bool = False, # decode every image once, and reject the rows of those that fail
                    workers: int = 1, # threads
                    progress: bool = False,
@@ -358,7 +361,8 @@ def read_documents(path: str | Path, # a file, a folder, a pattern, or a data se
     """The Documents at a path, in any [layout](08_layouts.ipynb), those that can be used, and a Report of
     everything else.
 
-    Raises `BadInput` if there is nothing at `path`, if it is of an unknown kind, or if every row was rejected."""
+    Raises `BadInput` if there is nothing at `path`, if it is of an unknown kind,
+    or if every row was rejected."""
     root = None if image_root is None else str(image_root)
     source = Source(str(path), image_root=root, **options)
     report = Report(source.title)

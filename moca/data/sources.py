@@ -51,7 +51,7 @@ class Source:
     sampling: str = "random" # how a cap chooses: one of SAMPLING
     seed: int = 0 # of that choice
     weight: float = 1.0 # how often an epoch goes through the rows; 0.5: half of them, others each time
-    columns: dict = field(default_factory=dict) # our name: theirs, and no others are read; empty: told by the layout
+    columns: dict = field(default_factory=dict) # our name: theirs; no others are read; empty: told by the layout
     template: str = "" # the text, made of columns: "{question} {answer}"
     lines: bool = False # a text file is a Document a line, not one Document
     instruction: str = "" # put into the Document, or into the query of a Pair
@@ -89,10 +89,12 @@ def _check_options(s: Source) -> None:
     "Raises `BadInput` for options that no row could satisfy."
     braces = _field.sub("", s.template)
     if "{" in braces or "}" in braces:
-        raise BadInput(f"option template is {printable(s.template)!r}: write columns as {{name}}, with both braces")
+        raise BadInput(f"option template is {printable(s.template)!r}: write columns as {{name}}, with both "
+                       "braces")
     if s.sampling not in SAMPLING:
         raise BadInput(f"option sampling is {s.sampling!r}: use one of {', '.join(SAMPLING)}")
-    if s.cap is not None and s.cap < 1: raise BadInput(f"option cap is {s.cap}: give 1 or more, or leave it out")
+    if s.cap is not None and s.cap < 1:
+        raise BadInput(f"option cap is {s.cap}: give 1 or more, or leave it out")
     if not 0 < s.weight < 1000: raise BadInput(f"option weight is {s.weight}: give a positive number")
 
 # %% ../../nbs/data/15a_sources.ipynb #2769a679
@@ -124,7 +126,8 @@ def inline_source(data: str) -> dict | None:
 
 # %% ../../nbs/data/15a_sources.ipynb #9bc31719
 def _path_below(name: str, root: str | Path | None, home: Path | None) -> Path:
-    "The file that a row names. Raises `BadInput` for one that is not there, or not in the folder of the data."
+    """The file that a row names. Raises `BadInput` for one that is not there, or not in the folder of
+    the data."""
     shown = printable(name)
     if ADDRESS.match(name): raise BadInput(f"image {shown} is an address: nothing is fetched, give a path")
     if root is None: raise BadInput(f"image {shown} is a path, and its row is in no folder: give image_root")
