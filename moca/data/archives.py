@@ -18,7 +18,7 @@ from .rows import MAX_LINE, MapDataset, file_fingerprint, fingerprint, json_obje
 
 # %% auto #0
 __all__ = ['TEXT_SUFFIXES', 'MAX_MEMBER', 'numbers_last', 'sample', 'why_unsafe', 'PackedStrings', 'TarIndex', 'read_headers',
-           'TarRows']
+           'TarSamples', 'TarRows']
 
 # %% ../../nbs/data/11_archives.ipynb #a3d6ce16
 TEXT_SUFFIXES = (".txt", ".md")
@@ -50,6 +50,7 @@ def _add_column(row: dict, key: str, value, what: str) -> None:
     elif value not in (None, row[key]):
         raise BadInput(f"{what} gives another {key} than the rest of the sample")
 
+# %% ../../nbs/data/11_archives.ipynb #b9156c80
 def _drop_own_image(row: dict, key: str) -> None:
     """Take the image that a .json names out of the row if it is the sample's own. Raises `BadInput` if it is
     another."""
@@ -179,6 +180,7 @@ def _read_members(f, index: TarIndex, name: str) -> int:
             else: index.add(member)
     return end
 
+# %% ../../nbs/data/11_archives.ipynb #08b228b2
 def read_headers(path: Path, name: str, last_dot: bool = False) -> TarIndex: # name: for messages
     "Go through the headers once. What cannot be read on from some place is rejected from there."
     index, broken, more = TarIndex(last_dot), None, False
@@ -198,11 +200,8 @@ def read_headers(path: Path, name: str, last_dot: bool = False) -> TarIndex: # n
     return index
 
 # %% ../../nbs/data/11_archives.ipynb #de377864
-@reader(".tar", shards=True)
-class TarRows(MapDataset):
-    """The samples of a tar shard: `text`, `image` or `images`, what their .json holds, and other members by
-    their suffix."""
-    own_images = True
+class TarSamples(MapDataset):
+    "The samples of a tar shard as bytes: `samples.read(i)`."
     def __init__(self, path: Path, name: str, home: Path | None = None): # name: for messages
         self.path, self.name = Path(path), escaped(name)
         index = read_headers(self.path, self.name)
@@ -234,6 +233,12 @@ class TarRows(MapDataset):
                 if len(data[suffix]) < self.sizes[m]: raise BadInput(f"its member .{suffix} is cut off")
         return data
 
+# %% ../../nbs/data/11_archives.ipynb #f39ca7a6
+@reader(".tar", shards=True)
+class TarRows(TarSamples):
+    """The samples of a tar shard: `text`, `image` or `images`, what their .json holds, and other members by
+    their suffix."""
+    own_images = True
     def make(self, i) -> dict:
         members = self.read(i)
         row, suffixes = sample(members, self.keys[i].rpartition("/")[2])

@@ -32,7 +32,7 @@ def caption_to_picture_task(corpus: CorpusImages, split: str) -> Task:
                 candidates=[image_document(corpus, row) for row in rows], relevant=relevant,
                 note="Finds pictures of a concept that training has not shown, from its name and tags.")
 
-# %% ../../nbs/data/18d_corpus.ipynb #7778a17f
+# %% ../../nbs/data/18d_corpus.ipynb #84bb360d
 def picture_to_caption_task(corpus: CorpusImages, split: str) -> Task:
     "Every image of the split against every caption."
     rows, of_caption = unique_images(corpus, split), defaultdict(list)
@@ -63,7 +63,7 @@ def emoji_other_style_task(corpus: CorpusImages, split: str) -> Task:
                 candidates=[image_document(corpus, row) for row in fluent], relevant=relevant,
                 note="Finds an emoji drawn in another style: what a picture shows, not how it is painted.")
 
-# %% ../../nbs/data/18d_corpus.ipynb #81d8ed5c
+# %% ../../nbs/data/18d_corpus.ipynb #d1f3fe92
 class _Index(dict):
     "Candidates without repetition: `index[document]` is its place."
     def __missing__(self, document: Document) -> int:
@@ -105,7 +105,7 @@ def scene_question_task(corpus: CorpusImages, split: str) -> Task:
                 note="Answers a question about a composed scene: how many, what colour, what is where, where "
                      "is what.")
 
-# %% ../../nbs/data/18d_corpus.ipynb #7cbd4b01
+# %% ../../nbs/data/18d_corpus.ipynb #e0c1dd4c
 def scene_grounding_task(corpus: CorpusImages, split: str) -> Task:
     "One thing a scene, against all pieces of its scene and pieces of others with its background, ten in all."
     scenes, index = corpus.rows("scenes", split), _Index()
@@ -148,7 +148,7 @@ def title_to_page_task(corpus: CorpusImages, split: str) -> Task:
                 note="Finds the image of a page by its title, among pages of documents that training has not "
                      "shown.")
 
-# %% ../../nbs/data/18d_corpus.ipynb #b522f2b9
+# %% ../../nbs/data/18d_corpus.ipynb #fe751f92
 def word_to_gloss_task(corpus: CorpusImages, split: str) -> Task:
     "Words against definitions, without those that another split holds word for word."
     elsewhere = {row["definition"] for row in corpus.rows("glosses") if row["split"] != split}
@@ -165,7 +165,7 @@ def word_to_gloss_task(corpus: CorpusImages, split: str) -> Task:
     return Task("word_to_gloss", "text", "recall@10", queries=queries, candidates=list(index),
                 relevant=relevant, note="Finds the definition of a word that training has not defined.")
 
-# %% ../../nbs/data/18d_corpus.ipynb #0f695831
+# %% ../../nbs/data/18d_corpus.ipynb #0da161a4
 def label_translation_task(corpus: CorpusImages, split: str) -> Task:
     "English names against the names in four languages, mixed."
     index = _Index()
@@ -179,7 +179,7 @@ def label_translation_task(corpus: CorpusImages, split: str) -> Task:
                 note="Finds the German, French, Spanish or Italian name of a thing among the names of all "
                      "things in all four languages.")
 
-# %% ../../nbs/data/18d_corpus.ipynb #d81b8c5c
+# %% ../../nbs/data/18d_corpus.ipynb #99ff2471
 TASKS = dict( # task: (corpus, split) -> a Task
     picture_category=picture_category_task, scene_question=scene_question_task,
     caption_to_picture=caption_to_picture_task, picture_to_caption=picture_to_caption_task,
@@ -187,7 +187,7 @@ TASKS = dict( # task: (corpus, split) -> a Task
     title_to_page=title_to_page_task, word_to_gloss=word_to_gloss_task,
     label_translation=label_translation_task)
 
-# %% ../../nbs/data/18d_corpus.ipynb #c1b150ed
+# %% ../../nbs/data/18d_corpus.ipynb #e7b8c231
 class Corpus(CorpusImages):
     """Six parts, read when they are needed; from them Documents, Pairs and Tasks. Raises `BadInput` for
     missing or damaged files."""

@@ -32,6 +32,7 @@ def suffix_of(name: str) -> str:
     if suffix not in (".gz", ".bz2", ".xz", ".zst", ".lz4"): return suffix
     return os.path.splitext(stem)[1] + suffix
 
+# %% ../../nbs/data/12_folders.ipynb #87dfcef4
 def sidecars(names: list[str]) -> dict[str, list[str]]:
     "The files that belong to each image that has some."
     by_stem, found = {}, {}
@@ -53,6 +54,7 @@ def why_ignored(suffix: str) -> str:
     if suffix == ".json": return "neither a table nor beside an image"
     return f"of a kind that is not read ({suffix})" if suffix else "of no kind that is read"
 
+# %% ../../nbs/data/12_folders.ipynb #ab61e213
 def _pages_of(root: Path, name: str) -> list[int]:
     "The rows that a file makes: `[-1]` for one, or its pages. Raises `BadInput`."
     suffix = suffix_of(name)

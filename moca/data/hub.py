@@ -36,6 +36,7 @@ def hub_name(data: str) -> str | None:
     in the same way); None if it names a file."""
     return data[4:] if data.startswith("hub:") else None
 
+# %% ../../nbs/data/15b_hub.ipynb #89255ec0
 def hub_cache_folder(source: Source) -> Path:
     "Where the rows of a hub data set are kept: below `cache`, else `$MOCA_CACHE`, else `~/.cache/moca`."
     asked = {k: getattr(source, k) for k in ("config", "split", "revision", "cap", "sampling")}
@@ -61,6 +62,7 @@ def read_state(folder: Path) -> dict | None:
     if missing: raise BadInput(f"the cache {folder} lacks {missing[0]}: delete it and start again")
     return state
 
+# %% ../../nbs/data/15b_hub.ipynb #faf4f8d8
 def write_part(path: Path, held: list[pa.Table]) -> None:
     "Some tables as one Parquet file of small row groups, atomically."
     table = pa.concat_tables(held)
@@ -187,7 +189,8 @@ def fill_cache(folder: Path, source: Source, progress: bool = False) -> None:
     except Exception as e: # as many kinds as there are libraries below
         reason = str(e).strip().splitlines()[0] if str(e) else type(e).__name__
         raise BadInput(f"the stream of {hub_name(source.data)} broke off ({reason}); "
-                       f"{filling.state['rows']:,} rows are kept in {folder}: start again to go on from there") from e
+                       f"{filling.state['rows']:,} rows are kept in {folder}: start again to go on from "
+                       "there") from e
     filling.flush(complete=True)
 
 # %% ../../nbs/data/15b_hub.ipynb #f2dbaef6

@@ -73,6 +73,7 @@ def _read_source(source, name: str, path: Path) -> dict | None: # path: of the m
         if isinstance(source.get(key), str): source[key] = _resolve(source[key], path.parent, key)
     return source
 
+# %% ../../nbs/data/16_mixtures.ipynb #be800463
 def read_mixture(path: Path, within: tuple = ()) -> dict:
     "What a mixture file says, with its base. Raises `BadInput`."
     if path.resolve() in within: raise BadInput(f"the mixture {path.name} is its own base")
@@ -119,7 +120,7 @@ class Mixture:
         return "\n".join(lines)
 
 # %% ../../nbs/data/16_mixtures.ipynb #28f73621
-def load_mixture(data: str | Path, # a mixture file or one of moca's by name, a path, a hub: name, a source on a line
+def load_mixture(data: str | Path, # a mixture file or name, a path, a hub: name, or a source on one line
                  kind: str = "documents", # or pairs
                  options: dict | None = None # fields of a Source, for every source
                  ) -> Mixture:
@@ -132,6 +133,7 @@ def load_mixture(data: str | Path, # a mixture file or one of moca's by name, a 
     source = make_source(source | options, printable(data))
     return Mixture(source.title, kind, [source])
 
+# %% ../../nbs/data/16_mixtures.ipynb #8e9a1d6d
 def _of_file(path: Path, kind: str, options: dict) -> Mixture:
     "The Mixture of a file. Raises `BadInput`."
     found = read_mixture(path)
@@ -157,6 +159,7 @@ def repeats(weight: float) -> list[float]:
     whole = int(weight)
     return [1.0] * whole + ([weight - whole] if weight > whole else [])
 
+# %% ../../nbs/data/16_mixtures.ipynb #2831f4ab
 def draw_share(part: MapDataset, # Documents or Pairs of one source
                n: int, # of its rows
                share: float, # that an epoch holds
@@ -180,7 +183,8 @@ class MixedDataset(ConcatDataset):
         for part, share in zip(self.parts, self.shares):
             if getattr(part, "copy", 0) or not len(part) or round(share * len(part)): continue
             raise BadInput(f"source {part.source.title}: an epoch with weight {share:g} of its "
-                           f"{len(part):,} rows holds none of them: give a weight of {1 / len(part):.1g} or more, or leave the source out")
+                           f"{len(part):,} rows holds none of them: give a weight of {1 / len(part):.1g} or "
+                           "more, or leave the source out")
 
     def draw(self, seed, epoch):
         out, start = [np.arange(0)], 0
@@ -205,6 +209,7 @@ def open_mixture(mixture: Mixture, make: type, progress: bool = False) -> MixedD
         shares += found
     return MixedDataset(parts, shares)
 
+# %% ../../nbs/data/16_mixtures.ipynb #bbfb9b67
 def rows_by_source(items: MixedDataset) -> dict[str, int]:
     "The rows of each source, for `Mixture.table`."
     return {part.source.title: len(part) for part in items.parts}
@@ -240,6 +245,7 @@ def open_documents(data: str | Path, # as `load_mixture`
         report.raise_if_empty()
     return docs, report
 
+# %% ../../nbs/data/16_mixtures.ipynb #714db7c9
 def load_documents(data: str | Path, # as `load_mixture`
                    verify: bool = False, # decode every image once, and reject the rows of those that fail
                    workers: int = 1, # threads

@@ -99,6 +99,7 @@ def texts_in(value) -> Iterator[str]:
     if isinstance(value, (list, tuple)):
         for inner in value: yield from texts_in(inner)
 
+# %% ../../nbs/data/13_opening.ipynb #b2a412ae
 def _texts_of(rows: MapDataset) -> Iterator[str]:
     "All texts in the rows of a table; those of rows that cannot be read are left out."
     if isinstance(rows, ParquetRows): yield from _parquet_texts(rows)
@@ -142,7 +143,8 @@ class FolderKinds:
         for name in names:
             suffix = suffix_of(name)
             if suffix in SHARDS: self.shards.append(name)
-            elif _may_be_table(suffix, name in beside) and _is_table(root/name, suffix): self.tables.append(name)
+            elif _may_be_table(suffix, name in beside) and _is_table(root/name, suffix):
+                self.tables.append(name)
             elif suffix in image_suffixes() or suffix == ".pdf": self.images.append(name)
             elif suffix in TEXTS: self.others.append(name)
             elif why := _why_packed(suffix) or unread_image(suffix):
@@ -181,6 +183,7 @@ def choose_tables(tables: dict[str, MapDataset], # by name
     chosen = [name for name in tables if name in about_images]
     return chosen, set().union(*(named[name] for name in chosen))
 
+# %% ../../nbs/data/13_opening.ipynb #4363cd8f
 def _ambiguous(tables: list[str], images: list[str], path: str) -> str:
     "What to tell of a folder that could be read in two ways."
     what = "images" if any(suffix_of(name) != ".pdf" for name in images) else "PDFs"
@@ -215,6 +218,7 @@ def open_tables(root: Path, kinds: FolderKinds, path: str, split: str | None) ->
         rows.ignored.append(Ignored(escaped(name), why))
     return rows
 
+# %% ../../nbs/data/13_opening.ipynb #dfe1d0d0
 def _left_over(kinds: FolderKinds, tables: dict, chosen: list[str], named: set[str]) -> dict[str, str]:
     "Why files of a folder are in no row, when its tables are the data."
     why = {}
@@ -245,6 +249,7 @@ def _loose_rows(root: Path, names: list[str], lines: bool = False,
             rows.rejected.append((escaped(name), str(e)))
     return found
 
+# %% ../../nbs/data/13_opening.ipynb #66bfc4fa
 def open_folder(found: Listing, path: str, split: str | None,
                 loose: Callable) -> MapDataset: # loose(root, names) -> rows of files without a table
     "The rows of the files below a folder. Raises `BadInput`."
@@ -284,6 +289,7 @@ def _add_match(found: Listing, name: str) -> None:
     if why: found.ignore(name, why)
     else: found.names.append(name)
 
+# %% ../../nbs/data/13_opening.ipynb #6b7dc6b0
 def files_at(path: str) -> Listing | None:
     "The files below a folder, or that a pattern matches; None if the path is a file. Raises `BadInput`."
     if os.path.isdir(path): return Walk(path).found
@@ -308,6 +314,7 @@ def open_file(path: Path, loose: Callable) -> ConcatDataset: # loose(root, names
     raise BadInput(f"{escaped(name, 80)} has an unknown suffix: give a {', '.join((*READERS, *TEXTS))} or "
                    ".pdf file, an image, a folder, or the name of a data set or mixture")
 
+# %% ../../nbs/data/13_opening.ipynb #7dcb4fe7
 def open_rows(path: str | Path, # a file, a folder, a pattern, or a folder that `save_to_disk` wrote
               split: str | None = None, # where there are several; None: train if there is one; all: every one
               pdf: str = "image+text", # one of PDF_PARTS

@@ -69,6 +69,7 @@ def open_tiff(path: Path) -> Image.Image:
     key = str(path), about.st_mtime_ns, about.st_size, os.getpid() # processes must not share a file's place
     return _tiffs(key, lambda: (Image.open(path, formats=["TIFF"]), 1))
 
+# %% ../../nbs/data/10_pages.ipynb #439a1d2c
 def tiff_pages(path: Path) -> list[int]:
     """Which frames of a TIFF are pages; one page or none for what is no TIFF of several. Raises `BadInput`
     for too many."""
@@ -243,6 +244,7 @@ class PdfPage:
                            f"inch, more than the limit of {max_pixels:,}")
         return ImageRef.of(self, f"{name}@{self.dpi}", size=size)
 
+# %% ../../nbs/data/10_pages.ipynb #1278a5ef
 def pdf_pages(path: Path) -> int:
     "The number of pages of a PDF. Raises `BadInput` if it is broken, encrypted or empty."
     return ask_pdf("count", path)[0]["count"]

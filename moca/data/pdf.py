@@ -55,6 +55,7 @@ def page_text(page) -> tuple[dict, bytes]:
     finally:
         text.close()
 
+# %% ../../nbs/data/09_pdf.ipynb #cc457592
 def page_pixels(page, scale: float) -> tuple[dict, memoryview]:
     "The pixels of a page, `stride` bytes a row, as an image of mode `mode`."
     bitmap = page.render(scale=scale, rev_byteorder=True)
@@ -106,6 +107,7 @@ def answer_line(pdfs: OpenPdfs, line: bytes) -> tuple[dict, bytes]:
     except Exception as e:
         return dict(error=f"it cannot be read ({str(e).rstrip('.') or type(e).__name__})"), b""
 
+# %% ../../nbs/data/09_pdf.ipynb #31ed9ea2
 def serve(questions, answers) -> None: # binary files
     "Answer questions, a line of JSON each, until there are no more: two lengths, JSON, bytes."
     pdfs = OpenPdfs()

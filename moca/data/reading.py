@@ -62,6 +62,7 @@ def _may_be_coco(path: Path) -> bool:
     with open(path, "rb") as f: start = f.read(2**16)
     return bool(re.match(rb"\s*\{", start) and re.search(rb'"(images|annotations|info|licenses)"\s*:', start))
 
+# %% ../../nbs/data/15c_reading.ipynb #7e765164
 def coco_rows(data: str) -> CocoRows | None:
     "The rows of a file in COCO's layout; None for any other. Raises `BadInput` for one without captions."
     path = Path(data)
@@ -116,6 +117,7 @@ def is_repeat(items: MapDataset, i: int) -> bool:
     "Is item `i` a row's second time in an epoch, or a later one? Notes are on rows: they count the first."
     return bool(getattr(holder(items, i)[0], "copy", 0))
 
+# %% ../../nbs/data/15c_reading.ipynb #85776d4d
 def own_id(items: MapDataset, i: int) -> str:
     "The id that stands in the row of item `i`; empty if there is none, or no row."
     part, k = holder(items, i)
@@ -165,6 +167,7 @@ def images_of(item) -> list[ImageRef]:
         images += doc.images
     return images
 
+# %% ../../nbs/data/15c_reading.ipynb #7c86c63a
 def files_mark(item, whole: bool = False) -> int:
     """A digest of the image files of an item: name, size and time of each, or `whole`, their bytes. Marks of
     several items are added."""

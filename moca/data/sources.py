@@ -51,7 +51,7 @@ class Source:
     sampling: str = "random" # how a cap chooses: one of SAMPLING
     seed: int = 0 # of that choice
     weight: float = 1.0 # how often an epoch goes through the rows; 0.5: half of them, others each time
-    columns: dict = field(default_factory=dict) # our name: theirs; no others are read; empty: told by the layout
+    columns: dict = field(default_factory=dict) # our name: theirs; no other is read; empty: by the layout
     template: str = "" # the text, made of columns: "{question} {answer}"
     lines: bool = False # a text file is a Document a line, not one Document
     instruction: str = "" # put into the Document, or into the query of a Pair
@@ -174,6 +174,7 @@ def _in_template(row: dict, name: str) -> str:
     if missing(value): return ""
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
+# %% ../../nbs/data/15a_sources.ipynb #58a6d7ea
 def rename_columns(row: dict, source: Source) -> dict:
     """A row under our names: its columns renamed, its text made from the template. Raises `BadInput` for a
     column that is not there."""
