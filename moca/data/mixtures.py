@@ -73,7 +73,7 @@ def _read_source(source, name: str, path: Path) -> dict | None: # path: of the m
         if isinstance(source.get(key), str): source[key] = _resolve(source[key], path.parent, key)
     return source
 
-# %% ../../nbs/data/16_mixtures.ipynb #be800463
+# %% ../../nbs/data/16_mixtures.ipynb #20c529cf
 def read_mixture(path: Path, within: tuple = ()) -> dict:
     "What a mixture file says, with its base. Raises `BadInput`."
     if path.resolve() in within: raise BadInput(f"the mixture {path.name} is its own base")
@@ -133,7 +133,7 @@ def load_mixture(data: str | Path, # a mixture file or name, a path, a hub: name
     source = make_source(source | options, printable(data))
     return Mixture(source.title, kind, [source])
 
-# %% ../../nbs/data/16_mixtures.ipynb #8e9a1d6d
+# %% ../../nbs/data/16_mixtures.ipynb #9928c617
 def _of_file(path: Path, kind: str, options: dict) -> Mixture:
     "The Mixture of a file. Raises `BadInput`."
     found = read_mixture(path)
@@ -159,7 +159,7 @@ def repeats(weight: float) -> list[float]:
     whole = int(weight)
     return [1.0] * whole + ([weight - whole] if weight > whole else [])
 
-# %% ../../nbs/data/16_mixtures.ipynb #2831f4ab
+# %% ../../nbs/data/16_mixtures.ipynb #d322b373
 def draw_share(part: MapDataset, # Documents or Pairs of one source
                n: int, # of its rows
                share: float, # that an epoch holds
@@ -209,7 +209,7 @@ def open_mixture(mixture: Mixture, make: type, progress: bool = False) -> MixedD
         shares += found
     return MixedDataset(parts, shares)
 
-# %% ../../nbs/data/16_mixtures.ipynb #bbfb9b67
+# %% ../../nbs/data/16_mixtures.ipynb #51b51b7e
 def rows_by_source(items: MixedDataset) -> dict[str, int]:
     "The rows of each source, for `Mixture.table`."
     return {part.source.title: len(part) for part in items.parts}
@@ -245,7 +245,7 @@ def open_documents(data: str | Path, # as `load_mixture`
         report.raise_if_empty()
     return docs, report
 
-# %% ../../nbs/data/16_mixtures.ipynb #714db7c9
+# %% ../../nbs/data/16_mixtures.ipynb #44bcdfbd
 def load_documents(data: str | Path, # as `load_mixture`
                    verify: bool = False, # decode every image once, and reject the rows of those that fail
                    workers: int = 1, # threads
