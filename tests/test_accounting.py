@@ -21,7 +21,8 @@ from moca.data.images import ImageRef
 from moca.data.errors import BadInput
 from moca.data.opening import open_rows
 from moca.data.paths import escaped
-from moca.data.sources import Source, look, open_source, sift
+from moca.data.sources import Source
+from moca.data.reading import check_images, open_source, keep_valid
 
 TREES = 300
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jfif": "JPEG", ".webp": "WEBP", ".gif": "GIF", ".bmp": "BMP",
@@ -302,6 +303,6 @@ def check_members(tree, found, seed):
 def check_report(root, split, seed):
     "Met is kept, rejected and ignored together."
     report = Report(str(seed))
-    good, _ = sift(open_source(Source(str(root), split=split)), report, look)
+    good, _ = keep_valid(open_source(Source(str(root), split=split)), report, check_images)
     assert report.n_met == report.n_kept + len(report.rejected) + len(report.ignored), seed
     assert report.n_kept == len(good), seed

@@ -30,7 +30,7 @@ from tokenizers import Tokenizer
 from moca.data.account import Report
 from moca.backbone import Backbone, add_projection, load_backbone, read_projection, save
 from moca.training.checkpoints import load_state, save_state
-from moca.data.documents import MocaError
+from moca.data.errors import MocaError
 from moca.model.families import tiny_model
 from moca.data.mixtures import load_documents, open_pairs
 from moca.model.packing import Encoder

@@ -7,7 +7,7 @@ from PIL import Image
 
 from moca.contrastive import SMALL as PAIRS
 from moca.contrastive import FinetuneConfig, finetune
-from moca.data.documents import BadInput
+from moca.data.errors import BadInput
 from moca.reconstruction import SMALL, PretrainConfig, pretrain
 from moca.training.loop import make_config, read_log
 

@@ -7,45 +7,58 @@ from __future__ import annotations
 import re
 import tarfile
 from array import array
+from collections.abc import Iterable
 from pathlib import Path
 import numpy as np
 from .account import Ignored
-from .documents import BadInput
+from .errors import BadInput
 from .pages import FRAMES, image_suffixes, more_frames
-from .paths import opened, printable, system_file
-from .rows import MAX_LINE, Lazy, digest, file_mark, json_object
+from .paths import escaped, opened, system_file
+from .rows import MAX_LINE, MapDataset, file_fingerprint, fingerprint, json_object, reader
 
 # %% auto #0
-__all__ = ['TEXT_SUFFIXES', 'MAX_MEMBER', 'numbers_last', 'text', 'add', 'own_image', 'sample', 'plain', 'Member', 'unsafe',
-           'Strings', 'Index', 'evident', 'read_headers', 'read_members', 'TarRows']
+__all__ = ['TEXT_SUFFIXES', 'MAX_MEMBER', 'numbers_last', 'sample', 'why_unsafe', 'PackedStrings', 'TarIndex', 'read_headers',
+           'TarSamples', 'TarRows']
 
-# %% ../../nbs/data/11_archives.ipynb #fc2ad320
+# %% ../../nbs/data/11_archives.ipynb #a3d6ce16
 TEXT_SUFFIXES = (".txt", ".md")
 
 def numbers_last(suffix: str) -> list:
     "A key to sort `2.png` before `10.png`, and `txt` before `depth.txt`."
-    return ["." in suffix, *(int(x) if x.isdigit() else x for x in re.split(r"(\d+)", suffix))]
+    pieces = re.split(r"(\d+)", suffix)
+    return ["." in suffix, *(int(piece) if piece.isdigit() else piece for piece in pieces)]
 
-def text(data: bytes, what: str) -> str:
+def _decoded(data: bytes, what: str) -> str:
     "UTF-8 as a text. Raises `BadInput`."
     if len(data) > MAX_LINE: raise BadInput(f"{what} is longer than {MAX_LINE:,} bytes")
-    try: return data.decode("utf-8-sig")
-    except UnicodeDecodeError as e: raise BadInput(f"{what} is not UTF-8 (byte {e.start})") from e
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise BadInput(f"{what} is not UTF-8 (byte {e.start})") from e
 
-def add(row: dict, key: str, value, what: str) -> None:
+def _text_or_bytes(data: bytes) -> str | bytes:
+    "A text, if it is one."
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data
+
+# %% ../../nbs/data/11_archives.ipynb #fc2ad320
+def _add_column(row: dict, key: str, value, what: str) -> None:
     "Put a value into a row. Raises `BadInput` if it has another one of that key."
     if row.get(key) is None: row[key] = value
     elif value not in (None, row[key]):
         raise BadInput(f"{what} gives another {key} than the rest of the sample")
 
-def own_image(row: dict, key: str) -> None:
+# %% ../../nbs/data/11_archives.ipynb #b9156c80
+def _drop_own_image(row: dict, key: str) -> None:
     """Take the image that a .json names out of the row if it is the sample's own. Raises `BadInput` if it is
     another."""
     for column in ("image", "images"):
         named = row.pop(column, None)
         for x in named if isinstance(named, list) else [named]:
             if x is None or isinstance(x, str) and Path(x).name.startswith(key + "."): continue
-            raise BadInput(f"its .json names another image, {printable(str(x), 80)}")
+            raise BadInput(f"its .json names another image, {escaped(str(x), 80)}")
 
 # %% ../../nbs/data/11_archives.ipynb #860d94db
 def sample(members: dict[str, bytes], # by suffix, without the first dot
@@ -53,59 +66,66 @@ def sample(members: dict[str, bytes], # by suffix, without the first dot
            ) -> tuple[dict, list[str]]:
     """The row that the members of a sample make, and the suffixes of its images, in the order of their
     numbers. Raises `BadInput`."""
-    row, images, last = {}, [], lambda suffix: f".{suffix.rpartition('.')[2]}"
+    row, images = {}, []
     for suffix in sorted(members, key=numbers_last):
-        data, kind, what = members[suffix], last(suffix), f"its .{suffix}"
+        data, kind, what = members[suffix], f".{suffix.rpartition('.')[2]}", f"its .{suffix}"
         if kind in image_suffixes(): images.append(suffix)
-        elif kind in (*TEXT_SUFFIXES, ".text"): add(row, "text", text(data, what).strip(), what)
-        elif kind == ".caption": add(row, "caption", text(data, what).strip(), what)
-        elif kind == ".json": [add(row, k, v, what) for k, v in json_object(text(data, what), what).items()]
-        else: add(row, suffix, plain(data), what)
-    if images: own_image(row, key)
+        elif kind in (*TEXT_SUFFIXES, ".text"): _add_column(row, "text", _decoded(data, what).strip(), what)
+        elif kind == ".caption": _add_column(row, "caption", _decoded(data, what).strip(), what)
+        elif kind == ".json":
+            for column, value in json_object(_decoded(data, what), what).items():
+                _add_column(row, column, value, what)
+        else: _add_column(row, suffix, _text_or_bytes(data), what)
+    if images: _drop_own_image(row, key)
     if row.get("caption") == row.get("text"): row.pop("caption", None)
     return row, images
-
-def plain(data: bytes) -> str | bytes:
-    "A text, if it is one."
-    try: return data.decode("utf-8-sig")
-    except UnicodeDecodeError: return data
 
 # %% ../../nbs/data/11_archives.ipynb #09e0b1a3
 MAX_MEMBER = 512 * 2**20 # bytes of a member of an archive
 
-class Member(tarfile.TarInfo):
+class _Member(tarfile.TarInfo):
     "A tar member whose long names and extended headers are limited."
     def _proc_member(self, tar):
-        if self.type not in (*tarfile.REGULAR_TYPES, tarfile.DIRTYPE, tarfile.SYMTYPE,
-                             tarfile.LNKTYPE) and self.size > 2**20:
+        plain = (*tarfile.REGULAR_TYPES, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE)
+        if self.type not in plain and self.size > 2**20:
             raise tarfile.ReadError("an extended header is larger than a megabyte")
         return super()._proc_member(tar)
 
-def unsafe(member: tarfile.TarInfo) -> str | None:
+_leads_out = re.compile(r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)|\0")
+
+def why_unsafe(member: tarfile.TarInfo) -> str | None:
     "Why a member of an archive is not read; None if it is."
     why = None
     if not member.isreg(): why = "is no regular file"
     elif member.issparse(): why = "is a sparse file"
     elif member.size > MAX_MEMBER: why = f"has {member.size:,} bytes, more than {MAX_MEMBER:,}"
     elif _leads_out.search(member.name): why = "has a path that leads out of the archive"
-    return why and f"its member {printable(member.name, 80)!r} {why}"
-
-_leads_out = re.compile(r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)|\0")
+    return why and f"its member {escaped(member.name, 80)!r} {why}"
 
 # %% ../../nbs/data/11_archives.ipynb #e72ca071
-class Strings:
+class PackedStrings:
     "Many short texts, in few bytes."
-    def __init__(self, texts):
-        encoded = [t.encode("utf-8", "surrogatepass") for t in texts]
-        self.data, self.ends = b"".join(encoded), np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+    def __init__(self, texts: Iterable[str]):
+        encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+        self.data = b"".join(encoded)
+        self.ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
 
     def __len__(self): return len(self.ends) - 1
     def __getitem__(self, i): return self.data[self.ends[i]:self.ends[i + 1]].decode("utf-8", "surrogatepass")
 
+# %% ../../nbs/data/11_archives.ipynb #5f4e6af6
+def _shows_last_dot(members: list[tuple[str, str]]) -> bool:
+    "Do the members `(middle, suffix)` of a sample show that it is several?"
+    if not all(middle for middle, _ in members): return False
+    beside = (*TEXT_SUFFIXES, ".text", ".caption", ".json")
+    images = {middle for middle, suffix in members if f".{suffix}" in image_suffixes()}
+    texts = {middle for middle, suffix in members if f".{suffix}" in beside}
+    return bool(images & texts)
+
 # %% ../../nbs/data/11_archives.ipynb #45f24333
-class Index:
+class TarIndex:
     "Which members a tar file has: sample, kind, place and size of each, in arrays."
-    def __init__(self, last_dot: bool = False):
+    def __init__(self, last_dot: bool = False): # cut names at the last dot, not the first
         self.last_dot, self.samples, self.suffixes, self.bad = last_dot, {}, {}, {}
         self.rejected, self.ignored = [], []
         self.owner, self.kind, self.offset, self.size = array("I"), array("I"), array("q"), array("q")
@@ -120,7 +140,7 @@ class Index:
         "Note a member."
         key, suffix = self.split(member.name)
         owner = self.samples.setdefault(key, len(self.samples))
-        if why := unsafe(member):
+        if why := why_unsafe(member):
             self.bad.setdefault(owner, why)
             return
         self.owner.append(owner)
@@ -136,72 +156,69 @@ class Index:
         for i in np.flatnonzero(counts < max(2, counts.max(initial=0))).tolist():
             self.bad.setdefault(i, "the archive breaks off, and a part of it may be in what is missing")
 
-    def longer_names(self) -> bool:
+    def has_longer_names(self) -> bool:
         """Do an image and a text share a name that is longer than their key, with nothing that has just the
         key?"""
-        cut = [suffix.rpartition(".")[::2] for suffix in self.suffixes] # "23115.png": ("23115", "png")
-        middles = {}
-        for owner, kind in zip(self.owner, self.kind): middles.setdefault(owner, []).append(cut[kind])
-        return any(evident(members) for members in middles.values())
-
-def evident(members: list[tuple[str, str]]) -> bool:
-    "Do the members `(middle, suffix)` of a sample show that it is several?"
-    if not all(middle for middle, _ in members): return False
-    images = {middle for middle, suffix in members if f".{suffix}" in image_suffixes()}
-    texts = {middle for middle, suffix in members
-             if f".{suffix}" in (*TEXT_SUFFIXES, ".text", ".caption", ".json")}
-    return bool(images & texts)
+        pieces = [suffix.rpartition(".")[::2] for suffix in self.suffixes] # "23115.png": ("23115", "png")
+        members = {}
+        for owner, kind in zip(self.owner, self.kind):
+            members.setdefault(owner, []).append(pieces[kind])
+        return any(map(_shows_last_dot, members.values()))
 
 # %% ../../nbs/data/11_archives.ipynb #d9d9f16e
-def read_headers(path: Path, name: str, last_dot: bool = False) -> Index: # name: for messages
-    "Go through the headers once. What cannot be read on from some place is rejected from there."
-    index, broken, more = Index(last_dot), None, False
-    with opened(path) as f:
-        try:
-            f.seek(read_members(f, index, name))
-            if f.read(512) != bytes(512): raise EOFError("there is no end mark")
-            more = any(data.strip(b"\0") for data in iter(lambda: f.read(2**20), b""))
-        except (tarfile.TarError, OSError, EOFError, ValueError) as e: broken = e
-    last = next(reversed(index.samples), None)
-    where = f"{name}:" + ("beginning" if last is None else f"behind {printable(last)}")
-    if broken: index.doubt()
-    if more: broken = "something stands behind the end mark: are these two archives in one file?"
-    if broken: index.rejected.append((where, f"the archive cannot be read on from here ({broken})"))
-    return index
-
-def read_members(f, index: Index, name: str) -> int:
+def _read_members(f, index: TarIndex, name: str) -> int:
     "Note all members of an open archive; gives the byte behind the last one."
     end = 0
-    with tarfile.open(fileobj=f, mode="r:", tarinfo=Member) as tar:
-        for m in tar:
+    with tarfile.open(fileobj=f, mode="r:", tarinfo=_Member) as tar:
+        for member in tar:
             tar.members = [] # it would remember all of them
-            end = m.offset_data + (m.size + 511) // 512 * 512 * m.isreg()
-            if m.isdir(): continue
-            if why := system_file(m.name): index.ignored.append(Ignored(f"{name}:{printable(m.name)}", why))
-            else: index.add(m)
+            blocks = (member.size + 511) // 512 if member.isreg() else 0
+            end = member.offset_data + 512 * blocks
+            if member.isdir(): continue
+            why = system_file(member.name)
+            if why: index.ignored.append(Ignored(f"{name}:{escaped(member.name)}", why))
+            else: index.add(member)
     return end
 
+# %% ../../nbs/data/11_archives.ipynb #08b228b2
+def read_headers(path: Path, name: str, last_dot: bool = False) -> TarIndex: # name: for messages
+    "Go through the headers once. What cannot be read on from some place is rejected from there."
+    index, broken, more = TarIndex(last_dot), None, False
+    with opened(path) as f:
+        try:
+            f.seek(_read_members(f, index, name))
+            if f.read(512) != bytes(512): raise EOFError("there is no end mark")
+            more = any(data.strip(b"\0") for data in iter(lambda: f.read(2**20), b""))
+        except (tarfile.TarError, OSError, EOFError, ValueError) as e:
+            broken = e
+    if broken: index.doubt()
+    if more: broken = "something stands behind the end mark: are these two archives in one file?"
+    if broken:
+        last = next(reversed(index.samples), None)
+        where = "beginning" if last is None else f"behind {escaped(last)}"
+        index.rejected.append((f"{name}:{where}", f"the archive cannot be read on from here ({broken})"))
+    return index
+
 # %% ../../nbs/data/11_archives.ipynb #de377864
-class TarRows(Lazy):
-    """The samples of a tar shard: `text`, `image` or `images`, what their .json holds, and other members by
-    their suffix."""
-    own_images = True
-    def __init__(self, path: Path, name: str, home: Path | None = None):
-        self.path, self.name = Path(path), printable(name)
+class TarSamples(MapDataset):
+    "The samples of a tar shard as bytes: `samples.read(i)`."
+    def __init__(self, path: Path, name: str, home: Path | None = None): # name: for messages
+        self.path, self.name = Path(path), escaped(name)
         index = read_headers(self.path, self.name)
-        if any("." in suffix for suffix in index.suffixes) and index.longer_names():
+        if any("." in suffix for suffix in index.suffixes) and index.has_longer_names():
             index = read_headers(self.path, self.name, last_dot=True)
-        self.rejected, self.ignored = index.rejected, index.ignored
+        self.rejected, self.ignored, self.bad = index.rejected, index.ignored, index.bad
+        self.keys, self.suffixes = PackedStrings(index.samples), list(index.suffixes)
         owner = np.frombuffer(index.owner, np.uint32)
         order = np.argsort(owner, kind="stable")
-        self.keys, self.suffixes, self.bad = Strings(index.samples), list(index.suffixes), index.bad
         self.starts = np.searchsorted(owner[order], np.arange(len(self.keys) + 1))
-        self.kinds, self.offsets, self.sizes = (np.frombuffer(a, a.typecode)[order]
-                                                for a in (index.kind, index.offset, index.size))
+        self.kinds = np.frombuffer(index.kind, np.uint32)[order]
+        self.offsets = np.frombuffer(index.offset, np.int64)[order]
+        self.sizes = np.frombuffer(index.size, np.int64)[order]
 
     def __len__(self): return len(self.keys)
-    def where(self, i): return f"{self.name}:{printable(self.keys[i])}"
-    def signature(self): return digest(self.name, file_mark(self.path))
+    def where(self, i): return f"{self.name}:{escaped(self.keys[i])}"
+    def signature(self): return fingerprint(self.name, file_fingerprint(self.path))
 
     def read(self, i: int) -> dict[str, bytes]:
         "The members of sample `i`, by suffix. Raises `BadInput`."
@@ -216,10 +233,16 @@ class TarRows(Lazy):
                 if len(data[suffix]) < self.sizes[m]: raise BadInput(f"its member .{suffix} is cut off")
         return data
 
+# %% ../../nbs/data/11_archives.ipynb #f39ca7a6
+@reader(".tar", shards=True)
+class TarRows(TarSamples):
+    """The samples of a tar shard: `text`, `image` or `images`, what their .json holds, and other members by
+    their suffix."""
+    own_images = True
     def make(self, i) -> dict:
         members = self.read(i)
-        row, images = sample(members, self.keys[i].rpartition("/")[2])
-        images = [members[suffix] for suffix in images]
+        row, suffixes = sample(members, self.keys[i].rpartition("/")[2])
+        images = [members[suffix] for suffix in suffixes]
         if any(map(more_frames, images)): self.note(FRAMES, i)
         if not images: return row
         return row | (dict(images=images) if len(images) > 1 else dict(image=images[0]))

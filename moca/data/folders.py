@@ -6,19 +6,21 @@
 from __future__ import annotations
 import os
 from array import array
+from itertools import chain
 from pathlib import Path
 import numpy as np
 from .account import Ignored
 from .archives import TEXT_SUFFIXES, sample
-from .documents import MAX_PIXELS, BadInput, ImageRef
-from .pages import (FRAMES, PdfPage, TiffPage, image_suffixes, more_frames, pdf_pages, tiff_pages,
-                        unread_image)
-from .paths import opened, printable
-from .rows import MAX_LINE, Lazy, digest, file_mark
-from .tables import unpacked
+from .compressed import unpacked
+from .errors import BadInput
+from .images import MAX_PIXELS, ImageRef
+from .pages import (
+    FRAMES, PdfPage, TiffPage, image_suffixes, more_frames, pdf_pages, tiff_pages, unread_image)
+from .paths import escaped, opened
+from .rows import MAX_LINE, MapDataset, file_fingerprint, fingerprint
 
 # %% auto #0
-__all__ = ['SIDECARS', 'PDF_PARTS', 'TEXTS', 'FILMS', 'suffix_of', 'sidecars', 'FolderFiles', 'not_read', 'read_text',
+__all__ = ['SIDECARS', 'TEXTS', 'PDF_PARTS', 'FILMS', 'suffix_of', 'sidecars', 'why_ignored', 'FolderFiles', 'read_text',
            'FolderRows']
 
 # %% ../../nbs/data/12_folders.ipynb #e5842030
@@ -27,75 +29,86 @@ SIDECARS = (".txt", ".caption", ".json")
 def suffix_of(name: str) -> str:
     "The suffix of a file, in lower case; of a compressed one both: `.jsonl.gz`."
     stem, suffix = os.path.splitext(name.lower())
-    return os.path.splitext(stem)[1] + suffix if suffix in (".gz", ".bz2", ".xz", ".zst", ".lz4") else suffix
+    if suffix not in (".gz", ".bz2", ".xz", ".zst", ".lz4"): return suffix
+    return os.path.splitext(stem)[1] + suffix
 
+# %% ../../nbs/data/12_folders.ipynb #87dfcef4
 def sidecars(names: list[str]) -> dict[str, list[str]]:
     "The files that belong to each image that has some."
-    beside = {}
+    by_stem, found = {}, {}
     for name in names:
         stem, suffix = os.path.splitext(name)
-        if suffix.lower() in SIDECARS: beside.setdefault(stem, []).append(name)
-    images = [name for name in names if suffix_of(name) in image_suffixes()]
-    found = {name: beside.get(os.path.splitext(name)[0], []) + beside.get(name, []) for name in images}
-    return {name: files for name, files in found.items() if files}
+        if suffix.lower() in SIDECARS: by_stem.setdefault(stem, []).append(name)
+    for name in names:
+        if suffix_of(name) not in image_suffixes(): continue
+        parts = by_stem.get(os.path.splitext(name)[0], []) + by_stem.get(name, [])
+        if parts: found[name] = parts
+    return found
+
+# %% ../../nbs/data/12_folders.ipynb #52dd86fb
+TEXTS = (*TEXT_SUFFIXES, *(f"{suffix}.gz" for suffix in TEXT_SUFFIXES))
+
+def why_ignored(suffix: str) -> str:
+    "Why a file is ignored."
+    if suffix == ".caption": return "a caption without an image"
+    if suffix == ".json": return "neither a table nor beside an image"
+    return f"of a kind that is not read ({suffix})" if suffix else "of no kind that is read"
+
+# %% ../../nbs/data/12_folders.ipynb #ab61e213
+def _pages_of(root: Path, name: str) -> list[int]:
+    "The rows that a file makes: `[-1]` for one, or its pages. Raises `BadInput`."
+    suffix = suffix_of(name)
+    if suffix == ".pdf": return list(range(pdf_pages(root/name)))
+    if suffix in (".tif", ".tiff"):
+        pages = tiff_pages(root/name)
+        return pages if len(pages) > 1 else [-1]
+    return [-1] if suffix in image_suffixes() or suffix in TEXTS else []
 
 # %% ../../nbs/data/12_folders.ipynb #52acb85b
 PDF_PARTS = ("image+text", "image", "text") # what becomes of a page of a PDF
-TEXTS = (*TEXT_SUFFIXES, *(f"{suffix}.gz" for suffix in TEXT_SUFFIXES))
-FILMS = (".gif", ".webp", ".png", ".apng", ".avif", ".avifs") # may have frames behind the first
 
-class FolderFiles(Lazy):
+class FolderFiles(MapDataset):
     "The rows that the files of a folder make, in the order of their paths: which file, which page."
     own_images = True
     def __init__(self, root: Path, names: list[str], # of files, from root
                  pdf: str = "image+text", # one of PDF_PARTS
                  dpi: int = 144, # of PDF pages
-                 max_pixels: int = MAX_PIXELS):
+                 max_pixels: int = MAX_PIXELS): # larger images are rejected
         self.root, self.pdf, self.dpi, self.max_pixels = Path(root), pdf, dpi, max_pixels
         self.rejected, self.ignored = [], []
         self.beside = sidecars(names)
-        parts = {name for files in self.beside.values() for name in files}
+        self.parts = list(chain.from_iterable(self.beside.values()))
         self.names, self.pages = [], array("i") # page -1: the file is one row
+        is_part = set(self.parts)
         for name in names:
-            if name in parts: continue
-            pages = self.pages_of(name)
-            self.names += [name] * len(pages)
-            self.pages.extend(pages)
+            if name not in is_part: self.add(name)
         self.looked = np.zeros(len(self.names), bool) # for further frames
 
-    def pages_of(self, name: str) -> list[int]:
-        """The rows that a file makes: `[-1]`, or its pages; none, and a place among the rejected or ignored
-        ones."""
-        suffix = suffix_of(name)
+    def add(self, name: str) -> None:
+        "Give a file its rows, or a place among the rejected or ignored ones."
         try:
-            if suffix == ".pdf": return list(range(pdf_pages(self.root/name)))
-            if suffix in (".tif", ".tiff"):
-                pages = tiff_pages(self.root/name)
-                return pages if len(pages) > 1 else [-1]
+            pages = _pages_of(self.root, name)
         except BadInput as e:
-            if "not installed" in str(e): raise BadInput(f"{printable(name)}: {e}") from e
-            self.rejected.append((printable(name), str(e)))
-            return []
-        if suffix in image_suffixes() or suffix in TEXTS: return [-1]
-        if why := unread_image(suffix): self.rejected.append((printable(name), why))
-        else: self.ignored.append(Ignored(printable(name), not_read(suffix)))
-        return []
+            if "not installed" in str(e): raise BadInput(f"{escaped(name)}: {e}") from e
+            self.rejected.append((escaped(name), str(e)))
+            return
+        self.names += [name] * len(pages)
+        self.pages.extend(pages)
+        if pages: return
+        if why := unread_image(suffix_of(name)): self.rejected.append((escaped(name), why))
+        else: self.ignored.append(Ignored(escaped(name), why_ignored(suffix_of(name))))
 
     def __len__(self): return len(self.names)
-    def where(self, i):
-        return printable(self.names[i]) + (f"#{self.pages[i] + 1}" if self.pages[i] >= 0 else "")
     def folder(self, i): return self.root
 
-    def signature(self):
-        files = [*dict.fromkeys(self.names), *(name for files in self.beside.values() for name in files)]
-        return digest(self.pdf, self.dpi, len(self),
-                      *((name, file_mark(self.root/name, 2**12)) for name in files))
+    def where(self, i):
+        page = f"#{self.pages[i] + 1}" if self.pages[i] >= 0 else ""
+        return escaped(self.names[i]) + page
 
-def not_read(suffix: str) -> str:
-    "Why a file is ignored."
-    if suffix == ".caption": return "a caption without an image"
-    if suffix == ".json": return "neither a table nor beside an image"
-    return f"of a kind that is not read ({suffix})" if suffix else "of no kind that is read"
+    def signature(self):
+        files = [*dict.fromkeys(self.names), *self.parts]
+        marks = ((name, file_fingerprint(self.root/name, 2**12)) for name in files)
+        return fingerprint(self.pdf, self.dpi, len(self), *marks)
 
 # %% ../../nbs/data/12_folders.ipynb #45fe7384
 def read_text(path: Path) -> str:
@@ -103,16 +116,20 @@ def read_text(path: Path) -> str:
     if suffix_of(path.name).endswith(".gz"): path = unpacked(path)
     with opened(path) as f: data = f.read(MAX_LINE + 1)
     if len(data) > MAX_LINE: raise BadInput(f"it is larger than {MAX_LINE:,} bytes")
-    try: return data.decode("utf-8-sig").strip()
-    except UnicodeDecodeError as e: raise BadInput(f"it is not UTF-8 (byte {e.start})") from e
+    try:
+        return data.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as e:
+        raise BadInput(f"it is not UTF-8 (byte {e.start})") from e
+
+# %% ../../nbs/data/12_folders.ipynb #6f6b629e
+FILMS = (".gif", ".webp", ".png", ".apng", ".avif", ".avifs") # may have frames behind the first
 
 class FolderRows(FolderFiles):
     "Images with what lies beside them, texts, pages of PDFs and TIFFs, in the order of their paths."
     def make(self, i) -> dict:
         suffix = suffix_of(self.names[i])
         if suffix in TEXTS: return {"text": read_text(self.root/self.names[i])}
-        if suffix == ".pdf": return self.page(i)
-        return self.image(i)
+        return self.page(i) if suffix == ".pdf" else self.image(i)
 
     def page(self, i: int) -> dict:
         "A page of a PDF."
@@ -127,15 +144,19 @@ class FolderRows(FolderFiles):
             if suffix_of(name) in FILMS and more_frames(path): self.note(FRAMES, i)
             self.looked[i] = True
         if self.pages[i] >= 0: image = TiffPage(path, self.pages[i]).image(self.where(i), self.max_pixels)
-        else: image = ImageRef.of(path, printable(name), max_pixels=self.max_pixels)
-        stem = os.path.splitext(name)[0]
-        members = {file[len(stem) + 1:].lower(): self.beside_bytes(file)
-                   for file in self.beside.get(name, ())}
-        row, _ = sample(members | {suffix_of(name)[1:]: b""}, Path(stem).name)
-        return row | {"image": image}
+        else: image = ImageRef.of(path, escaped(name), max_pixels=self.max_pixels)
+        return self.with_sidecars(name) | {"image": image}
 
-    def beside_bytes(self, name: str) -> bytes:
+    def with_sidecars(self, name: str) -> dict:
+        "The row of an image and the files beside it. Raises `BadInput`."
+        stem = os.path.splitext(name)[0]
+        members = {file[len(stem) + 1:].lower(): self.read_part(file) for file in self.beside.get(name, ())}
+        members[suffix_of(name)[1:]] = b"" # the image itself
+        return sample(members, Path(stem).name)[0]
+
+    def read_part(self, name: str) -> bytes:
         "The bytes of a file beside an image. Raises `BadInput`."
         try:
             with opened(self.root/name) as f: return f.read(MAX_LINE + 1)
-        except BadInput as e: raise BadInput(f"{printable(name)}: {e}") from e
+        except BadInput as e:
+            raise BadInput(f"{escaped(name)}: {e}") from e

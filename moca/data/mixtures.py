@@ -7,20 +7,22 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 import numpy as np
 import yaml
 import moca
 from .account import Report
-from .documents import BadInput, printable
+from .errors import BadInput, printable
 from .pairs import Pairs, ReadPairs, sift_pairs
-from .rows import Chain, Lazy, Selection, digest
-from .sources import Documents, Source, inlined, look, sift, source_of, source_rows, there_is
+from .reading import check_exists, check_images, keep_valid, source_rows
+from .rows import ConcatDataset, MapDataset, Subset, fingerprint
+from .sources import Documents, Source, inline_source, make_source
 
 # %% auto #0
-__all__ = ['HERE', 'KEYS', 'builtin_mixtures', 'mixture_file', 'read_mixture', 'base_file', 'placed', 'Mixture', 'load_mixture',
-           'Mixed', 'drawn', 'times', 'mixed', 'open_documents', 'load_documents', 'open_pairs', 'rows_of',
-           'show_mixture']
+__all__ = ['HERE', 'KEYS', 'builtin_mixtures', 'mixture_file', 'read_mixture', 'Mixture', 'load_mixture', 'repeats', 'draw_share',
+           'MixedDataset', 'open_mixture', 'rows_by_source', 'show_mixture', 'open_documents', 'load_documents',
+           'open_pairs']
 
 # %% ../../nbs/data/16_mixtures.ipynb #0b9c5711
 HERE = Path(moca.__file__).parent/"assets"/"mixtures"
@@ -35,45 +37,62 @@ def mixture_file(data: str) -> Path | None:
     if Path(data).suffix.lower() in (".yaml", ".yml"): return Path(data)
     return HERE/f"{data}.yaml" if data in builtin_mixtures() and not Path(data).exists() else None
 
-def read_mixture(path: Path, within: tuple = ()) -> dict:
-    "What a mixture file says, with its base. Raises `BadInput`."
-    if path.resolve() in within: raise BadInput(f"the mixture {path.name} is its own base")
+# %% ../../nbs/data/16_mixtures.ipynb #1cc10220
+def _load_yaml(path: Path) -> dict:
+    "A mixture file as a dictionary with its `sources`, a dictionary. Raises `BadInput`."
     try:
         if path.stat().st_size > 2**20:
             raise BadInput(f"{path} is larger than a megabyte: this is no mixture")
         found = yaml.safe_load(path.read_text("utf-8"))
-    except OSError as e: raise BadInput(f"can't read the mixture {path}: {e.strerror}") from e
-    except (yaml.YAMLError, UnicodeDecodeError,
-            RecursionError) as e: raise BadInput(f"the mixture {path.name} is not YAML: {str(e).splitlines()[0]}") from e
+    except OSError as e:
+        raise BadInput(f"can't read the mixture {path}: {e.strerror}") from e
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as e:
+        raise BadInput(f"the mixture {path.name} is not YAML: {str(e).splitlines()[0]}") from e
     sources = found.get("sources", {}) if isinstance(found, dict) else None
-    if not isinstance(sources, dict): raise BadInput(f"the mixture {path.name} holds no sources: write `sources:` and below it `name: "
-                                                     f"{{data: ...}}` lines")
-    sources = {str(n): {"data": s} if isinstance(s, str) else s for n, s in sources.items()}
-    for name, s in sources.items():
-        if not isinstance(s, dict | None): raise BadInput(f"source {name} of {path.name} is a {type(s).__name__}: give a path, or "
-                                                          f"{{data: ...}}")
-        for key in ("data", "image_root", "corpus", "cache"):
-            if not s or not isinstance(s.get(key), str): continue
-            if key == "data": s["written"] = s[key]
-            s[key] = placed(s[key], path.parent, key)
-    for key in ("image_root", "cache"):
-        if isinstance(found.get(key), str): found[key] = placed(found[key], path.parent, key)
+    if not isinstance(sources, dict):
+        raise BadInput(f"the mixture {path.name} holds no sources: write `sources:` and below it `name: "
+                       "{data: ...}` lines")
     found["sources"] = sources
-    if found.get("base") is None: return found
-    below = read_mixture(base_file(str(found["base"]), path.parent), (*within, path.resolve()))
-    merged = {n: s if s is None else (below["sources"].get(n) or {}) | s for n, s in sources.items()}
-    return below | found | {"sources": below["sources"] | merged}
+    return found
 
-def base_file(name: str, folder: Path) -> Path:
+def _resolve(value: str, folder: Path, key: str) -> str:
+    "A path of a mixture file, from the folder that it lies in; names of the hub stay what they are."
+    if key == "data" and value.startswith("hub:"): return value
+    return str(folder/Path(value).expanduser())
+
+# %% ../../nbs/data/16_mixtures.ipynb #b5b694dd
+def _read_source(source, name: str, path: Path) -> dict | None: # path: of the mixture file
+    "A source as a dictionary, its paths resolved; None for one that is taken out. Raises `BadInput`."
+    if isinstance(source, str): source = {"data": source}
+    if source is None: return None
+    if not isinstance(source, dict):
+        raise BadInput(f"source {name} of {path.name} is a {type(source).__name__}: give a path, or "
+                       f"{{data: ...}}")
+    if isinstance(source.get("data"), str): source["written"] = source["data"]
+    for key in ("data", "image_root", "corpus", "cache"):
+        if isinstance(source.get(key), str): source[key] = _resolve(source[key], path.parent, key)
+    return source
+
+# %% ../../nbs/data/16_mixtures.ipynb #20c529cf
+def read_mixture(path: Path, within: tuple = ()) -> dict:
+    "What a mixture file says, with its base. Raises `BadInput`."
+    if path.resolve() in within: raise BadInput(f"the mixture {path.name} is its own base")
+    found = _load_yaml(path)
+    found["sources"] = {str(n): _read_source(s, str(n), path) for n, s in found["sources"].items()}
+    for key in ("image_root", "cache"):
+        if isinstance(found.get(key), str): found[key] = _resolve(found[key], path.parent, key)
+    if found.get("base") is None: return found
+    base = read_mixture(_base_file(str(found["base"]), path.parent), (*within, path.resolve()))
+    sources = dict(base["sources"])
+    for name, changes in found["sources"].items():
+        sources[name] = changes if changes is None else (sources.get(name) or {}) | changes
+    return base | found | {"sources": sources}
+
+def _base_file(name: str, folder: Path) -> Path:
     "The file of a base: in the folder of the mixture that names it, else as `mixture_file` finds it."
     beside = folder/Path(name).expanduser()
     found = None if beside.is_file() else mixture_file(name)
     return found if found is not None and found.is_file() else beside
-
-def placed(value: str, folder: Path, key: str) -> str:
-    "A path of a mixture file, from the folder that it lies in; names of the hub stay what they are."
-    if key == "data" and value.startswith("hub:"): return value
-    return str(folder/Path(value).expanduser())
 
 # %% ../../nbs/data/16_mixtures.ipynb #ad598807
 @dataclass
@@ -93,135 +112,168 @@ class Mixture:
         more = f" {'rows':>9s} {'an epoch':>9s} {'share':>6s}" if counts else "  what"
         lines = [f"{'source':{wide}s}  {'cap':>9s} {'sampling':8s} {'weight':>6s}{more}"]
         for s in self.sources:
-            line = f"{s.title:{wide}s}  {f'{s.cap:,}' if s.cap else 'all':>9s} {s.sampling:8s} {s.weight:6g}"
+            cap = f"{s.cap:,}" if s.cap else "all"
+            line = f"{s.title:{wide}s}  {cap:>9s} {s.sampling:8s} {s.weight:6g}"
             n = round(s.weight * counts[s.title]) if counts else 0
             if counts: lines.append(f"{line} {counts[s.title]:9,d} {n:9,d} {n / max(total, 1):6.1%}")
             else: lines.append(f"{line}  {self.notes.get(s.title) or s.kind or s.data}")
         return "\n".join(lines)
 
-def load_mixture(data: str | Path, # a mixture file, one of moca's own by name, a path, `hub:owner/name`, or a source on one line
+# %% ../../nbs/data/16_mixtures.ipynb #28f73621
+def load_mixture(data: str | Path, # a mixture file or name, a path, a hub: name, or a source on one line
                  kind: str = "documents", # or pairs
                  options: dict | None = None # fields of a Source, for every source
                  ) -> Mixture:
     "What to read, and how. Raises `BadInput`."
-    given = {k: v for k, v in (options or {}).items() if k not in ("data", "name")}
-    single = inlined(str(data))
-    path = mixture_file(str(data)) if single is None else None
-    if path is None:
-        source = source_of(({"data": str(data)} if single is None else single) | given, printable(data))
-        return Mixture(source.title, kind, [source])
+    options = {key: value for key, value in (options or {}).items() if key not in ("data", "name")}
+    inline = inline_source(str(data))
+    path = mixture_file(str(data)) if inline is None else None
+    if path is not None: return _of_file(path, kind, options)
+    source = {"data": str(data)} if inline is None else inline
+    source = make_source(source | options, printable(data))
+    return Mixture(source.title, kind, [source])
+
+# %% ../../nbs/data/16_mixtures.ipynb #9928c617
+def _of_file(path: Path, kind: str, options: dict) -> Mixture:
+    "The Mixture of a file. Raises `BadInput`."
     found = read_mixture(path)
     if found.get("kind", kind) != kind:
         raise BadInput(f"the mixture {path.stem} holds {found['kind']}, and {kind} are needed here")
     fields = {f.name for f in dataclasses.fields(Source)} - {"data", "name"}
-    common = {k: v for k, v in found.items() if k not in KEYS}
+    common = {key: value for key, value in found.items() if key not in KEYS}
     if unknown := set(map(str, common)) - fields:
         raise BadInput(f"the mixture {path.name} has the unknown key {printable(sorted(unknown)[0])!r}: "
                        f"the keys are {', '.join((*KEYS, *sorted(fields)))}")
-    chosen = {n: common | s | given | {"name": n} for n, s in found["sources"].items() if s is not None}
-    if not chosen: raise BadInput(f"the mixture {path.name} has no sources")
-    notes = {n: s.pop("note", "") for n, s in chosen.items()}
-    written = {n: s.pop("written", "") for n, s in chosen.items()}
-    return Mixture(path.stem, kind, [source_of(s, n) for n, s in chosen.items()], str(found.get("about", "")),
-                   notes, written)
+    sources, notes, written = [], {}, {}
+    for name, source in found["sources"].items():
+        if source is None: continue
+        source = common | source | options | {"name": name}
+        notes[name], written[name] = source.pop("note", ""), source.pop("written", "")
+        sources.append(make_source(source, name))
+    if not sources: raise BadInput(f"the mixture {path.name} has no sources")
+    return Mixture(path.stem, kind, sources, about=str(found.get("about", "")), notes=notes, written=written)
+
+# %% ../../nbs/data/16_mixtures.ipynb #38dbedc4
+def repeats(weight: float) -> list[float]:
+    "A weight as shares, one for each time that a source is gone through: 2.5 is 1, 1, 0.5."
+    whole = int(weight)
+    return [1.0] * whole + ([weight - whole] if weight > whole else [])
+
+# %% ../../nbs/data/16_mixtures.ipynb #d322b373
+def draw_share(part: MapDataset, # Documents or Pairs of one source
+               n: int, # of its rows
+               share: float, # that an epoch holds
+               seed: int, epoch: int) -> np.ndarray: # [round(share * n)] int64, ascending
+    "The rows of one part that an epoch holds."
+    if share >= 1: return np.arange(n)
+    import torch # with moca.masking, the one thing here that needs it: a mixture is read without torch
+    from moca.masking import generator
+    keyed = generator(seed, epoch, f"{part.source.title}~{part.copy}", "mixture")
+    order = torch.randperm(n, generator=keyed).numpy()
+    return np.sort(order[:round(share * n)])
 
 # %% ../../nbs/data/16_mixtures.ipynb #aa39a4f2
-class Mixed(Chain):
+class MixedDataset(ConcatDataset):
     """Sources end to end, each as often as its weight says; `draw` chooses the rows of an epoch.
     Raises `BadInput` for a weight so small that no row of its source is ever drawn."""
-    def __init__(self, parts: Sequence[Lazy],
+    def __init__(self, parts: Sequence[MapDataset],
                  shares: Sequence[float]): # share of each part that an epoch holds, in (0, 1]
         super().__init__(parts)
         self.shares, self._signature = list(shares), None
         for part, share in zip(self.parts, self.shares):
             if getattr(part, "copy", 0) or not len(part) or round(share * len(part)): continue
-            raise BadInput(f"source {part.source.title}: an epoch with weight {share:g} of its {len(part):,} rows holds none of them: "
-                           f"give a weight of {1 / len(part):.1g} or more, or leave the source out")
+            raise BadInput(f"source {part.source.title}: an epoch with weight {share:g} of its "
+                           f"{len(part):,} rows holds none of them: give a weight of {1 / len(part):.1g} or "
+                           "more, or leave the source out")
 
     def draw(self, seed, epoch):
         out, start = [np.arange(0)], 0
         for part, end, share in zip(self.parts, self.ends, self.shares):
-            out.append(start + drawn(part, end - start, share, seed, epoch))
+            out.append(start + draw_share(part, end - start, share, seed=seed, epoch=epoch))
             start = end
         return np.concatenate(out)
 
     def signature(self): # of the files as they were when it was first asked for: a run asks twice
-        if self._signature is None: self._signature = digest(super().signature(), self.shares)
+        if self._signature is None: self._signature = fingerprint(super().signature(), self.shares)
         return self._signature
 
-def drawn(part: Lazy, n: int, share: float, seed: int,
-          epoch: int) -> np.ndarray: # [round(share * n)] int64, ascending
-    "The rows of one part that an epoch holds."
-    if share >= 1: return np.arange(n)
-    import torch
-    from moca.masking import generator
-    order = torch.randperm(n, generator=generator(seed, epoch, f"{part.source.title}~{part.copy}",
-                                                  "mixture")).numpy()
-    return np.sort(order[:round(share * n)])
-
 # %% ../../nbs/data/16_mixtures.ipynb #086d8bff
-def times(weight: float) -> list[float]:
-    "A weight as shares, one for each time that a source is gone through: 2.5 is 1, 1, 0.5."
-    whole = int(weight)
-    return [1.0] * whole + ([weight - whole] if weight > whole else [])
-
-def mixed(mixture: Mixture, make: type, progress: bool = False) -> Mixed:
+def open_mixture(mixture: Mixture, make: type, progress: bool = False) -> MixedDataset:
     "The items of all sources: `make` is Documents or Pairs. Raises `BadInput`."
     parts, shares = [], []
-    for s in mixture.sources:
-        there_is(s.data, mixture.written.get(s.name))
-        once, found = make(source_rows(s, progress), s), times(s.weight)
-        parts += [once, *(once.again(copy) for copy in range(1, len(found)))]
+    for source in mixture.sources:
+        check_exists(source.data, mixture.written.get(source.name))
+        once, found = make(source_rows(source, progress), source), repeats(source.weight)
+        parts.append(once)
+        parts += [once.again(copy) for copy in range(1, len(found))]
         shares += found
-    return Mixed(parts, shares)
+    return MixedDataset(parts, shares)
+
+# %% ../../nbs/data/16_mixtures.ipynb #51b51b7e
+def rows_by_source(items: MixedDataset) -> dict[str, int]:
+    "The rows of each source, for `Mixture.table`."
+    return {part.source.title: len(part) for part in items.parts}
+
+# %% ../../nbs/data/16_mixtures.ipynb #e54f57f5
+def show_mixture(mixture: Mixture, counts: dict[str, int], ax=None):
+    "What an epoch holds of each source; what was taken once, a second time, a third time in other shades."
+    import matplotlib.pyplot as plt
+    if ax is None:
+        _, ax = plt.subplots(figsize=(6, .3 * len(mixture.sources) + .8), layout="constrained")
+    for y, source in enumerate(mixture.sources):
+        left = 0.0
+        for copy, share in enumerate(repeats(source.weight)):
+            width = share * counts[source.title]
+            ax.barh(y, width, left=left, color=f"C{y % 6}", alpha=1 / (1 + .6 * copy), edgecolor="white")
+            left += width
+    ax.set_yticks(range(len(mixture.sources)), [source.title for source in mixture.sources])
+    ax.invert_yaxis()
+    ax.set(xlabel="rows of an epoch", title=mixture.name)
+    return ax
 
 # %% ../../nbs/data/16_mixtures.ipynb #e742686b
-def open_documents(data: str | Path, progress: bool = False,
-                   options: dict | None = None) -> tuple[Mixed, Report]:
+def open_documents(data: str | Path, # as `load_mixture`
+                   progress: bool = False,
+                   options: dict | None = None # fields of a Source, for every source
+                   ) -> tuple[MixedDataset, Report]:
     """The Documents of data, none of them read yet, and an empty Report for what will turn out to be
-    unusable; as `load_mixture`."""
+    unusable. Raises `BadInput`."""
     mixture = load_mixture(data, options=options)
-    docs, report = mixed(mixture, Documents, progress), Report(mixture.name)
+    docs, report = open_mixture(mixture, Documents, progress), Report(mixture.name)
     if not len(docs):
-        sift(docs, report)
+        keep_valid(docs, report)
         report.raise_if_empty()
     return docs, report
 
-def load_documents(data: str | Path, verify: bool = False, workers: int = 1, progress: bool = False,
-                   options: dict | None = None) -> tuple[Selection, Report]:
+# %% ../../nbs/data/16_mixtures.ipynb #44bcdfbd
+def load_documents(data: str | Path, # as `load_mixture`
+                   verify: bool = False, # decode every image once, and reject the rows of those that fail
+                   workers: int = 1, # threads
+                   progress: bool = False,
+                   options: dict | None = None # fields of a Source, for every source
+                   ) -> tuple[Subset, Report]:
     """The Documents of data that can be used, and a Report of everything else; as `load_mixture`. Raises
     `BadInput` if there are none."""
     docs, report = open_documents(data, progress, options)
-    docs, _ = sift(docs, report, lambda d: look(d, verify), workers, progress)
+    check = partial(check_images, verify=verify)
+    docs, _ = keep_valid(docs, report, check, workers=workers, progress=progress)
     report.adds_up()
     report.raise_if_empty()
     return docs, report
 
-def open_pairs(data: str | Path, verify: bool = False, workers: int = 1, progress: bool = False,
-               options: dict | None = None) -> tuple[ReadPairs, Report]:
+# %% ../../nbs/data/16_mixtures.ipynb #9f71ba7c
+def open_pairs(data: str | Path, # as `load_mixture`
+               verify: bool = False, # decode every image once, and reject the rows of those that fail
+               workers: int = 1, # threads
+               progress: bool = False,
+               options: dict | None = None # fields of a Source, for every source
+               ) -> tuple[ReadPairs, Report]:
     """The Pairs of data that can be used, and a Report of everything else; as `load_mixture`. Raises
     `BadInput` if there are none."""
     mixture = load_mixture(data, "pairs", options)
     report = Report(mixture.name)
-    pairs = sift_pairs(mixed(mixture, Pairs, progress), report, verify, workers, progress)
+    items = open_mixture(mixture, Pairs, progress)
+    pairs = sift_pairs(items, report, verify=verify, workers=workers, progress=progress)
     report.adds_up()
     report.raise_if_empty()
     return pairs, report
-
-def rows_of(items: Mixed) -> dict[str, int]:
-    "The rows of each source, for `Mixture.table`."
-    return {p.source.title: len(p) for p in items.parts}
-
-def show_mixture(mixture: Mixture, counts: dict[str, int], ax=None):
-    "What an epoch holds of each source; what was taken once, a second time, a third time in other shades."
-    import matplotlib.pyplot as plt
-    ax = ax or plt.subplots(figsize=(6, .3 * len(mixture.sources) + .8), layout="constrained")[1]
-    for y, s in enumerate(mixture.sources):
-        left = 0.0
-        for copy, share in enumerate(times(s.weight)):
-            ax.barh(y, share * counts[s.title], left=left, color=f"C{y % 10}", alpha=1 / (1 + .6 * copy),
-                    edgecolor="white")
-            left += share * counts[s.title]
-    ax.set_yticks(range(len(mixture.sources)),
-                  [s.title for s in mixture.sources]); ax.invert_yaxis(); ax.set_xlabel("rows of an epoch")
-    return ax

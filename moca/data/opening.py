@@ -9,32 +9,46 @@ import os
 import posixpath
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from .account import Ignored
 from .archives import TarRows
-from .documents import MAX_PIXELS, BadInput
-from .folders import PDF_PARTS, TEXTS, FolderRows, not_read, sidecars, suffix_of
+from .arrow import saved_dataset
+from .compressed import unpacked
+from .errors import BadInput
+from .folders import PDF_PARTS, TEXTS, FolderRows, sidecars, suffix_of, why_ignored
+from .images import MAX_PIXELS
+from .json_lists import json_kind
 from .pages import image_suffixes, unread_image
-from .paths import Found, Walk, inside, printable, said, special, system_file
-from .rows import Chain, JsonRows, Lazy, LineRows, ParquetRows
-from .tables import CsvRows, TsvRows, arrow_file, json_file, json_kind, packed, saved_dataset, unpacked
+from .parquet import ParquetRows
+from .paths import Listing, Walk, escaped, os_reason, path_inside, special_file, system_file
+from .rows import READERS, SHARDS, ConcatDataset, LineRows, MapDataset
 
 # %% auto #0
-__all__ = ['SHARDS', 'TABLES', 'READERS', 'SPLITS', 'SUFFIXES', 'packed_away', 'open_table', 'first_rows', 'split_of',
-           'split_folder', 'of_split', 'texts', 'texts_of', 'parquet_texts', 'Named', 'Kinds', 'is_table', 'several',
-           'choose', 'unclear', 'open_folder', 'open_tables', 'matching', 'files_at', 'loose_rows', 'open_file',
-           'open_rows', 'each_row']
+__all__ = ['SPLITS', 'SUFFIXES', 'open_table', 'first_rows', 'split_of_table', 'split_folder', 'of_split', 'texts_in',
+           'ImageFinder', 'FolderKinds', 'choose_tables', 'open_tables', 'open_folder', 'matching_files', 'files_at',
+           'open_file', 'open_rows', 'each_row']
 
 # %% ../../nbs/data/13_opening.ipynb #3190b157
-SHARDS = {".jsonl": JsonRows, ".ndjson": JsonRows, ".parquet": ParquetRows, ".arrow": arrow_file,
-          ".tar": TarRows,
-          ".jsonl.gz": packed(JsonRows), ".ndjson.gz": packed(JsonRows)} # what large data come in
-TABLES = {".csv": CsvRows, ".tsv": TsvRows, ".json": json_file,
-          # what other things come in, too
-          ".csv.gz": packed(CsvRows), ".tsv.gz": packed(TsvRows), ".json.gz": packed(json_file)}
-READERS = SHARDS | TABLES # by suffix: (path, name, folder of image paths or None) -> Lazy
+def open_table(root: Path, name: str) -> MapDataset: # a path below root
+    "The rows of a file that has a reader. Raises `BadInput`, with its name."
+    try:
+        return READERS[suffix_of(name)](root/name, name)
+    except BadInput as e:
+        raise BadInput(str(e) if escaped(name) in str(e) else f"{escaped(name)}: {e}") from e
+    except (OSError, MemoryError) as e:
+        raise BadInput(f"{escaped(name)}: {os_reason(e)}") from e
 
-def packed_away(suffix: str) -> str | None: # lower case, with its dot
+def first_rows(rows: MapDataset, most: int = 10) -> Iterator[dict]:
+    "The first rows that can be read."
+    for i in range(min(most, len(rows))):
+        try:
+            yield rows.make(i)
+        except BadInput:
+            pass
+
+# %% ../../nbs/data/13_opening.ipynb #44f8865a
+def _why_packed(suffix: str) -> str | None: # lower case, with its dot
     "What to tell of a compressed file that has no reader; None if it has one, or is none."
     if suffix in READERS: return None
     if suffix in (".tgz", ".tbz", ".txz") or suffix.startswith(".tar."):
@@ -44,252 +58,289 @@ def packed_away(suffix: str) -> str | None: # lower case, with its dot
         return f"it is compressed ({suffix[1:]}) and cannot be read at any place: unpack it"
     return None
 
-def open_table(root: Path, name: str) -> Lazy: # a path below root
-    "The rows of a file that has a reader. Raises `BadInput`, with its name."
-    try: return READERS[suffix_of(name)](root/name, name)
-    except BadInput as e:
-        raise BadInput(str(e) if printable(name) in str(e) else f"{printable(name)}: {e}") from e
-    except (OSError, MemoryError) as e: raise BadInput(f"{printable(name)}: {said(e)}") from e
-
-def first_rows(rows: Lazy, most: int = 10) -> Iterator[dict]:
-    "The first rows that can be read."
-    for i in range(min(most, len(rows))):
-        try: yield rows.make(i)
-        except BadInput: pass
-
 # %% ../../nbs/data/13_opening.ipynb #5ccf3513
 SPLITS = dict(train="train", training="train", validation="validation", valid="validation", val="validation",
-              dev="validation",
-              test="test", eval="test")
+              dev="validation", test="test", eval="test")
 
-def split_of(file: str) -> str | None:
+def split_of_table(file: str) -> str | None:
     "The split that the path of a table names: in a word of its file, or in a folder."
-    words = [w for part in Path(file.lower()).with_suffix("").parts[::-1] for w in re.split(r"[-_.\s]", part)]
-    return next((SPLITS[w] for w in words if w in SPLITS), None)
+    for part in reversed(Path(file.lower()).with_suffix("").parts):
+        for word in re.split(r"[-_.\s]", part):
+            if word in SPLITS: return SPLITS[word]
+    return None
 
 def split_folder(file: str) -> str | None:
     "The split that a folder on the way to a file is."
-    return next((SPLITS[part] for part in Path(file.lower()).parts[-2::-1] if part in SPLITS), None)
+    folders = reversed(Path(file.lower()).parent.parts)
+    return next((SPLITS[part] for part in folders if part in SPLITS), None)
 
+# %% ../../nbs/data/13_opening.ipynb #847bdbed
 def of_split(files: list[str], split: str | None, name: str,
-             split_of: Callable = split_of) -> tuple[list[str], list[Ignored]]:
+             split_of: Callable = split_of_table) -> tuple[list[str], list[Ignored]]:
     "The files of a split, and the others. Raises `BadInput` if no file is of the split that was asked for."
-    found = {f: split_of(f) for f in files}
+    found = {file: split_of(file) for file in files}
     wanted = SPLITS.get(split, split) or ("train" if "train" in found.values() else None)
     if wanted in (None, "all") or not files: return files, []
-    chosen = [f for f in files if found[f] == wanted]
-    if not chosen: raise BadInput(f"{name} has no split {split!r}: its files name "
-                                  f"{', '.join(sorted({s for s in found.values() if s})) or 'none'}")
-    return chosen, [Ignored(printable(f),
-                            "of another split" if found[f] else f"of no split, and others are of {wanted}")
-                    for f in files if found[f] != wanted]
+    chosen = [file for file in files if found[file] == wanted]
+    if not chosen:
+        named = ", ".join(sorted(set(found.values()) - {None})) or "none"
+        raise BadInput(f"{name} has no split {split!r}: its files name {named}")
+    others = []
+    for file in files:
+        why = "of another split" if found[file] else f"of no split, and others are of {wanted}"
+        if found[file] != wanted: others.append(Ignored(escaped(file), why))
+    return chosen, others
 
 # %% ../../nbs/data/13_opening.ipynb #5788ebc4
-def texts(value) -> Iterator[str]:
+def texts_in(value) -> Iterator[str]:
     "All texts in a value, however deep."
     if isinstance(value, str): yield value
-    elif isinstance(value, dict):
-        for v in value.values(): yield from texts(v)
-    elif isinstance(value, (list, tuple)):
-        for v in value: yield from texts(v)
+    if isinstance(value, dict): value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for inner in value: yield from texts_in(inner)
 
-def texts_of(rows: Lazy) -> Iterator[str]:
+# %% ../../nbs/data/13_opening.ipynb #b2a412ae
+def _texts_of(rows: MapDataset) -> Iterator[str]:
     "All texts in the rows of a table; those of rows that cannot be read are left out."
-    if isinstance(rows, ParquetRows): yield from parquet_texts(rows)
+    if isinstance(rows, ParquetRows): yield from _parquet_texts(rows)
     elif not isinstance(rows, TarRows):
-        for row in first_rows(rows, len(rows)): yield from texts(row)
+        for row in first_rows(rows, len(rows)): yield from texts_in(row)
 
-def parquet_texts(rows: ParquetRows) -> Iterator[str]:
+def _parquet_texts(rows: ParquetRows) -> Iterator[str]:
     "The same, without reading columns of bytes."
     for k in range(len(rows.ends) if rows.texts else 0):
-        try: yield from texts(rows.group(k, rows.texts).to_pylist())
-        except (BadInput, ValueError): continue # its rows will be rejected one by one
+        try:
+            yield from texts_in(rows.group(k, rows.texts).to_pylist())
+        except (BadInput, ValueError):
+            continue # its rows will be rejected one by one
 
-class Named:
-    "Finds images by paths that rows give."
+# %% ../../nbs/data/13_opening.ipynb #4512f344
+class ImageFinder:
+    "Finds images by paths that rows give: `finder(text, folder)`."
     def __init__(self, images: list[str]): # paths below the root
-        self.images, self.tails = set(images), {}
-        for name in images: self.tails.setdefault(name.rpartition("/")[2], []).append(name)
+        self.images, self.by_name = set(images), {}
+        for image in images:
+            self.by_name.setdefault(image.rpartition("/")[2], []).append(image)
 
     def __call__(self, text: str, folder: str) -> list[str]: # of the table, below the root
         "The images that a text is the path of."
-        if len(text) > 4096 or text.rpartition("/")[2] not in self.tails: return []
+        if len(text) > 4096: return []
+        candidates = self.by_name.get(text.rpartition("/")[2], [])
+        if not candidates: return []
         exact = posixpath.normpath(posixpath.join(folder, text))
         if exact in self.images: return [exact]
         tail = "/" + posixpath.normpath(text).lstrip("./")
-        return [name for name in self.tails[text.rpartition("/")[2]] if ("/" + name).endswith(tail)]
+        return [image for image in candidates if ("/" + image).endswith(tail)]
 
 # %% ../../nbs/data/13_opening.ipynb #86ff92d4
-class Kinds:
+class FolderKinds:
     "The files below a folder, by what they may be."
     def __init__(self, root: Path, names: list[str]):
-        # others: texts, what lies beside images, the rest
-        self.shards, self.tables, self.images, self.others = [], [], [], []
-        self.rejected = []
-        parts = {name for files in sidecars(names).values() for name in files}
+        self.shards, self.tables, self.images = [], [], []
+        self.others = [] # texts, what lies beside images, the rest
+        self.rejected = [] # (name, why)
+        beside = set(_parts_of_images(names))
         for name in names:
             suffix = suffix_of(name)
             if suffix in SHARDS: self.shards.append(name)
-            elif suffix in TABLES and name not in parts and is_table(root/name, suffix):
+            elif _may_be_table(suffix, name in beside) and _is_table(root/name, suffix):
                 self.tables.append(name)
             elif suffix in image_suffixes() or suffix == ".pdf": self.images.append(name)
             elif suffix in TEXTS: self.others.append(name)
-            elif why := packed_away(suffix) or unread_image(suffix):
-                self.rejected.append((printable(name), why))
+            elif why := _why_packed(suffix) or unread_image(suffix):
+                self.rejected.append((escaped(name), why))
             else: self.others.append(name)
 
-def is_table(path: Path, suffix: str) -> bool:
-    "Is a file that may be a table one? A .json file may be anything."
-    try: return suffix != ".json" or json_kind(path) != "object"
-    except BadInput: return True # its reader will say why not
+def _parts_of_images(names: list[str]) -> list[str]:
+    "The files that lie beside an image."
+    found = []
+    for files in sidecars(names).values(): found += files
+    return found
 
-def several(names: list[str], what: str) -> str:
-    "A file by its name, or so many of them."
-    return printable(names[0], 80) if len(names) == 1 else f"{len(names)} {what}"
+def _may_be_table(suffix: str, is_beside: bool) -> bool: # is_beside: the file lies beside an image
+    return suffix in READERS and not is_beside
+
+def _is_table(path: Path, suffix: str) -> bool:
+    "Is a file that may be a table one? A .json file may be anything."
+    try:
+        return suffix != ".json" or json_kind(path) != "object"
+    except BadInput:
+        return True # its reader will say why not
 
 # %% ../../nbs/data/13_opening.ipynb #42190ead
-def choose(readers: dict[str, Lazy], # of tables, by name
-           kinds: Kinds, path: str) -> tuple[list[str], set[str]]:
+def choose_tables(tables: dict[str, MapDataset], # by name
+                  kinds: FolderKinds, path: str) -> tuple[list[str], set[str]]:
     "The tables that are the data, and the images that they name. Raises `BadInput` if it cannot be told."
-    if not kinds.images: return list(readers), set()
-    named, found = Named(kinds.images), {}
-    for name, rows in readers.items():
-        folder = posixpath.dirname(name)
-        found[name] = {image for text in texts_of(rows) for image in named(text, folder)}
-    about_images = {name for name, rows in readers.items() if found[name] or rows.own_images}
-    if not about_images: raise BadInput(unclear(list(readers), kinds.images, path))
-    shards = {name for name in readers if suffix_of(name) in SHARDS}
-    chosen = [name for name in readers if name in about_images or name in shards and shards & about_images]
-    return chosen, set().union(*(found[name] for name in chosen))
+    if not kinds.images: return list(tables), set()
+    find, named = ImageFinder(kinds.images), {}
+    for name, rows in tables.items():
+        folder, named[name] = posixpath.dirname(name), set()
+        for text in _texts_of(rows): named[name].update(find(text, folder))
+    about_images = {name for name, rows in tables.items() if named[name] or rows.own_images}
+    if not about_images: raise BadInput(_ambiguous(list(tables), kinds.images, path))
+    shards = {name for name in tables if suffix_of(name) in SHARDS}
+    if shards & about_images: about_images |= shards # shards belong together
+    chosen = [name for name in tables if name in about_images]
+    return chosen, set().union(*(named[name] for name in chosen))
 
-def unclear(tables: list[str], images: list[str], path: str) -> str:
+# %% ../../nbs/data/13_opening.ipynb #4363cd8f
+def _ambiguous(tables: list[str], images: list[str], path: str) -> str:
     "What to tell of a folder that could be read in two ways."
-    what = "images" if any(suffix_of(n) != ".pdf" for n in images) else "PDFs"
-    one, deep = printable(tables[0], 80), "**/" * any("/" in n for n in images)
-    return (f"{path} holds {several(images, what)} and {several(tables, 'tables')}, which names none of them: "
-            f"name one of the two, {path}/{one} or {path}/{deep}*{os.path.splitext(images[0])[1]}")
+    what = "images" if any(suffix_of(name) != ".pdf" for name in images) else "PDFs"
+    deep = "**/" * any("/" in name for name in images)
+    suffix = os.path.splitext(images[0])[1]
+    return (f"{path} holds {_several(images, what)} and {_several(tables, 'tables')}, which names none of "
+            f"them: name one of the two, {path}/{escaped(tables[0], 80)} or {path}/{deep}*{suffix}")
+
+def _several(names: list[str], what: str) -> str:
+    "A file by its name, or so many of them."
+    return escaped(names[0], 80) if len(names) == 1 else f"{len(names)} {what}"
 
 # %% ../../nbs/data/13_opening.ipynb #b03a56ac
-def open_folder(found: Found, path: str, split: str | None,
-                loose: Callable) -> Lazy: # loose(names) -> rows of files without a table
+def open_tables(root: Path, kinds: FolderKinds, path: str, split: str | None) -> ConcatDataset:
+    "The rows of a folder's tables. Raises `BadInput`."
+    names = kinds.shards + (kinds.tables if kinds.images or not kinds.shards else [])
+    names, ignored = of_split(names, split, path)
+    tables, rejected = {}, []
+    for name in names:
+        try:
+            tables[name] = open_table(root, name)
+        except BadInput as e:
+            rejected.append((escaped(name), str(e)))
+    chosen, named = choose_tables(tables, kinds, path) if tables else ([], set())
+    rows = ConcatDataset([tables[name] for name in chosen])
+    rows.rejected += rejected
+    for name in chosen:
+        if not len(tables[name]) and not tables[name].rejected:
+            ignored.append(Ignored(escaped(name), "it has no rows"))
+    rows.ignored += ignored
+    for name, why in _left_over(kinds, tables, chosen, named).items():
+        rows.ignored.append(Ignored(escaped(name), why))
+    return rows
+
+# %% ../../nbs/data/13_opening.ipynb #dfe1d0d0
+def _left_over(kinds: FolderKinds, tables: dict, chosen: list[str], named: set[str]) -> dict[str, str]:
+    "Why files of a folder are in no row, when its tables are the data."
+    why = {}
+    for name in tables:
+        if name not in chosen: why[name] = f"a table beside {escaped(chosen[0])}, which names the images"
+    if kinds.shards and not kinds.images:
+        why |= dict.fromkeys(kinds.tables, f"a table beside {_several(kinds.shards, 'others')}")
+    why |= {name: "no row names it" for name in kinds.images if name not in named}
+    for name in kinds.others:
+        is_text = suffix_of(name) in (*TEXTS, ".caption", ".json")
+        why[name] = "beside a table" if is_text else why_ignored(suffix_of(name))
+    return why
+
+# %% ../../nbs/data/13_opening.ipynb #d04f02ee
+def _loose_rows(root: Path, names: list[str], lines: bool = False,
+                **options) -> list[MapDataset]: # options of FolderRows
+    "The rows of files without a table; with `lines`, each line of a text is one."
+    beside = set(_parts_of_images(names)) if lines else set()
+    texts = [n for n in names if lines and suffix_of(n) in TEXTS and n not in beside]
+    is_text = set(texts)
+    rows = FolderRows(root, [n for n in names if n not in is_text], **options)
+    found = [rows]
+    for name in texts:
+        try:
+            path = unpacked(root/name) if name.lower().endswith(".gz") else root/name
+            found.append(LineRows(path, name, (root/name).parent))
+        except BadInput as e:
+            rows.rejected.append((escaped(name), str(e)))
+    return found
+
+# %% ../../nbs/data/13_opening.ipynb #66bfc4fa
+def open_folder(found: Listing, path: str, split: str | None,
+                loose: Callable) -> MapDataset: # loose(root, names) -> rows of files without a table
     "The rows of the files below a folder. Raises `BadInput`."
-    kinds = Kinds(found.root, found.names)
+    kinds = FolderKinds(found.root, found.names)
     if kinds.shards or kinds.tables: rows = open_tables(found.root, kinds, path, split)
     else:
         names, others = of_split(sorted(kinds.images + kinds.others), split, path, split_folder)
-        rows = Chain(loose(names))
+        rows = ConcatDataset(loose(found.root, names))
         rows.ignored += others
     rows.rejected += found.rejected + kinds.rejected
     rows.ignored += found.ignored
     return rows
 
-def open_tables(root: Path, kinds: Kinds, path: str, split: str | None) -> Chain:
-    "The rows of a folder's tables. Raises `BadInput`."
-    names = kinds.shards + (kinds.tables if kinds.images or not kinds.shards else [])
-    names, ignored = of_split(names, split, path)
-    readers, rejected = {}, []
-    for name in names:
-        try: readers[name] = open_table(root, name)
-        except BadInput as e: rejected.append((printable(name), str(e)))
-    chosen, named = choose(readers, kinds, path) if readers else ([], set())
-    rows = Chain([readers[name] for name in chosen])
-    rows.rejected += rejected
-    ignored += [Ignored(printable(name), "it has no rows") for name in chosen if not len(readers[name])
-                and not readers[name].rejected]
-    why = {name: f"a table beside {printable(chosen[0])}, which names the images" for name in readers
-           if name not in chosen}
-    if kinds.shards and not kinds.images:
-        why |= {name: f"a table beside {several(kinds.shards, 'others')}" for name in kinds.tables}
-    why |= {name: "no row names it" for name in kinds.images if name not in named}
-    why |= {name: "beside a table" if suffix_of(name) in (*TEXTS, ".caption", ".json")
-            else not_read(suffix_of(name))
-            for name in kinds.others}
-    rows.ignored += ignored + [Ignored(printable(name), reason) for name, reason in why.items()]
-    return rows
-
 # %% ../../nbs/data/13_opening.ipynb #872c04c4
-def matching(pattern: str) -> Found:
+def matching_files(pattern: str) -> Listing:
     "The files that a pattern such as `shards/*.tar` matches. Raises `BadInput` if there are none."
     matches = sorted(glob.glob(pattern, recursive=True))
     files = [m for m in matches if not os.path.isdir(m)]
-    if not files: raise BadInput(f"no file matches {printable(pattern, 80)}")
+    if not files: raise BadInput(f"no file matches {escaped(pattern, 80)}")
     root = Path(os.path.commonpath([os.path.dirname(m) or "." for m in files]))
-    found = Found(root, [], [], [])
+    found = Listing(root, [], [], [])
     for file in files:
-        name = Path(file).relative_to(root).as_posix()
-        try:
-            if why := system_file(name) or special(inside(root, name)):
-                found.ignored.append(Ignored(printable(name), why))
-            else: found.names.append(name)
-        except (BadInput, OSError) as e:
-            found.rejected.append((printable(name), str(e) if isinstance(e, BadInput) else said(e)))
+        _add_match(found, Path(file).relative_to(root).as_posix())
     for folder in set(matches) - set(files):
         below = folder.rstrip("/") + "/"
         if not any(m.startswith(below) for m in matches if m != below):
-            found.ignored.append(Ignored(printable(below), "a folder, and the pattern matches no file in it"))
+            found.ignored.append(Ignored(escaped(below), "a folder, and the pattern matches no file in it"))
     return found
 
-def files_at(path: str) -> Found | None:
+def _add_match(found: Listing, name: str) -> None:
+    "A file that a pattern matches: read, rejected or ignored."
+    try:
+        why = system_file(name) or special_file(path_inside(found.root, name))
+    except (BadInput, OSError) as e:
+        found.reject(name, str(e) if isinstance(e, BadInput) else os_reason(e))
+        return
+    if why: found.ignore(name, why)
+    else: found.names.append(name)
+
+# %% ../../nbs/data/13_opening.ipynb #6b7dc6b0
+def files_at(path: str) -> Listing | None:
     "The files below a folder, or that a pattern matches; None if the path is a file. Raises `BadInput`."
     if os.path.isdir(path): return Walk(path).found
     if os.path.exists(path): return None
-    if glob.has_magic(path): return matching(path)
-    try: os.stat(path)
+    if glob.has_magic(path): return matching_files(path)
+    try:
+        os.stat(path)
     except (OSError, ValueError) as e:
-        why = said(e)
-        raise BadInput(f"{printable(path, 80)} does not exist: check the path" if "not exist" in why
-                       else f"{printable(path, 80)}: {why}") from e
-    raise BadInput(f"{printable(path, 80)} cannot be opened")
+        why = os_reason(e)
+        if "not exist" in why: raise BadInput(f"{escaped(path, 80)} does not exist: check the path") from e
+        raise BadInput(f"{escaped(path, 80)}: {why}") from e
+    raise BadInput(f"{escaped(path, 80)} cannot be opened")
 
-# %% ../../nbs/data/13_opening.ipynb #d04f02ee
-def loose_rows(root: Path, names: list[str], lines: bool = False,
-               **options) -> list[Lazy]: # options of FolderRows
-    "The rows of files without a table; with `lines`, each line of a text is one."
-    parts = {part for beside in sidecars(names).values() for part in beside}
-    texts = {n: None for n in names if lines and suffix_of(n) in TEXTS and n not in parts} # a set in order
-    rows = FolderRows(root, [n for n in names if n not in texts], **options)
-    found = [rows]
-    for name in texts:
-        try:
-            found.append(LineRows(unpacked(root/name) if name.lower().endswith(".gz") else root/name, name,
-                                  (root/name).parent))
-        except BadInput as e: rows.rejected.append((printable(name), str(e)))
-    return found
-
-def open_file(path: Path, loose: Callable) -> Chain: # loose(root, names) -> list of Lazy
+# %% ../../nbs/data/13_opening.ipynb #2bfe186c
+def open_file(path: Path, loose: Callable) -> ConcatDataset: # loose(root, names) -> list of rows
     "The rows of one file. Raises `BadInput`."
     name, suffix = path.name, suffix_of(path.name)
-    if what := special(path): raise BadInput(f"{printable(name, 80)} is {what}: give a file")
-    if suffix in READERS: return Chain([open_table(path.parent, name)])
-    if suffix in (*TEXTS, ".pdf") or suffix in image_suffixes(): return Chain(loose(path.parent, [name]))
-    if why := packed_away(suffix) or unread_image(suffix): raise BadInput(f"{printable(name, 80)}: {why}")
-    raise BadInput(f"{printable(name, 80)} has an unknown suffix: give a {', '.join((*READERS, *TEXTS))} or .pdf "
-                   f"file, an image, a folder, or the name of a data set or mixture")
+    if what := special_file(path): raise BadInput(f"{escaped(name, 80)} is {what}: give a file")
+    if suffix in READERS: return ConcatDataset([open_table(path.parent, name)])
+    if suffix in (*TEXTS, ".pdf", *image_suffixes()): return ConcatDataset(loose(path.parent, [name]))
+    if why := _why_packed(suffix) or unread_image(suffix): raise BadInput(f"{escaped(name, 80)}: {why}")
+    raise BadInput(f"{escaped(name, 80)} has an unknown suffix: give a {', '.join((*READERS, *TEXTS))} or "
+                   ".pdf file, an image, a folder, or the name of a data set or mixture")
 
+# %% ../../nbs/data/13_opening.ipynb #7dcb4fe7
 def open_rows(path: str | Path, # a file, a folder, a pattern, or a folder that `save_to_disk` wrote
               split: str | None = None, # where there are several; None: train if there is one; all: every one
               pdf: str = "image+text", # one of PDF_PARTS
               dpi: int = 144, # of PDF pages
-              max_pixels: int = MAX_PIXELS,
+              max_pixels: int = MAX_PIXELS, # larger images are rejected
               lines: bool = False, # each line of a .txt or .md is a row
-              ) -> Lazy:
+              ) -> MapDataset:
     "The rows at a path. Raises `BadInput` for what is not there, of an unknown kind, or broken as a whole."
     if pdf not in PDF_PARTS: raise BadInput(f"option pdf is {pdf!r}: use one of {', '.join(PDF_PARTS)}")
-    loose = lambda root, names: loose_rows(root, names, lines=lines, pdf=pdf, dpi=dpi, max_pixels=max_pixels)
+    loose = partial(_loose_rows, lines=lines, pdf=pdf, dpi=dpi, max_pixels=max_pixels)
     found = files_at(os.fspath(path))
     if found is None: return open_file(Path(path), loose)
-    if os.path.isdir(path) and (saved := saved_dataset(Path(path), split)): return saved
-    return open_folder(found, printable(Path(path).name or str(path)), split,
-                       lambda names: loose(found.root, names))
+    saved = saved_dataset(Path(path), split) if os.path.isdir(path) else None
+    if saved: return saved
+    return open_folder(found, escaped(Path(path).name or str(path)), split, loose)
 
 # %% ../../nbs/data/13_opening.ipynb #c3a15e0b
 def each_row(path: Path) -> Iterator[tuple[int, dict | BadInput]]:
     """(number, row or what is wrong with it) of a .jsonl or .parquet file, in order; a line's number counts
     blank ones."""
-    rows = SHARDS[Path(path).suffix.lower()](Path(path), Path(path).name)
+    rows = READERS[Path(path).suffix.lower()](Path(path), Path(path).name)
     for i in range(len(rows)):
-        try: row = rows.make(i)
-        except BadInput as e: row = e
+        try:
+            row = rows.make(i)
+        except BadInput as e:
+            row = e
         yield int(rows.where(i).rpartition(":")[2]), row
 
 SUFFIXES = dict.fromkeys((".jsonl", ".parquet"), each_row) # how to go through a file of rows

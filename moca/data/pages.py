@@ -19,18 +19,18 @@ from io import BytesIO
 from multiprocessing.connection import wait
 from pathlib import Path
 from PIL import Image
-from .documents import FORMATS, MAX_PIXELS, BadInput, ImageRef
+from .errors import BadInput
+from .images import FORMATS, MAX_PIXELS, ImageRef, _more_frames
+from .parquet import LruCache
 from .pdf import HEAD, MAX_MEMORY
-from .rows import Recent
 
 # %% auto #0
 __all__ = ['OTHER_IMAGES', 'FRAMES', 'MAX_FRAMES', 'PDF_SECONDS', 'DEADLY', 'ask_pdf', 'image_suffixes', 'unread_image',
-           'more_frames', 'open_tiff', 'tiff_pages', 'TiffPage', 'Helper', 'PdfProcess', 'PdfPage', 'pdf_pages']
+           'more_frames', 'open_tiff', 'tiff_pages', 'TiffPage', 'PdfReader', 'PdfProcess', 'PdfPage', 'pdf_pages']
 
 # %% ../../nbs/data/10_pages.ipynb #f10c5ce4
 OTHER_IMAGES = (".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".jpx", ".psd", ".svg", ".ico", ".tga",
-                ".eps", ".dng", ".cr2", ".cr3",
-                ".nef", ".arw", ".raw", ".avif", ".webp", ".ppm")
+                ".eps", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw", ".avif", ".webp", ".ppm")
 
 @lru_cache
 def image_suffixes() -> tuple[str, ...]:
@@ -52,12 +52,13 @@ def more_frames(source: Path | bytes) -> bool:
     if isinstance(source, bytes) and source.startswith(b"\xff\xd8"): return False
     try:
         with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
-            return image.format != "MPO" and getattr(image, "is_animated", False)
-    except Exception: return False # opening it for its size will say what is wrong
+            return _more_frames(image)
+    except Exception:
+        return False # opening it for its size will say what is wrong
 
 # %% ../../nbs/data/10_pages.ipynb #79e04337
 MAX_FRAMES = 10_000 # of a TIFF
-_tiff_lock, _tiffs = threading.RLock(), Recent(8)
+_tiff_lock, _tiffs = threading.RLock(), LruCache(8)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_tiff_lock.acquire, after_in_parent=_tiff_lock.release,
                         after_in_child=_tiff_lock.release)
@@ -68,6 +69,7 @@ def open_tiff(path: Path) -> Image.Image:
     key = str(path), about.st_mtime_ns, about.st_size, os.getpid() # processes must not share a file's place
     return _tiffs(key, lambda: (Image.open(path, formats=["TIFF"]), 1))
 
+# %% ../../nbs/data/10_pages.ipynb #439a1d2c
 def tiff_pages(path: Path) -> list[int]:
     """Which frames of a TIFF are pages; one page or none for what is no TIFF of several. Raises `BadInput`
     for too many."""
@@ -79,8 +81,10 @@ def tiff_pages(path: Path) -> list[int]:
                 tiff.seek(k)
                 if not tiff.tag_v2.get(254, 0) & 5: pages.append(k) # bit 0: a smaller copy, bit 2: a mask
                 k += 1
-        except EOFError: pass
-        except Exception: pages.append(k) # as a page that cannot be read it will be rejected by name
+        except EOFError:
+            pass
+        except Exception:
+            pages.append(k) # as a page that cannot be read it will be rejected by name
     if k > MAX_FRAMES: raise BadInput(f"it has more than {MAX_FRAMES:,} frames")
     return pages
 
@@ -98,7 +102,8 @@ class TiffPage:
                 tiff = open_tiff(self.path)
                 tiff.seek(self.frame)
                 return what(tiff)
-            except Exception as e: raise BadInput(f"frame {self.frame + 1} cannot be read ({e})") from e
+            except Exception as e:
+                raise BadInput(f"frame {self.frame + 1} cannot be read ({e})") from e
 
     def __call__(self) -> Image.Image:
         image = self.ask(lambda tiff: tiff.copy())
@@ -116,26 +121,25 @@ class TiffPage:
 # %% ../../nbs/data/10_pages.ipynb #7b73d68d
 PDF_SECONDS, DEADLY = 30.0, 3 # for an answer; so many processes a file may end
 
-class Helper:
-    "The process that opens PDFs, seen from here."
+def _start_reader() -> subprocess.Popen:
+    "The process of `moca.data.pdf`. Raises `BadInput` where PDFium is not installed."
+    if importlib.util.find_spec("pypdfium2") is None:
+        raise BadInput("it is a PDF, and pypdfium2 is not installed: pip install moca[pdf]")
+    here = str(Path(importlib.util.find_spec("moca").origin).parent.parent)
+    known = filter(None, (here, os.environ.get("PYTHONPATH")))
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(known)}
+    command = [sys.executable, "-c", "from moca.data.pdf import main; main()"]
+    return subprocess.Popen(command, bufsize=0, start_new_session=True, stdin=subprocess.PIPE,
+                            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env)
+
+# %% ../../nbs/data/10_pages.ipynb #f833bc0b
+class PdfReader:
+    "The process that opens PDFs, seen from here: started, asked once, ended."
     def __init__(self):
-        self.process, self.deaths, self.n_asked, self.n_started = None, Counter(), 0, 0
+        self.process, self.n_asked, self.n_started = None, 0, 0
         self.lock = threading.RLock()
         if hasattr(os, "register_at_fork"): os.register_at_fork(after_in_child=self.forget)
         atexit.register(self.stop)
-
-    def start(self) -> None:
-        "Start a process."
-        if importlib.util.find_spec("pypdfium2") is None:
-            raise BadInput("it is a PDF, and pypdfium2 is not installed: pip install moca[pdf]")
-        here = str(Path(importlib.util.find_spec("moca").origin).parent.parent)
-        known = filter(None, (here, os.environ.get("PYTHONPATH")))
-        self.n_asked, self.n_started = 0, self.n_started + 1
-        self.process = subprocess.Popen([sys.executable, "-c", "from moca.data.pdf import main; main()"],
-                                        bufsize=0, start_new_session=True,
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        stderr=subprocess.DEVNULL,
-                                        env=os.environ | {"PYTHONPATH": os.pathsep.join(known)})
 
     def stop(self) -> None:
         "End the process, if there is one."
@@ -160,25 +164,32 @@ class Helper:
             data += piece
         return bytes(data)
 
-
-# %% ../../nbs/data/10_pages.ipynb #ebe16a49
-class PdfProcess(Helper):
-    "Asks the process that opens PDFs: `ask(do, path)` is an answer."
     def once(self, question: dict) -> tuple[dict, bytes]:
         "Ask, whatever comes of it."
-        if self.process is None: self.start()
+        if self.process is None:
+            self.process = _start_reader()
+            self.n_asked, self.n_started = 0, self.n_started + 1
         self.n_asked += 1
         self.process.stdin.write(json.dumps(question).encode() + b"\n")
         n, m = HEAD.unpack(self.read(HEAD.size))
         return json.loads(self.read(n)), self.read(m)
+
+# %% ../../nbs/data/10_pages.ipynb #ebe16a49
+class PdfProcess(PdfReader):
+    "Asks the process that opens PDFs: `ask(do, path)` is an answer."
+    def __init__(self):
+        super().__init__()
+        self.deaths = Counter() # by path
 
     def __call__(self, do: str, path: Path, **question) -> tuple[dict, bytes]:
         "An answer about a PDF, see `moca.data.pdf.answer`. Raises `BadInput`."
         with self.lock:
             if self.deaths[str(path)] >= DEADLY:
                 raise BadInput("its other pages ended the process that reads PDFs")
-            try: about, data = self.once(dict(do=do, path=os.path.abspath(path), **question))
-            except TimeoutError: self.died(path, f"it takes longer than {PDF_SECONDS:.0f} seconds")
+            try:
+                about, data = self.once(dict(do=do, path=os.path.abspath(path), **question))
+            except TimeoutError:
+                self.died(path, f"it takes longer than {PDF_SECONDS:.0f} seconds")
             except (EOFError, OSError):
                 if self.n_asked <= 1:
                     self.died(path,
@@ -209,12 +220,15 @@ class PdfPage:
 
     def ask(self, do: str, **how) -> tuple[dict, bytes]:
         "What the process says of the page. Raises `BadInput`."
-        try: return ask_pdf(do, self.path, page=self.page, **how)
-        except BadInput as e: raise BadInput(f"page {self.page + 1}: {e}") from e
+        try:
+            return ask_pdf(do, self.path, page=self.page, **how)
+        except BadInput as e:
+            raise BadInput(f"page {self.page + 1}: {e}") from e
 
     def __call__(self) -> Image.Image:
         about, data = self.ask("draw", scale=self.dpi / 72)
-        return Image.frombuffer(about["mode"], about["size"], data, "raw", about["mode"], about["stride"], 1)
+        mode = about["mode"]
+        return Image.frombuffer(mode, about["size"], data, "raw", mode, about["stride"], 1)
 
     @property
     def text(self) -> str:
@@ -226,10 +240,11 @@ class PdfPage:
         points = self.ask("size")[0]["size"]
         size = tuple(-int(-x * self.dpi / 72 // 1) for x in points) # rounded up, as PDFium does
         if size[0] * size[1] > max_pixels:
-            raise BadInput(f"page {self.page + 1} has {size[0]} x {size[1]} pixels at {self.dpi} dots an inch, more "
-                           f"than the limit of {max_pixels:,}")
+            raise BadInput(f"page {self.page + 1} has {size[0]} x {size[1]} pixels at {self.dpi} dots an "
+                           f"inch, more than the limit of {max_pixels:,}")
         return ImageRef.of(self, f"{name}@{self.dpi}", size=size)
 
+# %% ../../nbs/data/10_pages.ipynb #1278a5ef
 def pdf_pages(path: Path) -> int:
     "The number of pages of a PDF. Raises `BadInput` if it is broken, encrypted or empty."
     return ask_pdf("count", path)[0]["count"]

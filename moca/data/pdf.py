@@ -13,62 +13,73 @@ from collections import OrderedDict
 from struct import Struct
 
 # %% auto #0
-__all__ = ['MAX_OPEN', 'MAX_PAGES', 'HEAD', 'MAX_MEMORY', 'Refused', 'Documents', 'answer', 'text_of', 'drawn', 'limit_memory',
-           'told', 'serve', 'main']
+__all__ = ['MAX_OPEN', 'MAX_PAGES', 'MAX_MEMORY', 'HEAD', 'RefusedPdf', 'OpenPdfs', 'page_text', 'page_pixels', 'answer',
+           'limit_memory', 'answer_line', 'serve', 'main']
 
 # %% ../../nbs/data/09_pdf.ipynb #11473357
 MAX_OPEN = 4 # documents that stay open
 MAX_PAGES = 100_000 # of a document
 
-class Refused(Exception):
+class RefusedPdf(Exception):
     "What is wrong with a PDF, in a sentence."
 
-class Documents:
-    "The PDFs that were asked for last, open."
+class OpenPdfs:
+    "The PDFs that were asked for last, open: `pdfs(path)`."
     def __init__(self): self.open = OrderedDict()
 
     def __call__(self, path: str):
-        "An open document. Raises `Refused`."
-        import pypdfium2
+        "An open document. Raises `RefusedPdf`."
         about = os.stat(path)
         key = path, about.st_mtime_ns, about.st_size # a file that was written anew is another one
         if key not in self.open:
             while len(self.open) >= MAX_OPEN: self.open.popitem(last=False)[1].close()
-            try: self.open[key] = pypdfium2.PdfDocument(path)
-            except pypdfium2.PdfiumError as e:
-                if "assword" in str(e):
-                    raise Refused("it is encrypted: save a copy without a password") from None
-                raise Refused(f"it is no readable PDF ({str(e).rstrip('.')})") from None
+            self.open[key] = _open_pdf(path)
         self.open.move_to_end(key)
         return self.open[key]
 
-def answer(documents: Documents, do: str, path: str, page: int = 0, scale: float = 1.0) -> tuple[dict, bytes]:
-    """What was asked about a PDF: `count`, or of a page its `size` in points, its `text`, or to `draw` it.
-    Raises `Refused`."""
-    pdf = documents(path)
-    if do == "count":
-        if not 0 < len(pdf) <= MAX_PAGES:
-            raise Refused(f"it has {len(pdf):,} pages" if len(pdf) else "it has no pages")
-        return dict(count=len(pdf)), b""
-    if do == "size": return dict(size=pdf.get_page_size(page)), b"" # what is on the page is not looked at
-    found = pdf[page]
-    try: return text_of(found) if do == "text" else drawn(found, scale)
-    finally: found.close()
+def _open_pdf(path: str):
+    "A document of PDFium. Raises `RefusedPdf`."
+    import pypdfium2
+    try:
+        return pypdfium2.PdfDocument(path)
+    except pypdfium2.PdfiumError as e:
+        if "assword" in str(e): raise RefusedPdf("it is encrypted: save a copy without a password") from None
+        raise RefusedPdf(f"it is no readable PDF ({str(e).rstrip('.')})") from None
 
-def text_of(page) -> tuple[dict, bytes]:
+# %% ../../nbs/data/09_pdf.ipynb #f69e6200
+def page_text(page) -> tuple[dict, bytes]:
     "The text layer of a page."
     text = page.get_textpage()
-    try: return dict(text=text.get_text_bounded()), b""
-    finally: text.close()
+    try:
+        return dict(text=text.get_text_bounded()), b""
+    finally:
+        text.close()
 
-def drawn(page, scale: float) -> tuple[dict, memoryview]:
+# %% ../../nbs/data/09_pdf.ipynb #cc457592
+def page_pixels(page, scale: float) -> tuple[dict, memoryview]:
     "The pixels of a page, `stride` bytes a row, as an image of mode `mode`."
     bitmap = page.render(scale=scale, rev_byteorder=True)
-    return dict(size=(bitmap.width, bitmap.height), mode=bitmap.mode,
-                stride=bitmap.stride), memoryview(bitmap.buffer).cast("B")
+    about = dict(size=(bitmap.width, bitmap.height), mode=bitmap.mode, stride=bitmap.stride)
+    return about, memoryview(bitmap.buffer).cast("B")
+
+# %% ../../nbs/data/09_pdf.ipynb #c22debd7
+def answer(pdfs: OpenPdfs, do: str, path: str, page: int = 0, scale: float = 1.0) -> tuple[dict, bytes]:
+    """What was asked about a PDF: `count`, or of a page its `size` in points, its `text`, or to `draw` it.
+    Raises `RefusedPdf`."""
+    document = pdfs(path)
+    if do == "count":
+        if not len(document): raise RefusedPdf("it has no pages")
+        if len(document) > MAX_PAGES: raise RefusedPdf(f"it has {len(document):,} pages")
+        return dict(count=len(document)), b""
+    if do == "size":
+        return dict(size=document.get_page_size(page)), b"" # what is on the page is not looked at
+    found = document[page]
+    try:
+        return page_text(found) if do == "text" else page_pixels(found, scale)
+    finally:
+        found.close()
 
 # %% ../../nbs/data/09_pdf.ipynb #b70990c6
-HEAD = Struct("<IQ") # an answer begins with the lengths of its JSON and of the bytes behind it
 # bytes, over what the process starts with: the largest page, drawn, and an image in it
 MAX_MEMORY = 768 * 2**20
 
@@ -79,25 +90,34 @@ def limit_memory(n_bytes: int) -> None:
         with open("/proc/self/statm") as f: used = int(f.read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_AS, (used + n_bytes, used + n_bytes))
-    except (ImportError, OSError, ValueError): pass # Windows, macOS
+    except (ImportError, OSError, ValueError):
+        pass # Windows, macOS
 
-def told(documents: Documents, line: bytes) -> tuple[dict, bytes]:
+# %% ../../nbs/data/09_pdf.ipynb #7b2bc5c0
+HEAD = Struct("<IQ") # an answer begins with the lengths of its JSON and of the bytes behind it
+
+def answer_line(pdfs: OpenPdfs, line: bytes) -> tuple[dict, bytes]:
     "The answer to a question, whatever happens."
-    try: return answer(documents, **json.loads(line))
-    except Refused as e: return dict(error=str(e)), b""
-    except MemoryError: return dict(error=f"it needs more than {MAX_MEMORY:,} bytes of memory"), b""
+    try:
+        return answer(pdfs, **json.loads(line))
+    except RefusedPdf as e:
+        return dict(error=str(e)), b""
+    except MemoryError:
+        return dict(error=f"it needs more than {MAX_MEMORY:,} bytes of memory"), b""
     except Exception as e:
         return dict(error=f"it cannot be read ({str(e).rstrip('.') or type(e).__name__})"), b""
 
+# %% ../../nbs/data/09_pdf.ipynb #31ed9ea2
 def serve(questions, answers) -> None: # binary files
     "Answer questions, a line of JSON each, until there are no more: two lengths, JSON, bytes."
-    documents = Documents()
+    pdfs = OpenPdfs()
     for line in questions:
-        about, data = told(documents, line)
+        about, data = answer_line(pdfs, line)
         head = json.dumps(about).encode()
         for part in (HEAD.pack(len(head), len(data)), head, data): answers.write(part)
         answers.flush()
 
+# %% ../../nbs/data/09_pdf.ipynb #b81cee42
 def main() -> None:
     "What the process does."
     importlib.import_module("pypdfium2") # before the limit, which counts from here
