@@ -20,7 +20,7 @@ from .rows import Recent
 
 # %% auto #0
 __all__ = ['BRIGHTNESS', 'COLOUR', 'plain', 'image_key', 'blocks', 'difference', 'Sketch', 'sketch', 'same_image', 'normal',
-           'content_key', 'same', 'twins']
+           'content_key', 'same', 'twins', 'stable_hash', 'content_number', 'id_number']
 
 # %% ../../nbs/data/07_content.ipynb #50b09457
 _hidden = re.compile("[\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff]")
@@ -127,3 +127,18 @@ def twins(documents: Sequence[Document]) -> list[list[int]]:
     places = defaultdict(list)
     for i, d in enumerate(documents): places[content_key(d)].append(i)
     return [found for found in places.values() if len(found) > 1]
+
+# %% ../../nbs/data/07_content.ipynb #9788cf46
+def stable_hash(*parts: str) -> int:
+    "A number below 2^56 that depends on the texts alone: the same in every process and on every machine."
+    joined = "\x1d".join(parts)
+    return int.from_bytes(blake2b(joined.encode(), digest_size=7).digest(), "big")
+
+def content_number(doc: Document) -> int:
+    "`content_key` as a number below 2^56. Raises `BadImage`."
+    return int.from_bytes(content_key(doc)[:7], "big")
+
+# %% ../../nbs/data/07_content.ipynb #36a084dc
+def id_number(doc: Document) -> int:
+    "A Document's id within its source, as a number; without an id, its `content_number`."
+    return stable_hash(doc.source, doc.id) if doc.id else content_number(doc)

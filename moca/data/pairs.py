@@ -26,7 +26,7 @@ __all__ = ['HELD', 'ABOUT', 'OWN', 'NUMBERED', 'LABELS', 'MMEB_COLUMNS', 'SWIFT_
            'listed', 'written_list', 'several', 'native', 'one_of_several', 'by_order', 'marked', 'mmeb', 'flag',
            'colpali', 'megapairs', 'swift', 'chat_side', 'conversation', 'Corpus', 'passage', 'tevatron', 'PairFormat',
            'with_images', 'columns_of', 'detect', 'unread', 'word', 'pair', 'copies', 'Pairs', 'odd_keys', 'ReadPairs',
-           'labels', 'only', 'sift_pairs', 'read_pairs']
+           'labels', 'only', 'sift_pairs', 'read_pairs', 'check_complete']
 
 # %% ../../nbs/data/14_pairs.ipynb #d4155ebc
 def is_chat(value) -> bool:
@@ -505,3 +505,11 @@ def read_pairs(path: str | Path, # a file, a folder, a pattern, or a data set on
     report.adds_up()
     report.raise_if_empty()
     return pairs, report
+
+# %% ../../nbs/data/14_pairs.ipynb #f10be1db
+def check_complete(pair: Pair) -> Pair:
+    "The pair. Raises `BadInput` if its query or its positive is missing or empty."
+    for name in ("query", "positive"):
+        doc = getattr(pair, name)
+        if doc is None or doc.empty: raise BadInput(f"pair {pair.id} has no {name}: remove the row or complete it")
+    return pair
