@@ -23,7 +23,7 @@ __all__ = ['LOSSES', 'SHARPEST', 'show_candidates', 'QueryIds', 'CandidateIds', 
            'TiledLogSumExp', 'tile_gradients', 'LossConfig', 'check_loss', 'false_negative_threshold', 'QueryLoss',
            'info_nce', 'contrastive_loss', 'check_vectors', 'full_similarity', 'learnt_scale', 'scale_of']
 
-# %% ../../nbs/finetuning/02_losses.ipynb #a7b8184e
+# %% ../../nbs/finetuning/02_losses.ipynb #81861e1f
 def show_candidates(scores: Tensor, # [n, m] similarities
                     keep: Tensor, # [n, m] bool: does the candidate count?
                     queries: list[str], candidates: list[str], # names of rows and columns
@@ -66,24 +66,24 @@ class CandidateIds(_Ids):
     query_content: Tensor # [m] what the query says whose positive it is; -1: a hard negative
     owner: Tensor # [m] the query whose hard negative it is; -1: open to all
 
-# %% ../../nbs/finetuning/02_losses.ipynb #c6e42908
+# %% ../../nbs/finetuning/02_losses.ipynb #7ce6983e
 def same_answer(query: QueryIds, candidate: CandidateIds) -> Tensor: # [n, m] bool
     "Is a candidate a copy of the query's positive, or the positive of an equal query?"
     return ((query.positive_content[:, None] == candidate.content)
             | (query.positive_id[:, None] == candidate.id)
             | (query.content[:, None] == candidate.query_content))
 
-# %% ../../nbs/finetuning/02_losses.ipynb #b20a4c03
+# %% ../../nbs/finetuning/02_losses.ipynb #e264f92f
 def is_the_query(query: QueryIds, candidate: CandidateIds) -> Tensor: # [n, m] bool
     "Does a candidate say what the query says?"
     return query.content[:, None] == candidate.content
 
-# %% ../../nbs/finetuning/02_losses.ipynb #7520685e
+# %% ../../nbs/finetuning/02_losses.ipynb #108bb84a
 def is_foreign(query: QueryIds, candidate: CandidateIds) -> Tensor: # [n, m] bool
     "Is a candidate the hard negative of another query?"
     return (candidate.owner >= 0) & (candidate.owner != query.number[:, None])
 
-# %% ../../nbs/finetuning/02_losses.ipynb #d5dcbd22
+# %% ../../nbs/finetuning/02_losses.ipynb #ce28e83e
 @dataclass
 class PairIds:
     "What the Documents of a global batch are, as numbers: equal numbers, equal Documents."
@@ -110,7 +110,7 @@ class PairIds:
         content, doc_id, query = self.keys.unbind(1)
         return CandidateIds(content=content, id=doc_id, query_content=query, owner=torch.full_like(content, -1))
 
-# %% ../../nbs/finetuning/02_losses.ipynb #f3e07779
+# %% ../../nbs/finetuning/02_losses.ipynb #1a4f15ee
 class Tile(NamedTuple):
     "A piece of the matrix: which Documents, and where their vectors stand."
     rows: slice
@@ -155,7 +155,7 @@ class TiledSimilarity:
         if not self.hardness: return s * scale
         return s * scale + (s.detach() * self.hardness).masked_fill(own, 0)
 
-# %% ../../nbs/finetuning/02_losses.ipynb #fd8b2465
+# %% ../../nbs/finetuning/02_losses.ipynb #25548a14
 class Masks(NamedTuple):
     "What is what in a tile, each `[rows, columns]` bool."
     keep: Tensor # counts in the sum
@@ -175,7 +175,7 @@ def candidate_masks(m: TiledSimilarity, s: Tensor, tile: Tile) -> Masks: # s: si
     if m.same_side: return Masks(keep, torch.zeros_like(own), over)
     return Masks(keep | own, own, over)
 
-# %% ../../nbs/finetuning/02_losses.ipynb #7b7fb413
+# %% ../../nbs/finetuning/02_losses.ipynb #a19625d8
 @dataclass
 class RowSums:
     "What is known of each row, tile by tile."
@@ -232,7 +232,7 @@ class TiledLogSumExp(torch.autograd.Function):
                 grad_scale += dscale
         return grad_q, grad_c, grad_scale, None
 
-# %% ../../nbs/finetuning/02_losses.ipynb #e79b061e
+# %% ../../nbs/finetuning/02_losses.ipynb #8bf2e931
 def tile_gradients(m: TiledSimilarity, tile: Tile,
                    q: Tensor, c: Tensor, scale: Tensor, # all vectors of both sides, and 1 / temperature
                    lse: Tensor, g_lse: Tensor, g_own: Tensor # [rows, 1] of this tile
@@ -265,7 +265,7 @@ class LossConfig:
 
     def __post_init__(self): check_loss(self)
 
-# %% ../../nbs/finetuning/02_losses.ipynb #73251593
+# %% ../../nbs/finetuning/02_losses.ipynb #7e31c573
 def check_loss(cfg: LossConfig) -> None:
     "Raises `BadInput` for an option with a value that it can't have."
     choices = dict(candidates=("all", "own"), same_side=("none", "queries", "documents", "both"), loss=tuple(LOSSES) or ("info_nce",))
@@ -300,7 +300,7 @@ def _own_similarity(q: Embeddings, p: Embeddings, tile: int) -> Tensor: # [n]
     blocks = [similarity_matrix(q.slice(k, k + tile), p.slice(k, k + tile)) for k in range(0, len(q), tile)]
     return torch.cat([b.diagonal() for b in blocks])
 
-# %% ../../nbs/finetuning/02_losses.ipynb #1d480595
+# %% ../../nbs/finetuning/02_losses.ipynb #8d0a2238
 class QueryLoss(NamedTuple):
     "What a contrastive loss finds for each own query."
     loss: Tensor # [N]
@@ -313,7 +313,7 @@ def _row_sums(a: Embeddings, b: Embeddings, scale: Tensor, **what) -> tuple[Tens
     m = TiledSimilarity(lengths=(a.lengths, b.lengths), **what)
     return TiledLogSumExp.apply(a.values, b.values, scale, m)
 
-# %% ../../nbs/finetuning/02_losses.ipynb #e79059b8
+# %% ../../nbs/finetuning/02_losses.ipynb #214ac97b
 def info_nce(q: Embeddings, # [N] the own queries
              p: Embeddings, # [P] positives of all processes
              n: Embeddings, # [H] hard negatives of all processes
@@ -372,7 +372,7 @@ def check_vectors(q: Embeddings, cfg: LossConfig) -> None:
     wrong = [dim for dim, _ in cfg.dims if dim > width]
     if wrong: raise BadInput(f"option dims: {wrong[0]} numbers of vectors that have {width}")
 
-# %% ../../nbs/finetuning/02_losses.ipynb #9a23aeb9
+# %% ../../nbs/finetuning/02_losses.ipynb #85490ce9
 def full_similarity(q: Embeddings, p: Embeddings, n: Embeddings, # as for `info_nce`
                     ids: PairIds, cfg: LossConfig) -> tuple[Tensor, Masks]: # [N, P + H] each
     "The similarities of the own queries with all Documents, and who counts, without tiles; memory grows with the square of the batch."
