@@ -21,7 +21,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 import moca.finetuning.gradcache as gradcache
 from moca.backbone import add_lora, checkpoint_activations, tiny_backbone
-from moca.contrastive import WEIGHTS, Contrastive, FinetuneConfig, make_batch
+from moca.contrastive import Contrastive, FinetuneConfig
+from moca.finetuning.pair_batch import WEIGHTS, make_batch
 from moca.data.documents import Pair, document
 
 CASES = {
