@@ -98,7 +98,7 @@ def parse_numbers(name: str, text: str | None,
             raise BadInput(f"option {name} is {text!r}: write {example}") from None
     return out
 
-# %% ../nbs/03_contrastive.ipynb #fc577155
+# %% ../nbs/03_contrastive.ipynb #0fdccb31
 def loss_options(cfg: FinetuneConfig) -> LossConfig:
     "The options of the loss. Raises `BadInput`."
     dims = parse_numbers("dims", cfg.dims, ":", whole=True)
@@ -114,7 +114,7 @@ def batching_options(cfg: FinetuneConfig) -> dict:
     return dict(homogeneous=cfg.homogeneous, cap=cfg.task_cap, weights=parse_numbers("task_weights", cfg.task_weights, "="),
                 leftover=cfg.leftover, draw=cfg.task_sample)
 
-# %% ../nbs/03_contrastive.ipynb #02e8c5bf
+# %% ../nbs/03_contrastive.ipynb #bcb29a06
 def check_options(cfg: FinetuneConfig) -> None:
     "Raises `BadInput` for an option that can't be, alone or beside another."
     loss_options(cfg)
@@ -160,7 +160,7 @@ class Contrastive(nn.Module):
         if self.log_scale is not None: sums["temperature"] = len(q) / scale.detach().sum()
         return sums
 
-# %% ../nbs/03_contrastive.ipynb #e020ee96
+# %% ../nbs/03_contrastive.ipynb #14dda9cd
 def global_ids(b: PairBatch) -> PairIds:
     "What the Documents of all processes are; the own queries begin where the earlier processes' end."
     first = sum(process_sizes(len(b.queries), b.queries.device)[:process_rank()])
@@ -189,7 +189,7 @@ def stage_batches(cfg: FinetuneConfig, pairs: Sequence[Pair]) -> TaskBatches:
     if isinstance(pairs, Lazy): among = lambda epoch: pairs.draw(cfg.seed, epoch) # noqa: E731
     return TaskBatches(labels(pairs, "task"), cfg.batch_size, cfg.seed, among, **batching_options(cfg))
 
-# %% ../nbs/03_contrastive.ipynb #3a7dc0d8
+# %% ../nbs/03_contrastive.ipynb #30d7316b
 def contrastive_model(cfg: FinetuneConfig, accelerator) -> Contrastive:
     "The model that a run starts with. Raises `BadInput` for a projection other than the one the base has."
     backbone = training_backbone(cfg, accelerator, bidirectional=not cfg.causal)
@@ -233,7 +233,7 @@ class StepBatches:
         return [batch_of(self.encoder, self.pairs, chosen, self.report, negatives=self.cfg.negatives, since=self.since,
                          limited=self.limited, budget=self.cfg.pack_tokens, keep=self.cfg.keep_packs * 2**20)]
 
-# %% ../nbs/03_contrastive.ipynb #2c90b134
+# %% ../nbs/03_contrastive.ipynb #54155df5
 def contents_of(pairs: Sequence[Pair], report: Report) -> str:
     "A digest of what pairs are made of, without making them: of their files and images, or of the embedded corpus."
     return digest(pairs.signature(), report.files_mark) if isinstance(pairs, Lazy) else load_corpus().digest
@@ -247,7 +247,7 @@ def save_embedder(model: Contrastive, cfg: FinetuneConfig, tasks: Sequence[str],
     need_space(cfg.out, size, "the model", "free some space and go on with --resume; the last state is kept")
     Embedder(model.backbone, cfg.pooling, cfg.multi_vector).save_pretrained(Path(cfg.out)/"model")
 
-# %% ../nbs/03_contrastive.ipynb #cd0ecebf
+# %% ../nbs/03_contrastive.ipynb #33016fe2
 def tell_outcome(mean: dict[str, float], # of the log: `alone` and `copies` a query
                  batches: StepBatches, broke: int, # pairs that this process rejected while it trained
                  out: Path, accelerator) -> None:
@@ -315,7 +315,7 @@ def attention_maps(e: Embedder, query: Document, page: Document) -> tuple[list[s
     words = [encoder.tokenizer.decode([t]).strip() for t in encode(encoder, query).input_ids.tolist()]
     return words, (q @ d[at].T).view(len(q), rows, columns)
 
-# %% ../nbs/03_contrastive.ipynb #098a16bd
+# %% ../nbs/03_contrastive.ipynb #b6530371
 def show_interaction(e: Embedder, query: Document, page: Document,
                      words: list[int] | None = None, # which tokens of the query; None: the last words
                      most: int = 5):
