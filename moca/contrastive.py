@@ -102,16 +102,19 @@ def parse_numbers(name: str, text: str | None,
 def loss_options(cfg: FinetuneConfig) -> LossConfig:
     "The options of the loss. Raises `BadInput`."
     dims = parse_numbers("dims", cfg.dims, ":", whole=True)
-    return LossConfig(loss=cfg.loss, temperature=cfg.temperature, candidates=cfg.candidates, duplicates=cfg.mask_duplicates,
+    return LossConfig(loss=cfg.loss, temperature=cfg.temperature, candidates=cfg.candidates,
+                      duplicates=cfg.mask_duplicates,
                       symmetric=cfg.symmetric, same_side=cfg.same_side, filter_above=cfg.filter_above,
                       filter_ratio=cfg.filter_ratio, hardness=cfg.hardness,
                       dims=tuple((int(k), weight) for k, weight in dims.items()))
 
+# %% ../nbs/03_contrastive.ipynb #878b458b
 def batching_options(cfg: FinetuneConfig) -> dict:
     "The options of `plan_tasks`. Raises `BadInput`."
     one_of("leftover", cfg.leftover, ("keep", "drop"))
     one_of("task_sample", cfg.task_sample, ("random", "first"))
-    return dict(homogeneous=cfg.homogeneous, cap=cfg.task_cap, weights=parse_numbers("task_weights", cfg.task_weights, "="),
+    return dict(homogeneous=cfg.homogeneous, cap=cfg.task_cap,
+                weights=parse_numbers("task_weights", cfg.task_weights, "="),
                 leftover=cfg.leftover, draw=cfg.task_sample)
 
 # %% ../nbs/03_contrastive.ipynb #bcb29a06
@@ -120,12 +123,16 @@ def check_options(cfg: FinetuneConfig) -> None:
     loss_options(cfg)
     batching_options(cfg)
     if cfg.pooling: one_of("pooling", cfg.pooling, ("mean", "last"))
-    if cfg.batch_size < 2: raise BadInput(f"option batch_size is {cfg.batch_size}: contrastive learning needs 2 or more")
+    if cfg.batch_size < 2:
+        raise BadInput(f"option batch_size is {cfg.batch_size}: contrastive learning needs 2 or more")
     if cfg.negatives < 0: raise BadInput(f"option negatives is {cfg.negatives}: give 0 or more")
     if cfg.max_length > cfg.pack_tokens:
-        raise BadInput(f"max_length ({cfg.max_length}) exceeds pack_tokens ({cfg.pack_tokens}): a Document must fit into a Pack")
-    for name, low in dict(keep_packs=0, task_cap=1, projection=1).items(): within(name, getattr(cfg, name), low, None)
-    if cfg.token_pooling < 1: raise BadInput(f"option token_pooling is {cfg.token_pooling}: give 1 (none) or more")
+        raise BadInput(f"max_length ({cfg.max_length}) exceeds pack_tokens ({cfg.pack_tokens}): a Document "
+                       f"must fit into a Pack")
+    for name, low in dict(keep_packs=0, task_cap=1, projection=1).items():
+        within(name, getattr(cfg, name), low, None)
+    if cfg.token_pooling < 1:
+        raise BadInput(f"option token_pooling is {cfg.token_pooling}: give 1 (none) or more")
     if not cfg.multi_vector and (cfg.projection or cfg.token_pooling > 1):
         raise BadInput("options projection and token_pooling are for multi_vector=true")
     if cfg.multi_vector and cfg.same_side != "none":
@@ -133,7 +140,8 @@ def check_options(cfg: FinetuneConfig) -> None:
 
 # %% ../nbs/03_contrastive.ipynb #3e77e723
 class Contrastive(nn.Module):
-    "A Backbone with the contrastive loss over a global batch. Forward embeds a Pack; `loss` compares what all Packs gave."
+    """A Backbone with the contrastive loss over a global batch. Forward embeds a Pack; `loss` compares
+    what all Packs gave."""
     def __init__(self, backbone: Backbone, cfg: FinetuneConfig):
         super().__init__()
         self.backbone, self.cfg = backbone, cfg
@@ -149,8 +157,8 @@ class Contrastive(nn.Module):
 
     def loss(self, vectors: Embeddings, # of all Documents of the batch
              scale: Tensor, b: PairBatch) -> dict[str, Tensor]:
-        """Sums over this process's queries, against the candidates of all processes: `nce`, and for the log `right`, `alone`,
-        `filtered`, `copies`, and a learnt `temperature`."""
+        """Sums over this process's queries, against the candidates of all processes: `nce`, and for the log
+        `right`, `alone`, `filtered`, `copies`, and a learnt `temperature`."""
         q, p, n = (vectors.index_select(rows) for rows in (b.queries, b.positives, b.negatives))
         p = gather_embeddings(pool_tokens(p, self.cfg.token_pooling))
         n = gather_embeddings(pool_tokens(n, self.cfg.token_pooling))
@@ -172,8 +180,8 @@ def _wants_queries(cfg: LossConfig) -> bool:
 
 # %% ../nbs/03_contrastive.ipynb #fb3cd823
 def stage_pairs(cfg: FinetuneConfig) -> tuple[Sequence[Pair], Report]:
-    """The pairs to train on, the embedded corpus' or what `cfg.data` names, and a Report of those that cannot be used.
-    Raises `BadInput` for a task or a kind that does not exist."""
+    """The pairs to train on, the embedded corpus' or what `cfg.data` names, and a Report of those that
+    cannot be used. Raises `BadInput` for a task or a kind that does not exist."""
     if cfg.data is None:
         pairs = load_corpus().pairs("train", seed=cfg.seed)
         report = Report("the embedded corpus", len(pairs))
@@ -183,6 +191,7 @@ def stage_pairs(cfg: FinetuneConfig) -> tuple[Sequence[Pair], Report]:
     if left: report.notes["left out by tasks or kinds"] = left
     return chosen, report
 
+# %% ../nbs/03_contrastive.ipynb #d334eb39
 def stage_batches(cfg: FinetuneConfig, pairs: Sequence[Pair]) -> TaskBatches:
     "The global batch of any step: of the pairs that the weights of a mixture draw for its epoch."
     among = None
@@ -195,26 +204,29 @@ def contrastive_model(cfg: FinetuneConfig, accelerator) -> Contrastive:
     backbone = training_backbone(cfg, accelerator, bidirectional=not cfg.causal)
     if cfg.projection and backbone.projection is None: add_projection(backbone, cfg.projection, cfg.seed)
     if cfg.projection and backbone.projection.out_features != cfg.projection:
-        raise BadInput(f"option projection is {cfg.projection}, but the base has one to {backbone.projection.out_features}: "
+        raise BadInput(f"option projection is {cfg.projection}, but the base has one to "
+                       f"{backbone.projection.out_features}: "
                        "leave the option out")
     return Contrastive(backbone, cfg).to(accelerator.device)
 
 # %% ../nbs/03_contrastive.ipynb #4a2c633b
 def stage_prompts(cfg: FinetuneConfig, tasks: Sequence[str]) -> dict[str, str]: # tasks of the pairs
-    """What queries began with in training, by task: the saved model's prompts. Rows with an instruction of their own
-    are not among them."""
+    """What queries began with in training, by task: the saved model's prompts. Rows with an instruction of
+    their own are not among them."""
     if cfg.data is None: return corpus_prompts(tasks)
     sources = load_mixture(cfg.data, "pairs").sources
     queries = {s.task or s.name or "query": s.instruction for s in sources if s.instruction}
     targets = {f"{s.task or s.name}_document".lstrip("_"): s.target_instruction for s in sources if s.target_instruction}
     return queries | targets
 
+# %% ../nbs/03_contrastive.ipynb #fb874dfd
 def corpus_prompts(tasks: Sequence[str]) -> dict[str, str]:
     "The embedded corpus' instructions for some tasks; one a language where a task has several."
     plain, spoken = {}, {}
     for task in sorted(set(tasks)):
         text = INSTRUCTIONS.get(task, "")
-        if "{language}" in text: spoken |= {f"{task}_{code}": text.format(language=name) for code, name in LANGUAGES.items()}
+        if "{language}" in text:
+            spoken |= {f"{task}_{code}": text.format(language=name) for code, name in LANGUAGES.items()}
         elif text and "{" not in text: plain[task] = text
     return plain | spoken
 
@@ -230,18 +242,23 @@ class StepBatches:
     def __call__(self, step: int, rank: int, processes: int) -> list[PairBatch]:
         "The batch of a step; of a small one perhaps none of the pairs: the process takes part all the same."
         chosen = self.plan[step][rank::processes]
-        return [batch_of(self.encoder, self.pairs, chosen, self.report, negatives=self.cfg.negatives, since=self.since,
+        return [batch_of(self.encoder, self.pairs, chosen, self.report, negatives=self.cfg.negatives,
+                         since=self.since,
                          limited=self.limited, budget=self.cfg.pack_tokens, keep=self.cfg.keep_packs * 2**20)]
 
 # %% ../nbs/03_contrastive.ipynb #54155df5
 def contents_of(pairs: Sequence[Pair], report: Report) -> str:
-    "A digest of what pairs are made of, without making them: of their files and images, or of the embedded corpus."
+    """A digest of what pairs are made of, without making them: of their files and images, or of the
+    embedded corpus."""
     return digest(pairs.signature(), report.files_mark) if isinstance(pairs, Lazy) else load_corpus().digest
 
+# %% ../nbs/03_contrastive.ipynb #ecebed01
 def save_embedder(model: Contrastive, cfg: FinetuneConfig, tasks: Sequence[str], steps: int) -> None: # tasks of the pairs
-    "Write `model/`, an Embedder with its prompts and how it was made. Raises `MocaError` where the disk is full."
+    """Write `model/`, an Embedder with its prompts and how it was made. Raises `MocaError` where the
+    disk is full."""
     set_prompts(model.backbone, model.backbone.prompts | stage_prompts(cfg, tasks))
-    model.backbone.history.append(f"stage 2 (contrastive): {steps:,} steps of {cfg.batch_size:,} pairs, {len(tasks):,} pairs of "
+    model.backbone.history.append(f"stage 2 (contrastive): {steps:,} steps of {cfg.batch_size:,} pairs, "
+                                  f"{len(tasks):,} pairs of "
                                   f"{len(set(tasks))} tasks, lr {cfg.lr:g}, seed {cfg.seed}")
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     need_space(cfg.out, size, "the model", "free some space and go on with --resume; the last state is kept")
@@ -252,23 +269,34 @@ def tell_outcome(mean: dict[str, float], # of the log: `alone` and `copies` a qu
                  batches: StepBatches, broke: int, # pairs that this process rejected while it trained
                  out: Path, accelerator) -> None:
     "Say what was left out of training, or cut, by any process."
-    if mean["alone"]: say(f"{mean['alone']:.1%} of the queries had no negative: every candidate was a copy of the "
+    if mean["alone"]:
+        say(f"{mean['alone']:.1%} of the queries had no negative: every candidate was a copy of the "
                           f"positive or too similar, and nothing was learnt from them", accelerator)
-    if mean["copies"]: say(f"{mean['copies']:.3f} hard negatives a query were equal to the positive and left out", accelerator)
+    if mean["copies"]:
+        say(f"{mean['copies']:.3f} hard negatives a query were equal to the positive and left out",
+            accelerator)
     late, = summed([broke], accelerator)
-    if late: say(f"{int(late):,} rows broke while they were trained on and were left out: see {out/'bad_samples.jsonl'}", accelerator)
+    if late:
+        say(f"{int(late):,} rows broke while they were trained on and were left out: see "
+            f"{out/'bad_samples.jsonl'}", accelerator)
     limited = torch.from_numpy(batches.limited).float().to(accelerator.device)
     met = accelerator.reduce(limited, "sum") > 0
     for what, n in zip((CUT, SCALED), met.sum(0).tolist()):
         if n: say(f"{what}: {n:,} of the pairs that were trained on", accelerator)
+
+# %% ../nbs/03_contrastive.ipynb #fa4672b6
+SMALL = dict(lr=5e-4, schedule="cosine", batch_size=48, negatives=1, max_length=256, clip=1.0, task_cap=1500,
+             pack_tokens=4096,
+             freeze_vision=True) # for moca-tiny-base on a CPU: the frozen tower doubles the steps of a minute
 
 # %% ../nbs/03_contrastive.ipynb #649b1536
 def finetune(cfg: FinetuneConfig,
              resume: bool = False, force: bool = False, # go on with the run in `cfg.out`; begin anew there
              accumulate: Callable = accumulate_gradcache # forward and backward of a step
              ) -> dict:
-    """Run stage 2; writes `model/` (an Embedder), `config.yaml`, `log.jsonl`, `bad_samples.jsonl` and `state/` into `cfg.out`, returns
-    a summary. Raises `BadInput` for bad options or data, `Stopped` after a signal."""
+    """Run stage 2; writes `model/` (an Embedder), `config.yaml`, `log.jsonl`, `bad_samples.jsonl` and
+    `state/` into `cfg.out`, returns a summary. Raises `BadInput` for bad options or data, `Stopped` after a
+    signal."""
     began = time.time() - 2 # some disks round the times of files
     pairs, report = stage_pairs(cfg)
     plan = stage_batches(cfg, pairs)
@@ -276,37 +304,45 @@ def finetune(cfg: FinetuneConfig,
     accelerator, out = start_run(cfg, resume, force, "finetune"), Path(cfg.out)
     before = len(report.rejected)
     say(report.summary(), accelerator)
-    say(describe_tasks(plan.tasks, cfg.batch_size, among=plan.among and plan.among(0), **batching_options(cfg)), accelerator)
+    say(describe_tasks(plan.tasks, cfg.batch_size, among=plan.among and plan.among(0),
+                       **batching_options(cfg)), accelerator)
     model = contrastive_model(cfg, accelerator)
-    on_main(accelerator, lambda: same_data(out, number_of_pairs=len(pairs), contents_of_the_pairs=contents_of(pairs, report),
+    on_main(accelerator,
+            lambda: same_data(out, number_of_pairs=len(pairs),
+                              contents_of_the_pairs=contents_of(pairs, report),
                                            tokenizer_and_limits=encoder_mark(model.backbone.encoder)))
     report.keep(out/"bad_samples.jsonl", cfg.max_bad, accelerator.is_main_process) # of data that was not refused
     work = Work(model.backbone)
     def flops(micro: list[PairBatch]) -> float: return sum(b.chunks.flops(work) for b in micro)
     batches = StepBatches(cfg, plan, pairs, report, model.backbone.encoder, began)
-    log = fit(model, batches, cfg, steps, WEIGHTS, accelerator, "stage 2", resume, accumulate, flops)
+    log = fit(model, batches, cfg, steps, weights=WEIGHTS, accelerator=accelerator, name="stage 2",
+              resume=resume,
+              accumulate=accumulate, flops=flops)
     on_main(accelerator, lambda: save_embedder(model, cfg, plan.tasks, steps))
-    mean = {k: sum(r.get(k) or 0.0 for r in log) / len(log) for k in ("alone", "filtered", "copies")}
+    def mean_of(name: str) -> float: return sum(r.get(name) or 0.0 for r in log) / len(log)
+    mean = {name: mean_of(name) for name in ("alone", "filtered", "copies")}
     tell_outcome(mean, batches, len(report.rejected) - before, out, accelerator)
     end_run(cfg, accelerator)
-    return dict(steps=steps, pairs=len(pairs), rejected=len(report.rejected), tasks=len(set(plan.tasks)), loss=log[-1]["loss"],
+    return dict(steps=steps, pairs=len(pairs), rejected=len(report.rejected), tasks=len(set(plan.tasks)),
+                loss=log[-1]["loss"],
                 tokens=sum(r["tokens"] for r in log), **mean)
-
-# %% ../nbs/03_contrastive.ipynb #fa4672b6
-SMALL = dict(lr=5e-4, schedule="cosine", batch_size=48, negatives=1, max_length=256, clip=1.0, task_cap=1500, pack_tokens=4096,
-             freeze_vision=True) # for moca-tiny-base on a CPU: the frozen tower doubles the steps of a minute
 
 # %% ../nbs/03_contrastive.ipynb #efc115ad
 def image_grid(encoded: Encoded, merge: int, image: int = 0) -> tuple[int, int, int]:
-    "First token, rows and columns of the image tokens of one image, for families with one token for each `merge` x `merge` patches."
+    """First token, rows and columns of the image tokens of one image, for families with one token for
+    each `merge` x `merge` patches."""
     shapes = [(t * h // merge, w // merge) for t, h, w in encoded.image_grid_thw.tolist()]
     if sum(h * w for h, w in shapes) != len(encoded.image_tokens):
-        raise BadInput("this family's image tokens are no grid: a heat map needs one token for each square of patches")
+        raise BadInput("this family's image tokens are no grid: a heat map needs one token for each square "
+                       "of patches")
     return sum(h * w for h, w in shapes[:image]), *shapes[image]
 
+# %% ../nbs/03_contrastive.ipynb #69d74e1d
 def attention_maps(e: Embedder, query: Document, page: Document) -> tuple[list[str], Tensor]: # words, [words, rows, columns]
-    "Similarity of each token of a query with the vectors of a page's first image. Raises `BadInput` for a page without images."
-    if not page.images: raise BadInput(f"document {page.id} has no picture: there is nothing to draw a heat map on")
+    """Similarity of each token of a query with the vectors of a page's first image. Raises `BadInput`
+    for a page without images."""
+    if not page.images:
+        raise BadInput(f"document {page.id} has no picture: there is nothing to draw a heat map on")
     encoder = e.backbone.encoder
     encoded = encode(encoder, page)
     q, d = e.encode([query, page], multi_vector=True)
@@ -319,18 +355,20 @@ def attention_maps(e: Embedder, query: Document, page: Document) -> tuple[list[s
 def show_interaction(e: Embedder, query: Document, page: Document,
                      words: list[int] | None = None, # which tokens of the query; None: the last words
                      most: int = 5):
-    """Where on a page each token of a query looks: similarity with the vectors of the first image; the page itself on the left.
-    Returns the figure. Raises `BadInput` for a page without images."""
+    """Where on a page each token of a query looks: similarity with the vectors of the first image; the page
+    itself on the left. Returns the figure. Raises `BadInput` for a page without images."""
     import matplotlib.pyplot as plt
     names, maps = attention_maps(e, query, page)
     if words is None: words = [i for i, w in enumerate(names) if w.isalnum()][-most:]
     image = page.images[0].open()
-    fig, axes = plt.subplots(1, len(words) + 1, figsize=(2.1 * (len(words) + 1), 2.6), layout="constrained", squeeze=False)
+    fig, axes = plt.subplots(1, len(words) + 1, figsize=(2.1 * (len(words) + 1), 2.6), layout="constrained",
+                             squeeze=False)
     axes[0, 0].imshow(image)
     axes[0, 0].set_title("page")
     for ax, i in zip(axes[0, 1:], words):
         ax.imshow(image.convert("L"), cmap="gray", alpha=.5)
-        ax.imshow(maps[i], cmap="inferno", alpha=.6, extent=(0, image.width, image.height, 0), interpolation="nearest")
+        ax.imshow(maps[i], cmap="inferno", alpha=.6, extent=(0, image.width, image.height, 0),
+                  interpolation="nearest")
         ax.set_title(f"{names[i]}: best {float(maps[i].max()):.2f}")
     for ax in axes[0]: ax.set(xticks=[], yticks=[])
     return fig
@@ -340,5 +378,7 @@ QWEN_3B = dict(base="runs/cpt/model", precision="bf16", max_pixels=1024 * 28 * 2
 QWEN_7B = QWEN_3B # the base decides the size
 
 # What the authors' repository does where it and the paper differ.
-OFFICIAL_CODE = dict(QWEN_3B, lr=2e-5, warmup=0.05, max_length=1280, end_token=False, min_pixels=256 * 28 * 28, candidates="own",
-                     mask_duplicates=False, homogeneous=False, task_sample="first", kinds="long-document,multimodal")
+OFFICIAL_CODE = dict(QWEN_3B, lr=2e-5, warmup=0.05, max_length=1280, end_token=False,
+                     min_pixels=256 * 28 * 28, candidates="own",
+                     mask_duplicates=False, homogeneous=False, task_sample="first",
+                     kinds="long-document,multimodal")

@@ -29,16 +29,18 @@ def quotas(sizes: dict[str, int], # pairs of each task
     if cap is not None and cap < 1: raise BadInput(f"option task_cap is {cap}: give 1 or more, or none")
     weights = weights or {}
     for t, w in weights.items():
-        if t not in sizes: raise BadInput(f"option task_weights: there is no task {t!r}; the pairs have {', '.join(sizes)}")
+        if t not in sizes:
+            raise BadInput(f"option task_weights: there is no task {t!r}; the pairs have {', '.join(sizes)}")
         if not 0 <= w <= 1:
-            raise BadInput(f"option task_weights: {t} has {w}; give a share of its pairs between 0 and 1, for no pair is shown twice "
+            raise BadInput(f"option task_weights: {t} has {w}; give a share of its pairs between 0 and 1, "
+                           f"for no pair is shown twice "
                            f"an epoch")
     return {t: min(n if cap is None else cap, math.ceil(n * weights.get(t, 1.0))) for t, n in sizes.items()}
 
 # %% ../../nbs/finetuning/01_batching.ipynb #159daee9
 def consecutive_batches(order: Sequence[int], batch_size: int, leftover: str = "keep") -> list[list[int]]:
-    """Consecutive batches of 2 pairs at least. A single leftover joins the batch before it, and `drop` leaves out what fills no batch.
-    A task smaller than a batch is one smaller batch under either policy."""
+    """Consecutive batches of 2 pairs at least. A single leftover joins the batch before it, and `drop`
+    leaves out what fills no batch. A task smaller than a batch is one smaller batch under either policy."""
     batches = [list(order[k:k + batch_size]) for k in range(0, len(order), batch_size)]
     rest = batches.pop() if len(batches) > 1 and len(batches[-1]) < batch_size else []
     if leftover == "drop": rest = []
@@ -57,8 +59,8 @@ def plan_tasks(tasks: Sequence[str], # task of each pair
                draw: str = "random", # which pairs under a cap: anew each epoch, or always the `first` (released code)
                among: Sequence[int] | None = None # the pairs that this epoch holds; None: all
                ) -> list[list[int]]:
-    """Batches of pair numbers, each pair at most once. A single leftover joins the batch before it; a task of one pair is left out, for
-    it has nothing to be compared with. Raises `BadInput`."""
+    """Batches of pair numbers, each pair at most once. A single leftover joins the batch before it; a task
+    of one pair is left out, for it has nothing to be compared with. Raises `BadInput`."""
     _check_plan(batch_size, leftover, draw)
     def shuffled(items: list, key: str, what: str = "pairs") -> list:
         places = torch.randperm(len(items), generator=generator(seed, epoch, key, what))
@@ -72,22 +74,28 @@ def plan_tasks(tasks: Sequence[str], # task of each pair
     for order in groups.values(): batches += consecutive_batches(order, batch_size, leftover)
     return shuffled(batches, "epoch", "batches")
 
+# %% ../../nbs/finetuning/01_batching.ipynb #a54b5df8
 def _check_plan(batch_size: int, leftover: str, draw: str) -> None:
     "Raises `BadInput` for what can be no plan."
-    if batch_size < 2: raise BadInput(f"option batch_size is {batch_size}: contrastive learning needs 2 or more")
-    for name, value, allowed in (("leftover", leftover, ("keep", "drop")), ("task_sample", draw, ("random", "first"))):
-        if value not in allowed: raise BadInput(f"option {name} is {value!r}: use one of {', '.join(allowed)}")
+    if batch_size < 2:
+        raise BadInput(f"option batch_size is {batch_size}: contrastive learning needs 2 or more")
+    for name, value, allowed in (("leftover", leftover, ("keep", "drop")),
+                                 ("task_sample", draw, ("random", "first"))):
+        if value not in allowed:
+            raise BadInput(f"option {name} is {value!r}: use one of {', '.join(allowed)}")
 
 # %% ../../nbs/finetuning/01_batching.ipynb #518c11a5
 EMPTY_EPOCHS = 100 # so many without a batch, one after the other, are an error
 
 class TaskBatches:
-    "The global batch of any step; the options are those of `plan_tasks`, and `among(epoch)` are the pairs of an epoch."
+    """The global batch of any step; the options are those of `plan_tasks`, and `among(epoch)` are the
+    pairs of an epoch."""
     def __init__(self, tasks: Sequence[str], batch_size: int, seed: int = 0,
                  among: Callable[[int], Sequence[int]] | None = None, **options):
         self.tasks, self.batch_size, self.seed, self.among, self.options = tasks, batch_size, seed, among, options
         self.ends, self.kept = [], {} # steps before the end of each epoch; the last two plans
-        if not self.plan(0): raise BadInput(f"{len(tasks)} pairs make no batch: give a task with 2 pairs or more")
+        if not self.plan(0):
+            raise BadInput(f"{len(tasks)} pairs make no batch: give a task with 2 pairs or more")
 
     def plan(self, epoch: int) -> list[list[int]]:
         "An epoch's batches."
@@ -114,25 +122,19 @@ class TaskBatches:
         if epochs > whole: steps += round((epochs - whole) * len(self.plan(whole)))
         return max(1, steps)
 
+# %% ../../nbs/finetuning/01_batching.ipynb #9e00da39
 def grow(batches: TaskBatches) -> None:
-    "Plan one more epoch. Raises `BadInput` if too many in a row hold no batch, for then no step would ever come."
+    """Plan one more epoch. Raises `BadInput` if too many in a row hold no batch, for then no step would
+    ever come."""
     ends = batches.ends
     before = ends[-1] if ends else 0
     ends.append(before + len(batches.plan(len(ends))))
     if len(ends) > EMPTY_EPOCHS and ends[-1] == ends[-EMPTY_EPOCHS - 1]:
-        raise BadInput(f"epochs {len(ends) - EMPTY_EPOCHS} to {len(ends) - 1} hold no 2 pairs of one task: raise the "
+        raise BadInput(f"epochs {len(ends) - EMPTY_EPOCHS} to {len(ends) - 1} hold no 2 pairs of one task: "
+                       f"raise the "
                        f"weights of the mixture or the task_weights")
 
 # %% ../../nbs/finetuning/01_batching.ipynb #81c4a729
-def describe_tasks(tasks: Sequence[str], batch_size: int, cap: int | None = None, weights: dict[str, float] | None = None,
-                   leftover: str = "keep", homogeneous: bool = True, among: Sequence[int] | None = None, **_) -> str:
-    "A line a task: its pairs, how many an epoch shows, in how many batches; and what is smaller than a batch or left out."
-    sizes = {t: len(g) for t, g in group_by_task(tasks).items()}
-    there = {t: len(g) for t, g in group_by_task(tasks, among).items()}
-    shown = quotas(there, cap, weights)
-    if not homogeneous: return _mixed_line(sum(shown.values()), len(tasks), batch_size, leftover)
-    return "\n".join(_task_line(t, shown[t], n, batch_size, leftover) for t, n in sizes.items())
-
 def _many(n: int) -> str: return f"{n:,} batch{'es' * (n != 1)}"
 
 def _mixed_line(shown: int, n: int, batch_size: int, leftover: str) -> str:
@@ -142,6 +144,7 @@ def _mixed_line(shown: int, n: int, batch_size: int, leftover: str) -> str:
     note = f" ({rest:,} left out: no whole batch)" if rest else ""
     return f"{shown:,} of {n:,} pairs an epoch, tasks mixed, in {_many(len(made))}{note}"
 
+# %% ../../nbs/finetuning/01_batching.ipynb #dcb6f011
 def _task_line(task: str, shown: int, n: int, batch_size: int, leftover: str) -> str:
     "What is said about a task."
     made = consecutive_batches(range(shown), batch_size, leftover)
@@ -152,3 +155,16 @@ def _task_line(task: str, shown: int, n: int, batch_size: int, leftover: str) ->
     if rest: notes.append(f"{rest:,} left out: {why}")
     said = f" ({'; '.join(notes)})" if notes else ""
     return f"{task or 'no task'}: {shown:,} of {n:,} pairs an epoch in {_many(len(made))}{said}"
+
+# %% ../../nbs/finetuning/01_batching.ipynb #fec5006a
+def describe_tasks(tasks: Sequence[str], batch_size: int, cap: int | None = None,
+                   weights: dict[str, float] | None = None,
+                   leftover: str = "keep", homogeneous: bool = True, among: Sequence[int] | None = None,
+                   **_) -> str:
+    """A line a task: its pairs, how many an epoch shows, in how many batches; and what is smaller than
+    a batch or left out."""
+    sizes = {t: len(g) for t, g in group_by_task(tasks).items()}
+    there = {t: len(g) for t, g in group_by_task(tasks, among).items()}
+    shown = quotas(there, cap, weights)
+    if not homogeneous: return _mixed_line(sum(shown.values()), len(tasks), batch_size, leftover)
+    return "\n".join(_task_line(t, shown[t], n, batch_size, leftover) for t, n in sizes.items())

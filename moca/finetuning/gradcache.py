@@ -36,6 +36,7 @@ def random_state(device: torch.device) -> list[Tensor]:
     if device.type == "cuda": states.append(torch.cuda.get_rng_state(device))
     return states
 
+# %% ../../nbs/finetuning/03_gradcache.ipynb #3716a0df
 @contextlib.contextmanager
 def restored_rng(state: list[Tensor], device: torch.device):
     "Draw what was drawn after `state` was taken; afterwards everything goes on as if nothing had been drawn."
@@ -55,10 +56,12 @@ def measured(encoder: Encoder, docs: list[Document]) -> tuple[list[int], list[tu
         limited.append((laid.dropped > 0, laid.scaled > 0))
     return lengths, limited
 
+# %% ../../nbs/finetuning/03_gradcache.ipynb #2dba2ae3
 def halves(part: tuple[int, int], # from Document to Document
            lengths: list[int], # tokens of all Documents
            most: float) -> list[tuple[int, int]]:
-    "A Pack cut between Documents, in two and again in two, into pieces of at most `most` tokens or of one Document."
+    """A Pack cut between Documents, in two and again in two, into pieces of at most `most` tokens or of
+    one Document."""
     start, stop = part
     if stop - start < 2 or sum(lengths[start:stop]) <= most: return [part]
     middle = (start + stop) // 2
@@ -72,7 +75,8 @@ def dummy_document(image: bool) -> Document:
 
 # %% ../../nbs/finetuning/03_gradcache.ipynb #6e439921
 class LazyPacks:
-    "Documents as Packs that are made when they are needed. Raises `MocaError` for a Document longer than `budget`."
+    """Documents as Packs that are made when they are needed. Raises `MocaError` for a Document longer
+    than `budget`."""
     def __init__(self, encoder: Encoder, docs: list[Document],
                  budget: int = 8192, # most tokens of a Pack
                  keep: int = 256 * 2**20): # bytes of Packs that are kept for their second use
@@ -119,8 +123,8 @@ class LazyPacks:
         return len(self.parts) > before
 
     def flops(self, work: Callable) -> float:
-        """Useful FLOPs of the Packs that were made, by a `moca.model.cost.Work`; the second forward pass is not
-        counted as useful."""
+        """Useful FLOPs of the Packs that were made, by a `moca.model.cost.Work`; the second forward pass is
+        not counted as useful."""
         return sum(map(work, self.seen.values()))
 
 # %% ../../nbs/finetuning/03_gradcache.ipynb #4573a1a5
@@ -132,9 +136,11 @@ def make_pack(packs: LazyPacks, k: int | None, image: bool) -> Pack:
     if not encoded or lacks_image: encoded.append(encode(packs.encoder, dummy_document(image)))
     return pack(encoded)
 
+# %% ../../nbs/finetuning/03_gradcache.ipynb #ed18f5a5
 def remember(packs: LazyPacks, k: int | None, made: Pack) -> bool:
     "Note the form of a Pack, and keep it if there is room: is it kept?"
-    if k is not None: packs.seen[k] = replace(made, pixel_values=made.pixel_values.new_empty(len(made.pixel_values), 0))
+    if k is not None:
+        packs.seen[k] = replace(made, pixel_values=made.pixel_values.new_empty(len(made.pixel_values), 0))
     size = sum(x.nbytes for x in vars(made).values() if isinstance(x, Tensor))
     if size > packs.room: return False
     packs.room -= size
@@ -245,7 +251,8 @@ def embed_all(model: nn.Module, step: CachedEmbeddings, accelerator) -> tuple[Te
 
 # %% ../../nbs/finetuning/03_gradcache.ipynb #ea2a5eea
 def loss_and_embedding_grads(model: nn.Module, step: CachedEmbeddings, scale: Tensor, batch,
-                             weights: dict[str, float], accelerator) -> tuple[dict[str, Tensor], Tensor | None]:
+                             weights: dict[str, float], accelerator) -> tuple[dict[str, Tensor],
+                                                                              Tensor | None]:
     "Gradients in the vectors; the global means by name, and the gradient of the scale."
     leaf = scale.detach().requires_grad_(scale.requires_grad)
     sums = accelerator.unwrap_model(model).loss(step.leaf(), leaf, batch)
@@ -261,9 +268,11 @@ def replay(model: nn.Module, step: CachedEmbeddings, accelerator) -> None:
     "Run over all Packs but the last once more, and feed each the gradient of its vectors."
     for i, one in enumerate(ahead(step.make, step.order[:-1])):
         with no_sync_unless(i == len(step.order) - 2, model, accelerator):
-            with accelerator.autocast(), restored_rng(step.states[i], accelerator.device): values, scale = model(one)
+            with accelerator.autocast(), restored_rng(step.states[i], accelerator.device):
+                values, scale = model(one)
             step.backward(i, values, scale, None)
 
+# %% ../../nbs/finetuning/03_gradcache.ipynb #56fa3ac3
 def gradcache_step(model: nn.Module, batch, weights: dict[str, float], accelerator) -> dict[str, Tensor]:
     """Forward and backward of one step, as it was planned: gradients of the global loss in the parameters,
     global means by name."""
@@ -272,29 +281,13 @@ def gradcache_step(model: nn.Module, batch, weights: dict[str, float], accelerat
     step = CachedEmbeddings(batch.chunks, inner.multi_vector, order, sharded)
     values, scale = embed_all(model, step, accelerator)
     means, scale_grad = loss_and_embedding_grads(model, step, scale, batch, weights, accelerator)
-    with no_sync_unless(len(order) == 1, model, accelerator): step.backward(len(order) - 1, values, scale, scale_grad)
+    with no_sync_unless(len(order) == 1, model, accelerator):
+        step.backward(len(order) - 1, values, scale, scale_grad)
     replay(model, step, accelerator)
     return means
 
 # %% ../../nbs/finetuning/03_gradcache.ipynb #6a47e676
 _room: WeakKeyDictionary[nn.Module, float] = WeakKeyDictionary() # half of the tokens that a model had no memory for
-
-def accumulate_gradcache(model: nn.Module, # model(pack) -> (vectors, scale); it has `multi_vector` and `loss(vectors, scale, batch)`
-                         micro: list, # one batch with `chunks`, `counts` and `to`: all that this process has in the step
-                         weights: dict[str, float], # of the losses; 0: a metric
-                         accelerator) -> dict[str, Tensor]:
-    """Forward and backward of one step: gradients of the global loss in the parameters, global means by name.
-    Raises `MocaError` for more than one batch, or where memory does not suffice."""
-    if len(micro) != 1:
-        raise MocaError(f"GradCache takes all that a process has in a step as one batch, not as {len(micro)}: "
-                        "a contrastive loss is no sum over micro-batches")
-    batch, before = micro[0].to(accelerator.device), Gradients(model)
-    batch.chunks.split_larger(_room.get(model, float("inf")))
-    while (found := _attempt(model, batch, weights, accelerator)) is None:
-        before.restore()
-        free_memory()
-        _make_room(model, batch.chunks, accelerator)
-    return found
 
 # %% ../../nbs/finetuning/03_gradcache.ipynb #82cfe13f
 def _attempt(model: nn.Module, batch, weights: dict[str, float], accelerator) -> dict[str, Tensor] | None:
@@ -303,13 +296,36 @@ def _attempt(model: nn.Module, batch, weights: dict[str, float], accelerator) ->
     except (RuntimeError, MemoryError) as e:
         if not out_of_memory(e): raise
 
+# %% ../../nbs/finetuning/03_gradcache.ipynb #789e650f
 def _make_room(model: nn.Module, packs: LazyPacks, accelerator) -> None:
     "Cut the largest Packs in two, and tell. Raises `MocaError` where that can't be."
     largest = max(map(packs.tokens, range(len(packs))))
     if accelerator.num_processes > 1 or not packs.split_larger(largest / 2):
-        raise MocaError(f"{largest:,} tokens of one forward pass do not fit into memory: resume with a lower pack_tokens or with "
-                        "checkpointing=full; if they are one Document, begin a new run with a lower max_length")
+        raise MocaError(f"{largest:,} tokens of one forward pass do not fit into memory: resume with a "
+                        f"lower pack_tokens or with "
+                        "checkpointing=full; if they are one Document, begin a new run with a lower "
+                        "max_length")
     _room[model] = largest / 2
     half = largest // 2
-    tqdm.write(f"{largest:,} tokens do not fit into memory: forward passes of more than {half:,} are cut in two from "
+    tqdm.write(f"{largest:,} tokens do not fit into memory: forward passes of more than {half:,} are cut in "
+               f"two from "
                f"now on, with the same gradient (pack_tokens={half} is faster)", file=sys.stderr)
+
+# %% ../../nbs/finetuning/03_gradcache.ipynb #4290ed12
+def accumulate_gradcache(model: nn.Module, # model(pack) -> (vectors, scale); it has `multi_vector` and `loss(vectors, scale, batch)`
+                         micro: list, # one batch with `chunks`, `counts` and `to`: all that this process has in the step
+                         weights: dict[str, float], # of the losses; 0: a metric
+                         accelerator) -> dict[str, Tensor]:
+    """Forward and backward of one step: gradients of the global loss in the parameters, global means by name.
+    Raises `MocaError` for more than one batch, or where memory does not suffice."""
+    if len(micro) != 1:
+        raise MocaError(f"GradCache takes all that a process has in a step as one batch, not as "
+                        f"{len(micro)}: "
+                        "a contrastive loss is no sum over micro-batches")
+    batch, before = micro[0].to(accelerator.device), Gradients(model)
+    batch.chunks.split_larger(_room.get(model, float("inf")))
+    while (found := _attempt(model, batch, weights, accelerator)) is None:
+        before.restore()
+        free_memory()
+        _make_room(model, batch.chunks, accelerator)
+    return found

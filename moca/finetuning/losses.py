@@ -33,7 +33,8 @@ def show_candidates(scores: Tensor, # [n, m] similarities
     if ax is None: ax = plt.subplots(figsize=(1 + .6 * len(candidates), 1.4 + .32 * len(queries)))[1]
     ax.imshow(scores.detach(), cmap="Blues", vmin=-1, vmax=1.5, aspect="auto")
     for i, j in (~keep).nonzero().tolist():
-        ax.plot([j - .3, j + .3, math.nan, j - .3, j + .3], [i - .3, i + .3, math.nan, i + .3, i - .3], color=COLORS["bad"])
+        ax.plot([j - .3, j + .3, math.nan, j - .3, j + .3], [i - .3, i + .3, math.nan, i + .3, i - .3],
+                color=COLORS["bad"])
     for i in range(len(queries)):
         ax.add_patch(plt.Rectangle((i - .46, i - .46), .92, .92, fill=False, lw=2, color=COLORS["good"]))
     ax.set_xticks(range(len(candidates)), candidates, rotation=30, ha="right")
@@ -58,6 +59,7 @@ class QueryIds(_Ids):
     positive_id: Tensor # [n] the positive's id
     number: Tensor # [n] the query's number in the global batch: the column of its positive
 
+# %% ../../nbs/finetuning/02_losses.ipynb #3ef35472
 @dataclass
 class CandidateIds(_Ids):
     "What the columns are; -1 is equal to nothing."
@@ -99,16 +101,20 @@ class PairIds:
         return QueryIds(content=query, positive_content=content, positive_id=doc_id, number=at)
 
     def documents(self, which: str = "all") -> CandidateIds:
-        "All positives, then all hard negatives, as columns; `which` is `all` (paper, Eq. 3) or `own` (released code)."
+        """All positives, then all hard negatives, as columns; `which` is `all` (paper, Eq. 3) or
+        `own` (released code)."""
         nobody = torch.full_like(self.negative_owners, -1)
         both = torch.cat([self.keys, torch.cat([self.negative_keys, nobody[:, None]], 1)])
-        owner = torch.cat([torch.full_like(self.keys[:, 0], -1), self.negative_owners if which == "own" else nobody])
+        owner = torch.cat([torch.full_like(self.keys[:, 0], -1),
+                           self.negative_owners if which == "own" else nobody])
         return CandidateIds(content=both[:, 0], id=both[:, 1], query_content=both[:, 2], owner=owner)
 
     def partners(self) -> CandidateIds:
-        "All pairs as columns: their queries or their positives, where those are compared with one of their own side."
+        """All pairs as columns: their queries or their positives, where those are compared with one
+        of their own side."""
         content, doc_id, query = self.keys.unbind(1)
-        return CandidateIds(content=content, id=doc_id, query_content=query, owner=torch.full_like(content, -1))
+        return CandidateIds(content=content, id=doc_id, query_content=query,
+                            owner=torch.full_like(content, -1))
 
 # %% ../../nbs/finetuning/02_losses.ipynb #1a4f15ee
 class Tile(NamedTuple):
@@ -162,6 +168,7 @@ class Masks(NamedTuple):
     own: Tensor # the positive
     over: Tensor # left out, since it is too similar
 
+# %% ../../nbs/finetuning/02_losses.ipynb #459b347a
 def candidate_masks(m: TiledSimilarity, s: Tensor, tile: Tile) -> Masks: # s: similarities of the tile
     "Who counts in a tile."
     rows, columns = m.rows.slice(tile.rows), m.columns.slice(tile.columns)
@@ -195,6 +202,7 @@ class RowSums:
         self.rivals[rows] += other.sum(1)
         self.over[rows] += masks.over.sum(1)
 
+# %% ../../nbs/finetuning/02_losses.ipynb #40c3eaae
 def empty_sums(n: int, like: Tensor) -> RowSums:
     "Before the first tile."
     nothing = like.new_full((n,), -torch.inf)
@@ -203,8 +211,8 @@ def empty_sums(n: int, like: Tensor) -> RowSums:
 
 # %% ../../nbs/finetuning/02_losses.ipynb #baff2d08
 class TiledLogSumExp(torch.autograd.Function):
-    """Of each row: log of the sum of exponentials, the positive's logit; without gradient the most similar other candidate, and how
-    many there are and were too similar."""
+    """Of each row: log of the sum of exponentials, the positive's logit; without gradient the most similar
+    other candidate, and how many there are and were too similar."""
     @staticmethod
     def forward(ctx, q: Tensor, c: Tensor, scale: Tensor, m: TiledSimilarity):
         sums = empty_sums(len(m.rows), q)
@@ -268,19 +276,23 @@ class LossConfig:
 # %% ../../nbs/finetuning/02_losses.ipynb #7e31c573
 def check_loss(cfg: LossConfig) -> None:
     "Raises `BadInput` for an option with a value that it can't have."
-    choices = dict(candidates=("all", "own"), same_side=("none", "queries", "documents", "both"), loss=tuple(LOSSES) or ("info_nce",))
+    choices = dict(candidates=("all", "own"), same_side=("none", "queries", "documents", "both"),
+                   loss=tuple(LOSSES) or ("info_nce",))
     for name, allowed in choices.items():
         value = getattr(cfg, name)
-        if value not in allowed: raise BadInput(f"option {name} is {value!r}: use one of {', '.join(allowed)}")
+        if value not in allowed:
+            raise BadInput(f"option {name} is {value!r}: use one of {', '.join(allowed)}")
     if not (math.isfinite(cfg.temperature) and cfg.temperature > 0):
         raise BadInput(f"option temperature is {cfg.temperature}: give a positive number")
     if cfg.filter_ratio is not None and not 0 < cfg.filter_ratio <= 1:
-        raise BadInput(f"option filter_ratio is {cfg.filter_ratio}: give a share of the positive's similarity, above 0 and at most 1")
+        raise BadInput(f"option filter_ratio is {cfg.filter_ratio}: give a share of the positive's "
+                       f"similarity, above 0 and at most 1")
     if not (math.isfinite(cfg.hardness) and cfg.hardness >= 0):
         raise BadInput(f"option hardness is {cfg.hardness}: give 0 or more")
     for dim, weight in cfg.dims:
         if dim < 1 or not weight > 0:
-            raise BadInput(f"option dims has {dim} with weight {weight}: give 1 number or more, and a positive weight")
+            raise BadInput(f"option dims has {dim} with weight {weight}: give 1 number or more, and a "
+                           f"positive weight")
 
 # %% ../../nbs/finetuning/02_losses.ipynb #8a5f859b
 @torch.no_grad()
@@ -294,6 +306,7 @@ def false_negative_threshold(q: Embeddings, p: Embeddings, # the queries and the
     if cfg.filter_ratio is not None: over.append(s - (1 - cfg.filter_ratio) * s.abs())
     return torch.stack(over).amin(0)
 
+# %% ../../nbs/finetuning/02_losses.ipynb #2b89cdbf
 def _own_similarity(q: Embeddings, p: Embeddings, tile: int) -> Tensor: # [n]
     "Similarity of each query with its positive."
     if q.lengths is None: return (q.values * p.values).sum(1)
@@ -308,6 +321,7 @@ class QueryLoss(NamedTuple):
     rivals: Tensor | None = None # [N] candidates other than the positive
     filtered: Tensor | None = None # [N] candidates that were too similar
 
+# %% ../../nbs/finetuning/02_losses.ipynb #58cd05b0
 def _row_sums(a: Embeddings, b: Embeddings, scale: Tensor, **what) -> tuple[Tensor, ...]: # what: fields of TiledSimilarity
     "`TiledLogSumExp` of two sides."
     m = TiledSimilarity(lengths=(a.lengths, b.lengths), **what)
@@ -322,17 +336,22 @@ def info_nce(q: Embeddings, # [N] the own queries
              scale: Tensor, # [1]: 1 / temperature
              queries: Embeddings | None = None # [P] all queries, for symmetric and same_side
              ) -> QueryLoss:
-    "InfoNCE of each query (paper, Eq. 3), in fp32: how surprised is the model that this candidate is the right one?"
+    """InfoNCE of each query (paper, Eq. 3), in fp32: how surprised is the model that this candidate is
+    the right one?"""
     mine = p.slice(ids.first, ids.first + len(q))
     documents = Embeddings.cat([p, n]) if len(n) else p
     rows, partners = ids.queries(len(q)), ids.partners()
-    common = dict(rows=rows, limit=false_negative_threshold(q, mine, cfg), hardness=cfg.hardness, duplicates=cfg.duplicates)
-    total, own, best, rivals, over = _row_sums(q, documents, scale, columns=ids.documents(cfg.candidates), **common)
+    common = dict(rows=rows, limit=false_negative_threshold(q, mine, cfg), hardness=cfg.hardness,
+                  duplicates=cfg.duplicates)
+    total, own, best, rivals, over = _row_sums(q, documents, scale, columns=ids.documents(cfg.candidates),
+                                               **common)
     top1 = own.detach() > best * scale.detach()
     if cfg.same_side in ("queries", "both"):
-        total = torch.logaddexp(total, _row_sums(q, queries, scale, columns=partners, same_side=True, **common)[0])
+        total = torch.logaddexp(total,
+                                _row_sums(q, queries, scale, columns=partners, same_side=True, **common)[0])
     if cfg.same_side in ("documents", "both"):
-        total = torch.logaddexp(total, _row_sums(mine, p, scale, columns=partners, same_side=True, **common)[0])
+        total = torch.logaddexp(total,
+                                _row_sums(mine, p, scale, columns=partners, same_side=True, **common)[0])
     loss = total - own
     if cfg.symmetric:
         back, positive, *_ = _row_sums(mine, queries, scale, columns=partners, flip=True, **common)
@@ -346,9 +365,9 @@ def contrastive_loss(q: Embeddings, p: Embeddings, n: Embeddings, # as for `info
                      ids: PairIds, cfg: LossConfig,
                      scale: Tensor | None = None, # [1]; None: 1 / cfg.temperature
                      queries: Embeddings | None = None) -> dict[str, Tensor]:
-    """Sums over the own queries: `nce`, the loss, with Matryoshka's shorter vectors if there are some; and, where the loss knows
-    them, `right`, positives ranked first; `alone`, queries without any negative; `filtered`, candidates that were too similar.
-    Raises `BadInput` for dims that are too large."""
+    """Sums over the own queries: `nce`, the loss, with Matryoshka's shorter vectors if there are some; and,
+    where the loss knows them, `right`, positives ranked first; `alone`, queries without any negative;
+    `filtered`, candidates that were too similar. Raises `BadInput` for dims that are too large."""
     if scale is None: scale = q.values.new_full((1,), 1 / cfg.temperature)
     queries = q if queries is None else queries
     check_vectors(q, cfg)
@@ -364,6 +383,7 @@ def contrastive_loss(q: Embeddings, p: Embeddings, n: Embeddings, # as for `info
     if found.filtered is not None: sums["filtered"] = found.filtered.sum().float()
     return sums
 
+# %% ../../nbs/finetuning/02_losses.ipynb #834203ad
 def check_vectors(q: Embeddings, cfg: LossConfig) -> None:
     "Raises `BadInput` for options that these vectors can't have."
     if q.lengths is not None and cfg.same_side != "none":
@@ -375,10 +395,12 @@ def check_vectors(q: Embeddings, cfg: LossConfig) -> None:
 # %% ../../nbs/finetuning/02_losses.ipynb #85490ce9
 def full_similarity(q: Embeddings, p: Embeddings, n: Embeddings, # as for `info_nce`
                     ids: PairIds, cfg: LossConfig) -> tuple[Tensor, Masks]: # [N, P + H] each
-    "The similarities of the own queries with all Documents, and who counts, without tiles; memory grows with the square of the batch."
+    """The similarities of the own queries with all Documents, and who counts, without tiles; memory
+    grows with the square of the batch."""
     documents = Embeddings.cat([p, n]) if len(n) else p
     limit = false_negative_threshold(q, p.slice(ids.first, ids.first + len(q)), cfg)
-    m = TiledSimilarity(ids.queries(len(q)), ids.documents(cfg.candidates), limit=limit, duplicates=cfg.duplicates)
+    m = TiledSimilarity(ids.queries(len(q)), ids.documents(cfg.candidates), limit=limit,
+                        duplicates=cfg.duplicates)
     s = similarity_matrix(q, documents)
     rows, columns = slice(0, len(q)), slice(0, len(documents))
     return s, candidate_masks(m, s.detach(), Tile(rows, columns, rows, columns))
@@ -387,7 +409,8 @@ def full_similarity(q: Embeddings, p: Embeddings, n: Embeddings, # as for `info_
 SHARPEST = math.log(100) # a learnt temperature stays above 0.01
 
 def learnt_scale(temperature: float) -> nn.Parameter: # [1]
-    "The logarithm of 1 / temperature, to be trained. Raises `BadInput` for a start outside what it is kept to."
+    """The logarithm of 1 / temperature, to be trained. Raises `BadInput` for a start outside what it is
+    kept to."""
     if not 0.01 <= temperature < math.inf:
         raise BadInput(f"option temperature is {temperature}: one that is learnt starts at 0.01 or above")
     return nn.Parameter(torch.tensor([-math.log(temperature)]))

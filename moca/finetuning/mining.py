@@ -34,14 +34,20 @@ def check_finite(vectors: Tensor | list[Tensor], name: str) -> None:
     if isinstance(vectors, Tensor): fine = torch.isfinite(vectors).all(1)
     else: fine = torch.tensor([bool(torch.isfinite(v).all()) for v in vectors])
     bad = (~fine).nonzero()[:, 0].tolist()
-    if bad: raise BadInput(f"{len(bad)} of the {name} have vectors with NaN, the first is number {bad[0]}: the model is broken")
+    if bad:
+        raise BadInput(f"{len(bad)} of the {name} have vectors with NaN, the first is number {bad[0]}: the "
+                       f"model is broken")
 
+# %% ../../nbs/finetuning/04_mining.ipynb #421b99f7
 def search(queries: Tensor | list[Tensor], # [Q, dim] unit rows, or a list of [tokens, dim]
            documents: Tensor | list[Tensor], # the same of the Documents
            k: int, block: int = 8192, # Documents compared at a time
            ) -> tuple[Tensor, Tensor]: # scores and numbers of the best Documents, [Q, k], the best first
-    "Exact search by cosine similarity, or by MaxSim for token vectors. Raises `BadInput` for vectors with NaN."
-    if not len(documents): raise BadInput("there are no Documents to search: give a corpus, or leave it out to search the pairs' own")
+    """Exact search by cosine similarity, or by MaxSim for token vectors. Raises `BadInput` for vectors
+    with NaN."""
+    if not len(documents):
+        raise BadInput("there are no Documents to search: give a corpus, or leave it out to search the "
+                       "pairs' own")
     check_finite(queries, "queries")
     check_finite(documents, "documents")
     best, at = None, None
@@ -56,13 +62,14 @@ def search(queries: Tensor | list[Tensor], # [Q, dim] unit rows, or a list of [t
 
 # %% ../../nbs/finetuning/04_mining.ipynb #0863a47c
 def approximate(queries: Tensor, documents: Tensor, k: int, links: int = 32) -> tuple[Tensor, Tensor]:
-    """As `search`, from a graph of neighbours (HNSW): fast, not exact; number -1 where the graph led to no more. Raises `BadInput`
-    without faiss, and for vectors with NaN."""
+    """As `search`, from a graph of neighbours (HNSW): fast, not exact; number -1 where the graph led to no
+    more. Raises `BadInput` without faiss, and for vectors with NaN."""
     check_finite(queries, "queries")
     check_finite(documents, "documents")
     try: import faiss
     except ImportError as e:
-        raise BadInput("approximate search needs the package faiss: pip install faiss-cpu, or raise approximate_above") from e
+        raise BadInput("approximate search needs the package faiss: pip install faiss-cpu, or raise "
+                       "approximate_above") from e
     index = faiss.IndexHNSWFlat(documents.shape[1], links, faiss.METRIC_INNER_PRODUCT)
     index.hnsw.efSearch = max(64, 2 * k)
     index.add(documents.numpy())
@@ -81,11 +88,13 @@ class Rule:
 
     def __post_init__(self):
         if self.negatives < 1 or self.skip < 0:
-            raise BadInput(f"negatives is {self.negatives} and skip {self.skip}: give 1 or more, and 0 or more")
+            raise BadInput(f"negatives is {self.negatives} and skip {self.skip}: give 1 or more, and 0 or "
+                           f"more")
         if self.depth < self.negatives + self.skip:
             raise BadInput(f"depth is {self.depth}: look at {self.negatives + self.skip} candidates or more")
         if self.ratio is not None and not 0 < self.ratio <= 1:
-            raise BadInput(f"ratio is {self.ratio}: give a share of the positive's similarity, above 0 and at most 1")
+            raise BadInput(f"ratio is {self.ratio}: give a share of the positive's similarity, above 0 and "
+                           f"at most 1")
 
     def limit(self, positive: float) -> float:
         "The highest similarity that a negative may have."
@@ -154,16 +163,19 @@ def _counts_line(r: MiningReport) -> str:
     short = f"; fewer for {few:,} pairs, none for {r.found[0]:,} of them" if few else ""
     return f"{r.pairs:,} pairs against {searched}: {mean:.2f} of {r.asked} negatives a pair{short}"
 
+# %% ../../nbs/finetuning/04_mining.ipynb #06171161
 def _report_lines(r: MiningReport) -> list[str]:
     "Counts and similarities."
     passed = ", ".join(f"{n:,} {why}" for why, n in r.passed.most_common())
     lines = [r.counts(), f"passed over: {passed or 'none'}"]
     if r.replaced: lines.append(f"not kept: {r.replaced:,} negatives that the pairs had before")
     if r.found_none:
-        lines.append("no negative was found: look deeper (depth), allow more similar ones (ratio, margin), or search a corpus")
+        lines.append("no negative was found: look deeper (depth), allow more similar ones (ratio, margin), "
+                     "or search a corpus")
         return lines
     def mean(x: list[float]) -> float: return sum(x) / len(x) if x else float("nan")
-    return [*lines, f"mean similarity: {mean(r.positive):.3f} with the positive, {mean(r.negative):.3f} with a mined negative"]
+    return [*lines, f"mean similarity: {mean(r.positive):.3f} with the positive, {mean(r.negative):.3f} "
+                    f"with a mined negative"]
 
 # %% ../../nbs/finetuning/04_mining.ipynb #fee537b2
 def candidates(documents: Sequence[Document], report: MiningReport) -> dict[bytes, Document]:
@@ -175,6 +187,7 @@ def candidates(documents: Sequence[Document], report: MiningReport) -> dict[byte
     report.documents += len(found)
     return found
 
+# %% ../../nbs/finetuning/04_mining.ipynb #30ce17a2
 class Answers:
     "The right answers of each query: the positives of all pairs that ask it, and itself."
     def __init__(self, pairs: Sequence[Pair]):
@@ -198,6 +211,7 @@ def searchable(docs: dict[bytes, Document], embed: Callable) -> tuple[dict, Sequ
     if not docs: raise BadInput("no Document has content that could be searched: give a corpus")
     return docs, embed(list(docs.values()))
 
+# %% ../../nbs/finetuning/04_mining.ipynb #0df6d569
 class TaskMiner:
     "The pairs of one task against their candidates."
     def __init__(self, pairs: list[Pair], docs: dict[bytes, Document], # candidates by content
@@ -213,7 +227,8 @@ class TaskMiner:
         asking = list(self.q.values())
         scores, at = find(torch.stack(asking) if isinstance(vectors, Tensor) else asking, vectors, depth)
         self.near = dict(zip(asked, scores.tolist()))
-        self.ranked = {k: [keys[r] if r >= 0 else None for r in rows] for k, rows in zip(asked, at.tolist())}
+        self.ranked = {}
+        for k, rows in zip(asked, at.tolist()): self.ranked[k] = [keys[r] if r >= 0 else None for r in rows]
 
     def similarity(self, p: Pair) -> float:
         "Of a query with its positive."
@@ -241,8 +256,10 @@ def mine(e: Embedder, pairs: Sequence[Pair],
          rule: Rule = Rule(),
          keep: bool = False, # keep a pair's own negatives, in front of the mined ones
          approximate_above: int = 1_000_000, # Documents; more are searched by faiss
-         pack_tokens: int = 4096, progress: bool = True, examples: int = 3) -> tuple[list[Pair], MiningReport]:
-    "Pairs with hard negatives that the model itself finds (each pair keeps its place), and a report. Raises `BadInput`."
+         pack_tokens: int = 4096, progress: bool = True, examples: int = 3) -> tuple[list[Pair],
+                                                                                     MiningReport]:
+    """Pairs with hard negatives that the model itself finds (each pair keeps its place), and a report.
+    Raises `BadInput`."""
     if not len(pairs): raise BadInput("there are no pairs to mine negatives for")
     report, out, groups = MiningReport(len(pairs), rule.negatives), [None] * len(pairs), defaultdict(dict)
     for i, p in enumerate(pairs): groups[p.task][i] = check_complete(p)
@@ -258,6 +275,7 @@ def mine(e: Embedder, pairs: Sequence[Pair],
     report.examples = _examples(out, examples)
     return out, report
 
+# %% ../../nbs/finetuning/04_mining.ipynb #e403bb2b
 def _examples(pairs: list[Pair], most: int) -> list[str]:
     "Some pairs in a line each."
     chosen = [p for p in pairs if p.negatives][::max(1, len(pairs) // max(1, most))][:most]
@@ -279,6 +297,7 @@ def image_bytes(ref: ImageRef) -> bytes:
     ref.open().save(out, "PNG")
     return out.getvalue()
 
+# %% ../../nbs/finetuning/04_mining.ipynb #65c18d65
 def _beside(ref: ImageRef, folder: Path, root: Path) -> str:
     "The path of an image as a row names it; written into `folder` unless it lies below `root` already."
     if isinstance(ref.source, Path) and (here := ref.source.resolve()).is_relative_to(root.resolve()):
@@ -298,9 +317,11 @@ def _side(doc: Document, image: Callable) -> dict:
         else: parts.append(dict(text=None, image=image(part)))
     return dict(parts=parts)
 
+# %% ../../nbs/finetuning/04_mining.ipynb #0c7ed465
 def pair_row(pair: Pair, image: Callable) -> dict:
     "A Pair as a row of a file; `image` says what stands for an image. The instruction is part of the query."
-    return dict(id=pair.id, task=pair.task, kind=pair.kind, source=pair.query.source, query=_side(pair.query, image),
+    return dict(id=pair.id, task=pair.task, kind=pair.kind, source=pair.query.source,
+                query=_side(pair.query, image),
                 positive=_side(pair.positive, image), negatives=[_side(n, image) for n in pair.negatives])
 
 def pair_schema() -> pa.Schema:
@@ -311,15 +332,6 @@ def pair_schema() -> pa.Schema:
     return pa.schema([*texts, ("query", side), ("positive", side), ("negatives", pa.list_(side))])
 
 # %% ../../nbs/finetuning/04_mining.ipynb #c78cf35d
-def write_pairs(pairs: Sequence[Pair], path: str | Path) -> None:
-    "Write Pairs as .jsonl or .parquet, atomically, so that `read_pairs` reads them back. Raises `BadInput` for another suffix."
-    path = Path(path)
-    if path.suffix not in (".jsonl", ".parquet"): raise BadInput(f"{path.name}: pairs are written as .jsonl or .parquet")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(path) as part:
-        if path.suffix == ".parquet": _write_parquet(pairs, part)
-        else: _write_jsonl(pairs, part, path)
-
 def _write_parquet(pairs: Sequence[Pair], part: Path, rows: int = 256) -> None: # rows: written at a time
     "Images inside."
     def inside(ref: ImageRef) -> dict: return dict(bytes=image_bytes(ref), path=ref.name)
@@ -328,15 +340,28 @@ def _write_parquet(pairs: Sequence[Pair], part: Path, rows: int = 256) -> None: 
             some = [pair_row(pairs[i], inside) for i in range(k, min(k + rows, len(pairs)))]
             out.write_table(pa.Table.from_pylist(some, pair_schema()))
 
+# %% ../../nbs/finetuning/04_mining.ipynb #8aa1c7ae
 def _write_jsonl(pairs: Sequence[Pair], part: Path, path: Path) -> None:
     "Images in a folder beside the file, keys without a value left out."
     folder = path.with_name(f"{path.stem}_images")
     def beside(ref: ImageRef) -> str: return _beside(ref, folder, path.parent)
-    def without_none(side: dict) -> dict:
-        return dict(parts=[{k: v for k, v in p.items() if v is not None} for p in side["parts"]])
+    def given(part: dict) -> dict: return {k: v for k, v in part.items() if v is not None}
+    def without_none(side: dict) -> dict: return dict(parts=list(map(given, side["parts"])))
     with part.open("w", encoding="utf-8") as out:
         for p in pairs:
             row = pair_row(p, beside)
             for name in ("query", "positive"): row[name] = without_none(row[name])
             row["negatives"] = list(map(without_none, row["negatives"]))
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+# %% ../../nbs/finetuning/04_mining.ipynb #dab22e0e
+def write_pairs(pairs: Sequence[Pair], path: str | Path) -> None:
+    """Write Pairs as .jsonl or .parquet, atomically, so that `read_pairs` reads them back. Raises
+    `BadInput` for another suffix."""
+    path = Path(path)
+    if path.suffix not in (".jsonl", ".parquet"):
+        raise BadInput(f"{path.name}: pairs are written as .jsonl or .parquet")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(path) as part:
+        if path.suffix == ".parquet": _write_parquet(pairs, part)
+        else: _write_jsonl(pairs, part, path)

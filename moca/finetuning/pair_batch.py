@@ -43,7 +43,9 @@ class HardNegative(NamedTuple):
     content: int
     id: int
 
-def hard_negatives(pairs: list[Pair], most: int, distinct: DistinctDocuments) -> tuple[list[HardNegative], int]:
+# %% ../../nbs/finetuning/05_pair_batch.ipynb #2a9deda2
+def hard_negatives(pairs: list[Pair], most: int, distinct: DistinctDocuments) -> tuple[list[HardNegative],
+                                                                                       int]:
     "At most `most` hard negatives of each pair, and how many were left out as copies of the positive."
     found, copies = [], 0
     for owner, pair in enumerate(pairs):
@@ -109,8 +111,10 @@ def make_batch(encoder, pairs: list[Pair],
     return PairBatch(
         chunks=packs, queries=_places(packs, queries), positives=_places(packs, positives),
         negatives=_places(packs, [h.row for h in hard]), owners=_long([h.owner for h in hard]),
-        keys=_long([pair_numbers(p) for p in pairs], 3), negative_keys=_long([(h.content, h.id) for h in hard], 2),
-        task=tasks.pop() if len(tasks) == 1 else "", copies=copies, limited=limited_pairs(packs, used, len(pairs)))
+        keys=_long([pair_numbers(p) for p in pairs], 3),
+        negative_keys=_long([(h.content, h.id) for h in hard], 2),
+        task=tasks.pop() if len(tasks) == 1 else "", copies=copies,
+        limited=limited_pairs(packs, used, len(pairs)))
 
 # %% ../../nbs/finetuning/05_pair_batch.ipynb #0799ff5e
 def _long(numbers: list, *shape: int) -> Tensor:
@@ -139,6 +143,7 @@ def touched(path: Path) -> float: # seconds since 1970
     except OSError: return float("inf")
     return max(found.st_mtime, found.st_ctime)
 
+# %% ../../nbs/finetuning/05_pair_batch.ipynb #df8078de
 def still_whole(pair: Pair, negatives: int, since: float) -> Pair: # since: seconds since 1970
     "The pair, images of files that changed after `since` decoded again. Raises `BadInput`."
     docs = (check_complete(pair).query, pair.positive, *pair.negatives[:negatives])
@@ -154,9 +159,11 @@ def batch_of(encoder, pairs: Sequence[Pair],
              negatives: int = 2, since: float = float("inf"),
              limited: np.ndarray | None = None, # [pairs, 2] bool, marked here: is a text cut, an image made smaller?
              **options) -> PairBatch: # options of make_batch
-    "The chosen pairs as a batch, without those that turn out to be unusable. Raises `BadInput` when too many are."
+    """The chosen pairs as a batch, without those that turn out to be unusable. Raises `BadInput` when
+    too many are."""
     def make(some: dict[int, Pair]) -> PairBatch:
-        made = make_batch(encoder, [still_whole(p, negatives, since) for p in some.values()], negatives, **options)
+        made = make_batch(encoder, [still_whole(p, negatives, since) for p in some.values()], negatives,
+                          **options)
         if limited is not None: limited[list(some)] |= made.limited
         return made
     try: return make({i: pairs[i] for i in chosen})

@@ -47,6 +47,7 @@ class Embeddings:
         if parts[0].lengths is None: return Embeddings(values)
         return Embeddings(values, list(itertools.chain.from_iterable(p.lengths for p in parts)))
 
+# %% ../../nbs/model/08_similarity.ipynb #24fa5443
 def _select_tokens(found: Embeddings, rows: list[int]) -> Embeddings:
     "`index_select` for one vector a token."
     first = [0, *itertools.accumulate(found.lengths)]
@@ -56,23 +57,27 @@ def _select_tokens(found: Embeddings, rows: list[int]) -> Embeddings:
 
 # %% ../../nbs/model/08_similarity.ipynb #23115715
 def as_embeddings(vectors: Embeddings | Tensor | list[Tensor]) -> Embeddings:
-    "`Embeddings` from a tensor `[n, dim]` or a list of `[tokens, dim]`. Raises `BadInput` for an empty list or Document."
+    """`Embeddings` from a tensor `[n, dim]` or a list of `[tokens, dim]`. Raises `BadInput` for an
+    empty list or Document."""
     if isinstance(vectors, Embeddings): return vectors
     if isinstance(vectors, Tensor): return Embeddings(vectors.float())
     if not vectors or any(not len(v) for v in vectors):
-        raise BadInput("token vectors of no Document, or of one without tokens: give one tensor [tokens, dim] a Document")
+        raise BadInput("token vectors of no Document, or of one without tokens: give one tensor [tokens, "
+                       "dim] a Document")
     return Embeddings(torch.cat(list(vectors)).float(), [len(v) for v in vectors])
 
 # %% ../../nbs/model/08_similarity.ipynb #490bc0ef
 def similarity_matrix(q: Embeddings, d: Embeddings) -> Tensor: # [n, m] fp32
-    "Cosine similarities; for token vectors the mean over the query's tokens of the best similarity with one of the Document's."
+    """Cosine similarities; for token vectors the mean over the query's tokens of the best similarity
+    with one of the Document's."""
     if q.lengths is None: return q.values @ d.values.T
     padded = pad_sequence(d.values.split(d.lengths), batch_first=True) # [m, longest, dim]
     there = torch.arange(padded.shape[1])[None] < torch.tensor(d.lengths)[:, None]
     each = torch.einsum("td,mld->tml", q.values, padded) # [tokens, m, longest]
     best = each.masked_fill(~there.to(padded.device), -torch.inf).amax(-1) # [tokens, m]
     sizes = torch.tensor(q.lengths, device=best.device)
-    owner = torch.repeat_interleave(torch.arange(len(sizes), device=best.device), sizes, output_size=len(best))
+    owner = torch.repeat_interleave(torch.arange(len(sizes), device=best.device), sizes,
+                                    output_size=len(best))
     total = best.new_zeros(len(sizes), best.shape[1]).index_add(0, owner, best)
     return total / sizes[:, None]
 
@@ -114,11 +119,13 @@ def _groups(v: Tensor, factor: int, how: str) -> Tensor:
     "Which pooled vector each token belongs to, `[n]` from 0."
     return torch.arange(len(v)) // factor if how == "neighbours" else _clusters(v, factor)
 
+# %% ../../nbs/model/08_similarity.ipynb #b2f08728
 def _clusters(v: Tensor, factor: int) -> Tensor:
     "The cluster of each token by Ward's method, `[n]` from 0."
     try: from scipy.cluster.hierarchy import fcluster, linkage
     except ImportError as e:
-        raise BadInput("hierarchical token pooling needs the package scipy: pip install scipy, or use neighbours") from e
+        raise BadInput("hierarchical token pooling needs the package scipy: pip install scipy, or use "
+                       "neighbours") from e
     n = len(v)
     if n <= 1: return torch.zeros(n, dtype=torch.long)
     tree = linkage(v.cpu().numpy(), "ward")
@@ -127,8 +134,9 @@ def _clusters(v: Tensor, factor: int) -> Tensor:
 
 # %% ../../nbs/model/08_similarity.ipynb #155c4d35
 def pool_tokens(vectors: Embeddings, factor: int, how: str = "neighbours") -> Embeddings:
-    """About `1 / factor` of the token vectors of each Document: means of `factor` neighbours, or of clusters (`hierarchical`, Ward's
-    method; needs scipy). Unit rows. Raises `BadInput` for another `how` or a factor below 1."""
+    """About `1 / factor` of the token vectors of each Document: means of `factor` neighbours, or of
+    clusters (`hierarchical`, Ward's method; needs scipy). Unit rows. Raises `BadInput` for another `how` or
+    a factor below 1."""
     if factor < 1: raise BadInput(f"token pooling by {factor}: give 1 (none) or more")
     if how not in ("neighbours", "hierarchical"):
         raise BadInput(f"token pooling {how!r} is unknown: use neighbours or hierarchical")
