@@ -4,17 +4,13 @@
 
 # %% ../nbs/03_contrastive.ipynb #a3bf14e2
 from __future__ import annotations
-import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
-from .data import content
 from .backbone import Backbone, add_projection, embed, multi_vector
 from .training.model import training_backbone
 from .training.config import TrainConfig, one_of, within
@@ -22,9 +18,11 @@ from .data.corpus import INSTRUCTIONS, LANGUAGES, load_corpus
 from .data.account import Report
 from .data.documents import BadInput, Document, Pair
 from .embedder import Embedder
-from .finetuning.gradcache import Chunks, accumulate, gather_rows, gather_vectors, process_rank, process_sizes
-from .finetuning.losses import LossConfig, Pairing, contrast, learnt_scale, scale_of
-from .model.similarity import Vectors, pool_tokens
+from .finetuning.gradcache import (accumulate_gradcache, gather_embeddings, gather_rows, process_rank,
+                                       process_sizes)
+from .finetuning.losses import LossConfig, PairIds, contrastive_loss, learnt_scale, scale_of
+from .finetuning.pair_batch import WEIGHTS, PairBatch, batch_of, make_batch # noqa: F401
+from .model.similarity import Embeddings, pool_tokens
 from .model.cost import Work
 from .data.mixtures import load_mixture, open_pairs
 from .model.packing import CUT, SCALED, Encoded, encode, encoder_mark
@@ -38,89 +36,10 @@ from .training.loop import end_run, fit, start_run
 from .data.files import need_space
 
 # %% auto #0
-__all__ = ['WEIGHTS', 'SMALL', 'QWEN_3B', 'QWEN_7B', 'OFFICIAL_CODE', 'PairBatch', 'number', 'content_key', 'id_key', 'complete',
-           'make_batch', 'FinetuneConfig', 'numbers', 'Contrastive', 'stage_pairs', 'stage_batches',
-           'contrastive_model', 'stage_prompts', 'still_whole', 'touched', 'batch_of', 'finetune', 'contents_of',
-           'save_embedder', 'picture_grid', 'show_interaction']
-
-# %% ../nbs/03_contrastive.ipynb #5a6a4959
-WEIGHTS = dict(nce=1.0, right=0.0, alone=0.0, filtered=0.0, copies=0.0, temperature=0.0) # only the first is trained, the others are logged
-
-@dataclass
-class PairBatch:
-    "What one process has of a global batch: Documents in Packs, and who is what among them."
-    chunks: Chunks
-    queries: Tensor # [N] row of each query among the Documents
-    positives: Tensor # [N]
-    negatives: Tensor # [H] rows of the hard negatives
-    owners: Tensor # [H] number of the query to which each belongs
-    keys: Tensor # [N, 3] content and id of the positive, content of the query
-    negative_keys: Tensor # [H, 2]
-    task: str = "" # "" where a batch mixes tasks
-    copies: int = 0 # hard negatives that were left out because they equal their positive
-    limited: np.ndarray | None = None # [N, 2] bool: is a text of the pair cut at max_length, an image made smaller?
-
-    @property
-    def counts(self) -> dict[str, int]:
-        "All that the loss returns is divided by the number of queries."
-        return dict.fromkeys(WEIGHTS, len(self.queries))
-
-    @property
-    def tokens(self) -> int:
-        "Tokens in the Packs."
-        return sum(self.chunks.lengths)
-
-    @property
-    def capacity(self) -> int:
-        "Tokens that the Packs have room for."
-        return len(self.chunks) * self.chunks.budget
-
-    def to(self, device) -> PairBatch:
-        "The same batch, its numbers on a device; Packs follow when they are made."
-        self.chunks.device = torch.device(device)
-        for k, v in vars(self).items():
-            if isinstance(v, Tensor): setattr(self, k, v.to(device))
-        return self
-
-# %% ../nbs/03_contrastive.ipynb #6a6dbace
-def number(*parts: str) -> int:
-    "56 bits of a digest."
-    return int.from_bytes(hashlib.blake2b("\x1d".join(parts).encode(), digest_size=7).digest(), "big")
-
-def content_key(doc: Document) -> int:
-    "What makes two Documents equal (see `moca.data.content`), as a number."
-    return int.from_bytes(content.content_key(doc)[:7], "big")
-
-def id_key(doc: Document) -> int:
-    "What else does: the same id from the same source. Without an id, the content."
-    return number(doc.source, doc.id) if doc.id else content_key(doc)
-
-def complete(pair: Pair) -> Pair:
-    "The pair. Raises `BadInput` if its query or its positive is missing or empty."
-    for name in ("query", "positive"):
-        doc = getattr(pair, name)
-        if doc is None or doc.empty: raise BadInput(f"pair {pair.id} has no {name}: remove the row or complete it")
-    return pair
-
-def make_batch(encoder, pairs: list[Pair], negatives: int = 2, budget: int = 8192, # tokens of a Pack
-               keep: int = 256 * 2**20 # bytes of Packs kept for GradCache's second use of them
-               ) -> PairBatch:
-    """Pairs as a batch, at most `negatives` hard negatives each; nothing is encoded yet.
-    Raises `BadInput` for a pair without query or positive."""
-    rows, docs = {}, []
-    def row(doc: Document) -> tuple[int, int]:
-        if doc.parts not in rows: rows[doc.parts] = len(docs); docs.append(doc)
-        return rows[doc.parts], content_key(doc)
-    q, p = ([row(getattr(complete(x), name)) for x in pairs] for name in ("query", "positive"))
-    found = [(i, *row(n), id_key(n)) for i, x in enumerate(pairs) for n in x.negatives[:negatives] if content_key(n) != p[i][1]]
-    copies = sum(len(x.negatives[:negatives]) for x in pairs) - len(found)
-    chunks, long = Chunks(encoder, docs, budget, keep), lambda x, *shape: torch.tensor(x, dtype=torch.long).view(-1, *shape)
-    at, tasks = lambda items: long([chunks.row[r] for r in items]), {x.task for x in pairs}
-    limited = np.zeros((len(pairs), 2), bool)
-    for i, r, *_ in (*((i, r) for side in (q, p) for i, (r, _) in enumerate(side)), *found): limited[i] |= chunks.limited[r]
-    return PairBatch(chunks, at([r for r, _ in q]), at([r for r, _ in p]), at([r for _, r, *_ in found]), long([i for i, *_ in found]),
-                     long([(b, id_key(x.positive), a) for x, (_, a), (_, b) in zip(pairs, q, p)], 3),
-                     long([(c, d) for *_, c, d in found], 2), tasks.pop() if len(tasks) == 1 else "", copies, limited)
+__all__ = ['SMALL', 'QWEN_3B', 'QWEN_7B', 'OFFICIAL_CODE', 'FinetuneConfig', 'parse_numbers', 'loss_options', 'batching_options',
+           'check_options', 'Contrastive', 'global_ids', 'stage_pairs', 'stage_batches', 'contrastive_model',
+           'stage_prompts', 'corpus_prompts', 'StepBatches', 'contents_of', 'save_embedder', 'tell_outcome', 'finetune',
+           'image_grid', 'attention_maps', 'show_interaction']
 
 # %% ../nbs/03_contrastive.ipynb #7fc344bd
 @dataclass
@@ -130,6 +49,7 @@ class FinetuneConfig(TrainConfig):
     lr: float = 1e-5
     batch_size: int = 2048 # pairs of a batch, over all processes
     negatives: int = 2 # hard negatives a query, at most
+    loss: str = "info_nce" # which contrastive loss, one of moca.finetuning.losses.LOSSES
     temperature: float = 0.03
     learn_temperature: bool = False # train it, from `temperature` on
     candidates: str = "all" # all (paper, Eq. 3) or own (released code)
@@ -156,53 +76,76 @@ class FinetuneConfig(TrainConfig):
     keep_packs: int = 256 # MiB of encoded Packs kept between the two passes; the others are encoded twice
 
     FREE = (*TrainConfig.FREE, "pack_tokens", "keep_packs") # the batch stays the same however it is cut
+    LATER = ("loss",) # options that older runs did not have: their default is what those runs did
 
     def __post_init__(self):
         super().__post_init__()
-        self.loss, self.plan # raise for what they cannot read
-        if self.pooling: one_of("pooling", self.pooling, ("mean", "last"))
-        if self.batch_size < 2: raise BadInput(f"option batch_size is {self.batch_size}: contrastive learning needs 2 or more")
-        if self.negatives < 0: raise BadInput(f"option negatives is {self.negatives}: give 0 or more")
-        if self.max_length > self.pack_tokens:
-            raise BadInput(f"max_length ({self.max_length}) exceeds pack_tokens ({self.pack_tokens}): a Document must fit into a Pack")
-        for name, low in dict(keep_packs=0, task_cap=1, projection=1).items(): within(name, getattr(self, name), low, None)
-        if self.token_pooling < 1: raise BadInput(f"option token_pooling is {self.token_pooling}: give 1 (none) or more")
-        if not self.multi_vector and (self.projection or self.token_pooling > 1):
-            raise BadInput("options projection and token_pooling are for multi_vector=true")
-        if self.multi_vector and self.same_side != "none":
-            raise BadInput("option same_side: late interaction compares queries with Documents only; use none")
-
-    @property
-    def loss(self) -> LossConfig:
-        "The options of the loss."
-        dims = tuple((int(k), w) for k, w in numbers("dims", self.dims, ":", whole=True).items())
-        return LossConfig(self.temperature, self.candidates, self.mask_duplicates, self.symmetric, self.same_side, self.filter_above,
-                          self.filter_ratio, self.hardness, dims)
-
-    @property
-    def plan(self) -> dict:
-        "The options of `plan_tasks`."
-        one_of("leftover", self.leftover, ("keep", "drop")); one_of("task_sample", self.task_sample, ("random", "first"))
-        return dict(homogeneous=self.homogeneous, cap=self.task_cap, weights=numbers("task_weights", self.task_weights, "="),
-                    leftover=self.leftover, draw=self.task_sample)
+        check_options(self)
 
 # %% ../nbs/03_contrastive.ipynb #6f1c03e2
-def numbers(name: str, text: str | None, sign: str, whole: bool = False) -> dict[str, float]:
+def parse_numbers(name: str, text: str | None,
+                  sign: str, # between a key and its number
+                  whole: bool = False # keys are whole numbers
+                  ) -> dict[str, float]:
     "The numbers in `NAME=0.5,NAME=1`, or in `256:1,64`, 1 where none is given. Raises `BadInput`."
     out = {}
     for item in (text or "").split(","):
-        key, given, value = item.strip().rpartition(sign) if sign in item else (item.strip(), "", "1")
+        key, _, value = item.strip().rpartition(sign) if sign in item else (item.strip(), "", "1")
         if not key: continue
         try: out[str(int(key)) if whole else key] = float(value)
-        except ValueError: raise BadInput(f"option {name} is {text!r}: write {'256:1,64:0.5' if whole else 'NAME=0.5,NAME=1'}") from None
+        except ValueError:
+            example = "256:1,64:0.5" if whole else "NAME=0.5,NAME=1"
+            raise BadInput(f"option {name} is {text!r}: write {example}") from None
     return out
+
+# %% ../nbs/03_contrastive.ipynb #0fdccb31
+def loss_options(cfg: FinetuneConfig) -> LossConfig:
+    "The options of the loss. Raises `BadInput`."
+    dims = parse_numbers("dims", cfg.dims, ":", whole=True)
+    return LossConfig(loss=cfg.loss, temperature=cfg.temperature, candidates=cfg.candidates,
+                      duplicates=cfg.mask_duplicates,
+                      symmetric=cfg.symmetric, same_side=cfg.same_side, filter_above=cfg.filter_above,
+                      filter_ratio=cfg.filter_ratio, hardness=cfg.hardness,
+                      dims=tuple((int(k), weight) for k, weight in dims.items()))
+
+# %% ../nbs/03_contrastive.ipynb #878b458b
+def batching_options(cfg: FinetuneConfig) -> dict:
+    "The options of `plan_tasks`. Raises `BadInput`."
+    one_of("leftover", cfg.leftover, ("keep", "drop"))
+    one_of("task_sample", cfg.task_sample, ("random", "first"))
+    return dict(homogeneous=cfg.homogeneous, cap=cfg.task_cap,
+                weights=parse_numbers("task_weights", cfg.task_weights, "="),
+                leftover=cfg.leftover, draw=cfg.task_sample)
+
+# %% ../nbs/03_contrastive.ipynb #bcb29a06
+def check_options(cfg: FinetuneConfig) -> None:
+    "Raises `BadInput` for an option that can't be, alone or beside another."
+    loss_options(cfg)
+    batching_options(cfg)
+    if cfg.pooling: one_of("pooling", cfg.pooling, ("mean", "last"))
+    if cfg.batch_size < 2:
+        raise BadInput(f"option batch_size is {cfg.batch_size}: contrastive learning needs 2 or more")
+    if cfg.negatives < 0: raise BadInput(f"option negatives is {cfg.negatives}: give 0 or more")
+    if cfg.max_length > cfg.pack_tokens:
+        raise BadInput(f"max_length ({cfg.max_length}) exceeds pack_tokens ({cfg.pack_tokens}): a Document "
+                       f"must fit into a Pack")
+    for name, low in dict(keep_packs=0, task_cap=1, projection=1).items():
+        within(name, getattr(cfg, name), low, None)
+    if cfg.token_pooling < 1:
+        raise BadInput(f"option token_pooling is {cfg.token_pooling}: give 1 (none) or more")
+    if not cfg.multi_vector and (cfg.projection or cfg.token_pooling > 1):
+        raise BadInput("options projection and token_pooling are for multi_vector=true")
+    if cfg.multi_vector and cfg.same_side != "none":
+        raise BadInput("option same_side: late interaction compares queries with Documents only; use none")
 
 # %% ../nbs/03_contrastive.ipynb #3e77e723
 class Contrastive(nn.Module):
-    "A Backbone with the InfoNCE loss over a global batch. Forward embeds a Pack; `loss` compares what all Packs gave."
+    """A Backbone with the contrastive loss over a global batch. Forward embeds a Pack; `loss` compares
+    what all Packs gave."""
     def __init__(self, backbone: Backbone, cfg: FinetuneConfig):
         super().__init__()
-        self.backbone, self.cfg, self.options, self.multi_vector = backbone, cfg, cfg.loss, cfg.multi_vector
+        self.backbone, self.cfg = backbone, cfg
+        self.options, self.multi_vector = loss_options(cfg), cfg.multi_vector
         self.log_scale = learnt_scale(cfg.temperature) if cfg.learn_temperature else None
 
     def forward(self, pack) -> tuple[Tensor, Tensor]: # vectors [D, dim] or [T, dim], and the scale [1] = 1 / temperature
@@ -212,174 +155,221 @@ class Contrastive(nn.Module):
         if self.log_scale is None: return vectors, vectors.new_full((1,), 1 / self.cfg.temperature)
         return vectors, scale_of(self.log_scale)
 
-    def loss(self, vectors: Vectors, scale: Tensor, b: PairBatch) -> dict[str, Tensor]:
-        """Sums over this process's queries, against the candidates of all processes: `nce`, and for the log `right`, `alone`, `filtered`,
-        `copies`, and a learnt `temperature`."""
-        q, p, n = (vectors.take(rows) for rows in (b.queries, b.positives, b.negatives))
-        p, n = (gather_vectors(pool_tokens(v, self.cfg.token_pooling)) for v in (p, n))
-        queries = gather_vectors(q) if self.options.symmetric or self.options.same_side in ("queries", "both") else None
-        first = sum(process_sizes(len(q), q.values.device)[:process_rank()])
-        who = Pairing(gather_rows(b.keys), gather_rows(b.negative_keys), gather_rows(b.owners + first), first)
-        found = contrast(q, p, n, who, self.options, scale, queries)
-        found["copies"] = found["nce"].new_tensor(float(b.copies))
-        return found | ({} if self.log_scale is None else dict(temperature=len(q) / scale.detach().sum()))
+    def loss(self, vectors: Embeddings, # of all Documents of the batch
+             scale: Tensor, b: PairBatch) -> dict[str, Tensor]:
+        """Sums over this process's queries, against the candidates of all processes: `nce`, and for the log
+        `right`, `alone`, `filtered`, `copies`, and a learnt `temperature`."""
+        q, p, n = (vectors.index_select(rows) for rows in (b.queries, b.positives, b.negatives))
+        p = gather_embeddings(pool_tokens(p, self.cfg.token_pooling))
+        n = gather_embeddings(pool_tokens(n, self.cfg.token_pooling))
+        queries = gather_embeddings(q) if _wants_queries(self.options) else None
+        sums = contrastive_loss(q, p, n, global_ids(b), self.options, scale=scale, queries=queries)
+        sums["copies"] = sums["nce"].new_tensor(float(b.copies))
+        if self.log_scale is not None: sums["temperature"] = len(q) / scale.detach().sum()
+        return sums
+
+# %% ../nbs/03_contrastive.ipynb #14dda9cd
+def global_ids(b: PairBatch) -> PairIds:
+    "What the Documents of all processes are; the own queries begin where the earlier processes' end."
+    first = sum(process_sizes(len(b.queries), b.queries.device)[:process_rank()])
+    return PairIds(gather_rows(b.keys), gather_rows(b.negative_keys), gather_rows(b.owners + first), first)
+
+def _wants_queries(cfg: LossConfig) -> bool:
+    "Does the loss compare with the queries of all processes?"
+    return cfg.symmetric or cfg.same_side in ("queries", "both") or cfg.loss != "info_nce"
 
 # %% ../nbs/03_contrastive.ipynb #fb3cd823
 def stage_pairs(cfg: FinetuneConfig) -> tuple[Sequence[Pair], Report]:
-    """The pairs to train on, the embedded corpus' or what `cfg.data` names, and a Report of those that cannot be used.
-    Raises `BadInput` for a task or a kind that does not exist."""
+    """The pairs to train on, the embedded corpus' or what `cfg.data` names, and a Report of those that
+    cannot be used. Raises `BadInput` for a task or a kind that does not exist."""
     if cfg.data is None:
         pairs = load_corpus().pairs("train", seed=cfg.seed)
         report = Report("the embedded corpus", len(pairs))
     else: pairs, report = open_pairs(cfg.data, verify=True, workers=4, progress=True)
     chosen = only(only(pairs, "task", cfg.tasks), "kind", cfg.kinds)
-    if left := len(pairs) - len(chosen): report.notes["left out by tasks or kinds"] = left
+    left = len(pairs) - len(chosen)
+    if left: report.notes["left out by tasks or kinds"] = left
     return chosen, report
 
+# %% ../nbs/03_contrastive.ipynb #d334eb39
 def stage_batches(cfg: FinetuneConfig, pairs: Sequence[Pair]) -> TaskBatches:
     "The global batch of any step: of the pairs that the weights of a mixture draw for its epoch."
-    among = (lambda epoch: pairs.draw(cfg.seed, epoch)) if isinstance(pairs, Lazy) else None
-    return TaskBatches(labels(pairs, "task"), cfg.batch_size, cfg.seed, among, **cfg.plan)
+    among = None
+    if isinstance(pairs, Lazy): among = lambda epoch: pairs.draw(cfg.seed, epoch) # noqa: E731
+    return TaskBatches(labels(pairs, "task"), cfg.batch_size, cfg.seed, among, **batching_options(cfg))
 
+# %% ../nbs/03_contrastive.ipynb #30d7316b
 def contrastive_model(cfg: FinetuneConfig, accelerator) -> Contrastive:
     "The model that a run starts with. Raises `BadInput` for a projection other than the one the base has."
     backbone = training_backbone(cfg, accelerator, bidirectional=not cfg.causal)
     if cfg.projection and backbone.projection is None: add_projection(backbone, cfg.projection, cfg.seed)
     if cfg.projection and backbone.projection.out_features != cfg.projection:
-        raise BadInput(f"option projection is {cfg.projection}, but the base has one to {backbone.projection.out_features}: leave the "
-                       f"option out")
+        raise BadInput(f"option projection is {cfg.projection}, but the base has one to "
+                       f"{backbone.projection.out_features}: "
+                       "leave the option out")
     return Contrastive(backbone, cfg).to(accelerator.device)
 
 # %% ../nbs/03_contrastive.ipynb #4a2c633b
 def stage_prompts(cfg: FinetuneConfig, tasks: Sequence[str]) -> dict[str, str]: # tasks of the pairs
-    """What queries began with in training, by task: the saved model's prompts. Rows with an instruction of their own
-    are not among them."""
-    if cfg.data is None:
-        found = {t: INSTRUCTIONS[t] for t in sorted(set(tasks)) if t in INSTRUCTIONS}
-        spoken = {f"{t}_{code}": text.format(language=name) for t, text in found.items()
-                  if "{language}" in text for code, name in LANGUAGES.items()}
-        return {t: text for t, text in found.items() if "{" not in text} | spoken
+    """What queries began with in training, by task: the saved model's prompts. Rows with an instruction of
+    their own are not among them."""
+    if cfg.data is None: return corpus_prompts(tasks)
     sources = load_mixture(cfg.data, "pairs").sources
     queries = {s.task or s.name or "query": s.instruction for s in sources if s.instruction}
     targets = {f"{s.task or s.name}_document".lstrip("_"): s.target_instruction for s in sources if s.target_instruction}
     return queries | targets
 
+# %% ../nbs/03_contrastive.ipynb #fb874dfd
+def corpus_prompts(tasks: Sequence[str]) -> dict[str, str]:
+    "The embedded corpus' instructions for some tasks; one a language where a task has several."
+    plain, spoken = {}, {}
+    for task in sorted(set(tasks)):
+        text = INSTRUCTIONS.get(task, "")
+        if "{language}" in text:
+            spoken |= {f"{task}_{code}": text.format(language=name) for code, name in LANGUAGES.items()}
+        elif text and "{" not in text: plain[task] = text
+    return plain | spoken
+
 # %% ../nbs/03_contrastive.ipynb #d029b28e
-def still_whole(pair: Pair, negatives: int, since: float) -> Pair: # since: seconds since 1970
-    "The pair, pictures of files that changed after `since` decoded again. Raises `BadInput`."
-    docs = (complete(pair).query, pair.positive, *pair.negatives[:negatives])
-    for image in (image for doc in docs for image in doc.images):
-        if isinstance(image.source, Path) and touched(image.source) > since: image.open()
-    return pair
+class StepBatches:
+    "This process's share of each step, and which pairs did not fit whole."
+    def __init__(self, cfg: FinetuneConfig, plan: TaskBatches, pairs: Sequence[Pair],
+                 report: Report, # gets pairs that break
+                 encoder, since: float): # seconds since 1970: files written later are looked at again
+        self.cfg, self.plan, self.pairs, self.report, self.encoder, self.since = cfg, plan, pairs, report, encoder, since
+        self.limited = np.zeros((len(pairs), 2), bool)
 
-def touched(path: Path) -> float: # seconds since 1970
-    "When a file was written, or put where it is; infinity for one that is gone."
-    try: found = path.stat()
-    except OSError: return float("inf")
-    return max(found.st_mtime, found.st_ctime)
+    def __call__(self, step: int, rank: int, processes: int) -> list[PairBatch]:
+        "The batch of a step; of a small one perhaps none of the pairs: the process takes part all the same."
+        chosen = self.plan[step][rank::processes]
+        return [batch_of(self.encoder, self.pairs, chosen, self.report, negatives=self.cfg.negatives,
+                         since=self.since,
+                         limited=self.limited, budget=self.cfg.pack_tokens, keep=self.cfg.keep_packs * 2**20)]
 
-def batch_of(encoder, pairs: Sequence[Pair], chosen: Sequence[int], report: Report, # gets pairs that break
-             negatives: int = 2, since: float = float("inf"),
-             limited: np.ndarray | None = None, # [pairs, 2] bool, marked here: is a text cut, an image made smaller?
-             **options) -> PairBatch: # options of make_batch
-    "The chosen pairs as a batch, without those that turn out to be unusable. Raises `BadInput` when too many are."
-    def make(some: list[tuple[int, Pair]]) -> PairBatch:
-        made = make_batch(encoder, [still_whole(p, negatives, since) for _, p in some], negatives, **options)
-        if limited is not None: limited[[i for i, _ in some]] |= made.limited
-        return made
-    try: return make([(i, pairs[i]) for i in chosen])
-    except BadInput: pass # one by one, to see which
-    good = []
-    for i in chosen:
-        name = place = pairs.where(i) if isinstance(pairs, Lazy) else str(i)
-        try:
-            pair = pairs[i]
-            name = pair.id
-            make([(i, pair)])
-        except BadInput as why: report.reject(place, why, name)
-        else: good.append((i, pair))
-    return make(good)
-
-# %% ../nbs/03_contrastive.ipynb #649b1536
-def finetune(cfg: FinetuneConfig, resume: bool = False, force: bool = False, accumulate=accumulate) -> dict:
-    """Run stage 2; writes `model/` (an Embedder), `config.yaml`, `log.jsonl`, `bad_samples.jsonl` and `state/` into `cfg.out`, returns
-    a summary. Raises `BadInput` for bad options or data, `Stopped` after a signal."""
-    began = time.time() - 2 # some disks round the times of files
-    pairs, report = stage_pairs(cfg)
-    plan = stage_batches(cfg, pairs)
-    steps = cfg.steps or plan.steps(cfg.epochs)
-    accelerator = start_run(cfg, resume, force, "finetune")
-    out, before = Path(cfg.out), len(report.rejected)
-    say(report.summary(), accelerator)
-    say(describe_tasks(plan.tasks, cfg.batch_size, among=plan.among and plan.among(0), **cfg.plan), accelerator)
-    model = contrastive_model(cfg, accelerator)
-    on_main(accelerator, lambda: same_data(out, number_of_pairs=len(pairs), contents_of_the_pairs=contents_of(pairs, report),
-                                           tokenizer_and_limits=encoder_mark(model.backbone.encoder)))
-    report.keep(out/"bad_samples.jsonl", cfg.max_bad, accelerator.is_main_process) # of data that was not refused
-    work, limited = Work(model.backbone), np.zeros((len(pairs), 2), bool)
-    def batches(step: int, rank: int, processes: int) -> list[PairBatch]:
-        chosen = plan[step][rank::processes] # none of a small batch, perhaps: the process takes part all the same
-        return [batch_of(model.backbone.encoder, pairs, chosen, report, cfg.negatives, began, limited,
-                         budget=cfg.pack_tokens, keep=cfg.keep_packs * 2**20)]
-    flops = lambda micro: sum(b.chunks.flops(work) for b in micro)
-    log = fit(model, batches, cfg, steps, WEIGHTS, accelerator, "stage 2", resume, accumulate, flops)
-    on_main(accelerator, lambda: save_embedder(model, cfg, plan.tasks, steps))
-    mean = {k: sum(r.get(k) or 0.0 for r in log) / len(log) for k in ("alone", "filtered", "copies")}
-    if mean["alone"]: say(f"{mean['alone']:.1%} of the queries had no negative: every candidate was a copy of the "
-                          f"positive or too similar, and nothing was learnt from them", accelerator)
-    if mean["copies"]: say(f"{mean['copies']:.3f} hard negatives a query were equal to the positive and left out", accelerator)
-    late, = summed([len(report.rejected) - before], accelerator)
-    if late: say(f"{int(late):,} rows broke while they were trained on and were left out: see {out/'bad_samples.jsonl'}", accelerator)
-    met = accelerator.reduce(torch.from_numpy(limited).float().to(accelerator.device), "sum") > 0 # by any process
-    for what, n in zip((CUT, SCALED), met.sum(0).tolist()):
-        if n: say(f"{what}: {n:,} of the pairs that were trained on", accelerator)
-    end_run(cfg, accelerator)
-    return dict(steps=steps, pairs=len(pairs), rejected=len(report.rejected), tasks=len(set(plan.tasks)), loss=log[-1]["loss"],
-                tokens=sum(r["tokens"] for r in log), **mean)
-
+# %% ../nbs/03_contrastive.ipynb #54155df5
 def contents_of(pairs: Sequence[Pair], report: Report) -> str:
-    "A digest of what pairs are made of, without making them: of their files and pictures, or of the embedded corpus."
+    """A digest of what pairs are made of, without making them: of their files and images, or of the
+    embedded corpus."""
     return digest(pairs.signature(), report.files_mark) if isinstance(pairs, Lazy) else load_corpus().digest
 
+# %% ../nbs/03_contrastive.ipynb #ecebed01
 def save_embedder(model: Contrastive, cfg: FinetuneConfig, tasks: Sequence[str], steps: int) -> None: # tasks of the pairs
-    "Write `model/`, an Embedder with its prompts and how it was made. Raises `MocaError` where the disk is full."
+    """Write `model/`, an Embedder with its prompts and how it was made. Raises `MocaError` where the
+    disk is full."""
     set_prompts(model.backbone, model.backbone.prompts | stage_prompts(cfg, tasks))
-    model.backbone.history.append(f"stage 2 (contrastive): {steps:,} steps of {cfg.batch_size:,} pairs, {len(tasks):,} pairs of "
+    model.backbone.history.append(f"stage 2 (contrastive): {steps:,} steps of {cfg.batch_size:,} pairs, "
+                                  f"{len(tasks):,} pairs of "
                                   f"{len(set(tasks))} tasks, lr {cfg.lr:g}, seed {cfg.seed}")
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     need_space(cfg.out, size, "the model", "free some space and go on with --resume; the last state is kept")
     Embedder(model.backbone, cfg.pooling, cfg.multi_vector).save_pretrained(Path(cfg.out)/"model")
 
+# %% ../nbs/03_contrastive.ipynb #33016fe2
+def tell_outcome(mean: dict[str, float], # of the log: `alone` and `copies` a query
+                 batches: StepBatches, broke: int, # pairs that this process rejected while it trained
+                 out: Path, accelerator) -> None:
+    "Say what was left out of training, or cut, by any process."
+    if mean["alone"]:
+        say(f"{mean['alone']:.1%} of the queries had no negative: every candidate was a copy of the "
+                          f"positive or too similar, and nothing was learnt from them", accelerator)
+    if mean["copies"]:
+        say(f"{mean['copies']:.3f} hard negatives a query were equal to the positive and left out",
+            accelerator)
+    late, = summed([broke], accelerator)
+    if late:
+        say(f"{int(late):,} rows broke while they were trained on and were left out: see "
+            f"{out/'bad_samples.jsonl'}", accelerator)
+    limited = torch.from_numpy(batches.limited).float().to(accelerator.device)
+    met = accelerator.reduce(limited, "sum") > 0
+    for what, n in zip((CUT, SCALED), met.sum(0).tolist()):
+        if n: say(f"{what}: {n:,} of the pairs that were trained on", accelerator)
+
 # %% ../nbs/03_contrastive.ipynb #fa4672b6
-SMALL = dict(lr=5e-4, schedule="cosine", batch_size=48, negatives=1, max_length=256, clip=1.0, task_cap=1500, pack_tokens=4096,
+SMALL = dict(lr=5e-4, schedule="cosine", batch_size=48, negatives=1, max_length=256, clip=1.0, task_cap=1500,
+             pack_tokens=4096,
              freeze_vision=True) # for moca-tiny-base on a CPU: the frozen tower doubles the steps of a minute
 
+# %% ../nbs/03_contrastive.ipynb #649b1536
+def finetune(cfg: FinetuneConfig,
+             resume: bool = False, force: bool = False, # go on with the run in `cfg.out`; begin anew there
+             accumulate: Callable = accumulate_gradcache # forward and backward of a step
+             ) -> dict:
+    """Run stage 2; writes `model/` (an Embedder), `config.yaml`, `log.jsonl`, `bad_samples.jsonl` and
+    `state/` into `cfg.out`, returns a summary. Raises `BadInput` for bad options or data, `Stopped` after a
+    signal."""
+    began = time.time() - 2 # some disks round the times of files
+    pairs, report = stage_pairs(cfg)
+    plan = stage_batches(cfg, pairs)
+    steps = cfg.steps or plan.steps(cfg.epochs)
+    accelerator, out = start_run(cfg, resume, force, "finetune"), Path(cfg.out)
+    before = len(report.rejected)
+    say(report.summary(), accelerator)
+    say(describe_tasks(plan.tasks, cfg.batch_size, among=plan.among and plan.among(0),
+                       **batching_options(cfg)), accelerator)
+    model = contrastive_model(cfg, accelerator)
+    on_main(accelerator,
+            lambda: same_data(out, number_of_pairs=len(pairs),
+                              contents_of_the_pairs=contents_of(pairs, report),
+                                           tokenizer_and_limits=encoder_mark(model.backbone.encoder)))
+    report.keep(out/"bad_samples.jsonl", cfg.max_bad, accelerator.is_main_process) # of data that was not refused
+    work = Work(model.backbone)
+    def flops(micro: list[PairBatch]) -> float: return sum(b.chunks.flops(work) for b in micro)
+    batches = StepBatches(cfg, plan, pairs, report, model.backbone.encoder, began)
+    log = fit(model, batches, cfg, steps, weights=WEIGHTS, accelerator=accelerator, name="stage 2",
+              resume=resume,
+              accumulate=accumulate, flops=flops)
+    on_main(accelerator, lambda: save_embedder(model, cfg, plan.tasks, steps))
+    def mean_of(name: str) -> float: return sum(r.get(name) or 0.0 for r in log) / len(log)
+    mean = {name: mean_of(name) for name in ("alone", "filtered", "copies")}
+    tell_outcome(mean, batches, len(report.rejected) - before, out, accelerator)
+    end_run(cfg, accelerator)
+    return dict(steps=steps, pairs=len(pairs), rejected=len(report.rejected), tasks=len(set(plan.tasks)),
+                loss=log[-1]["loss"],
+                tokens=sum(r["tokens"] for r in log), **mean)
+
 # %% ../nbs/03_contrastive.ipynb #efc115ad
-def picture_grid(encoded: Encoded, merge: int, picture: int = 0) -> tuple[int, int, int]:
-    "First token, rows and columns of the image tokens of one picture, for families with one token for each `merge` x `merge` patches."
+def image_grid(encoded: Encoded, merge: int, image: int = 0) -> tuple[int, int, int]:
+    """First token, rows and columns of the image tokens of one image, for families with one token for
+    each `merge` x `merge` patches."""
     shapes = [(t * h // merge, w // merge) for t, h, w in encoded.image_grid_thw.tolist()]
     if sum(h * w for h, w in shapes) != len(encoded.image_tokens):
-        raise BadInput("this family's image tokens are no grid: a heat map needs one token for each square of patches")
-    return sum(h * w for h, w in shapes[:picture]), *shapes[picture]
+        raise BadInput("this family's image tokens are no grid: a heat map needs one token for each square "
+                       "of patches")
+    return sum(h * w for h, w in shapes[:image]), *shapes[image]
 
-def show_interaction(e: Embedder, query: Document, page: Document, words: list[int] | None = None, most: int = 5) -> Figure:
-    """Where on a page each token of a query looks: similarity with the vectors of the first picture; the page itself on the left.
-    Raises `BadInput` for a page without pictures."""
-    if not page.images: raise BadInput(f"document {page.id} has no picture: there is nothing to draw a heat map on")
+# %% ../nbs/03_contrastive.ipynb #69d74e1d
+def attention_maps(e: Embedder, query: Document, page: Document) -> tuple[list[str], Tensor]: # words, [words, rows, columns]
+    """Similarity of each token of a query with the vectors of a page's first image. Raises `BadInput`
+    for a page without images."""
+    if not page.images:
+        raise BadInput(f"document {page.id} has no picture: there is nothing to draw a heat map on")
     encoder = e.backbone.encoder
-    encoded, (q, d) = encode(encoder, page), e.encode([query, page], multi_vector=True)
-    first, rows, columns = picture_grid(encoded, getattr(encoder.image_processor, "merge_size", 1))
+    encoded = encode(encoder, page)
+    q, d = e.encode([query, page], multi_vector=True)
+    first, rows, columns = image_grid(encoded, getattr(encoder.image_processor, "merge_size", 1))
     at = encoded.image_tokens[first:first + rows * columns]
-    names = [encoder.tokenizer.decode([t]).strip() for t in encode(encoder, query).input_ids.tolist()]
-    words = [i for i, w in enumerate(names) if w.isalnum()][-most:] if words is None else words
+    words = [encoder.tokenizer.decode([t]).strip() for t in encode(encoder, query).input_ids.tolist()]
+    return words, (q @ d[at].T).view(len(q), rows, columns)
+
+# %% ../nbs/03_contrastive.ipynb #b6530371
+def show_interaction(e: Embedder, query: Document, page: Document,
+                     words: list[int] | None = None, # which tokens of the query; None: the last words
+                     most: int = 5):
+    """Where on a page each token of a query looks: similarity with the vectors of the first image; the page
+    itself on the left. Returns the figure. Raises `BadInput` for a page without images."""
+    import matplotlib.pyplot as plt
+    names, maps = attention_maps(e, query, page)
+    if words is None: words = [i for i, w in enumerate(names) if w.isalnum()][-most:]
     image = page.images[0].open()
-    fig, axes = plt.subplots(1, len(words) + 1, figsize=(2.1 * (len(words) + 1), 2.6), layout="constrained", squeeze=False)
-    axes[0, 0].imshow(image); axes[0, 0].set_title("page", fontsize=9)
+    fig, axes = plt.subplots(1, len(words) + 1, figsize=(2.1 * (len(words) + 1), 2.6), layout="constrained",
+                             squeeze=False)
+    axes[0, 0].imshow(image)
+    axes[0, 0].set_title("page")
     for ax, i in zip(axes[0, 1:], words):
-        heat = (d[at] @ q[i]).view(rows, columns)
         ax.imshow(image.convert("L"), cmap="gray", alpha=.5)
-        ax.imshow(heat, cmap="inferno", alpha=.6, extent=(0, image.width, image.height, 0), interpolation="nearest")
-        ax.set_title(f"{names[i]}: best {float(heat.max()):.2f}", fontsize=9)
+        ax.imshow(maps[i], cmap="inferno", alpha=.6, extent=(0, image.width, image.height, 0),
+                  interpolation="nearest")
+        ax.set_title(f"{names[i]}: best {float(maps[i].max()):.2f}")
     for ax in axes[0]: ax.set(xticks=[], yticks=[])
     return fig
 
@@ -388,5 +378,7 @@ QWEN_3B = dict(base="runs/cpt/model", precision="bf16", max_pixels=1024 * 28 * 2
 QWEN_7B = QWEN_3B # the base decides the size
 
 # What the authors' repository does where it and the paper differ.
-OFFICIAL_CODE = dict(QWEN_3B, lr=2e-5, warmup=0.05, max_length=1280, end_token=False, min_pixels=256 * 28 * 28, candidates="own",
-                     mask_duplicates=False, homogeneous=False, task_sample="first", kinds="long-document,multimodal")
+OFFICIAL_CODE = dict(QWEN_3B, lr=2e-5, warmup=0.05, max_length=1280, end_token=False,
+                     min_pixels=256 * 28 * 28, candidates="own",
+                     mask_duplicates=False, homogeneous=False, task_sample="first",
+                     kinds="long-document,multimodal")

@@ -21,7 +21,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 import moca.finetuning.gradcache as gradcache
 from moca.backbone import add_lora, checkpoint_activations, tiny_backbone
-from moca.contrastive import WEIGHTS, Contrastive, FinetuneConfig, make_batch
+from moca.contrastive import Contrastive, FinetuneConfig
+from moca.finetuning.pair_batch import WEIGHTS, make_batch
 from moca.data.documents import Pair, document
 
 CASES = {
@@ -67,7 +68,7 @@ def gradient(name, how, mutant=None):
     model, accelerator = wrapped(inner, how), Accelerator(cpu=True)
     mine = chosen(name)[accelerator.process_index::accelerator.num_processes]
     batch = make_batch(backbone.encoder, mine, 2, cfg.pack_tokens, keep=0)
-    means = broken(mutant, gradcache.accumulate, model, [batch], WEIGHTS, accelerator)
+    means = broken(mutant, gradcache.accumulate_gradcache, model, [batch], WEIGHTS, accelerator)
     full = lambda p: torch.zeros_like(p) if p.grad is None else p.grad
     whole = lambda g: g.full_tensor() if isinstance(g, DTensor) else g
     grads = torch.cat([whole(full(p)).detach().flatten() for p in inner.parameters() if p.requires_grad])
@@ -76,12 +77,12 @@ def gradient(name, how, mutant=None):
 def broken(mutant, run, model, micro, weights, accelerator):
     "A step with a mistake that somebody made."
     if mutant is None: return run(model, micro, weights, accelerator)
-    kept = gradcache.Gather.backward, accelerator.backward, gradcache.Passes.backward
+    kept = gradcache.Gather.backward, accelerator.backward, gradcache.CachedEmbeddings.backward
     if mutant == "no gradient of the gather": gradcache.Gather.backward = staticmethod(lambda ctx, g: (g[ctx.mine], None))
     if mutant == "no scale by processes": accelerator.backward = lambda loss: kept[1](loss / accelerator.num_processes)
-    if mutant == "a pass less": gradcache.Passes.backward = lambda self, i, v, s, g: kept[2](self, i, v * 0 if i == 0 and accelerator.process_index else v, s, g)
+    if mutant == "a pass less": gradcache.CachedEmbeddings.backward = lambda self, i, v, s, g: kept[2](self, i, v * 0 if i == 0 and accelerator.process_index else v, s, g)
     try: return run(model, micro, weights, accelerator)
-    finally: gradcache.Gather.backward, accelerator.backward, gradcache.Passes.backward = kept
+    finally: gradcache.Gather.backward, accelerator.backward, gradcache.CachedEmbeddings.backward = kept
 
 def plans(processes):
     "What is run: case, how, mutant. Four processes take the cases that are hardest for them."

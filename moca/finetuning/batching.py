@@ -4,6 +4,7 @@
 
 # %% ../../nbs/finetuning/01_batching.ipynb #937b3e60
 from __future__ import annotations
+import itertools
 import math
 from collections.abc import Callable, Sequence
 import torch
@@ -11,25 +12,41 @@ from ..data.documents import BadInput
 from ..masking import generator
 
 # %% auto #0
-__all__ = ['EMPTY_EPOCHS', 'by_task', 'quotas', 'plan_tasks', 'cut', 'TaskBatches', 'describe_tasks']
+__all__ = ['EMPTY_EPOCHS', 'group_by_task', 'quotas', 'consecutive_batches', 'plan_tasks', 'TaskBatches', 'grow',
+           'describe_tasks']
 
 # %% ../../nbs/finetuning/01_batching.ipynb #74f4e958
-def by_task(tasks: Sequence[str], among: Sequence[int] | None = None) -> dict[str, list[int]]:
+def group_by_task(tasks: Sequence[str], among: Sequence[int] | None = None) -> dict[str, list[int]]:
     "The numbers of the pairs of each task, all or some of them, tasks in alphabetical order."
     groups = {t: [] for t in sorted(set(tasks))}
     for i in range(len(tasks)) if among is None else among: groups[tasks[i]].append(int(i))
     return groups
 
+# %% ../../nbs/finetuning/01_batching.ipynb #6a1f57c8
 def quotas(sizes: dict[str, int], # pairs of each task
            cap: int | None = None, weights: dict[str, float] | None = None) -> dict[str, int]:
     "Pairs that each task gives an epoch. Raises `BadInput` for unknown tasks and for weights outside 0 to 1."
     if cap is not None and cap < 1: raise BadInput(f"option task_cap is {cap}: give 1 or more, or none")
-    for t, w in (weights or {}).items():
-        if t not in sizes: raise BadInput(f"option task_weights: there is no task {t!r}; the pairs have {', '.join(sizes)}")
+    weights = weights or {}
+    for t, w in weights.items():
+        if t not in sizes:
+            raise BadInput(f"option task_weights: there is no task {t!r}; the pairs have {', '.join(sizes)}")
         if not 0 <= w <= 1:
-            raise BadInput(f"option task_weights: {t} has {w}; give a share of its pairs between 0 and 1, for no pair is shown twice "
+            raise BadInput(f"option task_weights: {t} has {w}; give a share of its pairs between 0 and 1, "
+                           f"for no pair is shown twice "
                            f"an epoch")
-    return {t: min(n if cap is None else cap, math.ceil(n * (weights or {}).get(t, 1.0))) for t, n in sizes.items()}
+    return {t: min(n if cap is None else cap, math.ceil(n * weights.get(t, 1.0))) for t, n in sizes.items()}
+
+# %% ../../nbs/finetuning/01_batching.ipynb #159daee9
+def consecutive_batches(order: Sequence[int], batch_size: int, leftover: str = "keep") -> list[list[int]]:
+    """Consecutive batches of 2 pairs at least. A single leftover joins the batch before it, and `drop`
+    leaves out what fills no batch. A task smaller than a batch is one smaller batch under either policy."""
+    batches = [list(order[k:k + batch_size]) for k in range(0, len(order), batch_size)]
+    rest = batches.pop() if len(batches) > 1 and len(batches[-1]) < batch_size else []
+    if leftover == "drop": rest = []
+    if len(rest) == 1: batches[-1].extend(rest)
+    elif rest: batches.append(rest)
+    return [b for b in batches if len(b) > 1]
 
 # %% ../../nbs/finetuning/01_batching.ipynb #7a401e05
 def plan_tasks(tasks: Sequence[str], # task of each pair
@@ -42,61 +59,57 @@ def plan_tasks(tasks: Sequence[str], # task of each pair
                draw: str = "random", # which pairs under a cap: anew each epoch, or always the `first` (released code)
                among: Sequence[int] | None = None # the pairs that this epoch holds; None: all
                ) -> list[list[int]]:
-    """Batches of pair numbers, each pair at most once. A single leftover joins the batch before it; a task of one pair is left out, for
-    it has nothing to be compared with. Raises `BadInput`."""
-    if batch_size < 2: raise BadInput(f"option batch_size is {batch_size}: contrastive learning needs 2 or more")
-    for name, value, allowed in (("leftover", leftover, ("keep", "drop")), ("task_sample", draw, ("random", "first"))):
-        if value not in allowed: raise BadInput(f"option {name} is {value!r}: use one of {', '.join(allowed)}")
-    shuffled = lambda items, key: [items[i] for i in torch.randperm(len(items), generator=generator(seed, epoch, key, "pairs")).tolist()]
-    groups = by_task(tasks, among)
+    """Batches of pair numbers, each pair at most once. A single leftover joins the batch before it; a task
+    of one pair is left out, for it has nothing to be compared with. Raises `BadInput`."""
+    _check_plan(batch_size, leftover, draw)
+    def shuffled(items: list, key: str, what: str = "pairs") -> list:
+        places = torch.randperm(len(items), generator=generator(seed, epoch, key, what))
+        return [items[i] for i in places.tolist()]
+    groups = group_by_task(tasks, among)
     most = quotas({t: len(g) for t, g in groups.items()}, cap, weights)
-    groups = {t: shuffled(g[:most[t]], t) if draw == "first" else shuffled(g, t)[:most[t]] for t, g in groups.items()}
-    if not homogeneous: groups = {"": shuffled([i for g in groups.values() for i in g], "")}
-    batches = [b for order in groups.values() for b in cut(order, batch_size, leftover)]
-    return [batches[i] for i in torch.randperm(len(batches), generator=generator(seed, epoch, "epoch", "batches")).tolist()]
+    for t, group in groups.items():
+        groups[t] = shuffled(group[:most[t]], t) if draw == "first" else shuffled(group, t)[:most[t]]
+    if not homogeneous: groups = {"": shuffled(list(itertools.chain.from_iterable(groups.values())), "")}
+    batches = []
+    for order in groups.values(): batches += consecutive_batches(order, batch_size, leftover)
+    return shuffled(batches, "epoch", "batches")
 
-def cut(order: Sequence[int], batch_size: int, leftover: str = "keep") -> list[list[int]]:
-    """Consecutive batches of 2 pairs at least. A single leftover joins the batch before it, and `drop` leaves out what fills no batch.
-    A task smaller than a batch is one smaller batch under either policy."""
-    batches = [list(order[k:k + batch_size]) for k in range(0, len(order), batch_size)]
-    rest = batches.pop() if len(batches) > 1 and len(batches[-1]) < batch_size else []
-    if leftover == "drop": rest = []
-    if len(rest) == 1: batches[-1].extend(rest)
-    elif rest: batches.append(rest)
-    return [b for b in batches if len(b) > 1]
+# %% ../../nbs/finetuning/01_batching.ipynb #a54b5df8
+def _check_plan(batch_size: int, leftover: str, draw: str) -> None:
+    "Raises `BadInput` for what can be no plan."
+    if batch_size < 2:
+        raise BadInput(f"option batch_size is {batch_size}: contrastive learning needs 2 or more")
+    for name, value, allowed in (("leftover", leftover, ("keep", "drop")),
+                                 ("task_sample", draw, ("random", "first"))):
+        if value not in allowed:
+            raise BadInput(f"option {name} is {value!r}: use one of {', '.join(allowed)}")
 
 # %% ../../nbs/finetuning/01_batching.ipynb #518c11a5
 EMPTY_EPOCHS = 100 # so many without a batch, one after the other, are an error
 
 class TaskBatches:
-    "The global batch of any step; the options are those of `plan_tasks`, and `among(epoch)` are the pairs of an epoch."
+    """The global batch of any step; the options are those of `plan_tasks`, and `among(epoch)` are the
+    pairs of an epoch."""
     def __init__(self, tasks: Sequence[str], batch_size: int, seed: int = 0,
                  among: Callable[[int], Sequence[int]] | None = None, **options):
         self.tasks, self.batch_size, self.seed, self.among, self.options = tasks, batch_size, seed, among, options
         self.ends, self.kept = [], {} # steps before the end of each epoch; the last two plans
-        if not self.plan(0): raise BadInput(f"{len(tasks)} pairs make no batch: give a task with 2 pairs or more")
+        if not self.plan(0):
+            raise BadInput(f"{len(tasks)} pairs make no batch: give a task with 2 pairs or more")
 
     def plan(self, epoch: int) -> list[list[int]]:
         "An epoch's batches."
         if epoch not in self.kept:
             self.kept = {e: p for e, p in self.kept.items() if e == epoch - 1}
-            self.kept[epoch] = plan_tasks(self.tasks, self.batch_size, self.seed, epoch,
+            self.kept[epoch] = plan_tasks(self.tasks, self.batch_size, self.seed, epoch=epoch,
                                           among=self.among and self.among(epoch), **self.options)
         return self.kept[epoch]
 
     def place(self, step: int) -> tuple[int, int]:
         "Epoch of a step, and its number in that epoch."
-        while not self.ends or self.ends[-1] <= step: self.grow()
+        while not self.ends or self.ends[-1] <= step: grow(self)
         epoch = next(e for e, end in enumerate(self.ends) if step < end)
         return epoch, step - (self.ends[epoch - 1] if epoch else 0)
-
-    def grow(self) -> None:
-        "Plan one more epoch. Raises `BadInput` if too many in a row hold no batch, for then no step would ever come."
-        before = self.ends[-1] if self.ends else 0
-        self.ends.append(before + len(self.plan(len(self.ends))))
-        if len(self.ends) > EMPTY_EPOCHS and self.ends[-1] == self.ends[-EMPTY_EPOCHS - 1]:
-            raise BadInput(f"epochs {len(self.ends) - EMPTY_EPOCHS} to {len(self.ends) - 1} hold no 2 pairs of one task: raise the "
-                           f"weights of the mixture or the task_weights")
 
     def __getitem__(self, step: int) -> list[int]: # pair numbers
         epoch, at = self.place(step)
@@ -105,28 +118,53 @@ class TaskBatches:
     def steps(self, epochs: float) -> int:
         "Steps of so many epochs, 1 at least."
         whole = int(epochs)
-        before = sum(len(self.plan(e)) for e in range(whole))
-        return max(1, before + round((epochs - whole) * len(self.plan(whole))) if epochs > whole else before)
+        steps = sum(len(self.plan(e)) for e in range(whole))
+        if epochs > whole: steps += round((epochs - whole) * len(self.plan(whole)))
+        return max(1, steps)
+
+# %% ../../nbs/finetuning/01_batching.ipynb #9e00da39
+def grow(batches: TaskBatches) -> None:
+    """Plan one more epoch. Raises `BadInput` if too many in a row hold no batch, for then no step would
+    ever come."""
+    ends = batches.ends
+    before = ends[-1] if ends else 0
+    ends.append(before + len(batches.plan(len(ends))))
+    if len(ends) > EMPTY_EPOCHS and ends[-1] == ends[-EMPTY_EPOCHS - 1]:
+        raise BadInput(f"epochs {len(ends) - EMPTY_EPOCHS} to {len(ends) - 1} hold no 2 pairs of one task: "
+                       f"raise the "
+                       f"weights of the mixture or the task_weights")
 
 # %% ../../nbs/finetuning/01_batching.ipynb #81c4a729
-def describe_tasks(tasks: Sequence[str], batch_size: int, cap: int | None = None, weights: dict[str, float] | None = None,
-                   leftover: str = "keep", homogeneous: bool = True, among: Sequence[int] | None = None, **_) -> str:
-    "A line a task: its pairs, how many an epoch shows, in how many batches; and what is smaller than a batch or left out."
-    sizes = {t: len(g) for t, g in by_task(tasks).items()}
-    shown, lines = quotas({t: len(g) for t, g in by_task(tasks, among).items()}, cap, weights), []
-    if not homogeneous:
-        made = cut(range(sum(shown.values())), batch_size, leftover)
-        rest = sum(shown.values()) - sum(map(len, made))
-        said = f" ({rest:,} left out: no whole batch)" if rest else ""
-        return f"{sum(shown.values()):,} of {len(tasks):,} pairs an epoch, tasks mixed, in {_many(len(made))}{said}"
-    for t, n in sizes.items():
-        made = cut(range(shown[t]), batch_size, leftover)
-        rest, notes = shown[t] - sum(map(len, made)), []
-        if made and len(made) == 1 and len(made[0]) < batch_size: notes.append(f"smaller than a batch of {batch_size:,}")
-        elif made and len(made[-1]) != batch_size: notes.append(f"the last of {len(made[-1]):,}")
-        if rest: notes.append(f"{rest:,} left out: " + ("a single pair has no rival" if rest == 1 == shown[t] else "no whole batch"))
-        said = f" ({'; '.join(notes)})" if notes else ""
-        lines.append(f"{t or 'no task'}: {shown[t]:,} of {n:,} pairs an epoch in {_many(len(made))}{said}")
-    return "\n".join(lines)
-
 def _many(n: int) -> str: return f"{n:,} batch{'es' * (n != 1)}"
+
+def _mixed_line(shown: int, n: int, batch_size: int, leftover: str) -> str:
+    "What is said where batches mix tasks."
+    made = consecutive_batches(range(shown), batch_size, leftover)
+    rest = shown - sum(map(len, made))
+    note = f" ({rest:,} left out: no whole batch)" if rest else ""
+    return f"{shown:,} of {n:,} pairs an epoch, tasks mixed, in {_many(len(made))}{note}"
+
+# %% ../../nbs/finetuning/01_batching.ipynb #dcb6f011
+def _task_line(task: str, shown: int, n: int, batch_size: int, leftover: str) -> str:
+    "What is said about a task."
+    made = consecutive_batches(range(shown), batch_size, leftover)
+    rest, notes = shown - sum(map(len, made)), []
+    if len(made) == 1 and len(made[0]) < batch_size: notes.append(f"smaller than a batch of {batch_size:,}")
+    elif made and len(made[-1]) != batch_size: notes.append(f"the last of {len(made[-1]):,}")
+    why = "a single pair has no rival" if rest == 1 == shown else "no whole batch"
+    if rest: notes.append(f"{rest:,} left out: {why}")
+    said = f" ({'; '.join(notes)})" if notes else ""
+    return f"{task or 'no task'}: {shown:,} of {n:,} pairs an epoch in {_many(len(made))}{said}"
+
+# %% ../../nbs/finetuning/01_batching.ipynb #fec5006a
+def describe_tasks(tasks: Sequence[str], batch_size: int, cap: int | None = None,
+                   weights: dict[str, float] | None = None,
+                   leftover: str = "keep", homogeneous: bool = True, among: Sequence[int] | None = None,
+                   **_) -> str:
+    """A line a task: its pairs, how many an epoch shows, in how many batches; and what is smaller than
+    a batch or left out."""
+    sizes = {t: len(g) for t, g in group_by_task(tasks).items()}
+    there = {t: len(g) for t, g in group_by_task(tasks, among).items()}
+    shown = quotas(there, cap, weights)
+    if not homogeneous: return _mixed_line(sum(shown.values()), len(tasks), batch_size, leftover)
+    return "\n".join(_task_line(t, shown[t], n, batch_size, leftover) for t, n in sizes.items())

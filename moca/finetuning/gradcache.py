@@ -5,6 +5,7 @@
 # %% ../../nbs/finetuning/03_gradcache.ipynb #e2dcfccf
 from __future__ import annotations
 import contextlib
+import itertools
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,36 +18,80 @@ from torch.distributed.fsdp import FSDPModule
 from tqdm.auto import tqdm
 from ..training.accumulation import Gradients
 from ..data.documents import Document, ImageRef, MocaError
-from ..model.similarity import Vectors
+from ..model.similarity import Embeddings
 from ..model.cost import free_memory, out_of_memory
 from ..model.packing import Encoder, Pack, ahead, encode, layout, pack
 from ..model.planning import plan
 
 # %% auto #0
-__all__ = ['Chunks', 'filler', 'random_state', 'replayed', 'process_rank', 'process_sizes', 'Gather', 'gather_rows',
-           'gather_vectors', 'schedule', 'gradients', 'accumulate', 'attempt', 'Passes']
+__all__ = ['random_state', 'restored_rng', 'measured', 'halves', 'dummy_document', 'LazyPacks', 'make_pack', 'remember',
+           'process_rank', 'process_sizes', 'Gather', 'gather_rows', 'gather_embeddings', 'pack_schedule',
+           'no_sync_unless', 'CachedEmbeddings', 'embed_all', 'loss_and_embedding_grads', 'replay', 'gradcache_step',
+           'accumulate_gradcache']
+
+# %% ../../nbs/finetuning/03_gradcache.ipynb #81382a42
+def random_state(device: torch.device) -> list[Tensor]:
+    "The state of the generators that a forward pass on this device draws from."
+    states = [torch.get_rng_state()]
+    if device.type == "cuda": states.append(torch.cuda.get_rng_state(device))
+    return states
+
+# %% ../../nbs/finetuning/03_gradcache.ipynb #3716a0df
+@contextlib.contextmanager
+def restored_rng(state: list[Tensor], device: torch.device):
+    "Draw what was drawn after `state` was taken; afterwards everything goes on as if nothing had been drawn."
+    cuda = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if cuda else []):
+        torch.set_rng_state(state[0])
+        if cuda: torch.cuda.set_rng_state(state[1], device)
+        yield
+
+# %% ../../nbs/finetuning/03_gradcache.ipynb #309c2ca4
+def measured(encoder: Encoder, docs: list[Document]) -> tuple[list[int], list[tuple[bool, bool]]]:
+    "Tokens of each Document, and what was limited in it: a text cut, images made smaller."
+    lengths, limited = [], []
+    for d in docs:
+        laid = layout(encoder, d)
+        lengths.append(laid.tokens + encoder.added)
+        limited.append((laid.dropped > 0, laid.scaled > 0))
+    return lengths, limited
+
+# %% ../../nbs/finetuning/03_gradcache.ipynb #2dba2ae3
+def halves(part: tuple[int, int], # from Document to Document
+           lengths: list[int], # tokens of all Documents
+           most: float) -> list[tuple[int, int]]:
+    """A Pack cut between Documents, in two and again in two, into pieces of at most `most` tokens or of
+    one Document."""
+    start, stop = part
+    if stop - start < 2 or sum(lengths[start:stop]) <= most: return [part]
+    middle = (start + stop) // 2
+    return halves((start, middle), lengths, most) + halves((middle, stop), lengths, most)
+
+# %% ../../nbs/finetuning/03_gradcache.ipynb #e1212305
+def dummy_document(image: bool) -> Document:
+    "What a process computes when it has nothing to do and the others wait for it; its gradient is zero."
+    if not image: return Document("filler", ("-",))
+    return Document("filler", ("-", ImageRef.of(Image.new("RGB", (64, 64), "white"), "filler")))
 
 # %% ../../nbs/finetuning/03_gradcache.ipynb #6e439921
-class Chunks:
-    """Documents as Packs that are made when they are needed. Raises `MocaError` for a Document longer than
-    `budget`."""
+class LazyPacks:
+    """Documents as Packs that are made when they are needed. Raises `MocaError` for a Document longer
+    than `budget`."""
     def __init__(self, encoder: Encoder, docs: list[Document],
                  budget: int = 8192, # most tokens of a Pack
                  keep: int = 256 * 2**20): # bytes of Packs that are kept for their second use
-        lengths, self.limited = [], [] # limited: (text cut, images made smaller) of each given Document
-        for d in docs:
-            laid = layout(encoder, d)
-            lengths.append(laid.tokens + encoder.added)
-            self.limited.append((laid.dropped > 0, laid.scaled > 0))
+        lengths, self.limited = measured(encoder, docs) # limited: (text cut, images made smaller) of each given Document
         order = plan(lengths, budget, shuffle=False, window=max(1, len(docs)))
-        flat = [i for chunk in order for i in chunk]
+        flat = list(itertools.chain.from_iterable(order))
         self.encoder, self.budget, self.keep, self.device = encoder, budget, keep, torch.device("cpu")
-        self.docs, self.lengths = [docs[i] for i in flat], [lengths[i] for i in flat] # in the order of their vectors
+        self.docs = [docs[i] for i in flat] # in the order of their vectors
+        self.lengths = [lengths[i] for i in flat]
         self.row = {i: r for r, i in enumerate(flat)} # where the vector of a given Document stands
-        ends = [0]
-        for chunk in order: ends.append(ends[-1] + len(chunk))
+        ends = [0, *itertools.accumulate(map(len, order))]
         self.parts = list(zip(ends, ends[1:]))
         self.forget()
+
+    def __len__(self) -> int: return len(self.parts)
 
     def forget(self) -> None:
         "Let go of Packs that were kept."
@@ -56,76 +101,69 @@ class Chunks:
         "Tokens of a Pack."
         return sum(self.lengths[slice(*self.parts[k])])
 
-    def cut(self, most: float) -> bool:
+    def documents(self, k: int | None) -> int:
+        "Documents of a Pack, the dummy left out."
+        return 0 if k is None else self.parts[k][1] - self.parts[k][0]
+
+    def pack(self, k: int | None, # which; None: nothing but the dummy
+             image: bool = False # a Pack without images gets a dummy with one, behind its Documents
+             ) -> Pack:
+        "One Pack, on the device. Raises `BadImage` for an image that can't be read."
+        if k not in self.kept:
+            made = make_pack(self, k, image)
+            if not remember(self, k, made): return made.to(self.device)
+        return self.kept[k].to(self.device)
+
+    def split_larger(self, most: float) -> bool:
         """Cut Packs of more than `most` tokens in two between Documents, until there is none that can be cut;
         says if there was one."""
         before = len(self.parts)
-        self.parts = [p for part in self.parts for p in self.halved(part, most)]
+        self.parts = list(itertools.chain.from_iterable(halves(p, self.lengths, most) for p in self.parts))
         if len(self.parts) > before: self.forget()
         return len(self.parts) > before
 
-    def halved(self, part: tuple[int, int], most: float) -> list[tuple[int, int]]:
-        "A Pack, from Document to Document, in pieces of at most `most` tokens, or of one Document."
-        (start, stop), middle = part, sum(part) // 2
-        if stop - start < 2 or sum(self.lengths[start:stop]) <= most: return [part]
-        return self.halved((start, middle), most) + self.halved((middle, stop), most)
-
-    def __len__(self) -> int: return len(self.parts)
-
-    def pack(self, k: int | None, # which; None: nothing but the filler
-             picture: bool = False # a Pack without pictures gets a filler with one, behind its Documents
-             ) -> Pack:
-        "One Pack, on the device. Raises `BadImage` for a picture that can't be read."
-        if k not in self.kept:
-            some = [] if k is None else [encode(self.encoder, d) for d in self.docs[slice(*self.parts[k])]]
-            if not some or picture and not any(len(e.pixel_values) for e in some): some.append(encode(self.encoder, filler(picture)))
-            made = pack(some)
-            if k is not None: self.seen[k] = replace(made, pixel_values=made.pixel_values.new_empty(len(made.pixel_values), 0))
-            size = sum(x.nbytes for x in vars(made).values() if isinstance(x, Tensor))
-            if size > self.room: return made.to(self.device)
-            self.room -= size
-            self.kept[k] = made
-        return self.kept[k].to(self.device)
-
     def flops(self, work: Callable) -> float:
-        """Useful FLOPs of the Packs that were made, by a `moca.model.cost.Work`; the second forward pass is not
-        counted as useful."""
+        """Useful FLOPs of the Packs that were made, by a `moca.model.cost.Work`; the second forward pass is
+        not counted as useful."""
         return sum(map(work, self.seen.values()))
 
-    def documents(self, k: int | None) -> int:
-        "Documents of a Pack, the filler left out."
-        return 0 if k is None else self.parts[k][1] - self.parts[k][0]
+# %% ../../nbs/finetuning/03_gradcache.ipynb #4573a1a5
+def make_pack(packs: LazyPacks, k: int | None, image: bool) -> Pack:
+    "Read and encode the Documents of a Pack."
+    part = (0, 0) if k is None else packs.parts[k]
+    encoded = [encode(packs.encoder, d) for d in packs.docs[slice(*part)]]
+    lacks_image = image and not any(len(e.pixel_values) for e in encoded)
+    if not encoded or lacks_image: encoded.append(encode(packs.encoder, dummy_document(image)))
+    return pack(encoded)
 
-# %% ../../nbs/finetuning/03_gradcache.ipynb #e1212305
-def filler(picture: bool) -> Document:
-    "What a process computes when it has nothing to do and the others wait for it; its gradient is zero."
-    return Document("filler", ("-", *([ImageRef.of(Image.new("RGB", (64, 64), "white"), "filler")] if picture else [])))
-
-# %% ../../nbs/finetuning/03_gradcache.ipynb #81382a42
-def random_state(device: torch.device) -> list[Tensor]:
-    "The state of the generators that a forward pass on this device draws from."
-    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
-
-@contextlib.contextmanager
-def replayed(state: list[Tensor], device: torch.device):
-    "Draw what was drawn after `state` was taken; afterwards everything goes on as if nothing had been drawn."
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.set_rng_state(state[0])
-        if device.type == "cuda": torch.cuda.set_rng_state(state[1], device)
-        yield
+# %% ../../nbs/finetuning/03_gradcache.ipynb #ed18f5a5
+def remember(packs: LazyPacks, k: int | None, made: Pack) -> bool:
+    "Note the form of a Pack, and keep it if there is room: is it kept?"
+    if k is not None:
+        packs.seen[k] = replace(made, pixel_values=made.pixel_values.new_empty(len(made.pixel_values), 0))
+    size = sum(x.nbytes for x in vars(made).values() if isinstance(x, Tensor))
+    if size > packs.room: return False
+    packs.room -= size
+    packs.kept[k] = made
+    return True
 
 # %% ../../nbs/finetuning/03_gradcache.ipynb #30aa54ec
+def _distributed() -> bool:
+    "Are there other processes?"
+    return dist.is_available() and dist.is_initialized()
+
 def process_rank() -> int:
     "This process's number; 0 without distribution."
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    return dist.get_rank() if _distributed() else 0
 
 def process_sizes(n: int, device) -> list[int]:
     "`n` of every process."
-    if not (dist.is_available() and dist.is_initialized()): return [n]
+    if not _distributed(): return [n]
     sizes = [torch.zeros(1, dtype=torch.long, device=device) for _ in range(dist.get_world_size())]
     dist.all_gather(sizes, torch.tensor([n], device=device))
     return [int(s) for s in sizes]
 
+# %% ../../nbs/finetuning/03_gradcache.ipynb #a48cc910
 class Gather(torch.autograd.Function):
     "Rows of all processes; backward adds up what all of them want from the own rows."
     @staticmethod
@@ -143,99 +181,52 @@ class Gather(torch.autograd.Function):
         dist.all_reduce(total)
         return total[ctx.mine], None
 
+# %% ../../nbs/finetuning/03_gradcache.ipynb #495d4c03
 def gather_rows(x: Tensor) -> Tensor:
     """Rows of all processes, in their order; differentiable; each process may have another number of rows, or
     none."""
     sizes = process_sizes(len(x), x.device)
     return x if len(sizes) == 1 else Gather.apply(x, sizes)
 
-def gather_vectors(v: Vectors) -> Vectors:
-    "The same for vectors, one a Document or one a token."
-    if v.lengths is None: return Vectors(gather_rows(v.values))
-    return Vectors(gather_rows(v.values), gather_rows(torch.tensor(v.lengths, dtype=torch.long, device=v.values.device)).tolist())
+def gather_embeddings(v: Embeddings) -> Embeddings:
+    "The same for embeddings, one a Document or one a token."
+    if v.lengths is None: return Embeddings(gather_rows(v.values))
+    lengths = torch.tensor(v.lengths, dtype=torch.long, device=v.values.device)
+    return Embeddings(gather_rows(v.values), gather_rows(lengths).tolist())
 
 # %% ../../nbs/finetuning/03_gradcache.ipynb #0b76f711
-def schedule(n: int, model: nn.Module, device) -> list[int | None]: # None: the filler
+def pack_schedule(n: int, model: nn.Module, device) -> list[int | None]: # None: the dummy
     "The Packs of a step, in order. Every process makes one pass at least, under FSDP2 as many as all others."
     most = max(process_sizes(n, device)) if isinstance(model, FSDPModule) else n
     return [None] * (max(1, most) - n) + list(range(n))
 
-def gradients(model: nn.Module, batch, weights: dict[str, float], accelerator) -> dict[str, Tensor]:
-    """Forward and backward of one step, as it was planned: gradients of the global loss in the parameters,
-    global means by name."""
-    inner, device = accelerator.unwrap_model(model), accelerator.device
-    order, sharded = schedule(len(batch.chunks), model, device), isinstance(model, FSDPModule)
-    step, make = Passes(batch.chunks, inner.multi_vector), lambda k: batch.chunks.pack(k, sharded)
-    for i, one in enumerate(ahead(make, order)):
-        last = i == len(order) - 1
-        step.states.append(random_state(device))
-        alone = contextlib.nullcontext() if not last or len(order) == 1 or sharded else accelerator.no_sync(model)
-        with torch.set_grad_enabled(last), alone, accelerator.autocast(): values, scale = (model if last or sharded else inner)(one)
-        step.keep(order[i], one, values)
-    vectors, leaf = step.leaf(), scale.detach().requires_grad_(scale.requires_grad)
-    sums = inner.loss(vectors, leaf, batch)
-    counts = accelerator.reduce(torch.tensor([float(batch.counts[k]) for k in sums], device=device), "sum").clamp(min=1)
-    total = sum(weights.get(k, 1.0) * v / n for (k, v), n in zip(sums.items(), counts))
-    accelerator.backward(total * accelerator.num_processes) # DDP and FSDP2 take the mean over processes
-    with contextlib.nullcontext() if len(order) == 1 or sharded else accelerator.no_sync(model):
-        step.backward(len(order) - 1, values, scale, leaf.grad)
-    for i, one in enumerate(ahead(make, order[:-1])):
-        with contextlib.nullcontext() if i == len(order) - 2 or sharded else accelerator.no_sync(model):
-            with accelerator.autocast(), replayed(step.states[i], device): values, scale = model(one)
-            step.backward(i, values, scale, None)
-    return {k: accelerator.reduce(v.detach().float(), "sum") / n for (k, v), n in zip(sums.items(), counts)}
-
-
-# %% ../../nbs/finetuning/03_gradcache.ipynb #6a47e676
-_room: WeakKeyDictionary[nn.Module, float] = WeakKeyDictionary() # half of the tokens that a model had no memory for
-
-def accumulate(model: nn.Module, # model(pack) -> (vectors, scale); it has `multi_vector` and `loss(vectors, scale, batch)`
-               micro: list, # one batch with `chunks`, `counts` and `to`: all that this process has in the step
-               weights: dict[str, float], accelerator) -> dict[str, Tensor]:
-    """Forward and backward of one step: gradients of the global loss in the parameters, global means by name.
-    Raises `MocaError` for more than one batch, or where memory does not suffice."""
-    if len(micro) != 1:
-        raise MocaError("GradCache takes all that a process has in a step as one batch, not as "
-                        f"{len(micro)}: a contrastive loss is "
-                        f"no sum over micro-batches")
-    batch, before = micro[0].to(accelerator.device), Gradients(model)
-    batch.chunks.cut(_room.get(model, float("inf")))
-    while (found := attempt(model, batch, weights, accelerator)) is None:
-        before.restore()
-        free_memory()
-        largest = max(map(batch.chunks.tokens, range(len(batch.chunks))))
-        if accelerator.num_processes > 1 or not batch.chunks.cut(largest / 2):
-            raise MocaError(f"{largest:,} tokens of one forward pass do not fit into memory: resume with a "
-                            "lower pack_tokens or with "
-                            f"checkpointing=full; if they are one Document, begin a new run with a lower max_length")
-        _room[model] = largest / 2
-        half = largest // 2
-        tqdm.write(f"{largest:,} tokens do not fit into memory: forward passes of more than {half:,} are cut in two from "
-                   f"now on, with the same gradient (pack_tokens={half} is faster)", file=sys.stderr)
-    return found
-
-def attempt(model: nn.Module, batch, weights: dict[str, float], accelerator) -> dict[str, Tensor] | None:
-    "`gradients`, or None where memory does not suffice."
-    try: return gradients(model, batch, weights, accelerator)
-    except (RuntimeError, MemoryError) as e:
-        if not out_of_memory(e): raise
+def no_sync_unless(last: bool, model: nn.Module, accelerator):
+    "DDP adds gradients up over processes in the last backward pass of a step only; FSDP2 always does."
+    if last or isinstance(model, FSDPModule): return contextlib.nullcontext()
+    return accelerator.no_sync(model)
 
 # %% ../../nbs/finetuning/03_gradcache.ipynb #5e69e181
-class Passes:
-    "What is kept between the two runs over the chunks: vectors, and the states of the random numbers."
-    def __init__(self, chunks: Chunks, multi_vector: bool):
-        self.chunks, self.multi_vector, self.states, self.values, self.rows = chunks, multi_vector, [], [], []
+class CachedEmbeddings:
+    "What is kept between the two runs over the Packs: vectors, and the states of the random numbers."
+    def __init__(self, packs: LazyPacks, multi_vector: bool,
+                 order: list[int | None], sharded: bool = False): # as `pack_schedule` says; sharded: each Pack has an image
+        self.packs, self.multi_vector, self.order, self.sharded = packs, multi_vector, order, sharded
+        self.states, self.values, self.rows = [], [], []
+
+    def make(self, k: int | None) -> Pack:
+        "A Pack of the step."
+        return self.packs.pack(k, self.sharded)
 
     def keep(self, k: int | None, one: Pack, values: Tensor) -> None:
-        "Keep the vectors of a Pack, those of a filler left out."
-        n = self.chunks.documents(k)
+        "Keep the vectors of a Pack, those of a dummy left out."
+        n = self.packs.documents(k)
         self.rows.append(sum(one.lengths[:n]) if self.multi_vector else n)
         self.values.append(values[:self.rows[-1]].detach())
 
-    def leaf(self) -> Vectors:
+    def leaf(self) -> Embeddings:
         "All vectors, cut off from the model."
         self.whole = torch.cat(self.values).requires_grad_()
-        return Vectors(self.whole, self.chunks.lengths if self.multi_vector else None)
+        return Embeddings(self.whole, self.packs.lengths if self.multi_vector else None)
 
     def backward(self, i: int, values: Tensor, scale: Tensor, scale_grad: Tensor | None) -> None:
         "Feed the gradient of pass `i` to its graph; that of the scale once a step."
@@ -243,4 +234,98 @@ class Passes:
         g = torch.zeros_like(values)
         g[:self.rows[i]] = self.whole.grad[start:start + self.rows[i]]
         if not scale.requires_grad: return torch.autograd.backward(values, g)
-        torch.autograd.backward((values, scale), (g, torch.zeros_like(scale) if scale_grad is None else scale_grad)) # DDP waits for both
+        if scale_grad is None: scale_grad = torch.zeros_like(scale) # DDP waits for both
+        torch.autograd.backward((values, scale), (g, scale_grad))
+
+# %% ../../nbs/finetuning/03_gradcache.ipynb #bd38b40d
+def embed_all(model: nn.Module, step: CachedEmbeddings, accelerator) -> tuple[Tensor, Tensor]:
+    "Run over all Packs and keep their vectors; vectors and scale of the last Pack, with graph."
+    for i, one in enumerate(ahead(step.make, step.order)):
+        last = i == len(step.order) - 1
+        step.states.append(random_state(accelerator.device))
+        runs = model if last or step.sharded else accelerator.unwrap_model(model)
+        quiet = no_sync_unless(not last or len(step.order) == 1, model, accelerator)
+        with torch.set_grad_enabled(last), quiet, accelerator.autocast(): values, scale = runs(one)
+        step.keep(step.order[i], one, values)
+    return values, scale
+
+# %% ../../nbs/finetuning/03_gradcache.ipynb #ea2a5eea
+def loss_and_embedding_grads(model: nn.Module, step: CachedEmbeddings, scale: Tensor, batch,
+                             weights: dict[str, float], accelerator) -> tuple[dict[str, Tensor],
+                                                                              Tensor | None]:
+    "Gradients in the vectors; the global means by name, and the gradient of the scale."
+    leaf = scale.detach().requires_grad_(scale.requires_grad)
+    sums = accelerator.unwrap_model(model).loss(step.leaf(), leaf, batch)
+    counts = torch.tensor([float(batch.counts[k]) for k in sums], device=accelerator.device)
+    counts = accelerator.reduce(counts, "sum").clamp(min=1)
+    total = sum(weights.get(k, 1.0) * v / n for (k, v), n in zip(sums.items(), counts))
+    accelerator.backward(total * accelerator.num_processes)
+    means = {k: accelerator.reduce(v.detach().float(), "sum") / n for (k, v), n in zip(sums.items(), counts)}
+    return means, leaf.grad
+
+# %% ../../nbs/finetuning/03_gradcache.ipynb #53a77c7a
+def replay(model: nn.Module, step: CachedEmbeddings, accelerator) -> None:
+    "Run over all Packs but the last once more, and feed each the gradient of its vectors."
+    for i, one in enumerate(ahead(step.make, step.order[:-1])):
+        with no_sync_unless(i == len(step.order) - 2, model, accelerator):
+            with accelerator.autocast(), restored_rng(step.states[i], accelerator.device):
+                values, scale = model(one)
+            step.backward(i, values, scale, None)
+
+# %% ../../nbs/finetuning/03_gradcache.ipynb #56fa3ac3
+def gradcache_step(model: nn.Module, batch, weights: dict[str, float], accelerator) -> dict[str, Tensor]:
+    """Forward and backward of one step, as it was planned: gradients of the global loss in the parameters,
+    global means by name."""
+    inner, sharded = accelerator.unwrap_model(model), isinstance(model, FSDPModule)
+    order = pack_schedule(len(batch.chunks), model, accelerator.device)
+    step = CachedEmbeddings(batch.chunks, inner.multi_vector, order, sharded)
+    values, scale = embed_all(model, step, accelerator)
+    means, scale_grad = loss_and_embedding_grads(model, step, scale, batch, weights, accelerator)
+    with no_sync_unless(len(order) == 1, model, accelerator):
+        step.backward(len(order) - 1, values, scale, scale_grad)
+    replay(model, step, accelerator)
+    return means
+
+# %% ../../nbs/finetuning/03_gradcache.ipynb #6a47e676
+_room: WeakKeyDictionary[nn.Module, float] = WeakKeyDictionary() # half of the tokens that a model had no memory for
+
+# %% ../../nbs/finetuning/03_gradcache.ipynb #82cfe13f
+def _attempt(model: nn.Module, batch, weights: dict[str, float], accelerator) -> dict[str, Tensor] | None:
+    "`gradcache_step`, or None where memory does not suffice."
+    try: return gradcache_step(model, batch, weights, accelerator)
+    except (RuntimeError, MemoryError) as e:
+        if not out_of_memory(e): raise
+
+# %% ../../nbs/finetuning/03_gradcache.ipynb #789e650f
+def _make_room(model: nn.Module, packs: LazyPacks, accelerator) -> None:
+    "Cut the largest Packs in two, and tell. Raises `MocaError` where that can't be."
+    largest = max(map(packs.tokens, range(len(packs))))
+    if accelerator.num_processes > 1 or not packs.split_larger(largest / 2):
+        raise MocaError(f"{largest:,} tokens of one forward pass do not fit into memory: resume with a "
+                        f"lower pack_tokens or with "
+                        "checkpointing=full; if they are one Document, begin a new run with a lower "
+                        "max_length")
+    _room[model] = largest / 2
+    half = largest // 2
+    tqdm.write(f"{largest:,} tokens do not fit into memory: forward passes of more than {half:,} are cut in "
+               f"two from "
+               f"now on, with the same gradient (pack_tokens={half} is faster)", file=sys.stderr)
+
+# %% ../../nbs/finetuning/03_gradcache.ipynb #4290ed12
+def accumulate_gradcache(model: nn.Module, # model(pack) -> (vectors, scale); it has `multi_vector` and `loss(vectors, scale, batch)`
+                         micro: list, # one batch with `chunks`, `counts` and `to`: all that this process has in the step
+                         weights: dict[str, float], # of the losses; 0: a metric
+                         accelerator) -> dict[str, Tensor]:
+    """Forward and backward of one step: gradients of the global loss in the parameters, global means by name.
+    Raises `MocaError` for more than one batch, or where memory does not suffice."""
+    if len(micro) != 1:
+        raise MocaError(f"GradCache takes all that a process has in a step as one batch, not as "
+                        f"{len(micro)}: "
+                        "a contrastive loss is no sum over micro-batches")
+    batch, before = micro[0].to(accelerator.device), Gradients(model)
+    batch.chunks.split_larger(_room.get(model, float("inf")))
+    while (found := _attempt(model, batch, weights, accelerator)) is None:
+        before.restore()
+        free_memory()
+        _make_room(model, batch.chunks, accelerator)
+    return found

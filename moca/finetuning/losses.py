@@ -4,137 +4,259 @@
 
 # %% ../../nbs/finetuning/02_losses.ipynb #513beceb
 from __future__ import annotations
+import dataclasses
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from ..data.documents import BadInput
-from ..model.similarity import Vectors, blocks, interaction
+from ..model.similarity import Embeddings, document_blocks, similarity_matrix
+from ..style import COLORS
 
 # %% auto #0
-__all__ = ['SHARPEST', 'Side', 'Pairing', 'Matrix', 'LogSums', 'LossConfig', 'limits', 'info_nce', 'contrast', 'learnt_scale',
-           'scale_of']
+__all__ = ['LOSSES', 'SHARPEST', 'show_candidates', 'QueryIds', 'CandidateIds', 'same_answer', 'is_the_query', 'is_foreign',
+           'PairIds', 'Tile', 'tile_bounds', 'TiledSimilarity', 'Masks', 'candidate_masks', 'RowSums', 'empty_sums',
+           'TiledLogSumExp', 'tile_gradients', 'LossConfig', 'check_loss', 'false_negative_threshold', 'QueryLoss',
+           'info_nce', 'contrastive_loss', 'check_vectors', 'full_similarity', 'learnt_scale', 'scale_of']
+
+# %% ../../nbs/finetuning/02_losses.ipynb #81861e1f
+def show_candidates(scores: Tensor, # [n, m] similarities
+                    keep: Tensor, # [n, m] bool: does the candidate count?
+                    queries: list[str], candidates: list[str], # names of rows and columns
+                    title: str = "", ax=None):
+    "The matrix with names on its axes: positives framed, candidates that do not count crossed out."
+    import matplotlib.pyplot as plt
+    if ax is None: ax = plt.subplots(figsize=(1 + .6 * len(candidates), 1.4 + .32 * len(queries)))[1]
+    ax.imshow(scores.detach(), cmap="Blues", vmin=-1, vmax=1.5, aspect="auto")
+    for i, j in (~keep).nonzero().tolist():
+        ax.plot([j - .3, j + .3, math.nan, j - .3, j + .3], [i - .3, i + .3, math.nan, i + .3, i - .3],
+                color=COLORS["bad"])
+    for i in range(len(queries)):
+        ax.add_patch(plt.Rectangle((i - .46, i - .46), .92, .92, fill=False, lw=2, color=COLORS["good"]))
+    ax.set_xticks(range(len(candidates)), candidates, rotation=30, ha="right")
+    ax.set_yticks(range(len(queries)), queries)
+    ax.set_title(title)
+    return ax
 
 # %% ../../nbs/finetuning/02_losses.ipynb #0f12e5d1
-@dataclass
-class Side:
-    "What the rows or the columns of a similarity matrix are."
-    keys: Tensor # [n, K] int64, K the same on both sides: agreement in one of them takes a candidate out; -1 agrees with nothing
-    group: Tensor # [n] int64: the number of a row's query; a column of group -1 is open to all rows
-    own: Tensor | None = None # rows: [n] the column of their positive, which always stays; None: column `group` is left out
+class _Ids:
+    "Tensors of one length, a number for each row or column."
+    def __len__(self) -> int: return len(self.content)
+
+    def slice(self, part: slice):
+        "Some consecutive ones."
+        return type(self)(**{f.name: getattr(self, f.name)[part] for f in dataclasses.fields(self)})
 
 @dataclass
-class Pairing:
-    "Which pairs a global batch has: what decides who is compared with whom."
+class QueryIds(_Ids):
+    "What the rows of a similarity matrix are."
+    content: Tensor # [n] int64: what the query says
+    positive_content: Tensor # [n] and its positive
+    positive_id: Tensor # [n] the positive's id
+    number: Tensor # [n] the query's number in the global batch: the column of its positive
+
+# %% ../../nbs/finetuning/02_losses.ipynb #3ef35472
+@dataclass
+class CandidateIds(_Ids):
+    "What the columns are; -1 is equal to nothing."
+    content: Tensor # [m] int64
+    id: Tensor # [m]
+    query_content: Tensor # [m] what the query says whose positive it is; -1: a hard negative
+    owner: Tensor # [m] the query whose hard negative it is; -1: open to all
+
+# %% ../../nbs/finetuning/02_losses.ipynb #7ce6983e
+def same_answer(query: QueryIds, candidate: CandidateIds) -> Tensor: # [n, m] bool
+    "Is a candidate a copy of the query's positive, or the positive of an equal query?"
+    return ((query.positive_content[:, None] == candidate.content)
+            | (query.positive_id[:, None] == candidate.id)
+            | (query.content[:, None] == candidate.query_content))
+
+# %% ../../nbs/finetuning/02_losses.ipynb #e264f92f
+def is_the_query(query: QueryIds, candidate: CandidateIds) -> Tensor: # [n, m] bool
+    "Does a candidate say what the query says?"
+    return query.content[:, None] == candidate.content
+
+# %% ../../nbs/finetuning/02_losses.ipynb #108bb84a
+def is_foreign(query: QueryIds, candidate: CandidateIds) -> Tensor: # [n, m] bool
+    "Is a candidate the hard negative of another query?"
+    return (candidate.owner >= 0) & (candidate.owner != query.number[:, None])
+
+# %% ../../nbs/finetuning/02_losses.ipynb #ce28e83e
+@dataclass
+class PairIds:
+    "What the Documents of a global batch are, as numbers: equal numbers, equal Documents."
     keys: Tensor # [P, 3] int64: content and id of each positive, content of its query
     negative_keys: Tensor # [H, 2] int64: content and id of each hard negative
     negative_owners: Tensor # [H] int64: to which pair it belongs
     first: int = 0 # the own queries are those of the pairs from here on
 
-    def rows(self, n: int, duplicates: bool = True, own: bool = True) -> Side:
-        "The own `n` queries."
+    def queries(self, n: int) -> QueryIds:
+        "The own `n` queries, as rows."
         at = torch.arange(self.first, self.first + n, device=self.keys.device)
-        return Side(self.keys[at][:, [0, 1, 2, 2]] if duplicates else self.keys[at][:, :0], at, at if own else None)
+        content, doc_id, query = self.keys[at].unbind(1)
+        return QueryIds(content=query, positive_content=content, positive_id=doc_id, number=at)
 
-    def documents(self, which: str = "all", duplicates: bool = True) -> Side:
-        "All positives, then all hard negatives; `which` is `all` (paper, Eq. 3) or `own` (released code)."
-        none, (p, h) = torch.full_like(self.negative_owners, -1), (self.keys, self.negative_keys)
-        keys = torch.cat([p[:, [0, 1, 2, 0]], torch.stack([h[:, 0], h[:, 1], none, h[:, 0]], 1)])
-        group = torch.cat([torch.full_like(p[:, 0], -1), self.negative_owners if which == "own" else none])
-        return Side(keys if duplicates else keys[:, :0], group)
+    def documents(self, which: str = "all") -> CandidateIds:
+        """All positives, then all hard negatives, as columns; `which` is `all` (paper, Eq. 3) or
+        `own` (released code)."""
+        nobody = torch.full_like(self.negative_owners, -1)
+        both = torch.cat([self.keys, torch.cat([self.negative_keys, nobody[:, None]], 1)])
+        owner = torch.cat([torch.full_like(self.keys[:, 0], -1),
+                           self.negative_owners if which == "own" else nobody])
+        return CandidateIds(content=both[:, 0], id=both[:, 1], query_content=both[:, 2], owner=owner)
 
-    def partners(self, duplicates: bool = True) -> Side:
-        "All queries or all positives, as candidates for one of their own side."
-        keys = torch.cat([self.keys, torch.full_like(self.keys[:, :1], -1)], 1)
-        return Side(keys if duplicates else keys[:, :0], torch.full_like(keys[:, 0], -1))
+    def partners(self) -> CandidateIds:
+        """All pairs as columns: their queries or their positives, where those are compared with one
+        of their own side."""
+        content, doc_id, query = self.keys.unbind(1)
+        return CandidateIds(content=content, id=doc_id, query_content=query,
+                            owner=torch.full_like(content, -1))
+
+# %% ../../nbs/finetuning/02_losses.ipynb #1a4f15ee
+class Tile(NamedTuple):
+    "A piece of the matrix: which Documents, and where their vectors stand."
+    rows: slice
+    columns: slice
+    row_vectors: slice
+    column_vectors: slice
+
+def tile_bounds(n: int, lengths: list[int] | None, most: int) -> list[tuple[slice, slice]]:
+    "Blocks of consecutive Documents with at most `most` vectors: as Documents, and as vectors."
+    if lengths is None: return [(slice(*b), slice(*b)) for b in document_blocks(n, most, most)]
+    first = [0, *itertools.accumulate(lengths)]
+    return [(slice(a, b), slice(first[a], first[b])) for a, b in document_blocks(lengths, most, most)]
 
 # %% ../../nbs/finetuning/02_losses.ipynb #076c5ec6
 @dataclass
-class Matrix:
+class TiledSimilarity:
     "Similarities of rows and columns, a tile at a time."
-    rows: Side
-    columns: Side
+    rows: QueryIds
+    columns: CandidateIds
     lengths: tuple = (None, None) # tokens of the Documents of both sides
     limit: Tensor | None = None # [n] candidates that are more similar than this are left out
     hardness: float = 0.0 # added to a negative's logit: hardness times its similarity, without gradient
+    duplicates: bool = True # leave out copies of the positive and of the query
+    same_side: bool = False # queries against queries, or positives against positives: no column is the positive
     flip: bool = False # rows are Documents and columns queries, which matters for late interaction
     tile: tuple[int, int] = (1024, 2048) # rows and columns, or tokens of them
 
-    def tiles(self) -> Iterator[tuple[tuple, tuple]]:
-        "Start and end of rows and of columns, row after row."
-        sizes = [len(s.group) if n is None else n for s, n in zip((self.rows, self.columns), self.lengths)]
-        yield from itertools.product(*(blocks(n, most, most) for n, most in zip(sizes, self.tile)))
+    def tiles(self) -> Iterator[Tile]:
+        "All tiles, row after row."
+        across = tile_bounds(len(self.columns), self.lengths[1], self.tile[1])
+        for rows, row_vectors in tile_bounds(len(self.rows), self.lengths[0], self.tile[0]):
+            for columns, column_vectors in across: yield Tile(rows, columns, row_vectors, column_vectors)
 
-    def similarities(self, q: Tensor, c: Tensor, r: tuple, k: tuple) -> Tensor:
+    def similarities(self, q: Tensor, c: Tensor, tile: Tile) -> Tensor: # vectors of the tile
         "One tile in fp32, `[rows, columns]`."
-        a, b = (Vectors(x, None if n is None else n[i:j]) for x, n, (i, j) in zip((q, c), self.lengths, (r, k)))
-        return interaction(b, a).T if self.flip else interaction(a, b)
-
-    def places(self, x: Tensor, side: int, part: tuple) -> slice:
-        "Where the vectors of a block stand."
-        n = self.lengths[side]
-        return slice(*part) if n is None else slice(sum(n[:part[0]]), sum(n[:part[1]]))
-
-    def masks(self, s: Tensor, r: tuple, k: tuple) -> tuple[Tensor, Tensor, Tensor]: # bool: stays, is the positive, was too similar
-        "The mask of a tile."
-        rows, columns = slice(*r), slice(*k)
-        at = torch.arange(*k, device=s.device)[None]
-        own = at == (self.rows.group if self.rows.own is None else self.rows.own)[rows, None]
-        keep = (self.columns.group[columns] == -1)[None] | (self.columns.group[columns][None] == self.rows.group[rows, None])
-        for i in range(self.rows.keys.shape[1]): keep &= self.columns.keys[columns, i][None] != self.rows.keys[rows, i, None]
-        over = keep & ~own & (s > self.limit[rows, None]) if self.limit is not None else torch.zeros_like(keep)
-        keep &= ~over
-        return (keep & ~own, torch.zeros_like(own), over) if self.rows.own is None else (keep | own, own, over)
+        a = Embeddings(q, self.lengths[0] and self.lengths[0][tile.rows])
+        b = Embeddings(c, self.lengths[1] and self.lengths[1][tile.columns])
+        return similarity_matrix(b, a).T if self.flip else similarity_matrix(a, b)
 
     def logits(self, s: Tensor, own: Tensor, scale: Tensor) -> Tensor:
         "Similarities as exponents."
-        return s * scale + (s.detach() * self.hardness).masked_fill(own, 0) if self.hardness else s * scale
+        if not self.hardness: return s * scale
+        return s * scale + (s.detach() * self.hardness).masked_fill(own, 0)
+
+# %% ../../nbs/finetuning/02_losses.ipynb #25548a14
+class Masks(NamedTuple):
+    "What is what in a tile, each `[rows, columns]` bool."
+    keep: Tensor # counts in the sum
+    own: Tensor # the positive
+    over: Tensor # left out, since it is too similar
+
+# %% ../../nbs/finetuning/02_losses.ipynb #459b347a
+def candidate_masks(m: TiledSimilarity, s: Tensor, tile: Tile) -> Masks: # s: similarities of the tile
+    "Who counts in a tile."
+    rows, columns = m.rows.slice(tile.rows), m.columns.slice(tile.columns)
+    number = torch.arange(tile.columns.start, tile.columns.stop, device=s.device)
+    own = number[None] == rows.number[:, None]
+    keep = ~(own | is_foreign(rows, columns))
+    if m.duplicates: keep &= ~same_answer(rows, columns)
+    if m.duplicates and not m.same_side: keep &= ~is_the_query(rows, columns)
+    over = torch.zeros_like(keep) if m.limit is None else keep & (s > m.limit[tile.rows, None])
+    keep &= ~over
+    if m.same_side: return Masks(keep, torch.zeros_like(own), over)
+    return Masks(keep | own, own, over)
+
+# %% ../../nbs/finetuning/02_losses.ipynb #a19625d8
+@dataclass
+class RowSums:
+    "What is known of each row, tile by tile."
+    lse: Tensor # [n] log of the sum of exponentials
+    own: Tensor # [n] the positive's logit
+    best: Tensor # [n] similarity of the most similar other candidate
+    rivals: Tensor # [n] int64: how many others there are
+    over: Tensor # [n] int64: how many were too similar
+
+    def add(self, rows: slice, s: Tensor, logits: Tensor, masks: Masks) -> None:
+        "Add a tile's part."
+        other = masks.keep & ~masks.own
+        here = logits.masked_fill(~masks.keep, -torch.inf).logsumexp(1)
+        self.lse[rows] = torch.logaddexp(self.lse[rows], here)
+        self.own[rows] += logits.masked_fill(~masks.own, 0).sum(1)
+        self.best[rows] = torch.maximum(self.best[rows], s.masked_fill(~other, -torch.inf).amax(1))
+        self.rivals[rows] += other.sum(1)
+        self.over[rows] += masks.over.sum(1)
+
+# %% ../../nbs/finetuning/02_losses.ipynb #40c3eaae
+def empty_sums(n: int, like: Tensor) -> RowSums:
+    "Before the first tile."
+    nothing = like.new_full((n,), -torch.inf)
+    none = torch.zeros(n, dtype=torch.long, device=like.device)
+    return RowSums(lse=nothing, own=like.new_zeros(n), best=nothing.clone(), rivals=none, over=none.clone())
 
 # %% ../../nbs/finetuning/02_losses.ipynb #baff2d08
-class LogSums(torch.autograd.Function):
-    """Of each row: log of the sum of exponentials, the positive's logit; without gradient the most similar other candidate, and how
-    many there are and were too similar."""
+class TiledLogSumExp(torch.autograd.Function):
+    """Of each row: log of the sum of exponentials, the positive's logit; without gradient the most similar
+    other candidate, and how many there are and were too similar."""
     @staticmethod
-    def forward(ctx, q: Tensor, c: Tensor, scale: Tensor, m: Matrix):
-        n = len(m.rows.group)
-        lse, own, best = q.new_full((n,), -torch.inf), q.new_zeros(n), q.new_full((n,), -torch.inf)
-        rivals, over = (torch.zeros(n, dtype=torch.long, device=q.device) for _ in range(2))
+    def forward(ctx, q: Tensor, c: Tensor, scale: Tensor, m: TiledSimilarity):
+        sums = empty_sums(len(m.rows), q)
         with torch.autocast(q.device.type, enabled=False):
-            for r, k in m.tiles():
-                s = m.similarities(q[m.places(q, 0, r)], c[m.places(c, 1, k)], r, k)
-                keep, mine, cut = m.masks(s, r, k)
-                x, at = m.logits(s, mine, scale), slice(*r)
-                lse[at] = torch.logaddexp(lse[at], x.masked_fill(~keep, -torch.inf).logsumexp(1))
-                own[at] += x.masked_fill(~mine, 0).sum(1)
-                other = keep & ~mine
-                best[at] = torch.maximum(best[at], s.masked_fill(~other, -torch.inf).amax(1))
-                rivals[at] += other.sum(1); over[at] += cut.sum(1)
-        ctx.save_for_backward(q, c, scale, lse)
+            for tile in m.tiles():
+                s = m.similarities(q[tile.row_vectors], c[tile.column_vectors], tile)
+                masks = candidate_masks(m, s, tile)
+                sums.add(tile.rows, s, m.logits(s, masks.own, scale), masks)
+        ctx.save_for_backward(q, c, scale, sums.lse)
         ctx.m = m
-        ctx.mark_non_differentiable(best, rivals, over)
-        return lse, own, best, rivals, over
+        ctx.mark_non_differentiable(sums.best, sums.rivals, sums.over)
+        return sums.lse, sums.own, sums.best, sums.rivals, sums.over
 
     @staticmethod
     @once_differentiable
     def backward(ctx, g_lse, g_own, *_):
         q, c, scale, lse = ctx.saved_tensors
-        m, found = ctx.m, [torch.zeros_like(x) for x in (q, c, scale)]
+        grad_q, grad_c, grad_scale = torch.zeros_like(q), torch.zeros_like(c), torch.zeros_like(scale)
         with torch.autocast(q.device.type, enabled=False):
-            for r, k in m.tiles():
-                a, b, at = m.places(q, 0, r), m.places(c, 1, k), slice(*r)
-                leaves = [x.detach().requires_grad_() for x in (q[a], c[b], scale)]
-                with torch.enable_grad():
-                    s = m.similarities(leaves[0], leaves[1], r, k)
-                    keep, mine, _ = m.masks(s.detach(), r, k)
-                    x = m.logits(s, mine, leaves[2])
-                weight = (x.detach() - lse[at, None]).exp().masked_fill(~keep, 0) * g_lse[at, None] + mine * g_own[at, None]
-                for total, place, one in zip(found, (a, b, ...), torch.autograd.grad(x, leaves, weight)): total[place] += one
-        return (*found, None)
+            for tile in ctx.m.tiles():
+                part = lse[tile.rows, None], g_lse[tile.rows, None], g_own[tile.rows, None]
+                dq, dc, dscale = tile_gradients(ctx.m, tile, q, c, scale, *part)
+                grad_q[tile.row_vectors] += dq
+                grad_c[tile.column_vectors] += dc
+                grad_scale += dscale
+        return grad_q, grad_c, grad_scale, None
+
+# %% ../../nbs/finetuning/02_losses.ipynb #8bf2e931
+def tile_gradients(m: TiledSimilarity, tile: Tile,
+                   q: Tensor, c: Tensor, scale: Tensor, # all vectors of both sides, and 1 / temperature
+                   lse: Tensor, g_lse: Tensor, g_own: Tensor # [rows, 1] of this tile
+                   ) -> tuple[Tensor, Tensor, Tensor]:
+    "What a tile adds to the gradients of its rows, its columns and the scale."
+    leaves = [x.detach().requires_grad_() for x in (q[tile.row_vectors], c[tile.column_vectors], scale)]
+    with torch.enable_grad():
+        s = m.similarities(leaves[0], leaves[1], tile)
+        masks = candidate_masks(m, s.detach(), tile)
+        logits = m.logits(s, masks.own, leaves[2])
+    share = (logits.detach() - lse).exp().masked_fill(~masks.keep, 0)
+    return torch.autograd.grad(logits, leaves, share * g_lse + masks.own * g_own)
 
 # %% ../../nbs/finetuning/02_losses.ipynb #940d81a1
+LOSSES: dict[str, Callable] = {} # contrastive losses by name
+
 @dataclass(frozen=True)
 class LossConfig:
     "What the loss is. Defaults are the paper's (section 2.3), with copies of the positive left out."
@@ -147,77 +269,148 @@ class LossConfig:
     filter_ratio: float | None = None # ... or above this share of the positive's
     hardness: float = 0.0 # weight negatives by exp(hardness * similarity), as LLaVE does
     dims: tuple[tuple[int, float], ...] = () # Matryoshka: (numbers kept, weight) of each additional loss
+    loss: str = "info_nce" # one of LOSSES
 
-    def __post_init__(self):
-        for name, allowed in dict(candidates=("all", "own"), same_side=("none", "queries", "documents", "both")).items():
-            if (value := getattr(self, name)) not in allowed: raise BadInput(f"option {name} is {value!r}: use one of {', '.join(allowed)}")
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise BadInput(f"option temperature is {self.temperature}: give a positive number")
-        if self.filter_ratio is not None and not 0 < self.filter_ratio <= 1:
-            raise BadInput(f"option filter_ratio is {self.filter_ratio}: give a share of the positive's similarity, above 0 and at most 1")
-        if not (math.isfinite(self.hardness) and self.hardness >= 0): raise BadInput(f"option hardness is {self.hardness}: give 0 or more")
-        for dim, weight in self.dims:
-            if dim < 1 or not weight > 0:
-                raise BadInput(f"option dims has {dim} with weight {weight}: give 1 number or more, and a positive weight")
+    def __post_init__(self): check_loss(self)
+
+# %% ../../nbs/finetuning/02_losses.ipynb #7e31c573
+def check_loss(cfg: LossConfig) -> None:
+    "Raises `BadInput` for an option with a value that it can't have."
+    choices = dict(candidates=("all", "own"), same_side=("none", "queries", "documents", "both"),
+                   loss=tuple(LOSSES) or ("info_nce",))
+    for name, allowed in choices.items():
+        value = getattr(cfg, name)
+        if value not in allowed:
+            raise BadInput(f"option {name} is {value!r}: use one of {', '.join(allowed)}")
+    if not (math.isfinite(cfg.temperature) and cfg.temperature > 0):
+        raise BadInput(f"option temperature is {cfg.temperature}: give a positive number")
+    if cfg.filter_ratio is not None and not 0 < cfg.filter_ratio <= 1:
+        raise BadInput(f"option filter_ratio is {cfg.filter_ratio}: give a share of the positive's "
+                       f"similarity, above 0 and at most 1")
+    if not (math.isfinite(cfg.hardness) and cfg.hardness >= 0):
+        raise BadInput(f"option hardness is {cfg.hardness}: give 0 or more")
+    for dim, weight in cfg.dims:
+        if dim < 1 or not weight > 0:
+            raise BadInput(f"option dims has {dim} with weight {weight}: give 1 number or more, and a "
+                           f"positive weight")
 
 # %% ../../nbs/finetuning/02_losses.ipynb #8a5f859b
-def limits(q: Vectors, p: Vectors, # the queries and their positives, row by row
-           cfg: LossConfig, tile: int = 32) -> Tensor | None: # [n]
+@torch.no_grad()
+def false_negative_threshold(q: Embeddings, p: Embeddings, # the queries and their positives, row by row
+                             cfg: LossConfig, tile: int = 32) -> Tensor | None: # [n]
     "The similarity above which a candidate is taken for an unlabelled answer; None without a filter."
     if cfg.filter_above is None and cfg.filter_ratio is None or not len(q): return None
-    with torch.no_grad(), torch.autocast(q.values.device.type, enabled=False):
-        if q.lengths is None: s = (q.values * p.values).sum(1)
-        else: s = torch.cat([interaction(q.part(k, k + tile), p.part(k, k + tile)).diagonal() for k in range(0, len(q), tile)])
-        over = [s + cfg.filter_above] if cfg.filter_above is not None else []
-        if cfg.filter_ratio is not None: over.append(s - (1 - cfg.filter_ratio) * s.abs()) # also below the positive where that is negative
-        return torch.stack(over).amin(0)
+    with torch.autocast(q.values.device.type, enabled=False): s = _own_similarity(q, p, tile)
+    over = []
+    if cfg.filter_above is not None: over.append(s + cfg.filter_above)
+    if cfg.filter_ratio is not None: over.append(s - (1 - cfg.filter_ratio) * s.abs())
+    return torch.stack(over).amin(0)
 
-def info_nce(q: Vectors, # [N] the own queries
-             p: Vectors, # [P] positives of all processes
-             n: Vectors, # [H] hard negatives of all processes
-             who: Pairing, cfg: LossConfig,
+# %% ../../nbs/finetuning/02_losses.ipynb #2b89cdbf
+def _own_similarity(q: Embeddings, p: Embeddings, tile: int) -> Tensor: # [n]
+    "Similarity of each query with its positive."
+    if q.lengths is None: return (q.values * p.values).sum(1)
+    blocks = [similarity_matrix(q.slice(k, k + tile), p.slice(k, k + tile)) for k in range(0, len(q), tile)]
+    return torch.cat([b.diagonal() for b in blocks])
+
+# %% ../../nbs/finetuning/02_losses.ipynb #8d0a2238
+class QueryLoss(NamedTuple):
+    "What a contrastive loss finds for each own query."
+    loss: Tensor # [N]
+    top1: Tensor | None = None # [N] bool: was the positive first?
+    rivals: Tensor | None = None # [N] candidates other than the positive
+    filtered: Tensor | None = None # [N] candidates that were too similar
+
+# %% ../../nbs/finetuning/02_losses.ipynb #58cd05b0
+def _row_sums(a: Embeddings, b: Embeddings, scale: Tensor, **what) -> tuple[Tensor, ...]: # what: fields of TiledSimilarity
+    "`TiledLogSumExp` of two sides."
+    m = TiledSimilarity(lengths=(a.lengths, b.lengths), **what)
+    return TiledLogSumExp.apply(a.values, b.values, scale, m)
+
+# %% ../../nbs/finetuning/02_losses.ipynb #214ac97b
+def info_nce(q: Embeddings, # [N] the own queries
+             p: Embeddings, # [P] positives of all processes
+             n: Embeddings, # [H] hard negatives of all processes
+             ids: PairIds, # what all of them are
+             cfg: LossConfig,
              scale: Tensor, # [1]: 1 / temperature
-             queries: Vectors | None = None # [P] all queries, for symmetric and same_side
-             ) -> tuple[Tensor, ...]: # each [N]: loss; was the positive first (bool); candidates; candidates filtered out
-    "InfoNCE of each query (paper, Eq. 3), in fp32."
-    mine = p.part(who.first, who.first + len(q))
-    limit, ask = limits(q, mine, cfg), who.rows(len(q), cfg.duplicates)
-    def sums(a, b, columns, rows=ask, flip=False):
-        m = Matrix(rows, columns, (a.lengths, b.lengths), limit, cfg.hardness, flip)
-        return LogSums.apply(a.values, b.values, scale, m)
-    total, own, best, rivals, over = sums(q, Vectors.join([p, n]) if len(n) else p, who.documents(cfg.candidates, cfg.duplicates))
-    right = own.detach() > best * scale.detach()
-    others, partners = who.rows(len(q), cfg.duplicates, own=False), who.partners(cfg.duplicates)
-    if cfg.same_side in ("queries", "both"): total = torch.logaddexp(total, sums(q, queries, partners, others)[0])
-    if cfg.same_side in ("documents", "both"): total = torch.logaddexp(total, sums(mine, p, partners, others)[0])
+             queries: Embeddings | None = None # [P] all queries, for symmetric and same_side
+             ) -> QueryLoss:
+    """InfoNCE of each query (paper, Eq. 3), in fp32: how surprised is the model that this candidate is
+    the right one?"""
+    mine = p.slice(ids.first, ids.first + len(q))
+    documents = Embeddings.cat([p, n]) if len(n) else p
+    rows, partners = ids.queries(len(q)), ids.partners()
+    common = dict(rows=rows, limit=false_negative_threshold(q, mine, cfg), hardness=cfg.hardness,
+                  duplicates=cfg.duplicates)
+    total, own, best, rivals, over = _row_sums(q, documents, scale, columns=ids.documents(cfg.candidates),
+                                               **common)
+    top1 = own.detach() > best * scale.detach()
+    if cfg.same_side in ("queries", "both"):
+        total = torch.logaddexp(total,
+                                _row_sums(q, queries, scale, columns=partners, same_side=True, **common)[0])
+    if cfg.same_side in ("documents", "both"):
+        total = torch.logaddexp(total,
+                                _row_sums(mine, p, scale, columns=partners, same_side=True, **common)[0])
     loss = total - own
     if cfg.symmetric:
-        back, positive, *_ = sums(mine, queries, partners, flip=True)
+        back, positive, *_ = _row_sums(mine, queries, scale, columns=partners, flip=True, **common)
         loss = (loss + back - positive) / 2
-    return loss, right, rivals, over
+    return QueryLoss(loss, top1, rivals, over)
+
+LOSSES["info_nce"] = info_nce
 
 # %% ../../nbs/finetuning/02_losses.ipynb #d5b7ad96
-def contrast(q: Vectors, p: Vectors, n: Vectors, who: Pairing, cfg: LossConfig, # as for `info_nce`
-             scale: Tensor | None = None, # [1]; None: 1 / cfg.temperature
-             queries: Vectors | None = None) -> dict[str, Tensor]:
-    """Sums over the own queries: `nce`, the loss, with Matryoshka's shorter vectors if there are some; `right`, positives ranked first;
-    `alone`, queries without any negative; `filtered`, candidates that were too similar. Raises `BadInput` for dims that are too large."""
+def contrastive_loss(q: Embeddings, p: Embeddings, n: Embeddings, # as for `info_nce`
+                     ids: PairIds, cfg: LossConfig,
+                     scale: Tensor | None = None, # [1]; None: 1 / cfg.temperature
+                     queries: Embeddings | None = None) -> dict[str, Tensor]:
+    """Sums over the own queries: `nce`, the loss, with Matryoshka's shorter vectors if there are some; and,
+    where the loss knows them, `right`, positives ranked first; `alone`, queries without any negative;
+    `filtered`, candidates that were too similar. Raises `BadInput` for dims that are too large."""
     if scale is None: scale = q.values.new_full((1,), 1 / cfg.temperature)
+    queries = q if queries is None else queries
+    check_vectors(q, cfg)
+    of_queries = LOSSES[cfg.loss]
+    found = of_queries(q, p, n, ids, cfg, scale=scale, queries=queries)
+    loss = found.loss
+    for dim, weight in cfg.dims:
+        short = [v.truncate(dim) for v in (q, p, n)]
+        loss = loss + weight * of_queries(*short, ids, cfg, scale=scale, queries=queries.truncate(dim)).loss
+    sums = dict(nce=loss.sum())
+    if found.top1 is not None: sums["right"] = found.top1.sum().float()
+    if found.rivals is not None: sums["alone"] = (found.rivals == 0).sum().float()
+    if found.filtered is not None: sums["filtered"] = found.filtered.sum().float()
+    return sums
+
+# %% ../../nbs/finetuning/02_losses.ipynb #834203ad
+def check_vectors(q: Embeddings, cfg: LossConfig) -> None:
+    "Raises `BadInput` for options that these vectors can't have."
     if q.lengths is not None and cfg.same_side != "none":
         raise BadInput("option same_side: late interaction compares queries with Documents only; use none")
     width = q.values.shape[1]
-    if wrong := [d for d, _ in cfg.dims if d > width]: raise BadInput(f"option dims: {wrong[0]} numbers of vectors that have {width}")
-    queries = q if queries is None else queries
-    loss, right, rivals, over = info_nce(q, p, n, who, cfg, scale, queries)
-    for dim, weight in cfg.dims:
-        loss = loss + weight * info_nce(q.cut(dim), p.cut(dim), n.cut(dim), who, cfg, scale, queries.cut(dim))[0]
-    return dict(nce=loss.sum(), right=right.sum().float(), alone=(rivals == 0).sum().float(), filtered=over.sum().float())
+    wrong = [dim for dim, _ in cfg.dims if dim > width]
+    if wrong: raise BadInput(f"option dims: {wrong[0]} numbers of vectors that have {width}")
+
+# %% ../../nbs/finetuning/02_losses.ipynb #85490ce9
+def full_similarity(q: Embeddings, p: Embeddings, n: Embeddings, # as for `info_nce`
+                    ids: PairIds, cfg: LossConfig) -> tuple[Tensor, Masks]: # [N, P + H] each
+    """The similarities of the own queries with all Documents, and who counts, without tiles; memory
+    grows with the square of the batch."""
+    documents = Embeddings.cat([p, n]) if len(n) else p
+    limit = false_negative_threshold(q, p.slice(ids.first, ids.first + len(q)), cfg)
+    m = TiledSimilarity(ids.queries(len(q)), ids.documents(cfg.candidates), limit=limit,
+                        duplicates=cfg.duplicates)
+    s = similarity_matrix(q, documents)
+    rows, columns = slice(0, len(q)), slice(0, len(documents))
+    return s, candidate_masks(m, s.detach(), Tile(rows, columns, rows, columns))
 
 # %% ../../nbs/finetuning/02_losses.ipynb #55753923
 SHARPEST = math.log(100) # a learnt temperature stays above 0.01
 
 def learnt_scale(temperature: float) -> nn.Parameter: # [1]
-    "The logarithm of 1 / temperature, to be trained. Raises `BadInput` for a start outside what it is kept to."
+    """The logarithm of 1 / temperature, to be trained. Raises `BadInput` for a start outside what it is
+    kept to."""
     if not 0.01 <= temperature < math.inf:
         raise BadInput(f"option temperature is {temperature}: one that is learnt starts at 0.01 or above")
     return nn.Parameter(torch.tensor([-math.log(temperature)]))

@@ -4,6 +4,7 @@
 
 # %% ../../nbs/finetuning/04_mining.ipynb #d62d3c70
 from __future__ import annotations
+import itertools
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -18,51 +19,110 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from ..data.files import atomic
 from ..data.content import content_key, same
-from ..contrastive import complete
 from ..data.documents import BadInput, Document, ImageRef, Pair
+from ..data.pairs import check_complete
 from ..embedder import Embedder
 from ..model.similarity import maxsim
 
 # %% auto #0
-__all__ = ['check_finite', 'search', 'approximate', 'MiningReport', 'Rule', 'candidates', 'Answers', 'mine', 'searchable',
-           'picture_bytes', 'pair_row', 'pair_schema', 'write_pairs']
+__all__ = ['check_finite', 'search', 'approximate', 'Rule', 'choose', 'MiningReport', 'candidates', 'Answers', 'searchable',
+           'TaskMiner', 'mine_pair', 'mine', 'image_bytes', 'pair_row', 'pair_schema', 'write_pairs']
 
 # %% ../../nbs/finetuning/04_mining.ipynb #efff1bcb
-def check_finite(vectors, name: str) -> None:
+def check_finite(vectors: Tensor | list[Tensor], name: str) -> None:
     "Raises `BadInput` for vectors with NaN or infinity."
     if isinstance(vectors, Tensor): fine = torch.isfinite(vectors).all(1)
     else: fine = torch.tensor([bool(torch.isfinite(v).all()) for v in vectors])
-    if bad := (~fine).nonzero()[:, 0].tolist():
-        raise BadInput(f"{len(bad)} of the {name} have vectors with NaN, the first is number {bad[0]}: the model is broken")
+    bad = (~fine).nonzero()[:, 0].tolist()
+    if bad:
+        raise BadInput(f"{len(bad)} of the {name} have vectors with NaN, the first is number {bad[0]}: the "
+                       f"model is broken")
 
-def search(queries, documents, # tensors [n, dim] of unit rows, or lists of [tokens, dim]
+# %% ../../nbs/finetuning/04_mining.ipynb #421b99f7
+def search(queries: Tensor | list[Tensor], # [Q, dim] unit rows, or a list of [tokens, dim]
+           documents: Tensor | list[Tensor], # the same of the Documents
            k: int, block: int = 8192, # Documents compared at a time
            ) -> tuple[Tensor, Tensor]: # scores and numbers of the best Documents, [Q, k], the best first
-    "Exact search by cosine similarity, or by MaxSim for token vectors. Raises `BadInput` for vectors with NaN."
-    if not len(documents): raise BadInput("there are no Documents to search: give a corpus, or leave it out to search the pairs' own")
-    check_finite(queries, "queries"); check_finite(documents, "documents")
-    single, best, at = isinstance(queries, Tensor), None, None
+    """Exact search by cosine similarity, or by MaxSim for token vectors. Raises `BadInput` for vectors
+    with NaN."""
+    if not len(documents):
+        raise BadInput("there are no Documents to search: give a corpus, or leave it out to search the "
+                       "pairs' own")
+    check_finite(queries, "queries")
+    check_finite(documents, "documents")
+    best, at = None, None
     for start in range(0, len(documents), block):
         some = documents[start:start + block]
-        s = queries @ some.T if single else maxsim(queries, some)
+        s = queries @ some.T if isinstance(queries, Tensor) else maxsim(queries, some)
         value, index = s.topk(min(k, s.shape[1]))
-        best, at = (value, index + start) if best is None else (torch.cat([best, value], 1), torch.cat([at, index + start], 1))
-        best, order = best.topk(min(k, best.shape[1]))
-        at = at.gather(1, order)
+        if best is not None: value, index = torch.cat([best, value], 1), torch.cat([at, index + start], 1)
+        best, order = value.topk(min(k, value.shape[1]))
+        at = index.gather(1, order)
     return best, at
 
+# %% ../../nbs/finetuning/04_mining.ipynb #0863a47c
 def approximate(queries: Tensor, documents: Tensor, k: int, links: int = 32) -> tuple[Tensor, Tensor]:
-    """The same from a graph of neighbours (HNSW): fast, not exact; number -1 where the graph led to no more. Raises `BadInput` without
-    faiss, and for vectors with NaN."""
-    check_finite(queries, "queries"); check_finite(documents, "documents")
+    """As `search`, from a graph of neighbours (HNSW): fast, not exact; number -1 where the graph led to no
+    more. Raises `BadInput` without faiss, and for vectors with NaN."""
+    check_finite(queries, "queries")
+    check_finite(documents, "documents")
     try: import faiss
     except ImportError as e:
-        raise BadInput("approximate search needs the package faiss: pip install faiss-cpu, or raise approximate_above") from e
+        raise BadInput("approximate search needs the package faiss: pip install faiss-cpu, or raise "
+                       "approximate_above") from e
     index = faiss.IndexHNSWFlat(documents.shape[1], links, faiss.METRIC_INNER_PRODUCT)
     index.hnsw.efSearch = max(64, 2 * k)
     index.add(documents.numpy())
     s, at = index.search(queries.numpy(), min(k, len(documents)))
     return torch.tensor(s), torch.tensor(at)
+
+# %% ../../nbs/finetuning/04_mining.ipynb #310cb10e
+@dataclass(frozen=True)
+class Rule:
+    "Which candidates may be negatives."
+    negatives: int = 2 # of a pair, at most
+    ratio: float | None = 0.95 # a candidate's similarity is at most this share of the positive's (NV-Retriever)
+    margin: float | None = None # ... and at least so much below it
+    skip: int = 0 # so many of the best that remain are passed over
+    depth: int = 100 # candidates looked at for a query
+
+    def __post_init__(self):
+        if self.negatives < 1 or self.skip < 0:
+            raise BadInput(f"negatives is {self.negatives} and skip {self.skip}: give 1 or more, and 0 or "
+                           f"more")
+        if self.depth < self.negatives + self.skip:
+            raise BadInput(f"depth is {self.depth}: look at {self.negatives + self.skip} candidates or more")
+        if self.ratio is not None and not 0 < self.ratio <= 1:
+            raise BadInput(f"ratio is {self.ratio}: give a share of the positive's similarity, above 0 and "
+                           f"at most 1")
+
+    def limit(self, positive: float) -> float:
+        "The highest similarity that a negative may have."
+        limits = [float("inf")]
+        if self.ratio is not None: limits.append(positive - (1 - self.ratio) * abs(positive))
+        if self.margin is not None: limits.append(positive - self.margin)
+        return min(limits)
+
+# %% ../../nbs/finetuning/04_mining.ipynb #88484f0b
+def choose(rule: Rule, scores: list[float], keys: list, # of the candidates, best first; key None: there is none
+           positive: float, # similarity of the positive
+           known: set, # keys of the right answers
+           passed: Counter, # counts why candidates are passed over
+           copy: Callable = lambda key, kept: None # why a candidate is a copy, of an answer or one kept; None: it is new
+           ) -> list[int]:
+    "Places of the candidates to keep, the most similar first."
+    kept, skipped, limit = [], 0, rule.limit(positive)
+    for i, (s, key) in enumerate(zip(scores, keys)):
+        if len(kept) == rule.negatives: break
+        if key is None: continue
+        if key in known: passed["known answers"] += 1
+        elif s > limit: passed["too similar"] += 1
+        elif why := copy(key, [keys[k] for k in kept]): passed[why] += 1
+        elif skipped < rule.skip:
+            skipped += 1
+            passed["skipped ranks"] += 1
+        else: kept.append(i)
+    return kept
 
 # %% ../../nbs/finetuning/04_mining.ipynb #6217c5fb
 @dataclass
@@ -87,91 +147,108 @@ class MiningReport:
 
     def counts(self) -> str:
         "How many were asked for and found."
-        left = [f"{n:,} {what}" for n, what in ((self.copies, "copies"), (self.empty, "without content")) if n]
-        searched = f"{self.documents:,} Documents" + (f" ({' and '.join(left)} left out)" if left else "")
-        mean = len(self.negative) / max(1, self.pairs)
-        few = sum(n for k, n in self.found.items() if k < self.asked)
-        short = f"; fewer for {few:,} pairs, none for {self.found[0]:,} of them" if few else ""
-        return f"{self.pairs:,} pairs against {searched}: {mean:.2f} of {self.asked} negatives a pair{short}"
+        return _counts_line(self)
 
     def text(self) -> str:
         "A few lines: counts, similarities, examples."
-        mean = lambda x: sum(x) / len(x) if x else float("nan")
-        passed = ", ".join(f"{n:,} {why}" for why, n in self.passed.most_common())
-        lines = [self.counts(), f"passed over: {passed or 'none'}"]
-        if self.replaced: lines.append(f"not kept: {self.replaced:,} negatives that the pairs had before")
-        if self.found_none:
-            lines.append("no negative was found: look deeper (depth), allow more similar ones (ratio, margin), or search a corpus")
-        else:
-            lines.append(f"mean similarity: {mean(self.positive):.3f} with the positive, "
-                         f"{mean(self.negative):.3f} with a mined negative")
-        return "\n".join(lines + self.examples)
+        return "\n".join([*_report_lines(self), *self.examples])
 
-# %% ../../nbs/finetuning/04_mining.ipynb #310cb10e
-@dataclass(frozen=True)
-class Rule:
-    "Which candidates may be negatives."
-    negatives: int = 2 # of a pair, at most
-    ratio: float | None = 0.95 # a candidate's similarity is at most this share of the positive's (NV-Retriever)
-    margin: float | None = None # ... and at least so much below it
-    skip: int = 0 # so many of the best that remain are passed over
-    depth: int = 100 # candidates looked at for a query
+# %% ../../nbs/finetuning/04_mining.ipynb #cd3be7ab
+def _counts_line(r: MiningReport) -> str:
+    "How many were asked for and found."
+    left = [f"{n:,} {what}" for n, what in ((r.copies, "copies"), (r.empty, "without content")) if n]
+    searched = f"{r.documents:,} Documents" + (f" ({' and '.join(left)} left out)" if left else "")
+    mean = len(r.negative) / max(1, r.pairs)
+    few = sum(n for k, n in r.found.items() if k < r.asked)
+    short = f"; fewer for {few:,} pairs, none for {r.found[0]:,} of them" if few else ""
+    return f"{r.pairs:,} pairs against {searched}: {mean:.2f} of {r.asked} negatives a pair{short}"
 
-    def __post_init__(self):
-        if self.negatives < 1 or self.skip < 0:
-            raise BadInput(f"negatives is {self.negatives} and skip {self.skip}: give 1 or more, and 0 or more")
-        if self.depth < self.negatives + self.skip:
-            raise BadInput(f"depth is {self.depth}: look at {self.negatives + self.skip} candidates or more")
-        if self.ratio is not None and not 0 < self.ratio <= 1:
-            raise BadInput(f"ratio is {self.ratio}: give a share of the positive's similarity, above 0 and at most 1")
-
-    def limit(self, positive: float) -> float:
-        "The highest similarity that a negative may have."
-        ratio = positive - (1 - self.ratio) * abs(positive) if self.ratio is not None else float("inf")
-        return min(ratio, positive - self.margin if self.margin is not None else float("inf"))
-
-    def choose(self, scores: list[float], keys: list, # of the candidates; key None: there is none
-               positive: float, # similarity of the positive
-               known: set, passed: Counter, # keys of the right answers; counts why candidates are passed over
-               copy: Callable = lambda key, kept: None # why a candidate is a copy, of an answer or one kept; None: it is new
-               ) -> list[int]:
-        "Places of the candidates to keep, the most similar first."
-        kept, skipped, limit = [], 0, self.limit(positive)
-        for i, (s, key) in enumerate(zip(scores, keys)):
-            if len(kept) == self.negatives: break
-            if key is None: continue
-            if key in known: passed["known answers"] += 1
-            elif s > limit: passed["too similar"] += 1
-            elif why := copy(key, [keys[k] for k in kept]): passed[why] += 1
-            elif skipped < self.skip: skipped += 1; passed["skipped ranks"] += 1
-            else: kept.append(i)
-        return kept
+# %% ../../nbs/finetuning/04_mining.ipynb #06171161
+def _report_lines(r: MiningReport) -> list[str]:
+    "Counts and similarities."
+    passed = ", ".join(f"{n:,} {why}" for why, n in r.passed.most_common())
+    lines = [r.counts(), f"passed over: {passed or 'none'}"]
+    if r.replaced: lines.append(f"not kept: {r.replaced:,} negatives that the pairs had before")
+    if r.found_none:
+        lines.append("no negative was found: look deeper (depth), allow more similar ones (ratio, margin), "
+                     "or search a corpus")
+        return lines
+    def mean(x: list[float]) -> float: return sum(x) / len(x) if x else float("nan")
+    return [*lines, f"mean similarity: {mean(r.positive):.3f} with the positive, {mean(r.negative):.3f} "
+                    f"with a mined negative"]
 
 # %% ../../nbs/finetuning/04_mining.ipynb #fee537b2
 def candidates(documents: Sequence[Document], report: MiningReport) -> dict[bytes, Document]:
     "Documents by their content, those without any left out."
     found = {}
     for d in documents:
-        if d.empty: report.empty += 1; continue
-        if found.setdefault(content_key(d), d) is not d: report.copies += 1
+        if d.empty: report.empty += 1
+        elif found.setdefault(content_key(d), d) is not d: report.copies += 1
     report.documents += len(found)
     return found
 
+# %% ../../nbs/finetuning/04_mining.ipynb #30ce17a2
 class Answers:
     "The right answers of each query: the positives of all pairs that ask it, and itself."
     def __init__(self, pairs: Sequence[Pair]):
         self.of = defaultdict(dict)
-        for p in pairs: self.of[content_key(p.query)] |= {content_key(d): d for d in (p.query, p.positive)}
+        for p in pairs:
+            for doc in (p.query, p.positive): self.of[content_key(p.query)][content_key(doc)] = doc
 
     def keys(self, p: Pair) -> set[bytes]:
         "Their keys."
         return set(self.of[content_key(p.query)])
 
     def copy(self, p: Pair, doc: Document, negatives: Sequence[Document]) -> str | None:
-        "Why a Document of another key is a copy; None if it is new. Only pictures can look the same."
+        "Why a Document of another key is a copy; None if it is new. Only images can look the same."
         if not doc.images: return None
         if any(same(doc, d) for d in self.of[content_key(p.query)].values()): return "copies of known answers"
         return "copies of other negatives" if any(same(doc, d) for d in negatives) else None
+
+# %% ../../nbs/finetuning/04_mining.ipynb #ab5b4d9d
+def searchable(docs: dict[bytes, Document], embed: Callable) -> tuple[dict, Sequence[Tensor]]:
+    "Candidates and their vectors. Raises `BadInput` if there are none."
+    if not docs: raise BadInput("no Document has content that could be searched: give a corpus")
+    return docs, embed(list(docs.values()))
+
+# %% ../../nbs/finetuning/04_mining.ipynb #0df6d569
+class TaskMiner:
+    "The pairs of one task against their candidates."
+    def __init__(self, pairs: list[Pair], docs: dict[bytes, Document], # candidates by content
+                 vectors: Tensor | list[Tensor], # theirs
+                 embed: Callable, find: Callable, # Documents to vectors; `search` or `approximate`
+                 depth: int): # candidates looked at for a query
+        self.docs, self.answers, keys = docs, Answers(pairs), list(docs)
+        asked = {content_key(p.query): p.query for p in pairs}
+        outside = {k: p.positive for p in pairs if (k := content_key(p.positive)) not in docs} # positives that are not searched
+        self.q = dict(zip(asked, embed(list(asked.values()))))
+        self.d = dict(zip(keys, vectors))
+        if outside: self.d |= dict(zip(outside, embed(list(outside.values()))))
+        asking = list(self.q.values())
+        scores, at = find(torch.stack(asking) if isinstance(vectors, Tensor) else asking, vectors, depth)
+        self.near = dict(zip(asked, scores.tolist()))
+        self.ranked = {}
+        for k, rows in zip(asked, at.tolist()): self.ranked[k] = [keys[r] if r >= 0 else None for r in rows]
+
+    def similarity(self, p: Pair) -> float:
+        "Of a query with its positive."
+        query, answer = self.q[content_key(p.query)], self.d[content_key(p.positive)]
+        return float(query @ answer if query.ndim == 1 else maxsim([query], [answer]))
+
+# %% ../../nbs/finetuning/04_mining.ipynb #4707ebbd
+def mine_pair(task: TaskMiner, p: Pair, rule: Rule, keep: bool, report: MiningReport) -> Pair:
+    "A pair of the task with its negatives."
+    asked, positive = content_key(p.query), task.similarity(p)
+    own = [n for n in p.negatives if not n.empty and not same(n, p.positive)] if keep else []
+    def copy(key, kept): return task.answers.copy(p, task.docs[key], [*own, *(task.docs[k] for k in kept)])
+    known = task.answers.keys(p) | set(map(content_key, own))
+    near, ranked = task.near[asked], task.ranked[asked]
+    chosen = choose(rule, near, ranked, positive=positive, known=known, passed=report.passed, copy=copy)
+    report.replaced += len(p.negatives) - len(own)
+    report.positive.append(positive)
+    report.negative += [near[c] for c in chosen]
+    report.found[len(chosen)] += 1
+    return replace(p, negatives=(*own, *(task.docs[ranked[c]] for c in chosen)))
 
 # %% ../../nbs/finetuning/04_mining.ipynb #d532c55c
 def mine(e: Embedder, pairs: Sequence[Pair],
@@ -179,52 +256,30 @@ def mine(e: Embedder, pairs: Sequence[Pair],
          rule: Rule = Rule(),
          keep: bool = False, # keep a pair's own negatives, in front of the mined ones
          approximate_above: int = 1_000_000, # Documents; more are searched by faiss
-         pack_tokens: int = 4096, progress: bool = True, examples: int = 3) -> tuple[list[Pair], MiningReport]:
-    "Pairs with hard negatives that the model itself finds (each pair keeps its place), and a report. Raises `BadInput`."
+         pack_tokens: int = 4096, progress: bool = True, examples: int = 3) -> tuple[list[Pair],
+                                                                                     MiningReport]:
+    """Pairs with hard negatives that the model itself finds (each pair keeps its place), and a report.
+    Raises `BadInput`."""
     if not len(pairs): raise BadInput("there are no pairs to mine negatives for")
-    report, out, groups = MiningReport(len(pairs), rule.negatives), [None] * len(pairs), defaultdict(list)
-    for i, p in enumerate(pairs): groups[p.task].append((i, complete(p)))
-    embed = lambda docs: e.encode(docs, pack_tokens, progress)
+    report, out, groups = MiningReport(len(pairs), rule.negatives), [None] * len(pairs), defaultdict(dict)
+    for i, p in enumerate(pairs): groups[p.task][i] = check_complete(p)
+    def embed(docs: list[Document]): return e.encode(docs, pack_tokens, progress)
     shared = None if corpus is None else searchable(candidates(corpus, report), embed)
     for group in tqdm(groups.values(), desc="mine", unit="task", disable=not progress):
-        asking = [p for _, p in group]
-        own = (d for p in asking for d in (p.positive, *p.negatives))
+        asking = list(group.values())
+        own = itertools.chain.from_iterable((p.positive, *p.negatives) for p in asking)
         docs, vectors = shared or searchable(candidates(own, report), embed)
         find = approximate if len(docs) > approximate_above and not e.multi_vector else search
-        for (i, _), p in zip(group, _mine(asking, docs, vectors, embed, find, rule, keep, report)): out[i] = p
-    shown = [p for p in out if p.negatives][::max(1, len(out) // max(1, examples))][:examples]
-    report.examples = [f"  {_short(p.query)} -> {_short(p.positive)}; not {', '.join(map(_short, p.negatives))}" for p in shown]
+        task = TaskMiner(asking, docs, vectors, embed=embed, find=find, depth=rule.depth)
+        for i, p in group.items(): out[i] = mine_pair(task, p, rule, keep=keep, report=report)
+    report.examples = _examples(out, examples)
     return out, report
 
-def searchable(docs: dict[bytes, Document], embed: Callable) -> tuple[dict, Sequence[Tensor]]:
-    "Candidates and their vectors. Raises `BadInput` if there are none."
-    if not docs: raise BadInput("no Document has content that could be searched: give a corpus")
-    return docs, embed(list(docs.values()))
-
-def _mine(pairs: list[Pair], docs: dict[bytes, Document], vectors, embed: Callable, find: Callable, rule: Rule, keep: bool,
-          report: MiningReport) -> list[Pair]:
-    "The same for one task; `docs` are the candidates by content, `vectors` theirs."
-    asked, answers, keys = {content_key(p.query): p.query for p in pairs}, Answers(pairs), list(docs)
-    outside = {k: p.positive for p in pairs if (k := content_key(p.positive)) not in docs} # positives that are not searched
-    q = dict(zip(asked, embed(list(asked.values()))))
-    d = dict(zip(keys, vectors)) | (dict(zip(outside, embed(list(outside.values())))) if outside else {})
-    asking = list(q.values())
-    scores, at = find(torch.stack(asking) if isinstance(vectors, Tensor) else asking, vectors, rule.depth)
-    rank = {k: (s, [keys[r] if r >= 0 else None for r in rows]) for k, s, rows in zip(asked, scores.tolist(), at.tolist())}
-    out = []
-    for p in pairs:
-        query, answer = q[content_key(p.query)], d[content_key(p.positive)]
-        positive = float(query @ answer if query.ndim == 1 else maxsim([query], [answer]))
-        own = [n for n in p.negatives if not n.empty and not same(n, p.positive)] if keep else []
-        report.replaced += len(p.negatives) - len(own)
-        near, found = rank[content_key(p.query)]
-        copy = lambda key, kept: answers.copy(p, docs[key], [*own, *(docs[k] for k in kept)])
-        known = answers.keys(p) | set(map(content_key, own))
-        chosen = rule.choose(near, found, positive, known, report.passed, copy)
-        report.positive.append(positive); report.negative += [near[c] for c in chosen]
-        report.found[len(chosen)] += 1
-        out.append(replace(p, negatives=(*own, *(docs[found[c]] for c in chosen))))
-    return out
+# %% ../../nbs/finetuning/04_mining.ipynb #e403bb2b
+def _examples(pairs: list[Pair], most: int) -> list[str]:
+    "Some pairs in a line each."
+    chosen = [p for p in pairs if p.negatives][::max(1, len(pairs) // max(1, most))][:most]
+    return [f"  {_short(p.query)} -> {_short(p.positive)}; not {', '.join(map(_short, p.negatives))}" for p in chosen]
 
 def _short(doc: Document, most: int = 50) -> str:
     "A Document in a few words."
@@ -232,56 +287,81 @@ def _short(doc: Document, most: int = 50) -> str:
     return "".join(f"[{i.name[-24:]}] " for i in doc.images) + (text if len(text) <= most else text[:most] + " …")
 
 # %% ../../nbs/finetuning/04_mining.ipynb #a6100ed4
-def picture_bytes(ref: ImageRef) -> bytes:
-    "A picture as a file would hold it. Raises `BadImage`."
+def image_bytes(ref: ImageRef) -> bytes:
+    "An image as a file would hold it. Raises `BadImage`."
     if isinstance(ref.source, bytes): return ref.source
-    if isinstance(ref.source, Path): ref.size; return ref.source.read_bytes() # size: is it a picture at all?
+    if isinstance(ref.source, Path):
+        ref.size # is it an image at all?
+        return ref.source.read_bytes()
     out = BytesIO()
     ref.open().save(out, "PNG")
     return out.getvalue()
 
+# %% ../../nbs/finetuning/04_mining.ipynb #65c18d65
 def _beside(ref: ImageRef, folder: Path, root: Path) -> str:
-    "The path of a picture as a row names it; written into `folder` unless it lies below `root` already."
+    "The path of an image as a row names it; written into `folder` unless it lies below `root` already."
     if isinstance(ref.source, Path) and (here := ref.source.resolve()).is_relative_to(root.resolve()):
         return here.relative_to(root.resolve()).as_posix()
-    data = picture_bytes(ref)
+    data = image_bytes(ref)
     file = folder/blake2b(data, digest_size=8).hexdigest() # one that is there already is the same
     if not file.exists():
         with atomic(file) as part: part.write_bytes(data)
     return file.relative_to(root).as_posix()
 
 # %% ../../nbs/finetuning/04_mining.ipynb #0454d3a0
-def pair_row(pair: Pair, image) -> dict:
-    "A Pair as a row of a file; `image` says what stands for a picture. The instruction is part of the query."
-    side = lambda d: dict(parts=[dict(text=p, image=None) if isinstance(p, str) else dict(text=None, image=image(p)) for p in d.parts])
-    return dict(id=pair.id, task=pair.task, kind=pair.kind, source=pair.query.source, query=side(pair.query), positive=side(pair.positive),
-                negatives=[side(n) for n in pair.negatives])
+def _side(doc: Document, image: Callable) -> dict:
+    "A Document as a row holds it."
+    parts = []
+    for part in doc.parts:
+        if isinstance(part, str): parts.append(dict(text=part, image=None))
+        else: parts.append(dict(text=None, image=image(part)))
+    return dict(parts=parts)
+
+# %% ../../nbs/finetuning/04_mining.ipynb #0c7ed465
+def pair_row(pair: Pair, image: Callable) -> dict:
+    "A Pair as a row of a file; `image` says what stands for an image. The instruction is part of the query."
+    return dict(id=pair.id, task=pair.task, kind=pair.kind, source=pair.query.source,
+                query=_side(pair.query, image),
+                positive=_side(pair.positive, image), negatives=[_side(n, image) for n in pair.negatives])
 
 def pair_schema() -> pa.Schema:
-    "The columns of a Parquet file of pairs, pictures inside."
+    "The columns of a Parquet file of pairs, images inside."
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     side = pa.struct([("parts", pa.list_(pa.struct([("text", pa.string()), ("image", image)])))])
-    return pa.schema([*((k, pa.string()) for k in ("id", "task", "kind", "source")),
-                      ("query", side), ("positive", side), ("negatives", pa.list_(side))])
+    texts = [(name, pa.string()) for name in ("id", "task", "kind", "source")]
+    return pa.schema([*texts, ("query", side), ("positive", side), ("negatives", pa.list_(side))])
 
 # %% ../../nbs/finetuning/04_mining.ipynb #c78cf35d
+def _write_parquet(pairs: Sequence[Pair], part: Path, rows: int = 256) -> None: # rows: written at a time
+    "Images inside."
+    def inside(ref: ImageRef) -> dict: return dict(bytes=image_bytes(ref), path=ref.name)
+    with pq.ParquetWriter(part, pair_schema()) as out:
+        for k in range(0, len(pairs), rows):
+            some = [pair_row(pairs[i], inside) for i in range(k, min(k + rows, len(pairs)))]
+            out.write_table(pa.Table.from_pylist(some, pair_schema()))
+
+# %% ../../nbs/finetuning/04_mining.ipynb #8aa1c7ae
+def _write_jsonl(pairs: Sequence[Pair], part: Path, path: Path) -> None:
+    "Images in a folder beside the file, keys without a value left out."
+    folder = path.with_name(f"{path.stem}_images")
+    def beside(ref: ImageRef) -> str: return _beside(ref, folder, path.parent)
+    def given(part: dict) -> dict: return {k: v for k, v in part.items() if v is not None}
+    def without_none(side: dict) -> dict: return dict(parts=list(map(given, side["parts"])))
+    with part.open("w", encoding="utf-8") as out:
+        for p in pairs:
+            row = pair_row(p, beside)
+            for name in ("query", "positive"): row[name] = without_none(row[name])
+            row["negatives"] = list(map(without_none, row["negatives"]))
+            out.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+# %% ../../nbs/finetuning/04_mining.ipynb #dab22e0e
 def write_pairs(pairs: Sequence[Pair], path: str | Path) -> None:
-    "Write Pairs as .jsonl or .parquet, atomically, so that `read_pairs` reads them back. Raises `BadInput` for another suffix."
+    """Write Pairs as .jsonl or .parquet, atomically, so that `read_pairs` reads them back. Raises
+    `BadInput` for another suffix."""
     path = Path(path)
-    if path.suffix not in (".jsonl", ".parquet"): raise BadInput(f"{path.name}: pairs are written as .jsonl or .parquet")
+    if path.suffix not in (".jsonl", ".parquet"):
+        raise BadInput(f"{path.name}: pairs are written as .jsonl or .parquet")
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as part:
-        if path.suffix == ".parquet":
-            inside = lambda ref: dict(bytes=picture_bytes(ref), path=ref.name)
-            with pq.ParquetWriter(part, pair_schema()) as out:
-                for k in range(0, len(pairs), 256):
-                    rows = [pair_row(pairs[i], inside) for i in range(k, min(k + 256, len(pairs)))]
-                    out.write_table(pa.Table.from_pylist(rows, pair_schema()))
-        else:
-            folder = path.with_name(f"{path.stem}_images")
-            plain = lambda side: dict(parts=[{k: v for k, v in p.items() if v is not None} for p in side["parts"]])
-            with part.open("w", encoding="utf-8") as out:
-                for p in pairs:
-                    row = pair_row(p, lambda ref: _beside(ref, folder, path.parent))
-                    row |= dict(query=plain(row["query"]), positive=plain(row["positive"]), negatives=[plain(n) for n in row["negatives"]])
-                    out.write(json.dumps(row, ensure_ascii=False) + "\n")
+        if path.suffix == ".parquet": _write_parquet(pairs, part)
+        else: _write_jsonl(pairs, part, path)

@@ -13,107 +13,139 @@ from torch.nn.utils.rnn import pad_sequence
 from ..data.documents import BadInput
 
 # %% auto #0
-__all__ = ['Vectors', 'interaction', 'packed', 'maxsim', 'blocks', 'pool_tokens']
+__all__ = ['Embeddings', 'as_embeddings', 'similarity_matrix', 'document_blocks', 'maxsim', 'pool_tokens']
 
 # %% ../../nbs/model/08_similarity.ipynb #d6b917b7
 @dataclass
-class Vectors:
-    "Documents as vectors in fp32: one each, or one a token, end to end."
+class Embeddings:
+    "Documents as unit vectors in fp32: one each, or one a token, end to end."
     values: Tensor # [n, dim], or [tokens, dim]
     lengths: list[int] | None = None # tokens of each Document; None: one vector each
 
     def __len__(self) -> int: return len(self.values) if self.lengths is None else len(self.lengths)
 
-    def take(self, rows: Tensor) -> Vectors: # [k] int64
-        "Some Documents, in that order, repeated where `rows` repeats."
-        if self.lengths is None: return Vectors(self.values[rows])
-        first, chosen = [0, *itertools.accumulate(self.lengths)], rows.tolist()
-        at = torch.cat([torch.arange(0), *(torch.arange(first[r], first[r + 1]) for r in chosen)])
-        return Vectors(self.values[at.to(self.values.device)], [self.lengths[r] for r in chosen])
-
-    def part(self, start: int, stop: int) -> Vectors:
+    def slice(self, start: int, stop: int) -> Embeddings:
         "The Documents from `start` to before `stop`, as a view."
-        if self.lengths is None: return Vectors(self.values[start:stop])
-        a = sum(self.lengths[:start])
-        return Vectors(self.values[a:a + sum(self.lengths[start:stop])], self.lengths[start:stop])
+        if self.lengths is None: return Embeddings(self.values[start:stop])
+        before, chosen = sum(self.lengths[:start]), self.lengths[start:stop]
+        return Embeddings(self.values[before:before + sum(chosen)], chosen)
 
-    def cut(self, dim: int) -> Vectors:
+    def index_select(self, rows: Tensor) -> Embeddings: # [k] int64
+        "Some Documents, in that order, repeated where `rows` repeats."
+        if self.lengths is None: return Embeddings(self.values[rows])
+        return _select_tokens(self, rows.tolist())
+
+    def truncate(self, dim: int) -> Embeddings:
         "The first `dim` numbers of each vector, at length 1 again (Matryoshka)."
-        return self if dim == self.values.shape[1] else Vectors(F.normalize(self.values[:, :dim], dim=-1), self.lengths)
+        if dim == self.values.shape[1]: return self
+        return Embeddings(F.normalize(self.values[:, :dim], dim=-1), self.lengths)
 
     @staticmethod
-    def join(parts: list[Vectors]) -> Vectors:
+    def cat(parts: list[Embeddings]) -> Embeddings:
         "Several one after the other."
-        lengths = None if parts[0].lengths is None else [n for p in parts for n in p.lengths]
-        return Vectors(torch.cat([p.values for p in parts]), lengths)
+        values = torch.cat([p.values for p in parts])
+        if parts[0].lengths is None: return Embeddings(values)
+        return Embeddings(values, list(itertools.chain.from_iterable(p.lengths for p in parts)))
+
+# %% ../../nbs/model/08_similarity.ipynb #24fa5443
+def _select_tokens(found: Embeddings, rows: list[int]) -> Embeddings:
+    "`index_select` for one vector a token."
+    first = [0, *itertools.accumulate(found.lengths)]
+    at = [torch.arange(0)]
+    for r in rows: at.append(torch.arange(first[r], first[r + 1]))
+    return Embeddings(found.values[torch.cat(at).to(found.values.device)], [found.lengths[r] for r in rows])
+
+# %% ../../nbs/model/08_similarity.ipynb #23115715
+def as_embeddings(vectors: Embeddings | Tensor | list[Tensor]) -> Embeddings:
+    """`Embeddings` from a tensor `[n, dim]` or a list of `[tokens, dim]`. Raises `BadInput` for an
+    empty list or Document."""
+    if isinstance(vectors, Embeddings): return vectors
+    if isinstance(vectors, Tensor): return Embeddings(vectors.float())
+    if not vectors or any(not len(v) for v in vectors):
+        raise BadInput("token vectors of no Document, or of one without tokens: give one tensor [tokens, "
+                       "dim] a Document")
+    return Embeddings(torch.cat(list(vectors)).float(), [len(v) for v in vectors])
 
 # %% ../../nbs/model/08_similarity.ipynb #490bc0ef
-def interaction(q: Vectors, d: Vectors) -> Tensor: # [n, m] fp32
-    "Cosine similarities; for token vectors the mean over the query's tokens of the best similarity with one of the Document's."
+def similarity_matrix(q: Embeddings, d: Embeddings) -> Tensor: # [n, m] fp32
+    """Cosine similarities; for token vectors the mean over the query's tokens of the best similarity
+    with one of the Document's."""
     if q.lengths is None: return q.values @ d.values.T
     padded = pad_sequence(d.values.split(d.lengths), batch_first=True) # [m, longest, dim]
     there = torch.arange(padded.shape[1])[None] < torch.tensor(d.lengths)[:, None]
-    each = torch.einsum("td,mld->tml", q.values, padded).masked_fill(~there.to(padded.device), -torch.inf).amax(-1) # [tokens, m]
-    n = torch.tensor(q.lengths, device=each.device)
-    owner = torch.repeat_interleave(torch.arange(len(n), device=each.device), n, output_size=len(each))
-    return each.new_zeros(len(n), each.shape[1]).index_add(0, owner, each) / n[:, None]
-
-def packed(vectors) -> Vectors:
-    "`Vectors` from a tensor `[n, dim]` or a list of `[tokens, dim]`."
-    if isinstance(vectors, Vectors): return vectors
-    if isinstance(vectors, Tensor): return Vectors(vectors.float())
-    if not vectors or any(not len(v) for v in vectors):
-        raise BadInput("token vectors of no Document, or of one without tokens: give one tensor [tokens, dim] a Document")
-    return Vectors(torch.cat(list(vectors)).float(), [len(v) for v in vectors])
-
-@torch.no_grad()
-def maxsim(queries, # list of [tokens, dim] unit rows, or `Vectors`
-           documents, elements: int = 2**24 # numbers held at a time
-           ) -> Tensor: # [Q, N] fp32, on the device of the queries
-    "Late-interaction scores (ColBERT's MaxSim): sums over the query's tokens. Exact, in blocks."
-    q, d = packed(queries), packed(documents)
-    out, size = [], torch.tensor(q.lengths, device=q.values.device)[:, None]
-    for a, b in blocks(q.lengths, 4096, 1024):
-        some = q.part(a, b)
-        wide = max(1, elements // max(1, len(some.values)))
-        out.append(torch.cat([interaction(some, d.part(*k)) for k in blocks(d.lengths, 4096, wide)], 1))
-    return torch.cat(out) * size
+    each = torch.einsum("td,mld->tml", q.values, padded) # [tokens, m, longest]
+    best = each.masked_fill(~there.to(padded.device), -torch.inf).amax(-1) # [tokens, m]
+    sizes = torch.tensor(q.lengths, device=best.device)
+    owner = torch.repeat_interleave(torch.arange(len(sizes), device=best.device), sizes,
+                                    output_size=len(best))
+    total = best.new_zeros(len(sizes), best.shape[1]).index_add(0, owner, best)
+    return total / sizes[:, None]
 
 # %% ../../nbs/model/08_similarity.ipynb #edabc811
-def blocks(lengths: list[int] | int, # tokens of each Document, or the number of single vectors
-           most: int, # Documents of a block
-           tokens: int # most tokens of a block, padding included; a longer Document is a block of its own
-           ) -> list[tuple[int, int]]:
+def document_blocks(lengths: list[int] | int, # tokens of each Document, or the number of single vectors
+                    most: int, # Documents of a block
+                    tokens: int # most tokens of a block, padding included; a longer Document is a block of its own
+                    ) -> list[tuple[int, int]]:
     "Start and end of blocks of consecutive Documents."
     if isinstance(lengths, int): return [(k, min(k + most, lengths)) for k in range(0, lengths, most)]
+    if not lengths: return []
     out, start, longest = [], 0, 0
     for i, n in enumerate(lengths):
         longest = max(longest, n)
-        if i > start and (i - start == most or longest * (i - start + 1) > tokens):
-            out.append((start, i)); start, longest = i, n
-    return out + [(start, len(lengths))] if lengths else []
+        full = i - start == most or longest * (i - start + 1) > tokens
+        if i > start and full:
+            out.append((start, i))
+            start, longest = i, n
+    return [*out, (start, len(lengths))]
 
-# %% ../../nbs/model/08_similarity.ipynb #155c4d35
-def pool_tokens(vectors: Vectors, factor: int, how: str = "neighbours") -> Vectors:
-    """About `1 / factor` of the token vectors of each Document: means of `factor` neighbours, or of clusters (`hierarchical`, Ward's
-    method; needs scipy). Unit rows. Raises `BadInput` for another `how` or a factor below 1."""
-    if factor < 1: raise BadInput(f"token pooling by {factor}: give 1 (none) or more")
-    if how not in ("neighbours", "hierarchical"): raise BadInput(f"token pooling {how!r} is unknown: use neighbours or hierarchical")
-    if factor == 1 or vectors.lengths is None: return vectors
-    each = vectors.values.detach().split(vectors.lengths)
-    groups = [torch.arange(len(v)) // factor if how == "neighbours" else _clusters(v, factor) for v in each]
-    counts = [int(x.max()) + 1 for x in groups]
-    offsets = [0, *itertools.accumulate(counts)]
-    owner = torch.cat([torch.arange(0), *(x + k for x, k in zip(groups, offsets))]).to(vectors.values.device)
-    total = vectors.values.new_zeros(offsets[-1], vectors.values.shape[1]).index_add(0, owner, vectors.values)
-    return Vectors(F.normalize(total, dim=-1), counts)
+# %% ../../nbs/model/08_similarity.ipynb #d10a8aca
+@torch.no_grad()
+def maxsim(queries: Embeddings | list[Tensor], # unit rows [tokens, dim] of each query
+           documents: Embeddings | list[Tensor], # and of each Document
+           elements: int = 2**24 # numbers held at a time
+           ) -> Tensor: # [Q, N] fp32, on the device of the queries
+    "Late-interaction scores (ColBERT's MaxSim): sums over the query's tokens. Exact, in blocks."
+    q, d = as_embeddings(queries), as_embeddings(documents)
+    rows = []
+    for start, stop in document_blocks(q.lengths, 4096, 1024):
+        some = q.slice(start, stop)
+        room = max(1, elements // max(1, len(some.values)))
+        blocks = [similarity_matrix(some, d.slice(*k)) for k in document_blocks(d.lengths, 4096, room)]
+        rows.append(torch.cat(blocks, 1))
+    return torch.cat(rows) * torch.tensor(q.lengths, device=q.values.device)[:, None]
 
+# %% ../../nbs/model/08_similarity.ipynb #d69e77df
+def _groups(v: Tensor, factor: int, how: str) -> Tensor:
+    "Which pooled vector each token belongs to, `[n]` from 0."
+    return torch.arange(len(v)) // factor if how == "neighbours" else _clusters(v, factor)
+
+# %% ../../nbs/model/08_similarity.ipynb #b2f08728
 def _clusters(v: Tensor, factor: int) -> Tensor:
-    "The cluster of each token, `[n]` from 0."
+    "The cluster of each token by Ward's method, `[n]` from 0."
     try: from scipy.cluster.hierarchy import fcluster, linkage
     except ImportError as e:
-        raise BadInput("hierarchical token pooling needs the package scipy: pip install scipy, or use neighbours") from e
+        raise BadInput("hierarchical token pooling needs the package scipy: pip install scipy, or use "
+                       "neighbours") from e
     n = len(v)
     if n <= 1: return torch.zeros(n, dtype=torch.long)
-    found = torch.tensor(fcluster(linkage(v.cpu().numpy(), "ward"), max(1, n // factor), "maxclust"))
+    tree = linkage(v.cpu().numpy(), "ward")
+    found = torch.tensor(fcluster(tree, max(1, n // factor), "maxclust"))
     return found.unique(return_inverse=True)[1]
+
+# %% ../../nbs/model/08_similarity.ipynb #155c4d35
+def pool_tokens(vectors: Embeddings, factor: int, how: str = "neighbours") -> Embeddings:
+    """About `1 / factor` of the token vectors of each Document: means of `factor` neighbours, or of
+    clusters (`hierarchical`, Ward's method; needs scipy). Unit rows. Raises `BadInput` for another `how` or
+    a factor below 1."""
+    if factor < 1: raise BadInput(f"token pooling by {factor}: give 1 (none) or more")
+    if how not in ("neighbours", "hierarchical"):
+        raise BadInput(f"token pooling {how!r} is unknown: use neighbours or hierarchical")
+    if factor == 1 or vectors.lengths is None: return vectors
+    owner, counts = [torch.arange(0)], []
+    for v in vectors.values.detach().split(vectors.lengths):
+        groups = _groups(v, factor, how)
+        owner.append(groups + sum(counts))
+        counts.append(int(groups.max()) + 1)
+    total = vectors.values.new_zeros(sum(counts), vectors.values.shape[1])
+    total = total.index_add(0, torch.cat(owner).to(total.device), vectors.values)
+    return Embeddings(F.normalize(total, dim=-1), counts)

@@ -148,7 +148,8 @@ def run_config(kind: type, out) -> TrainConfig:
         raise BadInput(f"{out} was stopped before it began (it has no config.yaml): start it again with "
                        "--force")
     found = read_options(path)
-    if missing := [f.name for f in dataclasses.fields(kind) if f.name not in found]:
+    later = getattr(kind, "LATER", ()) # options that older runs did not have
+    if missing := [f.name for f in dataclasses.fields(kind) if f.name not in found and f.name not in later]:
         raise BadInput(f"{path} is not complete (it lacks {missing[0]}): give the options again with "
                        "--config and --resume")
     return make_config(kind, found)

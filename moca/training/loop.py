@@ -446,6 +446,9 @@ def same_options(cfg: TrainConfig, out: Path) -> None:
     longer tells is named on stderr."""
     before = from_anywhere(read_options(out/"config.yaml", missing_ok=True))
     now = from_anywhere(dataclasses.asdict(cfg))
+    if before: # an option that older runs did not have was what its default says
+        later = {f.name: f.default for f in dataclasses.fields(cfg) if f.name in getattr(cfg, "LATER", ())}
+        before = later | before
     lost = [k for k in now if k not in before]
     if lost:
         tqdm.write(f"{out/'config.yaml'} does not say "
