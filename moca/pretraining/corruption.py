@@ -17,14 +17,14 @@ from ..model.packing import Encoded, Pack, maskable, pack
 __all__ = ['OBJECTIVES', 'Objective', 'CorruptionConfig', 'one_frame', 'patch_targets', 'target_positions', 'draw_hidden',
            'hide_patches', 'Corruption', 'nearest_border', 'count_targets', 'corrupt', 'decoder_part', 'remake']
 
-# %% ../../nbs/pretraining/01_corruption.ipynb #edc1d86f
+# %% ../../nbs/pretraining/01_corruption.ipynb #6d21d6e9
 @dataclass(frozen=True)
 class Objective:
     "What stage 1 asks of the model."
     text: bool = False # words are asked for
     patches: bool = False # patches are hidden and asked for
     causal: bool = False # nothing is hidden: each word is asked of the words before it, and the mask stays closed
-    head: Callable | None = None # a further loss, head(backbone, cfg) -> module; none: words and patches are all
+    head: type | None = None # class of a head with a further loss (see notebook 05 of this wing); none: no further loss
 
 OBJECTIVES: dict[str, Objective] = {
     "mlm+mae": Objective(text=True, patches=True),
@@ -32,7 +32,7 @@ OBJECTIVES: dict[str, Objective] = {
     "mae": Objective(patches=True),
     "causal": Objective(text=True, causal=True)}
 
-# %% ../../nbs/pretraining/01_corruption.ipynb #da990d81
+# %% ../../nbs/pretraining/01_corruption.ipynb #bd1b27cc
 @dataclass
 class CorruptionConfig:
     "The options of stage 1 that say what is hidden, and what is asked for it."
@@ -48,7 +48,7 @@ class CorruptionConfig:
     normalise_patches: bool = False # targets with mean 0 and deviation 1
     all_frames: bool = False # ask for both copies of a still image
 
-# %% ../../nbs/pretraining/01_corruption.ipynb #3416332d
+# %% ../../nbs/pretraining/01_corruption.ipynb #fa93f803
 def one_frame(pixel_values: Tensor, # [P, 3 * frames * p * p] rows
               frames: int = 2) -> Tensor: # [P, 3 * p * p]
     "The first frame of each row (Qwen's second is its copy)."
@@ -101,7 +101,7 @@ def draw_hidden(encoder, # of the model
         groups = cells[e.cells] & (e.patch_tokens >= 0) # a patch without a token of its own cannot be asked for
     return words, groups
 
-# %% ../../nbs/pretraining/01_corruption.ipynb #d61ebb76
+# %% ../../nbs/pretraining/01_corruption.ipynb #cbc84c23
 def hide_patches(encoder, # of the model
                  encoded: list[Encoded], # the Documents
                  groups: list[Tensor], # of each the hidden patch groups, [P / unit] bool
@@ -157,13 +157,13 @@ class Corruption:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{k: v.to(device) for k, v in values.items() if isinstance(v, (Tensor, Pack))})
 
-# %% ../../nbs/pretraining/01_corruption.ipynb #207b63be
+# %% ../../nbs/pretraining/01_corruption.ipynb #0c655232
 def nearest_border(lengths: list[int]) -> int:
     "How many of the first Documents make about half of the tokens: at least one, not all."
     ends = list(accumulate(lengths))
     return min(range(1, len(lengths)), key=lambda k: abs(2 * ends[k - 1] - ends[-1]))
 
-# %% ../../nbs/pretraining/01_corruption.ipynb #6402179a
+# %% ../../nbs/pretraining/01_corruption.ipynb #334ec486
 def count_targets(has_image: Tensor, # [M] bool, of each hidden token
                   patch_targets: Tensor) -> dict[str, int]:
     "What each sum of stage 1 is divided by: hidden tokens in all and by kind of Document, and hidden pixels."
@@ -172,7 +172,7 @@ def count_targets(has_image: Tensor, # [M] bool, of each hidden token
     return dict(mlm=len(has_image), mae=patch_targets.numel(), mlm_text=alone, mlm_image=beside,
                 right_text=alone, right_image=beside)
 
-# %% ../../nbs/pretraining/01_corruption.ipynb #4406e336
+# %% ../../nbs/pretraining/01_corruption.ipynb #a50d8574
 def corrupt(encoder, # of the model
             encoded: list[Encoded], # the Documents
             cfg: CorruptionConfig,
@@ -198,13 +198,15 @@ def corrupt(encoder, # of the model
     targets = patch_targets(clean.pixel_values, groups, normalise=cfg.normalise_patches, frames=encoder.frames,
                             all_frames=cfg.all_frames)
     again_too = partial(remake, encoder, again, cfg, epoch=epoch, step=step, first=first) if again else None
-    return Corruption(
+    corrupted = Corruption(
         pack=clean, input_ids=ids, pixel_values=noisy, logit_positions=logit_positions,
         token_targets=clean.input_ids[at], has_image=has_image, masked_groups=groups.nonzero()[:, 0],
         patch_targets=targets, counts=count_targets(has_image, targets), capacity=capacity, step=step,
         remake=again_too, **decoder_part(clean, group_lists))
+    if objective.head: corrupted.counts |= objective.head.counts(corrupted)
+    return corrupted
 
-# %% ../../nbs/pretraining/01_corruption.ipynb #a5de0e0d
+# %% ../../nbs/pretraining/01_corruption.ipynb #91b9af7e
 def decoder_part(clean: Pack, groups: list[Tensor]) -> dict: # groups: of each Document, [P / unit] bool
     "The fields of a Corruption that tell the patch decoder which Documents and which of their tokens it is about."
     chosen = [d for d, hidden in enumerate(groups) if hidden.any()]
@@ -215,7 +217,7 @@ def decoder_part(clean: Pack, groups: list[Tensor]) -> dict: # groups: of each D
     return dict(masked_images=images, decoder_documents=chosen, decoder_rows=rows,
                 decoder_lengths=[clean.lengths[d] for d in chosen], decoder_at=torch.searchsorted(rows, images))
 
-# %% ../../nbs/pretraining/01_corruption.ipynb #5acef255
+# %% ../../nbs/pretraining/01_corruption.ipynb #b9284063
 def remake(encoder, again: Callable[[], list[Encoded]], cfg: CorruptionConfig,
            start: int, stop: int, # Documents of the Pack
            epoch: int, step: int, first: str) -> Corruption: # as in `corrupt`

@@ -19,15 +19,16 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from ..data.files import atomic
-from .corruption import Corruption, corrupt, one_frame, patch_targets, read_positions
+from .corruption import OBJECTIVES, Corruption, corrupt, one_frame, patch_targets, target_positions
 from ..data.documents import Document, document
 from ..masking import corrupt_tokens, generator, mask_tokens
 from ..model.packing import Encoded, encode, maskable
 
 # %% auto #0
-__all__ = ['unpatchify', 'painted', 'hidden_rows', 'rebuild', 'words', 'guesses', 'show_guesses', 'show_rebuilt', 'word_tokens',
-           'Named', 'named', 'without_pictures', 'hidden_text', 'masked_accuracy', 'patch_errors', 'average_patch',
-           'average_target', 'Watch', 'read_looks', 'show_looks', 'show_words', 'show_progress', 'draw_run']
+__all__ = ['unpatchify', 'predicted_pixels', 'hidden_rows', 'rebuild', 'words', 'guesses', 'show_guesses', 'show_rebuilt',
+           'word_tokens', 'TokenAccuracy', 'count_correct', 'without_images', 'hidden_text', 'masked_accuracy',
+           'patch_errors', 'average_patch', 'average_target', 'ReconstructionCallback', 'read_snapshots',
+           'show_snapshots', 'show_words', 'show_progress', 'draw_run']
 
 # %% ../../nbs/pretraining/03_figures.ipynb #9b7aff67
 def unpatchify(encoder, rows: Tensor, # [P, 3 * frames * p * p], or of one frame [P, 3 * p * p]
@@ -35,7 +36,7 @@ def unpatchify(encoder, rows: Tensor, # [P, 3 * frames * p * p], or of one frame
     "The picture that some pixel rows show: the inverse of the processor's patch order and normalisation."
     return encoder.family.show(one_frame(rows, encoder.frames) if rows.shape[1] == encoder.patch_dim else rows, grid)
 
-def painted(encoder, pixels: Tensor, # [K, ...] as the decoder says
+def predicted_pixels(encoder, pixels: Tensor, # [K, ...] as the decoder says
             clean: Tensor, # [K * unit, 3 * p * p] what was there
             cfg) -> Tensor: # [K * unit, 3 * p * p]
     "Predictions as processor-normalised pixels of one frame."
@@ -57,13 +58,13 @@ def rebuild(recon, # a Reconstruction
     c = corrupt(encoder, [e], cfg, epoch)
     scores, pixels = recon.eval().predict(c.to(recon.backbone.device))
     best = scores.float().softmax(-1).topk(k)
-    asked = (c.read_at + (cfg.shift or cfg.objective == "causal")).tolist()
+    asked = (c.logit_positions + (cfg.shift or cfg.objective == "causal")).tolist()
     top = {i: list(zip(ids, p)) for i, ids, p in zip(asked, best.indices.tolist(), best.values.tolist())}
     found = dict(tokens=e.input_ids, hidden=c.input_ids != c.pack.input_ids, top=top, guesses={i: t[0][0] for i, t in top.items()})
     if not len(e.pixel_values): return found
     gone, clean, grid = hidden_rows(encoder, e, c), one_frame(e.pixel_values, encoder.frames), tuple(e.image_grid_thw[0].tolist())
     rebuilt, n = clean.clone(), grid[0] * grid[1] * grid[2]
-    if len(c.masked_groups): rebuilt[gone] = painted(encoder, pixels, clean[gone], cfg)
+    if len(c.masked_groups): rebuilt[gone] = predicted_pixels(encoder, pixels, clean[gone], cfg)
     look = lambda rows: unpatchify(encoder, rows[:n], grid)
     grey = torch.where(gone[:, None], torch.full((), .2), clean)
     return found | dict(original=look(clean), masked=look(grey), noised=look(c.pixel_values), rebuilt=look(rebuilt))
@@ -127,7 +128,7 @@ def word_tokens(encoder, ids: Tensor) -> Tensor: # [n] integers to [n] bool
     known = {i: bool(_of_a_word.search(encoder.tokenizer.decode([i]))) for i in ids.unique().tolist()}
     return torch.tensor([known[i] for i in ids.tolist()], dtype=torch.bool)
 
-class Named(NamedTuple):
+class TokenAccuracy(NamedTuple):
     "How many of the hidden tokens were named right: those of words, and the others."
     words: float # share
     n_words: int
@@ -140,26 +141,26 @@ class Named(NamedTuple):
         n = self.n_words + self.n_punctuation
         return (self.words * self.n_words + self.punctuation * self.n_punctuation) / max(n, 1), n
 
-def named(right: Tensor, word: Tensor) -> Named: # [n] bool each
+def count_correct(right: Tensor, word: Tensor) -> TokenAccuracy: # [n] bool each
     "Hits counted apart for words and the rest."
     share = lambda which: float(right[which].double().mean()) if which.any() else 0.0
-    return Named(share(word), int(word.sum()), share(~word), int((~word).sum()))
+    return TokenAccuracy(share(word), int(word.sum()), share(~word), int((~word).sum()))
 
 # %% ../../nbs/pretraining/03_figures.ipynb #e6fd527f
-def without_pictures(doc: Document) -> Document:
+def without_images(doc: Document) -> Document:
     "A Document's texts alone."
     return document([p for p in doc.parts if isinstance(p, str)], id=doc.id)
 
 def hidden_text(encoder, e: Encoded, doc: Document, cfg, ratio: float) -> Tensor: # [T] bool
     "Text tokens to hide in an encoded Document, drawn for its text alone: with its pictures or without, they are the same."
-    text = encode(encoder, without_pictures(doc)).input_ids
+    text = encode(encoder, without_images(doc)).input_ids
     drawn = mask_tokens(maskable(encoder, text), ratio, generator(cfg.seed, 0, e.id, "text"))
     drawn[0] = False # in the text alone nothing stands before it
     free = maskable(encoder, e.input_ids)
     return torch.zeros_like(free).masked_scatter(free, drawn[maskable(encoder, text)])
 
 @torch.no_grad()
-def masked_accuracy(recon, docs: list[Document], cfg, picture: bool = True, batch: int = 16) -> Named:
+def masked_accuracy(recon, docs: list[Document], cfg, picture: bool = True, batch: int = 16) -> TokenAccuracy:
     """Hidden tokens named right, words and punctuation apart; `picture=False` takes the pictures away but hides the same tokens.
     Coins choose them; pictures are not corrupted."""
     recon.eval()
@@ -168,15 +169,15 @@ def masked_accuracy(recon, docs: list[Document], cfg, picture: bool = True, batc
     plainly = dataclasses.replace(cfg, objective="mlm", text_mask="bernoulli", text_ratio=ratio)
     right, targets = [torch.zeros(0, dtype=torch.bool)], [torch.zeros(0, dtype=torch.long)]
     for some in (docs[k:k + batch] for k in range(0, len(docs), batch)):
-        encoded = [encode(encoder, d if picture else without_pictures(d)) for d in some]
+        encoded = [encode(encoder, d if picture else without_images(d)) for d in some]
         hidden = torch.cat([hidden_text(encoder, e, d, cfg, ratio) for e, d in zip(encoded, some)])
         c = corrupt(encoder, encoded, plainly)
-        at, read_at = read_positions(hidden, c.pack.cu_seqlens, cfg.shift)
+        at, logit_positions = target_positions(hidden, c.pack.cu_seqlens, cfg.shift)
         ids = corrupt_tokens(c.pack.input_ids, hidden, encoder.mask_token_id)
-        c = dataclasses.replace(c, input_ids=ids, read_at=read_at, token_targets=c.pack.input_ids[at]).to(recon.backbone.device)
+        c = dataclasses.replace(c, input_ids=ids, logit_positions=logit_positions, token_targets=c.pack.input_ids[at]).to(recon.backbone.device)
         right.append((recon.predict(c)[0].argmax(-1) == c.token_targets).cpu())
         targets.append(c.token_targets.cpu())
-    return named(torch.cat(right), word_tokens(encoder, torch.cat(targets)))
+    return count_correct(torch.cat(right), word_tokens(encoder, torch.cat(targets)))
 
 # %% ../../nbs/pretraining/03_figures.ipynb #bb2b1847
 @torch.no_grad()
@@ -191,7 +192,7 @@ def patch_errors(recon, docs: list[Document], cfg, mean_patch: Tensor | None = N
         if not len(c.masked_images): continue
         gone, clean = hidden_rows(encoder, e, c), one_frame(e.pixel_values, encoder.frames)
         target = clean[gone]
-        guess = dict(model=painted(encoder, recon.predict(c.to(recon.backbone.device))[1], target, cfg),
+        guess = dict(model=predicted_pixels(encoder, recon.predict(c.to(recon.backbone.device))[1], target, cfg),
                      visible_mean=clean[~gone].mean(0) if not gone.all() else torch.zeros(()))
         if mean_patch is not None: guess["training_mean"] = mean_patch.cpu()
         for name, g in guess.items(): total[name] += float((g - target).pow(2).sum())
@@ -210,7 +211,7 @@ def average_target(encoder, docs: list[Document], cfg, most: int = 300) -> Tenso
     return patch_targets(rows, every, cfg.normalise_patches, encoder.frames, cfg.all_frames).mean(0)
 
 # %% ../../nbs/pretraining/03_figures.ipynb #0b48c0d0
-class Watch:
+class ReconstructionCallback:
     "Looks at a Reconstruction in training; register it with `recon.register_forward_pre_hook(watch)`."
     def __init__(self, docs: list[Document], # held out
                  cfg, total: int, # steps
@@ -235,7 +236,8 @@ class Watch:
         shown = [rebuild(recon, d, self.cfg) for d in self.drawn]
         pictured = [d for d in self.docs if d.images]
         about = dict(step=step, words=[guesses(recon.backbone.encoder, f) for f in shown])
-        if pictured and "mlm" in self.cfg.objective:
+        objective = OBJECTIVES[self.cfg.objective]
+        if pictured and objective.text and not objective.causal:
             beside, alone = (masked_accuracy(recon, pictured, self.cfg, picture=p) for p in (True, False))
             about |= dict(words_with_picture=beside.words, words_text_alone=alone.words, n_words=beside.n_words)
             about |= dict(with_picture=beside.tokens[0], text_alone=alone.tokens[0], tokens=beside.tokens[1])
@@ -248,7 +250,7 @@ class Watch:
         self.folder.mkdir(parents=True, exist_ok=True)
         with atomic(self.folder/f"{step:07d}.safetensors") as part: save_file(pictures, part, dict(look=json.dumps(about)))
 
-def read_looks(out) -> list[dict]:
+def read_snapshots(out) -> list[dict]:
     "The looks of a run, in order: `step`, `words`, accuracies, and `pictures` as arrays."
     found = []
     for path in sorted((Path(out)/"looks").glob("*.safetensors")):
@@ -257,7 +259,7 @@ def read_looks(out) -> list[dict]:
     return found
 
 # %% ../../nbs/pretraining/03_figures.ipynb #18dabf44
-def show_looks(looks: list[dict]) -> plt.Figure:
+def show_snapshots(looks: list[dict]) -> plt.Figure:
     "One row a Document: original, masked, and what was rebuilt at each look."
     rows = [k for k in range(len(looks[0]["words"])) if f"{k}.original" in looks[0]["pictures"]]
     n, m = len(rows), 2 + len(looks)
@@ -306,10 +308,10 @@ def show_progress(log: list[dict], looks: list[dict], smooth: int = 10) -> plt.F
 
 def draw_run(out, log: list[dict]) -> list[Path]:
     "Write `progress.png`, and where there was something to look at `words.png` and `rebuilt.png`, into `out/figures`; returns their paths."
-    folder, looks, made = Path(out)/"figures", read_looks(out), []
+    folder, looks, made = Path(out)/"figures", read_snapshots(out), []
     figures = dict(progress=show_progress(log, looks))
     if looks: figures["words"] = show_words(looks)
-    if looks and looks[0]["pictures"]: figures["rebuilt"] = show_looks(looks)
+    if looks and looks[0]["pictures"]: figures["rebuilt"] = show_snapshots(looks)
     folder.mkdir(parents=True, exist_ok=True)
     for name, fig in figures.items():
         with atomic(folder/f"{name}.png") as part: fig.savefig(part, dpi=110, format="png")
