@@ -82,7 +82,7 @@ class PretrainConfig(CorruptionConfig, TrainConfig):
             raise BadInput(f"max_length ({self.max_length}) exceeds pack_tokens ({self.pack_tokens}): "
                            "a Document must fit into a Pack")
 
-# %% ../nbs/02_joint_reconstruction.ipynb #9a3ef1c8
+# %% ../nbs/02_joint_reconstruction.ipynb #4a26eb04
 def check_values(cfg: PretrainConfig) -> None:
     "Raise `BadInput` for an unknown choice, or a number that is too small."
     allowed = dict(objective=tuple(OBJECTIVES), text_mask=TEXT_MASKS, patch_mask=PATCH_MASKS, noise=NOISES,
@@ -101,7 +101,7 @@ def check_ratios(cfg: PretrainConfig) -> None:
         zero = "" if used else f", or 0: objective={cfg.objective} does not use it"
         raise BadInput(f"option {name} is {ratio}: give a share greater than 0 and less than 1{zero}")
 
-# %% ../nbs/02_joint_reconstruction.ipynb #70e97e5e
+# %% ../nbs/02_joint_reconstruction.ipynb #dd2213bd
 WEIGHTS = dict(mlm=1.0, mlm_text=0.0, mlm_image=0.0, right_text=0.0, right_image=0.0) # in the loss; of mae: cfg.mae_weight
 
 def loss_weights(cfg: PretrainConfig) -> dict[str, float]:
@@ -114,7 +114,7 @@ def sums_by_kind(losses: Tensor, hits: Tensor, has_image: Tensor) -> dict[str, T
     return dict(mlm_text=losses[~has_image].sum(), mlm_image=losses[has_image].sum(),
                 right_text=hits[~has_image].sum().float(), right_image=hits[has_image].sum().float())
 
-# %% ../nbs/02_joint_reconstruction.ipynb #c7d65373
+# %% ../nbs/02_joint_reconstruction.ipynb #c3caeaee
 def dummy_head_loss(recon: Reconstruction, hidden: Tensor, # [T, hidden]
                     layer_kwargs: dict, c: Corruption) -> Tensor: # 0-dim
     "Zero, out of every head that this Pack leaves out."
@@ -126,7 +126,7 @@ def dummy_head_loss(recon: Reconstruction, hidden: Tensor, # [T, hidden]
     zero = zero + 0 * recon.decoder(hidden, layer_kwargs, one).float().sum()
     return zero if recon.mask_patch is None else zero + 0 * recon.mask_patch.float().sum()
 
-# %% ../nbs/02_joint_reconstruction.ipynb #4f2c1a92
+# %% ../nbs/02_joint_reconstruction.ipynb #b79db683
 def fill_hidden(pixel_values: Tensor, # [P, dim]
                 groups: Tensor, # [K] hidden patch groups
                 mask_patch: Tensor | None # [unit, dim]; None: they are filled already
@@ -183,13 +183,13 @@ class Reconstruction(nn.Module):
         sums = dict(mlm=words, mae=patches, **sums_by_kind(losses, hits, c.has_image))
         return sums if self.further is None else sums | self.further(hidden, c)
 
-# %% ../nbs/02_joint_reconstruction.ipynb #59573f2d
+# %% ../nbs/02_joint_reconstruction.ipynb #b0fe8fae
 def stage_flops(recon: Reconstruction) -> Callable[[list[Corruption]], float]:
     "`flops(micro)`: useful FLOPs of forward and backward of some corrupted Packs."
     work, head = Work(recon.backbone), recon.backbone.model.lm_head
     return lambda micro: sum(work(c.pack) + head_flops(work, head, recon.decoder, c) for c in micro)
 
-# %% ../nbs/02_joint_reconstruction.ipynb #41ecec1e
+# %% ../nbs/02_joint_reconstruction.ipynb #83f219f0
 def stage_data(cfg: PretrainConfig, backbone: Backbone, accelerator, docs: Sequence[Document], report: Report
                ) -> tuple[list[Document], Lazy, np.ndarray, str]: # held out, to train on, their table, a note
     "Split, measured and split off: the Documents of a run. The account of what cannot be used is kept in `cfg.out`."
@@ -204,7 +204,7 @@ def stage_data(cfg: PretrainConfig, backbone: Backbone, accelerator, docs: Seque
     say(report.summary(), accelerator)
     return *held_out(docs, table, cfg), note
 
-# %% ../nbs/02_joint_reconstruction.ipynb #1c80aa35
+# %% ../nbs/02_joint_reconstruction.ipynb #758bc9bc
 def start_pixel_bias(recon: Reconstruction, cfg: PretrainConfig, docs: Lazy, table: np.ndarray) -> None:
     "Let the decoder's output start from the mean patch of the corpus, where `cfg.pixel_bias` says so."
     if recon.decoder is None or cfg.pixel_bias != "mean" or not table[:, 1].any(): return
