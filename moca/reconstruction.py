@@ -37,10 +37,9 @@ from .training.processes import on_main, say, summed
 from .training.run import same_data
 
 # %% auto #0
-__all__ = ['WEIGHTS', 'SMALL', 'OFFICIAL_CODE', 'QWEN_3B', 'QWEN_7B', 'PretrainConfig', 'check_values', 'check_ratios',
-           'loss_weights', 'sums_by_kind', 'dummy_head_loss', 'fill_hidden', 'Reconstruction', 'stage_flops',
-           'stage_data', 'start_pixel_bias', 'first_packs', 'pretrain', 'head_tensors', 'save_stage', 'load_stage',
-           'explore_reconstruction']
+__all__ = ['WEIGHTS', 'SMALL', 'OFFICIAL_CODE', 'QWEN_3B', 'QWEN_7B', 'PretrainConfig', 'loss_weights', 'sums_by_kind',
+           'dummy_head_loss', 'fill_hidden', 'Reconstruction', 'stage_flops', 'stage_data', 'start_pixel_bias',
+           'first_packs', 'head_tensors', 'save_stage', 'load_stage', 'pretrain', 'explore_reconstruction']
 
 # %% ../nbs/02_joint_reconstruction.ipynb #9b009252
 @dataclass
@@ -76,14 +75,14 @@ class PretrainConfig(CorruptionConfig, TrainConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        check_values(self)
-        check_ratios(self)
+        _check_values(self)
+        _check_ratios(self)
         if self.max_length > self.pack_tokens:
             raise BadInput(f"max_length ({self.max_length}) exceeds pack_tokens ({self.pack_tokens}): "
                            "a Document must fit into a Pack")
 
-# %% ../nbs/02_joint_reconstruction.ipynb #4a26eb04
-def check_values(cfg: PretrainConfig) -> None:
+# %% ../nbs/02_joint_reconstruction.ipynb #f1e0ca3e
+def _check_values(cfg: PretrainConfig) -> None:
     "Raise `BadInput` for an unknown choice, or a number that is too small."
     allowed = dict(objective=tuple(OBJECTIVES), text_mask=TEXT_MASKS, patch_mask=PATCH_MASKS, noise=NOISES,
                    pixel_bias=("zero", "mean"), reduction=("global", "micro"), batching=("packs", "bins"))
@@ -91,7 +90,7 @@ def check_values(cfg: PretrainConfig) -> None:
     for name, values in allowed.items(): one_of(name, getattr(cfg, name), values)
     for name, low in least.items(): within(name, getattr(cfg, name), low, None)
 
-def check_ratios(cfg: PretrainConfig) -> None:
+def _check_ratios(cfg: PretrainConfig) -> None:
     "Raise `BadInput` for a ratio that is no share, or is 0 although the objective hides something."
     objective = OBJECTIVES[cfg.objective]
     hides = dict(text_ratio=objective.text and not objective.causal, patch_ratio=objective.patches)
@@ -101,7 +100,7 @@ def check_ratios(cfg: PretrainConfig) -> None:
         zero = "" if used else f", or 0: objective={cfg.objective} does not use it"
         raise BadInput(f"option {name} is {ratio}: give a share greater than 0 and less than 1{zero}")
 
-# %% ../nbs/02_joint_reconstruction.ipynb #dd2213bd
+# %% ../nbs/02_joint_reconstruction.ipynb #1b916f98
 WEIGHTS = dict(mlm=1.0, mlm_text=0.0, mlm_image=0.0, right_text=0.0, right_image=0.0) # in the loss; of mae: cfg.mae_weight
 
 def loss_weights(cfg: PretrainConfig) -> dict[str, float]:
@@ -114,7 +113,7 @@ def sums_by_kind(losses: Tensor, hits: Tensor, has_image: Tensor) -> dict[str, T
     return dict(mlm_text=losses[~has_image].sum(), mlm_image=losses[has_image].sum(),
                 right_text=hits[~has_image].sum().float(), right_image=hits[has_image].sum().float())
 
-# %% ../nbs/02_joint_reconstruction.ipynb #c3caeaee
+# %% ../nbs/02_joint_reconstruction.ipynb #b8fa8e00
 def dummy_head_loss(recon: Reconstruction, hidden: Tensor, # [T, hidden]
                     layer_kwargs: dict, c: Corruption) -> Tensor: # 0-dim
     "Zero, out of every head that this Pack leaves out."
@@ -126,7 +125,7 @@ def dummy_head_loss(recon: Reconstruction, hidden: Tensor, # [T, hidden]
     zero = zero + 0 * recon.decoder(hidden, layer_kwargs, one).float().sum()
     return zero if recon.mask_patch is None else zero + 0 * recon.mask_patch.float().sum()
 
-# %% ../nbs/02_joint_reconstruction.ipynb #b79db683
+# %% ../nbs/02_joint_reconstruction.ipynb #27e030d4
 def fill_hidden(pixel_values: Tensor, # [P, dim]
                 groups: Tensor, # [K] hidden patch groups
                 mask_patch: Tensor | None # [unit, dim]; None: they are filled already
@@ -183,13 +182,16 @@ class Reconstruction(nn.Module):
         sums = dict(mlm=words, mae=patches, **sums_by_kind(losses, hits, c.has_image))
         return sums if self.further is None else sums | self.further(hidden, c)
 
-# %% ../nbs/02_joint_reconstruction.ipynb #b0fe8fae
+# %% ../nbs/02_joint_reconstruction.ipynb #9d57c8fb
 def stage_flops(recon: Reconstruction) -> Callable[[list[Corruption]], float]:
     "`flops(micro)`: useful FLOPs of forward and backward of some corrupted Packs."
     work, head = Work(recon.backbone), recon.backbone.model.lm_head
     return lambda micro: sum(work(c.pack) + head_flops(work, head, recon.decoder, c) for c in micro)
 
-# %% ../nbs/02_joint_reconstruction.ipynb #83f219f0
+# %% ../nbs/02_joint_reconstruction.ipynb #f6a1843b
+SMALL = dict(lr=4e-4, schedule="cosine", pack_tokens=1024, packs_per_step=1, max_length=512, clip=1.0) # for moca-tiny-base
+
+# %% ../nbs/02_joint_reconstruction.ipynb #5d530adf
 def stage_data(cfg: PretrainConfig, backbone: Backbone, accelerator, docs: Sequence[Document], report: Report
                ) -> tuple[list[Document], Lazy, np.ndarray, str]: # held out, to train on, their table, a note
     "Split, measured and split off: the Documents of a run. The account of what cannot be used is kept in `cfg.out`."
@@ -204,7 +206,7 @@ def stage_data(cfg: PretrainConfig, backbone: Backbone, accelerator, docs: Seque
     say(report.summary(), accelerator)
     return *held_out(docs, table, cfg), note
 
-# %% ../nbs/02_joint_reconstruction.ipynb #758bc9bc
+# %% ../nbs/02_joint_reconstruction.ipynb #e85d6b55
 def start_pixel_bias(recon: Reconstruction, cfg: PretrainConfig, docs: Lazy, table: np.ndarray) -> None:
     "Let the decoder's output start from the mean patch of the corpus, where `cfg.pixel_bias` says so."
     if recon.decoder is None or cfg.pixel_bias != "mean" or not table[:, 1].any(): return
@@ -215,6 +217,31 @@ def first_packs(cfg: PretrainConfig, docs: Lazy, table: np.ndarray) -> tuple[lis
     "The Packs of the first epoch (none for bins) and the lengths of its Documents."
     lengths = table[docs.draw(cfg.seed, 0), 0]
     return (plan(lengths, cfg.pack_tokens, cfg.seed) if cfg.batching == "packs" else []), lengths
+
+# %% ../nbs/02_joint_reconstruction.ipynb #65d85949
+def head_tensors(recon: Reconstruction) -> dict[str, Tensor]:
+    "The parameters of stage 1 that are not the Backbone's."
+    return {k: v for k, v in recon.state_dict().items() if not k.startswith("backbone.")}
+
+def save_stage(recon: Reconstruction, cfg: PretrainConfig, steps: int, tokens: int) -> None:
+    "Write the model directory and, apart from it, the heads that later stages drop. Raises `MocaError` where the disk is full."
+    size, out = sum(p.numel() * p.element_size() for p in recon.parameters()), Path(cfg.out)
+    need_space(out, size, "the model", "free some space and go on with --resume; the last state is kept")
+    done = f"stage 1 ({cfg.objective}): {steps:,} steps, {tokens:,} tokens, lr {cfg.lr:g}, seed {cfg.seed}"
+    recon.backbone.history.append(done)
+    with atomic(out/"model") as part: save(recon.backbone, part)
+    heads = {k: v.contiguous().cpu() for k, v in head_tensors(recon).items()}
+    with atomic(out/"heads.safetensors") as part: save_file(heads, part)
+
+def load_stage(out, **kwargs) -> Reconstruction:
+    "A finished stage 1 with its heads, as its config built them. Raises `BadInput` for heads that do not fit."
+    cfg = make_config(PretrainConfig, Path(out)/"config.yaml")
+    recon = Reconstruction(load_backbone(Path(out)/"model", **kwargs), cfg)
+    heads = read_tensors(Path(out)/"heads.safetensors")
+    wrong = set(head_tensors(recon)) ^ set(heads)
+    if wrong: raise BadInput(f"{Path(out)/'heads.safetensors'} does not fit its config.yaml: {', '.join(sorted(wrong)[:3])}")
+    recon.load_state_dict(heads, strict=False)
+    return recon.eval()
 
 # %% ../nbs/02_joint_reconstruction.ipynb #40efa109
 def pretrain(cfg: PretrainConfig, resume: bool = False, force: bool = False) -> dict:
@@ -251,34 +278,6 @@ def pretrain(cfg: PretrainConfig, resume: bool = False, force: bool = False) -> 
     end_run(cfg, accelerator)
     return dict(steps=steps, documents=len(docs), rejected=len(report.rejected), tokens=tokens, loss=log[-1]["loss"],
                 fill=fill(packs, lengths, cfg.pack_tokens) if packs else None)
-
-# %% ../nbs/02_joint_reconstruction.ipynb #65d85949
-def head_tensors(recon: Reconstruction) -> dict[str, Tensor]:
-    "The parameters of stage 1 that are not the Backbone's."
-    return {k: v for k, v in recon.state_dict().items() if not k.startswith("backbone.")}
-
-def save_stage(recon: Reconstruction, cfg: PretrainConfig, steps: int, tokens: int) -> None:
-    "Write the model directory and, apart from it, the heads that later stages drop. Raises `MocaError` where the disk is full."
-    size, out = sum(p.numel() * p.element_size() for p in recon.parameters()), Path(cfg.out)
-    need_space(out, size, "the model", "free some space and go on with --resume; the last state is kept")
-    done = f"stage 1 ({cfg.objective}): {steps:,} steps, {tokens:,} tokens, lr {cfg.lr:g}, seed {cfg.seed}"
-    recon.backbone.history.append(done)
-    with atomic(out/"model") as part: save(recon.backbone, part)
-    heads = {k: v.contiguous().cpu() for k, v in head_tensors(recon).items()}
-    with atomic(out/"heads.safetensors") as part: save_file(heads, part)
-
-def load_stage(out, **kwargs) -> Reconstruction:
-    "A finished stage 1 with its heads, as its config built them. Raises `BadInput` for heads that do not fit."
-    cfg = make_config(PretrainConfig, Path(out)/"config.yaml")
-    recon = Reconstruction(load_backbone(Path(out)/"model", **kwargs), cfg)
-    heads = read_tensors(Path(out)/"heads.safetensors")
-    wrong = set(head_tensors(recon)) ^ set(heads)
-    if wrong: raise BadInput(f"{Path(out)/'heads.safetensors'} does not fit its config.yaml: {', '.join(sorted(wrong)[:3])}")
-    recon.load_state_dict(heads, strict=False)
-    return recon.eval()
-
-# %% ../nbs/02_joint_reconstruction.ipynb #f6a1843b
-SMALL = dict(lr=4e-4, schedule="cosine", pack_tokens=1024, packs_per_step=1, max_length=512, clip=1.0) # for moca-tiny-base
 
 # %% ../nbs/02_joint_reconstruction.ipynb #9c7e0080
 def explore_reconstruction(recon: Reconstruction, docs: list[Document], cfg: PretrainConfig):
