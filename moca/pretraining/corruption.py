@@ -17,14 +17,14 @@ from ..model.packing import Encoded, Pack, maskable, pack
 __all__ = ['OBJECTIVES', 'Objective', 'CorruptionConfig', 'one_frame', 'patch_targets', 'target_positions', 'draw_hidden',
            'hide_patches', 'Corruption', 'nearest_border', 'count_targets', 'corrupt', 'decoder_part', 'remake']
 
-# %% ../../nbs/pretraining/01_corruption.ipynb #6d21d6e9
+# %% ../../nbs/pretraining/01_corruption.ipynb #cfd869b5
 @dataclass(frozen=True)
 class Objective:
     "What stage 1 asks of the model."
     text: bool = False # words are asked for
     patches: bool = False # patches are hidden and asked for
-    causal: bool = False # nothing is hidden: each word is asked of the words before it, and the mask stays closed
-    head: type | None = None # class of a head with a further loss (see notebook 05 of this wing); none: no further loss
+    causal: bool = False # nothing is hidden: each word is asked of those before it, the mask stays closed
+    head: type | None = None # class of a head with a further loss; none: no further loss
 
 OBJECTIVES: dict[str, Objective] = {
     "mlm+mae": Objective(text=True, patches=True),
@@ -32,7 +32,7 @@ OBJECTIVES: dict[str, Objective] = {
     "mae": Objective(patches=True),
     "causal": Objective(text=True, causal=True)}
 
-# %% ../../nbs/pretraining/01_corruption.ipynb #bd1b27cc
+# %% ../../nbs/pretraining/01_corruption.ipynb #e0436261
 @dataclass
 class CorruptionConfig:
     "The options of stage 1 that say what is hidden, and what is asked for it."
@@ -48,7 +48,7 @@ class CorruptionConfig:
     normalise_patches: bool = False # targets with mean 0 and deviation 1
     all_frames: bool = False # ask for both copies of a still image
 
-# %% ../../nbs/pretraining/01_corruption.ipynb #fa93f803
+# %% ../../nbs/pretraining/01_corruption.ipynb #044addb7
 def one_frame(pixel_values: Tensor, # [P, 3 * frames * p * p] rows
               frames: int = 2) -> Tensor: # [P, 3 * p * p]
     "The first frame of each row (Qwen's second is its copy)."
@@ -94,14 +94,15 @@ def draw_hidden(encoder, # of the model
     if objective.causal: words = free
     elif objective.text:
         draw = generator(cfg.seed, epoch, e.id, "text")
-        words = mask_tokens(free, cfg.text_ratio, draw, kind=cfg.text_mask, word_ids=e.word_ids, span=cfg.span)
+        words = mask_tokens(free, cfg.text_ratio, draw, kind=cfg.text_mask, word_ids=e.word_ids,
+                            span=cfg.span)
     if objective.patches and len(groups):
         draw = generator(cfg.seed, epoch, e.id, "patches")
         cells = mask_patches(e.cell_grids, cfg.patch_ratio, draw, cfg.patch_mask)
-        groups = cells[e.cells] & (e.patch_tokens >= 0) # a patch without a token of its own cannot be asked for
+        groups = cells[e.cells] & (e.patch_tokens >= 0) # a patch without a token cannot be asked for
     return words, groups
 
-# %% ../../nbs/pretraining/01_corruption.ipynb #cbc84c23
+# %% ../../nbs/pretraining/01_corruption.ipynb #ae57e5eb
 def hide_patches(encoder, # of the model
                  encoded: list[Encoded], # the Documents
                  groups: list[Tensor], # of each the hidden patch groups, [P / unit] bool
@@ -113,8 +114,8 @@ def hide_patches(encoder, # of the model
     for e, hidden in zip(encoded, groups):
         if not len(hidden): continue
         draw = generator(cfg.seed, epoch, first if cfg.noise == "shared" else e.id, "noise")
-        noisy = corrupt_patches(e.pixel_values, hidden, draw, cfg.noise, encoder.unit) if hidden.any() else None
-        rows.append(e.pixel_values if noisy is None else noisy)
+        if hidden.any(): rows.append(corrupt_patches(e.pixel_values, hidden, draw, cfg.noise, encoder.unit))
+        else: rows.append(e.pixel_values)
     return torch.cat(rows)
 
 # %% ../../nbs/pretraining/01_corruption.ipynb #b85c0291
@@ -129,7 +130,7 @@ class Corruption:
     has_image: Tensor # [M] bool: the target's Document has an image
     masked_groups: Tensor # [K] hidden patch groups
     masked_images: Tensor # [K] positions of their image tokens
-    patch_targets: Tensor # [K, unit * 3 * p * p] clean pixels of their patches (Qwen: four), processor-normalised
+    patch_targets: Tensor # [K, unit * 3 * p * p] clean pixels of their patches, processor-normalised
     decoder_documents: list[int] # Documents in which patches are hidden
     decoder_rows: Tensor # [N] positions of all their tokens
     decoder_lengths: list[int] # tokens of each
@@ -145,8 +146,8 @@ class Corruption:
         return len(self.pack)
 
     def halves(self) -> list[Corruption]:
-        """Two that hold the same Documents, hidden in the same way, or none: for a device that has no room for
-        both at once."""
+        """Two that hold the same Documents, hidden in the same way, or none: for a device that has no room
+        for both at once."""
         n = self.pack.documents
         if n < 2 or self.remake is None: return []
         middle = nearest_border(self.pack.lengths)
@@ -157,13 +158,13 @@ class Corruption:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{k: v.to(device) for k, v in values.items() if isinstance(v, (Tensor, Pack))})
 
-# %% ../../nbs/pretraining/01_corruption.ipynb #0c655232
+# %% ../../nbs/pretraining/01_corruption.ipynb #a1516548
 def nearest_border(lengths: list[int]) -> int:
     "How many of the first Documents make about half of the tokens: at least one, not all."
     ends = list(accumulate(lengths))
     return min(range(1, len(lengths)), key=lambda k: abs(2 * ends[k - 1] - ends[-1]))
 
-# %% ../../nbs/pretraining/01_corruption.ipynb #334ec486
+# %% ../../nbs/pretraining/01_corruption.ipynb #d0526480
 def count_targets(has_image: Tensor, # [M] bool, of each hidden token
                   patch_targets: Tensor) -> dict[str, int]:
     "What each sum of stage 1 is divided by: hidden tokens in all and by kind of Document, and hidden pixels."
@@ -172,14 +173,14 @@ def count_targets(has_image: Tensor, # [M] bool, of each hidden token
     return dict(mlm=len(has_image), mae=patch_targets.numel(), mlm_text=alone, mlm_image=beside,
                 right_text=alone, right_image=beside)
 
-# %% ../../nbs/pretraining/01_corruption.ipynb #a50d8574
+# %% ../../nbs/pretraining/01_corruption.ipynb #1279e83c
 def corrupt(encoder, # of the model
             encoded: list[Encoded], # the Documents
             cfg: CorruptionConfig,
             epoch: int = 0,
             capacity: int = 0, # tokens that would have fitted; 0: not planned
             step: int = 0, # of the run
-            again: Callable[[], list[Encoded]] | None = None, # makes `encoded` again: then there are `halves()`
+            again: Callable[[], list[Encoded]] | None = None, # makes `encoded` again, for `halves()`
             first: str | None = None # the Document whose noise all share; none: the first with an image
             ) -> Corruption:
     "Hide tokens and patches of some Documents, laid out as one Pack."
@@ -189,14 +190,15 @@ def corrupt(encoder, # of the model
     group_lists = [groups for _, groups in drawn]
     words, groups = torch.cat([words for words, _ in drawn]), torch.cat(group_lists)
 
-    ids = clean.input_ids if objective.causal else corrupt_tokens(clean.input_ids, words, encoder.mask_token_id)
+    ids = clean.input_ids
+    if not objective.causal: ids = corrupt_tokens(ids, words, encoder.mask_token_id)
     noisy = hide_patches(encoder, encoded, group_lists, cfg, epoch=epoch, first=first)
 
     at, logit_positions = target_positions(words, clean.cu_seqlens, cfg.shift or objective.causal)
     images = torch.tensor([len(e.cell_grids) > 0 for e in encoded])
     has_image = images.repeat_interleave(torch.tensor(clean.lengths))[at]
-    targets = patch_targets(clean.pixel_values, groups, normalise=cfg.normalise_patches, frames=encoder.frames,
-                            all_frames=cfg.all_frames)
+    targets = patch_targets(clean.pixel_values, groups, normalise=cfg.normalise_patches,
+                            frames=encoder.frames, all_frames=cfg.all_frames)
     again_too = partial(remake, encoder, again, cfg, epoch=epoch, step=step, first=first) if again else None
     corrupted = Corruption(
         pack=clean, input_ids=ids, pixel_values=noisy, logit_positions=logit_positions,
@@ -206,18 +208,20 @@ def corrupt(encoder, # of the model
     if objective.head: corrupted.counts |= objective.head.counts(corrupted)
     return corrupted
 
-# %% ../../nbs/pretraining/01_corruption.ipynb #91b9af7e
+# %% ../../nbs/pretraining/01_corruption.ipynb #e2c745eb
 def decoder_part(clean: Pack, groups: list[Tensor]) -> dict: # groups: of each Document, [P / unit] bool
-    "The fields of a Corruption that tell the patch decoder which Documents and which of their tokens it is about."
+    """The fields of a Corruption that tell the patch decoder which Documents and which of their tokens it
+    is about."""
     chosen = [d for d, hidden in enumerate(groups) if hidden.any()]
     starts = clean.cu_seqlens.tolist()
     rows = [torch.arange(starts[d], starts[d + 1]) for d in chosen]
     rows = torch.cat(rows) if rows else torch.zeros(0, dtype=torch.long)
     images = clean.patch_tokens[torch.cat(groups)]
     return dict(masked_images=images, decoder_documents=chosen, decoder_rows=rows,
-                decoder_lengths=[clean.lengths[d] for d in chosen], decoder_at=torch.searchsorted(rows, images))
+                decoder_lengths=[clean.lengths[d] for d in chosen],
+                decoder_at=torch.searchsorted(rows, images))
 
-# %% ../../nbs/pretraining/01_corruption.ipynb #b9284063
+# %% ../../nbs/pretraining/01_corruption.ipynb #c43a90ad
 def remake(encoder, again: Callable[[], list[Encoded]], cfg: CorruptionConfig,
            start: int, stop: int, # Documents of the Pack
            epoch: int, step: int, first: str) -> Corruption: # as in `corrupt`

@@ -16,8 +16,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from ..data.files import atomic
-from .corruption import OBJECTIVES, Corruption, CorruptionConfig, corrupt, one_frame, patch_targets
-from .corruption import target_positions
+from .corruption import OBJECTIVES, Corruption, CorruptionConfig, corrupt
+from .corruption import one_frame, patch_targets, target_positions
 from ..data.documents import Document, document
 from ..masking import corrupt_tokens, generator, mask_tokens
 from ..model.packing import Encoded, encode, maskable
@@ -27,11 +27,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['unpatchify', 'predicted_pixels', 'hidden_rows', 'image_views', 'rebuild', 'rebuilt_text', 'token_guesses',
-           'guess_notes', 'show_guesses', 'show_rebuilt', 'word_tokens', 'TokenAccuracy', 'count_correct',
-           'without_images', 'hidden_text', 'hide_text', 'masked_accuracy', 'pixel_rows', 'average_patch',
-           'average_target', 'patch_errors', 'accuracies', 'thumbnail', 'ReconstructionCallback', 'read_snapshots',
-           'show_snapshots', 'lines_needed', 'show_words', 'draw_metric', 'show_progress', 'draw_run']
+__all__ = ['unpatchify', 'predicted_pixels', 'hidden_rows', 'rebuild', 'rebuilt_text', 'token_guesses', 'guess_notes',
+           'show_guesses', 'show_rebuilt', 'word_tokens', 'TokenAccuracy', 'count_correct', 'without_images',
+           'hidden_text', 'masked_accuracy', 'average_patch', 'average_target', 'patch_errors', 'accuracies',
+           'ReconstructionCallback', 'read_snapshots', 'show_snapshots', 'show_words', 'show_progress', 'draw_run']
 
 # %% ../../nbs/pretraining/03_figures.ipynb #9b7aff67
 def unpatchify(encoder, # of the model
@@ -42,7 +41,7 @@ def unpatchify(encoder, # of the model
     if rows.shape[1] == encoder.patch_dim: rows = one_frame(rows, encoder.frames)
     return encoder.family.show(rows, grid)
 
-# %% ../../nbs/pretraining/03_figures.ipynb #933eb519
+# %% ../../nbs/pretraining/03_figures.ipynb #52feac39
 def predicted_pixels(encoder, pixels: Tensor, # [K, ...] as the decoder says
                      clean: Tensor, # [K * unit, 3 * p * p] what was there
                      cfg: CorruptionConfig) -> Tensor: # [K * unit, 3 * p * p]
@@ -57,8 +56,9 @@ def hidden_rows(encoder, e: Encoded, c: Corruption) -> Tensor: # [P] bool
     groups = torch.zeros(len(e.patch_tokens), dtype=torch.bool).index_fill(0, c.masked_groups, True)
     return groups.repeat_interleave(encoder.unit)
 
-# %% ../../nbs/pretraining/03_figures.ipynb #c0b0b531
-def image_views(encoder, e: Encoded, c: Corruption, pixels: Tensor, cfg: CorruptionConfig) -> dict[str, Image.Image]:
+# %% ../../nbs/pretraining/03_figures.ipynb #f6598379
+def _image_views(encoder, e: Encoded, c: Corruption, pixels: Tensor, cfg: CorruptionConfig
+                 ) -> dict[str, Image.Image]:
     "A Document's first image: `original`, `masked` (grey), `noised` and `rebuilt` (visible patches kept)."
     gone, clean = hidden_rows(encoder, e, c), one_frame(e.pixel_values, encoder.frames)
     grid = tuple(e.image_grid_thw[0].tolist())
@@ -74,8 +74,9 @@ def rebuild(recon, # a Reconstruction
             epoch: int = 0,
             k: int = 3 # guesses a hidden token
             ) -> dict:
-    """Corrupt one Document and rebuild it: `tokens` [T], `hidden` [T] bool, `guesses` position -> id, `top` position ->
-    [(id, probability)] of the `k` best; of its first image, if any, what `image_views` gives."""
+    """Corrupt one Document and rebuild it: `tokens` [T], `hidden` [T] bool, `guesses` position -> id, `top`
+    position -> [(id, probability)] of the `k` best; of its first image, if any, `original`, `masked` (grey),
+    `noised` and `rebuilt`."""
     encoder = recon.backbone.encoder
     e = encode(encoder, doc, words=cfg.text_mask == "word")
     c = corrupt(encoder, [e], cfg, epoch)
@@ -86,12 +87,13 @@ def rebuild(recon, # a Reconstruction
     top = {position: list(zip(ids, p)) for position, ids, p in rows}
     found = dict(tokens=e.input_ids, hidden=c.input_ids != c.pack.input_ids, top=top)
     found["guesses"] = {position: some[0][0] for position, some in top.items()}
-    return found | (image_views(encoder, e, c, pixels, cfg) if len(e.pixel_values) else {})
+    return found | (_image_views(encoder, e, c, pixels, cfg) if len(e.pixel_values) else {})
 
 # %% ../../nbs/pretraining/03_figures.ipynb #4dfa4661
 def rebuilt_text(encoder, found: dict # from `rebuild`
                  ) -> tuple[str, str, str]:
-    "The text of a rebuilt Document: the original, with hidden tokens as ▁▁, and with the guesses in brackets."
+    """The text of a rebuilt Document: the original, with hidden tokens as ▁▁, and with the guesses in
+    brackets."""
     original, blank, guessed = "", "", ""
     free = maskable(encoder, found["tokens"]).tolist()
     for k, i in enumerate(found["tokens"].tolist()):
@@ -99,13 +101,14 @@ def rebuilt_text(encoder, found: dict # from `rebuild`
         text, hidden = encoder.tokenizer.decode([i]), bool(found["hidden"][k])
         original += text
         blank += " ▁▁" if hidden else text
-        named = hidden and k in found["guesses"]
-        guessed += f"[{encoder.tokenizer.decode([found['guesses'][k]]).strip()}]" if named else text
+        is_guess = hidden and k in found["guesses"]
+        guessed += f"[{encoder.tokenizer.decode([found['guesses'][k]]).strip()}]" if is_guess else text
     return original, blank, guessed
 
-# %% ../../nbs/pretraining/03_figures.ipynb #66fe0741
+# %% ../../nbs/pretraining/03_figures.ipynb #9f68b786
 def token_guesses(encoder, found: dict) -> list[dict]: # found: from `rebuild`
-    "The text of a rebuilt Document, token by token: `text`, `hidden`, and `top`, the best guesses as [(text, probability)]."
+    """The text of a rebuilt Document, token by token: `text`, `hidden`, and `top`, the best guesses as
+    [(text, probability)]."""
     shown = lambda i: encoder.tokenizer.decode([i]).strip() or "␣"
     free, out = maskable(encoder, found["tokens"]).tolist(), []
     for k, i in enumerate(found["tokens"].tolist()):
@@ -114,17 +117,18 @@ def token_guesses(encoder, found: dict) -> list[dict]: # found: from `rebuild`
         out.append(dict(text=shown(i), hidden=bool(found["hidden"][k]), top=top))
     return out
 
-def guess_notes(token: dict, longest: int = 12) -> list[str]: # token: one of `token_guesses`
+def guess_notes(token: dict, longest: int = 8) -> list[str]: # token: one of `token_guesses`
     "A hidden token's best guesses with their probabilities; a long guess is cut."
     if not token["hidden"]: return []
     return [f"{g if len(g) <= longest else g[:longest - 1] + '…'} {p:.0%}" for g, p in token["top"]]
 
-# %% ../../nbs/pretraining/03_figures.ipynb #db51cbd9
+# %% ../../nbs/pretraining/03_figures.ipynb #552fd951
 def show_guesses(tokens: list[dict], # from `token_guesses`
                  ax: Axes | None = None, # None makes a figure
                  width: int = 110, # characters a line
                  lines: int = 3) -> Axes:
-    "A text with its hidden tokens in boxes, and under each the best guesses with their probabilities: green where right, red where not."
+    """A text with its hidden tokens in boxes, and under each the best guesses with their probabilities:
+    green where right, red where not."""
     import matplotlib.pyplot as plt
     from matplotlib.patches import Rectangle
     if ax is None: ax = plt.subplots(figsize=(11, 1.1 * lines))[1]
@@ -138,7 +142,8 @@ def show_guesses(tokens: list[dict], # from `token_guesses`
         if y >= lines * depth:
             ax.text(width, y - 1, "…", ha="right", **style)
             break
-        if t["hidden"]: ax.add_patch(Rectangle((x - .4, y - .5), n + .8, 1, color=COLORS["hidden"], alpha=.3, lw=0))
+        box = Rectangle((x - .4, y - .5), n + .8, 1, color=COLORS["hidden"], alpha=.3, lw=0)
+        if t["hidden"]: ax.add_patch(box)
         ax.text(x, y, t["text"], **style)
         for k, (note, (guess, _)) in enumerate(zip(notes, t["top"])):
             ax.text(x, y + k + 1, note, color=COLORS["good" if guess == t["text"] else "bad"], **style)
@@ -150,7 +155,8 @@ def show_guesses(tokens: list[dict], # from `token_guesses`
 # %% ../../nbs/pretraining/03_figures.ipynb #5ab37b23
 def show_rebuilt(recon, # a Reconstruction
                  docs: list[Document], cfg: CorruptionConfig, epoch: int = 0) -> Figure:
-    "One row a Document: original, masked (grey), what the model gets (noise), rebuilt; below it the text with guesses."
+    """One row a Document: original, masked (grey), what the model gets (noise), rebuilt; below it the text
+    with guesses."""
     import matplotlib.pyplot as plt
     n = len(docs)
     fig, axes = plt.subplots(2 * n, 4, figsize=(9, 2.7 * n), height_ratios=[7, 1] * n, squeeze=False)
@@ -167,14 +173,15 @@ def show_rebuilt(recon, # a Reconstruction
     return fig
 
 # %% ../../nbs/pretraining/03_figures.ipynb #8aefd992
-_of_a_word = regex.compile(r"[\p{L}\p{M}\p{N}\uFFFD]") # U+FFFD: a piece of a character; which one, the token alone does not say
+_of_a_word = regex.compile(r"[\p{L}\p{M}\p{N}\uFFFD]") # U+FFFD: a piece of a character, of which one is not known
 
 def word_tokens(encoder, ids: Tensor) -> Tensor: # [n] integers to [n] bool
-    "True for tokens that hold a letter, a mark, a digit, or a piece of a character; False for punctuation, other signs and spaces."
+    """True for tokens that hold a letter, a mark, a digit, or a piece of a character; False for
+    punctuation, other signs and spaces."""
     known = {i: bool(_of_a_word.search(encoder.tokenizer.decode([i]))) for i in ids.unique().tolist()}
     return torch.tensor([known[i] for i in ids.tolist()], dtype=torch.bool)
 
-# %% ../../nbs/pretraining/03_figures.ipynb #8e7a58da
+# %% ../../nbs/pretraining/03_figures.ipynb #9b2b9454
 class TokenAccuracy(NamedTuple):
     "How many of the hidden tokens were named right: those of words, and the others."
     words: float # share
@@ -201,15 +208,16 @@ def without_images(doc: Document) -> Document:
     return document([p for p in doc.parts if isinstance(p, str)], id=doc.id)
 
 def hidden_text(encoder, e: Encoded, doc: Document, cfg: CorruptionConfig, ratio: float) -> Tensor: # [T] bool
-    "Text tokens to hide in an encoded Document, drawn for its text alone: with its images or without, they are the same."
+    """Text tokens to hide in an encoded Document, drawn for its text alone: with its images or without,
+    they are the same."""
     text = encode(encoder, without_images(doc)).input_ids
     drawn = mask_tokens(maskable(encoder, text), ratio, generator(cfg.seed, 0, e.id, "text"))
     drawn[0] = False # in the text alone nothing stands before it
     free = maskable(encoder, e.input_ids)
     return torch.zeros_like(free).masked_scatter(free, drawn[maskable(encoder, text)])
 
-# %% ../../nbs/pretraining/03_figures.ipynb #9f363a46
-def hide_text(encoder, docs: list[Document], cfg: CorruptionConfig, picture: bool) -> Corruption:
+# %% ../../nbs/pretraining/03_figures.ipynb #2f9190a7
+def _hide_text(encoder, docs: list[Document], cfg: CorruptionConfig, picture: bool) -> Corruption:
     "Some Documents with words hidden and images whole, or, where `picture` is False, without their images."
     ratio = cfg.text_ratio or .4 # an objective without words may have none
     encoded = [encode(encoder, d if picture else without_images(d)) for d in docs]
@@ -218,7 +226,8 @@ def hide_text(encoder, docs: list[Document], cfg: CorruptionConfig, picture: boo
     c = corrupt(encoder, encoded, plain)
     at, logit_positions = target_positions(hidden, c.pack.cu_seqlens, cfg.shift)
     ids = corrupt_tokens(c.pack.input_ids, hidden, encoder.mask_token_id)
-    return dataclasses.replace(c, input_ids=ids, logit_positions=logit_positions, token_targets=c.pack.input_ids[at])
+    targets = c.pack.input_ids[at]
+    return dataclasses.replace(c, input_ids=ids, logit_positions=logit_positions, token_targets=targets)
 
 @torch.no_grad()
 def masked_accuracy(recon, # a Reconstruction
@@ -230,24 +239,25 @@ def masked_accuracy(recon, # a Reconstruction
     encoder = recon.backbone.encoder
     right, targets = [torch.zeros(0, dtype=torch.bool)], [torch.zeros(0, dtype=torch.long)]
     for k in range(0, len(docs), batch):
-        c = hide_text(encoder, docs[k:k + batch], cfg, picture).to(recon.backbone.device)
+        c = _hide_text(encoder, docs[k:k + batch], cfg, picture).to(recon.backbone.device)
         right.append((recon.predict(c)[0].argmax(-1) == c.token_targets).cpu())
         targets.append(c.token_targets.cpu())
     return count_correct(torch.cat(right), word_tokens(encoder, torch.cat(targets)))
 
-# %% ../../nbs/pretraining/03_figures.ipynb #a4b377be
-def pixel_rows(encoder, docs: list[Document], most: int) -> Tensor: # [P, 3 * frames * p * p]
+# %% ../../nbs/pretraining/03_figures.ipynb #5aaf21dd
+def _pixel_rows(encoder, docs: list[Document], most: int) -> Tensor: # [P, 3 * frames * p * p]
     "The pixel rows of the first Documents with images."
-    return torch.cat([encode(encoder, d).pixel_values for d in [d for d in docs if d.images][:most]])
+    some = [d for d in docs if d.images][:most]
+    return torch.cat([encode(encoder, d).pixel_values for d in some])
 
 def average_patch(encoder, docs: list[Document], most: int = 300) -> Tensor:
     "The mean patch `[588]` of some Documents' images."
-    return one_frame(pixel_rows(encoder, docs, most), encoder.frames).mean(0)
+    return one_frame(_pixel_rows(encoder, docs, most), encoder.frames).mean(0)
 
 def average_target(encoder, docs: list[Document], cfg: CorruptionConfig, most: int = 300
                    ) -> Tensor: # [unit * 3 * p * p], or of all frames
     "The mean target of a patch group over some Documents' images."
-    rows = pixel_rows(encoder, docs, most)
+    rows = _pixel_rows(encoder, docs, most)
     every = torch.ones(len(rows) // encoder.unit, dtype=torch.bool)
     return patch_targets(rows, every, cfg.normalise_patches, encoder.frames, cfg.all_frames).mean(0)
 
@@ -276,17 +286,17 @@ def patch_errors(recon, # a Reconstruction
         n += target.numel()
     return {k: v / max(n, 1) for k, v in total.items() if k != "training_mean" or mean_patch is not None}
 
-# %% ../../nbs/pretraining/03_figures.ipynb #936e0764
+# %% ../../nbs/pretraining/03_figures.ipynb #ada31c93
 def accuracies(recon, docs: list[Document], cfg: CorruptionConfig) -> dict:
-    """`words_with_picture` and `words_text_alone` count `n_words` words; `with_picture` and `text_alone` all `tokens`. Empty
-    where no Document has an image, or no words are hidden."""
+    """`words_with_picture` and `words_text_alone` count `n_words` words; `with_picture` and `text_alone` all
+    `tokens`. Empty where no Document has an image, or no words are hidden."""
     pictured, objective = [d for d in docs if d.images], OBJECTIVES[cfg.objective]
     if not pictured or not objective.text or objective.causal: return {}
     beside, alone = [masked_accuracy(recon, pictured, cfg, picture=p) for p in (True, False)]
     return dict(words_with_picture=beside.words, words_text_alone=alone.words, n_words=beside.n_words,
                 with_picture=beside.tokens[0], text_alone=alone.tokens[0], tokens=beside.tokens[1])
 
-def thumbnail(image: Image.Image, size: int = 448) -> Tensor: # [rows, columns, 3] uint8
+def _thumbnail(image: Image.Image, size: int = 448) -> Tensor: # [rows, columns, 3] uint8
     "An image, no larger than `size` on either side."
     image.thumbnail((size, size))
     return torch.from_numpy(np.array(image))
@@ -313,7 +323,8 @@ class ReconstructionCallback:
 
     @torch.no_grad()
     def look(self, recon, step: int) -> None:
-        "Rebuild, measure, and write `looks/STEP.safetensors`: images, and guesses and `accuracies` as JSON in its metadata."
+        """Rebuild, measure, and write `looks/STEP.safetensors`: images, and guesses and `accuracies` as
+        JSON in its metadata."""
         shown = [rebuild(recon, d, self.cfg) for d in self.drawn]
         about = dict(step=step, words=[token_guesses(recon.backbone.encoder, f) for f in shown])
         about |= accuracies(recon, self.docs, self.cfg)
@@ -322,9 +333,10 @@ class ReconstructionCallback:
         images = {}
         for k, found in enumerate(shown):
             for name in ("original", "masked", "rebuilt"):
-                if name in found: images[f"{k}.{name}"] = thumbnail(found[name])
+                if name in found: images[f"{k}.{name}"] = _thumbnail(found[name])
         self.folder.mkdir(parents=True, exist_ok=True)
-        with atomic(self.folder/f"{step:07d}.safetensors") as part: save_file(images, part, dict(look=json.dumps(about)))
+        with atomic(self.folder/f"{step:07d}.safetensors") as part:
+            save_file(images, part, dict(look=json.dumps(about)))
 
 def read_snapshots(out) -> list[dict]: # out: directory of the run
     "The snapshots of a run, in order: `step`, `words`, accuracies, and `pictures` as arrays."
@@ -347,12 +359,13 @@ def show_snapshots(snapshots: list[dict]) -> Figure:
     titles = ["original", "masked", *(f"step {s['step']}" for s in snapshots)]
     for ax, title in zip(axes[0], titles): ax.set_title(title)
     for row, k in zip(axes, rows):
-        images = [first[f"{k}.original"], first[f"{k}.masked"], *(s["pictures"][f"{k}.rebuilt"] for s in snapshots)]
+        images = [first[f"{k}.original"], first[f"{k}.masked"]]
+        images += [s["pictures"][f"{k}.rebuilt"] for s in snapshots]
         for ax, image in zip(row, images): ax.imshow(image)
     return fig
 
-# %% ../../nbs/pretraining/03_figures.ipynb #56c8d336
-def lines_needed(tokens: list[dict], width: int = 95) -> int: # tokens: from `token_guesses`
+# %% ../../nbs/pretraining/03_figures.ipynb #52fe633a
+def _lines_needed(tokens: list[dict], width: int = 105) -> int: # tokens: from `token_guesses`
     "How many lines a text with its guesses takes."
     longest = [max(map(len, [t["text"], *guess_notes(t)])) for t in tokens]
     return 1 + int(sum(n + 1.5 for n in longest) // width)
@@ -363,15 +376,15 @@ def show_words(snapshots: list[dict], most: int = 3) -> Figure: # most: lines of
     ends = [snapshots[0], snapshots[-1]] if len(snapshots) > 1 else snapshots
     rows = []
     for k in range(len(snapshots[0]["words"])): rows += [(s, s["words"][k]) for s in ends]
-    lines = [min(most, lines_needed(tokens)) for _, tokens in rows]
+    lines = [min(most, _lines_needed(tokens)) for _, tokens in rows]
     height = .85 * sum(lines) + .2 * len(rows)
     fig, axes = plt.subplots(len(rows), 1, figsize=(11, height), height_ratios=lines, squeeze=False)
     for ax, (s, tokens), n in zip(axes.flat, rows, lines):
         show_guesses(tokens, ax, lines=n).set_title(f"step {s['step']}")
     return fig
 
-# %% ../../nbs/pretraining/03_figures.ipynb #11327259
-def draw_metric(ax: Axes, log: list[dict], name: str, # of the metric
+# %% ../../nbs/pretraining/03_figures.ipynb #25a9ecbc
+def _draw_metric(ax: Axes, log: list[dict], name: str, # of the metric
                 label: str, smooth: int, # steps of the running mean
                 beside: str | None = None # leave out steps where this one is 0; None: the metric itself
                 ) -> None:
@@ -384,16 +397,19 @@ def draw_metric(ax: Axes, log: list[dict], name: str, # of the metric
 
 # %% ../../nbs/pretraining/03_figures.ipynb #7e1cb878
 def show_progress(log: list[dict], snapshots: list[dict], smooth: int = 10) -> Figure:
-    "Losses by part and by kind of Document; shares named right: of all hidden tokens in training, of hidden words held out."
+    """Losses by part and by kind of Document; shares named right: of all hidden tokens in training, of
+    hidden words held out."""
     import matplotlib.pyplot as plt
     fig, axes = plt.subplots(2, 2, figsize=(10, 6))
     losses, patches, kinds, right = axes.flat
-    draw_metric(losses, log, "mlm", label="text", smooth=smooth)
-    draw_metric(patches, log, "mae", label="patches", smooth=smooth)
+    _draw_metric(losses, log, "mlm", label="text", smooth=smooth)
+    _draw_metric(patches, log, "mae", label="patches", smooth=smooth)
     for kind, label in (("text", "text alone"), ("image", "with an image")):
-        draw_metric(kinds, log, f"mlm_{kind}", label=label, smooth=smooth)
-        draw_metric(right, log, f"right_{kind}", label=f"training, {label}", smooth=smooth, beside=f"mlm_{kind}")
-    for name, label in (("words_text_alone", "held-out words, image taken away"), ("words_with_picture", "held-out words, with image")):
+        _draw_metric(kinds, log, f"mlm_{kind}", label=label, smooth=smooth)
+        _draw_metric(right, log, f"right_{kind}", label=f"training, {label}", smooth=smooth,
+                     beside=f"mlm_{kind}")
+    held_out = dict(words_text_alone="held-out words, no image", words_with_picture="held-out words, with image")
+    for name, label in held_out.items():
         some = [s for s in snapshots if name in s]
         if some: right.plot([s["step"] for s in some], [s[name] for s in some], "o--", ms=4, label=label)
     titles = ("loss: masked text", "loss: masked patches", "masked text by Document", "named right")
@@ -403,10 +419,11 @@ def show_progress(log: list[dict], snapshots: list[dict], smooth: int = 10) -> F
         if len(ax.lines) > 2: ax.legend()
     return fig
 
-# %% ../../nbs/pretraining/03_figures.ipynb #29b1250a
+# %% ../../nbs/pretraining/03_figures.ipynb #7792ecab
 def draw_run(out, # directory of the run
              log: list[dict]) -> list[Path]:
-    "Write `progress.png`, and where there was something to look at `words.png` and `rebuilt.png`, into `out/figures`; returns their paths."
+    """Write `progress.png`, and where there was something to look at `words.png` and `rebuilt.png`, into
+    `out/figures`; returns their paths."""
     import matplotlib.pyplot as plt
     folder, snapshots, made = Path(out)/"figures", read_snapshots(out), []
     folder.mkdir(parents=True, exist_ok=True)

@@ -19,9 +19,9 @@ from ..model.probe import ATTENTION, layer_kinds
 
 # %% auto #0
 __all__ = ['DIMENSION', 'chunk_loss', 'chunk_gradient', 'ChunkedCrossEntropy', 'masked_cross_entropy', 'middle_layers',
-           'select_layer_kwargs', 'PixelDecoder', 'copy_layer', 'run_together', 'run_apart', 'head_flops']
+           'select_layer_kwargs', 'PixelDecoder', 'head_flops']
 
-# %% ../../nbs/pretraining/02_heads.ipynb #105fa37e
+# %% ../../nbs/pretraining/02_heads.ipynb #c5072517
 def chunk_loss(scores: Tensor, # [n, vocabulary] float32
                targets: Tensor # [n]
                ) -> tuple[Tensor, Tensor, Tensor]: # [n] cross-entropy, [n] bool named right, [n] log-sum-exp
@@ -37,7 +37,8 @@ def chunk_gradient(scores: Tensor, # [n, vocabulary]: overwritten
 
 # %% ../../nbs/pretraining/02_heads.ipynb #8e47344d
 class ChunkedCrossEntropy(torch.autograd.Function):
-    "Sum of cross-entropies of a linear head, and each row's loss and hit; gradients are made on the way, chunk by chunk."
+    """Sum of cross-entropies of a linear head, and each row's loss and hit; gradients are made on the way,
+    chunk by chunk."""
     @staticmethod
     def forward(ctx, hidden, weight, bias, targets, chunk, softcap, dtype, train):
         want_h, want_w, want_b = [train and need for need in ctx.needs_input_grad[:3]]
@@ -68,37 +69,42 @@ class ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad, *_):
-        if ctx.grads is None: raise MocaError("the gradients of the vocabulary head are used once: run forward again")
+        if ctx.grads is None:
+            raise MocaError("the gradients of the vocabulary head are used once: run forward again")
         found, ctx.grads = ctx.grads, None
-        out = [None if g is None else g.mul_(grad.to(g.dtype)).to(dtype) for g, dtype in zip(found, ctx.dtypes)]
+        out = [None if g is None else g.mul_(grad.to(g.dtype)).to(kind) for g, kind in zip(found, ctx.dtypes)]
         return *out, None, None, None, None, None
 
 # %% ../../nbs/pretraining/02_heads.ipynb #18eb3293
 def masked_cross_entropy(hidden: Tensor, # [M, hidden] states that are asked
                          head: nn.Linear, # hidden -> vocabulary, tied to the embeddings or not
                          targets: Tensor, # [M] int64
-                         chunk: int | None = None, # rows at a time; None: as many as make 2**25 scores (128 MiB in fp32)
+                         chunk: int | None = None, # rows at a time; None: those of 2**25 scores, 128 MiB
                          softcap: float | None = None # scores become softcap * tanh(scores / softcap)
-                         ) -> tuple[Tensor, Tensor, Tensor]: # sum, [M] float32 without gradient, [M] bool: named right
-    "Cross-entropy of a vocabulary head, in O(chunk * vocabulary) memory. Sharded weights are gathered once."
+                         ) -> tuple[Tensor, Tensor, Tensor]: # sum, [M] losses, [M] bool: named right
+    """Cross-entropy of a vocabulary head, in O(chunk * vocabulary) memory; the losses of rows carry no gradient.
+    Sharded weights are gathered once."""
     full = lambda p: p.full_tensor() if hasattr(p, "full_tensor") else p
     weight, kind = full(head.weight), hidden.device.type
     bias = None if head.bias is None else full(head.bias)
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
     rows = chunk or max(16, 2**25 // head.weight.shape[0])
-    return ChunkedCrossEntropy.apply(hidden, weight, bias, targets, rows, softcap, dtype, torch.is_grad_enabled())
+    return ChunkedCrossEntropy.apply( # autograd takes positions only
+        hidden, weight, bias, targets, rows, softcap, dtype, torch.is_grad_enabled())
 
 # %% ../../nbs/pretraining/02_heads.ipynb #7b686545
 def middle_layers(backbone: Backbone, depth: int) -> list[int]:
-    "The `depth` attention layers nearest the middle, in their order. Raises `BadInput` for more than there are, or fewer than none."
+    """The `depth` attention layers nearest the middle, in their order. Raises `BadInput` for more than
+    there are, or fewer than none."""
     layers = [i for i, (kind, _) in enumerate(layer_kinds(backbone)) if kind in ATTENTION]
     if not 0 <= depth <= len(layers):
-        raise BadInput(f"decoder_depth is {depth}: give 0 to {len(layers)}, the attention layers that this model has to copy")
+        raise BadInput(f"decoder_depth is {depth}: give 0 to {len(layers)}, the attention layers that this model "
+                       "has to copy")
     middle = len(backbone.text.layers) // 2
     nearest = sorted(layers, key=lambda i: (abs(i - middle), i))
     return sorted(nearest[:depth])
 
-# %% ../../nbs/pretraining/02_heads.ipynb #9df0ea47
+# %% ../../nbs/pretraining/02_heads.ipynb #8145eb2e
 DIMENSION = dict(position_embeddings=-2, position_ids=-1, cache_position=-1) # which one counts tokens
 
 def select_layer_kwargs(layer_kwargs: dict, # what a decoder layer was given for T tokens
@@ -110,7 +116,8 @@ def select_layer_kwargs(layer_kwargs: dict, # what a decoder layer was given for
     for name, value in layer_kwargs.items():
         if not isinstance(value, (Tensor, tuple)) or value == (): continue
         if name not in DIMENSION:
-            raise MocaError(f"this model's layers are given {name}, which the patch decoder cannot cut to some Documents")
+            raise MocaError(f"this model's layers are given {name}, which the patch decoder cannot cut to some "
+                            "Documents")
         if isinstance(value, Tensor): out[name] = value.index_select(DIMENSION[name], rows)
         else: out[name] = tuple(t.index_select(DIMENSION[name], rows) for t in value)
     return out
@@ -123,9 +130,10 @@ class PixelDecoder(nn.Module):
                  ):
         super().__init__()
         encoder = backbone.encoder
-        if why := encoder.family.mae: raise BadInput(f"patches of {encoder.family.name} cannot be rebuilt ({why}): use objective=mlm")
+        if why := encoder.family.mae:
+            raise BadInput(f"patches of {encoder.family.name} cannot be rebuilt ({why}): use objective=mlm")
         self.copied, self.packs = middle_layers(backbone, depth), encoder.family.packs
-        self.layers = nn.ModuleList(copy_layer(backbone, i) for i in self.copied)
+        self.layers = nn.ModuleList(_copy_layer(backbone, i) for i in self.copied)
         values = encoder.unit * encoder.patch_dim // (1 if all_frames else encoder.frames)
         self.to_pixels = nn.Linear(backbone.hidden_size, values).to(backbone.device, backbone.dtype)
         nn.init.normal_(self.to_pixels.weight, std=.02)
@@ -133,10 +141,12 @@ class PixelDecoder(nn.Module):
 
     @contextmanager
     def capture_layer_kwargs(self, backbone: Backbone) -> Iterator[dict[int, list[dict]]]:
-        "What the originals are given while the backbone runs: one dict a call, several calls where it runs Documents one by one."
+        """What the originals are given while the backbone runs: one dict a call, several calls where it
+        runs Documents one by one."""
         seen = {i: [] for i in self.copied}
         listen = lambda i: lambda module, args, kwargs: seen[i].append(kwargs)
-        hooks = [backbone.text.layers[i].register_forward_pre_hook(listen(i), with_kwargs=True) for i in self.copied]
+        originals = {i: backbone.text.layers[i] for i in self.copied}
+        hooks = [x.register_forward_pre_hook(listen(i), with_kwargs=True) for i, x in originals.items()]
         try: yield seen
         finally:
             for h in hooks: h.remove()
@@ -153,24 +163,28 @@ class PixelDecoder(nn.Module):
         "Pixels at the hidden image tokens."
         if not self.layers: return self.to_pixels(hidden[c.masked_images])
         calls = [layer_kwargs[i] for i in self.copied]
-        if self.packs: return self.to_pixels(run_together(self, hidden, calls, c)[c.decoder_at])
-        return self.to_pixels(run_apart(self, hidden, calls, c)[c.decoder_at])
+        if self.packs: return self.to_pixels(_run_together(self, hidden, calls, c)[c.decoder_at])
+        return self.to_pixels(_run_apart(self, hidden, calls, c)[c.decoder_at])
 
-# %% ../../nbs/pretraining/02_heads.ipynb #ee90da56
-def copy_layer(backbone: Backbone, i: int) -> nn.Module:
+# %% ../../nbs/pretraining/02_heads.ipynb #34f7aef0
+def _copy_layer(backbone: Backbone, i: int) -> nn.Module:
     "A trainable copy of layer `i`. Original and copy share one config, so that `use_kernel` reaches both."
     config = backbone.text.config
     return copy.deepcopy(backbone.text.layers[i], {id(config): config}).requires_grad_(True)
 
-def run_together(decoder: PixelDecoder, hidden: Tensor, calls: list[list[dict]], c: Corruption) -> Tensor: # [N, hidden]
+def _run_together(decoder: PixelDecoder, hidden: Tensor, calls: list[list[dict]], c: Corruption
+                  ) -> Tensor: # [N, hidden]
     "Decoded states of all Documents with a hidden patch, laid end to end."
     kwargs = [select_layer_kwargs(call[0], c.decoder_rows, c.decoder_lengths) for call in calls]
     return decoder.run(hidden[c.decoder_rows][None], kwargs)[0]
 
-def run_apart(decoder: PixelDecoder, hidden: Tensor, calls: list[list[dict]], c: Corruption) -> Tensor: # [N, hidden]
+def _run_apart(decoder: PixelDecoder, hidden: Tensor, calls: list[list[dict]], c: Corruption
+               ) -> Tensor: # [N, hidden]
     "The same for families whose backbone runs Documents one by one."
-    parts = hidden[None].split(c.pack.lengths, 1)
-    done = [decoder.run(parts[d], [call[d] for call in calls]) for d in c.decoder_documents]
+    parts, done = hidden[None].split(c.pack.lengths, 1), []
+    for d in c.decoder_documents:
+        kwargs = [call[d] for call in calls]
+        done.append(decoder.run(parts[d], kwargs))
     return torch.cat(done, 1)[0]
 
 # %% ../../nbs/pretraining/02_heads.ipynb #5724292c
