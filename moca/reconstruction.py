@@ -25,8 +25,9 @@ from .model.packing import encoder_mark
 from .model.planning import describe, fill, plan
 from .model.trust import read_tensors
 from .pretraining.corruption import OBJECTIVES, Corruption, CorruptionConfig, corrupt # noqa: F401
-from .pretraining.figures import ReconstructionCallback, average_patch, average_target, draw_run # noqa: F401
-from .pretraining.figures import masked_accuracy, patch_errors, read_snapshots, rebuild # noqa: F401
+from .pretraining.figures import ReconstructionCallback, average_target, draw_run
+from .pretraining.figures import average_patch, masked_accuracy, patch_errors, rebuild # noqa: F401
+from .pretraining.figures import read_snapshots # noqa: F401
 from .pretraining.figures import show_progress, show_rebuilt, show_snapshots, show_words # noqa: F401
 from .pretraining.heads import PixelDecoder, head_flops, masked_cross_entropy
 from .pretraining.stage import held_out, pack_batches, split_to_length, stage_documents
@@ -71,7 +72,8 @@ class PretrainConfig(CorruptionConfig, TrainConfig):
 
     def may_change(self, name: str, before) -> bool:
         "As for every stage; and other looks, as long as the same Documents are held out for them."
-        return super().may_change(name, before) or name in self.SWITCHED and bool(before) == bool(getattr(self, name))
+        if name in self.SWITCHED and bool(before) == bool(getattr(self, name)): return True
+        return super().may_change(name, before)
 
     def __post_init__(self):
         super().__post_init__()
@@ -81,7 +83,7 @@ class PretrainConfig(CorruptionConfig, TrainConfig):
             raise BadInput(f"max_length ({self.max_length}) exceeds pack_tokens ({self.pack_tokens}): "
                            "a Document must fit into a Pack")
 
-# %% ../nbs/02_joint_reconstruction.ipynb #f1e0ca3e
+# %% ../nbs/02_joint_reconstruction.ipynb #8ef7f1e6
 def _check_values(cfg: PretrainConfig) -> None:
     "Raise `BadInput` for an unknown choice, or a number that is too small."
     allowed = dict(objective=tuple(OBJECTIVES), text_mask=TEXT_MASKS, patch_mask=PATCH_MASKS, noise=NOISES,
@@ -100,7 +102,7 @@ def _check_ratios(cfg: PretrainConfig) -> None:
         zero = "" if used else f", or 0: objective={cfg.objective} does not use it"
         raise BadInput(f"option {name} is {ratio}: give a share greater than 0 and less than 1{zero}")
 
-# %% ../nbs/02_joint_reconstruction.ipynb #1b916f98
+# %% ../nbs/02_joint_reconstruction.ipynb #60416d5f
 WEIGHTS = dict(mlm=1.0, mlm_text=0.0, mlm_image=0.0, right_text=0.0, right_image=0.0) # in the loss; of mae: cfg.mae_weight
 
 def loss_weights(cfg: PretrainConfig) -> dict[str, float]:
@@ -113,19 +115,19 @@ def sums_by_kind(losses: Tensor, hits: Tensor, has_image: Tensor) -> dict[str, T
     return dict(mlm_text=losses[~has_image].sum(), mlm_image=losses[has_image].sum(),
                 right_text=hits[~has_image].sum().float(), right_image=hits[has_image].sum().float())
 
-# %% ../nbs/02_joint_reconstruction.ipynb #b8fa8e00
+# %% ../nbs/02_joint_reconstruction.ipynb #5bd8eb3a
 def dummy_head_loss(recon: Reconstruction, hidden: Tensor, # [T, hidden]
                     layer_kwargs: dict, c: Corruption) -> Tensor: # 0-dim
     "Zero, out of every head that this Pack leaves out."
     zero = hidden.new_zeros((), dtype=torch.float32)
     if recon.decoder is None or len(c.masked_images): return zero
     first = torch.arange(c.pack.lengths[0], device=hidden.device)
-    one = dataclasses.replace(c, decoder_documents=[0], decoder_rows=first, decoder_lengths=c.pack.lengths[:1],
-                              decoder_at=first[:1], masked_images=first[:1])
+    one = dataclasses.replace(c, decoder_documents=[0], decoder_rows=first, decoder_at=first[:1],
+                              decoder_lengths=c.pack.lengths[:1], masked_images=first[:1])
     zero = zero + 0 * recon.decoder(hidden, layer_kwargs, one).float().sum()
     return zero if recon.mask_patch is None else zero + 0 * recon.mask_patch.float().sum()
 
-# %% ../nbs/02_joint_reconstruction.ipynb #27e030d4
+# %% ../nbs/02_joint_reconstruction.ipynb #26ea69b5
 def fill_hidden(pixel_values: Tensor, # [P, dim]
                 groups: Tensor, # [K] hidden patch groups
                 mask_patch: Tensor | None # [unit, dim]; None: they are filled already
@@ -138,31 +140,35 @@ def fill_hidden(pixel_values: Tensor, # [P, dim]
 
 # %% ../nbs/02_joint_reconstruction.ipynb #9c0e8b67
 class Reconstruction(nn.Module):
-    "A Backbone with the heads of stage 1. Forward gives *sums* by name; the training step divides them by global counts."
+    """A Backbone with the heads of stage 1. Forward gives *sums* by name; the training step divides them
+    by global counts."""
     def __init__(self, backbone: Backbone, cfg: PretrainConfig | None = None): # None: the paper's
         super().__init__()
         cfg = cfg or PretrainConfig()
         objective, encoder = OBJECTIVES[cfg.objective], backbone.encoder
         self.backbone, self.chunk = backbone, cfg.head_chunk
         self.softcap = getattr(backbone.text.config, "final_logit_softcapping", None)
-        self.decoder = PixelDecoder(backbone, cfg.decoder_depth, cfg.all_frames) if objective.patches else None
-        self.mask_patch = None
+        self.decoder = self.mask_patch = None
+        if objective.patches: self.decoder = PixelDecoder(backbone, cfg.decoder_depth, cfg.all_frames)
         if self.decoder is not None and cfg.noise == "learned":
             start = torch.randn(encoder.unit, encoder.patch_dim, device=backbone.device, dtype=backbone.dtype)
             self.mask_patch = nn.Parameter(start * .02)
         self.further = objective.head(backbone, cfg) if objective.head else None
 
     def encode(self, c: Corruption) -> tuple[Tensor, dict]: # [T, hidden]
-        "Hidden states of the corrupted Pack, and what the decoder's originals were given besides their input."
+        """Hidden states of the corrupted Pack, and what the decoder's originals were given besides their
+        input."""
         pixels = fill_hidden(c.pixel_values, c.masked_groups, self.mask_patch)
         if self.decoder is None: return self.backbone(c.pack, pixels, c.input_ids), {}
         with self.decoder.capture_layer_kwargs(self.backbone) as layer_kwargs:
             return self.backbone(c.pack, pixels, c.input_ids), layer_kwargs
 
     def predict_pixels(self, hidden: Tensor, layer_kwargs: dict, c: Corruption) -> Tensor: # as patch_targets
-        "Pixels at masked image tokens. Raises `BadInput` if patches are hidden and the model was trained without a decoder."
+        """Pixels at masked image tokens. Raises `BadInput` if patches are hidden and the model was trained
+        without a decoder."""
         if not len(c.masked_images): return c.patch_targets
-        if self.decoder is None: raise BadInput("this model has no patch decoder: it was trained with an objective without mae")
+        if self.decoder is None:
+            raise BadInput("this model has no patch decoder: it was trained with an objective without mae")
         return self.decoder(hidden, layer_kwargs, c)
 
     def predict(self, c: Corruption) -> tuple[Tensor, Tensor]: # [M, vocabulary], [K, unit * 3 * p * p]
@@ -173,16 +179,17 @@ class Reconstruction(nn.Module):
         return scores, self.predict_pixels(hidden, layer_kwargs, c)
 
     def forward(self, c: Corruption) -> dict[str, Tensor]:
-        "`mlm`: summed cross-entropy; `mae`: summed squared error; the words' losses and hits by kind of Document; all fp32."
+        """`mlm`: summed cross-entropy; `mae`: summed squared error; the words' losses and hits by kind of
+        Document; all fp32."""
         hidden, layer_kwargs = self.encode(c)
-        words, losses, hits = masked_cross_entropy(hidden[c.logit_positions], self.backbone.model.lm_head, c.token_targets,
-                                                   chunk=self.chunk, softcap=self.softcap)
+        asked, head = hidden[c.logit_positions], self.backbone.model.lm_head
+        words, losses, hits = masked_cross_entropy(asked, head, c.token_targets, chunk=self.chunk, softcap=self.softcap)
         if self.backbone.shared: words = words + dummy_head_loss(self, hidden, layer_kwargs, c)
         patches = (self.predict_pixels(hidden, layer_kwargs, c).float() - c.patch_targets).pow(2).sum()
         sums = dict(mlm=words, mae=patches, **sums_by_kind(losses, hits, c.has_image))
         return sums if self.further is None else sums | self.further(hidden, c)
 
-# %% ../nbs/02_joint_reconstruction.ipynb #9d57c8fb
+# %% ../nbs/02_joint_reconstruction.ipynb #438ff3f3
 def stage_flops(recon: Reconstruction) -> Callable[[list[Corruption]], float]:
     "`flops(micro)`: useful FLOPs of forward and backward of some corrupted Packs."
     work, head = Work(recon.backbone), recon.backbone.model.lm_head
@@ -191,14 +198,15 @@ def stage_flops(recon: Reconstruction) -> Callable[[list[Corruption]], float]:
 # %% ../nbs/02_joint_reconstruction.ipynb #f6a1843b
 SMALL = dict(lr=4e-4, schedule="cosine", pack_tokens=1024, packs_per_step=1, max_length=512, clip=1.0) # for moca-tiny-base
 
-# %% ../nbs/02_joint_reconstruction.ipynb #5d530adf
+# %% ../nbs/02_joint_reconstruction.ipynb #7c981b33
 def stage_data(cfg: PretrainConfig, backbone: Backbone, accelerator, docs: Sequence[Document], report: Report
                ) -> tuple[list[Document], Lazy, np.ndarray, str]: # held out, to train on, their table, a note
-    "Split, measured and split off: the Documents of a run. The account of what cannot be used is kept in `cfg.out`."
+    """Split, measured and split off: the Documents of a run. The account of what cannot be used is kept in
+    `cfg.out`."""
     main, out = accelerator.is_main_process, Path(cfg.out)
     contents = docs.signature() if isinstance(docs, Lazy) else load_corpus().digest
-    limits = encoder_mark(backbone.encoder)
-    on_main(accelerator, lambda: same_data(out, contents_of_the_documents=contents, tokenizer_and_limits=limits))
+    data = dict(contents_of_the_documents=contents, tokenizer_and_limits=encoder_mark(backbone.encoder))
+    on_main(accelerator, lambda: same_data(out, **data))
     cache = out/"lengths.npz" if cfg.data else None
     docs, table, note = split_to_length(backbone.encoder, docs, progress=main, report=report, cache=cache)
     report.adds_up()
@@ -206,7 +214,7 @@ def stage_data(cfg: PretrainConfig, backbone: Backbone, accelerator, docs: Seque
     say(report.summary(), accelerator)
     return *held_out(docs, table, cfg), note
 
-# %% ../nbs/02_joint_reconstruction.ipynb #e85d6b55
+# %% ../nbs/02_joint_reconstruction.ipynb #01f4a70d
 def start_pixel_bias(recon: Reconstruction, cfg: PretrainConfig, docs: Lazy, table: np.ndarray) -> None:
     "Let the decoder's output start from the mean patch of the corpus, where `cfg.pixel_bias` says so."
     if recon.decoder is None or cfg.pixel_bias != "mean" or not table[:, 1].any(): return
@@ -224,7 +232,8 @@ def head_tensors(recon: Reconstruction) -> dict[str, Tensor]:
     return {k: v for k, v in recon.state_dict().items() if not k.startswith("backbone.")}
 
 def save_stage(recon: Reconstruction, cfg: PretrainConfig, steps: int, tokens: int) -> None:
-    "Write the model directory and, apart from it, the heads that later stages drop. Raises `MocaError` where the disk is full."
+    """Write the model directory and, apart from it, the heads that later stages drop. Raises `MocaError`
+    where the disk is full."""
     size, out = sum(p.numel() * p.element_size() for p in recon.parameters()), Path(cfg.out)
     need_space(out, size, "the model", "free some space and go on with --resume; the last state is kept")
     done = f"stage 1 ({cfg.objective}): {steps:,} steps, {tokens:,} tokens, lr {cfg.lr:g}, seed {cfg.seed}"
@@ -234,20 +243,23 @@ def save_stage(recon: Reconstruction, cfg: PretrainConfig, steps: int, tokens: i
     with atomic(out/"heads.safetensors") as part: save_file(heads, part)
 
 def load_stage(out, **kwargs) -> Reconstruction:
-    "A finished stage 1 with its heads, as its config built them. Raises `BadInput` for heads that do not fit."
+    """A finished stage 1 with its heads, as its config built them. Raises `BadInput` for heads that do not
+    fit."""
     cfg = make_config(PretrainConfig, Path(out)/"config.yaml")
     recon = Reconstruction(load_backbone(Path(out)/"model", **kwargs), cfg)
     heads = read_tensors(Path(out)/"heads.safetensors")
     wrong = set(head_tensors(recon)) ^ set(heads)
-    if wrong: raise BadInput(f"{Path(out)/'heads.safetensors'} does not fit its config.yaml: {', '.join(sorted(wrong)[:3])}")
+    if wrong:
+        some = ", ".join(sorted(wrong)[:3])
+        raise BadInput(f"{Path(out)/'heads.safetensors'} does not fit its config.yaml: {some}")
     recon.load_state_dict(heads, strict=False)
     return recon.eval()
 
 # %% ../nbs/02_joint_reconstruction.ipynb #40efa109
 def pretrain(cfg: PretrainConfig, resume: bool = False, force: bool = False) -> dict:
-    """Run stage 1; writes `model/`, `heads.safetensors`, `config.yaml`, `log.jsonl`, `bad_samples.jsonl`, `looks/`,
-    `figures/` and `state/` into `cfg.out`, returns a summary. Raises `BadInput` for bad options or data, `Stopped`
-    after a signal."""
+    """Run stage 1; writes `model/`, `heads.safetensors`, `config.yaml`, `log.jsonl`, `bad_samples.jsonl`,
+    `looks/`, `figures/` and `state/` into `cfg.out`, returns a summary. Raises `BadInput` for bad options or
+    data, `Stopped` after a signal."""
     docs, report = stage_documents(cfg) # 1. the model and its Documents
     accelerator = start_run(cfg, resume, force, "pretrain")
     bidirectional = not OBJECTIVES[cfg.objective].causal
@@ -259,25 +271,29 @@ def pretrain(cfg: PretrainConfig, resume: bool = False, force: bool = False) -> 
     packs, lengths = first_packs(cfg, docs, table) # 2. the batches of each step
     how = describe(packs, lengths, cfg.pack_tokens) if packs else "batched in bins of cost"
     say(f"{note}; {how}", accelerator)
-    batches, n = pack_batches(backbone.encoder, docs, table, cfg, processes=accelerator.num_processes, report=report)
+    batches, n = pack_batches(backbone.encoder, docs, table, cfg, processes=accelerator.num_processes,
+                              report=report)
     steps, before = cfg.steps or max(1, round(cfg.epochs * n)), len(report.rejected)
 
-    callback = ReconstructionCallback(shown, cfg, steps, accelerator.is_main_process) if shown else None
-    hook = recon.register_forward_pre_hook(callback) if callback else None
-    log = fit(recon, batches, cfg, total=steps, weights=loss_weights(cfg), accelerator=accelerator, # 3. training
-              name="stage 1", resume=resume, accumulate=functools.partial(accumulate, reduction=cfg.reduction),
-              flops=stage_flops(recon))
+    hook = None # 3. training, looked at on the way
+    if shown:
+        callback = ReconstructionCallback(shown, cfg, steps, keep=accelerator.is_main_process)
+        hook = recon.register_forward_pre_hook(callback)
+    reduced = functools.partial(accumulate, reduction=cfg.reduction)
+    log = fit(recon, batches, cfg, total=steps, weights=loss_weights(cfg), accelerator=accelerator, name="stage 1",
+              resume=resume, accumulate=reduced, flops=stage_flops(recon))
     if hook: hook.remove()
 
     late = int(summed([len(report.rejected) - before], accelerator)[0]) # 4. what is left behind
     if late:
-        say(f"{late:,} rows broke while they were trained on and were left out: see {Path(cfg.out)/'bad_samples.jsonl'}",
-            accelerator)
+        say(f"{late:,} rows broke while they were trained on and were left out: see "
+            f"{Path(cfg.out)/'bad_samples.jsonl'}", accelerator)
     tokens = sum(r["tokens"] for r in log)
     on_main(accelerator, lambda: (save_stage(recon, cfg, steps, tokens), draw_run(cfg.out, log)))
     end_run(cfg, accelerator)
-    return dict(steps=steps, documents=len(docs), rejected=len(report.rejected), tokens=tokens, loss=log[-1]["loss"],
-                fill=fill(packs, lengths, cfg.pack_tokens) if packs else None)
+    filled = fill(packs, lengths, cfg.pack_tokens) if packs else None
+    return dict(steps=steps, documents=len(docs), rejected=len(report.rejected), tokens=tokens,
+                loss=log[-1]["loss"], fill=filled)
 
 # %% ../nbs/02_joint_reconstruction.ipynb #9c7e0080
 def explore_reconstruction(recon: Reconstruction, docs: list[Document], cfg: PretrainConfig):
@@ -289,9 +305,10 @@ def explore_reconstruction(recon: Reconstruction, docs: list[Document], cfg: Pre
         plt.show()
     share = lambda value: widgets.FloatSlider(value, min=.1, max=.9, step=.1)
     noises = [k for k in NOISES if k != "learned" or recon.mask_patch is not None]
-    return widgets.interactive(draw, document=widgets.IntSlider(0, 0, len(docs) - 1), epoch=widgets.IntSlider(0, 0, 9),
-                               text_ratio=share(.4), text_mask=list(TEXT_MASKS), patch_ratio=share(.5),
-                               patch_mask=list(PATCH_MASKS), noise=noises)
+    count = lambda most: widgets.IntSlider(0, 0, most)
+    return widgets.interactive(draw, document=count(len(docs) - 1), epoch=count(9), noise=noises,
+                               text_ratio=share(.4), text_mask=list(TEXT_MASKS),
+                               patch_ratio=share(.5), patch_mask=list(PATCH_MASKS))
 
 # %% ../nbs/02_joint_reconstruction.ipynb #de7bf421
 # The released code's choices; learning rate, warm-up, clipping and ratios are the defaults.
