@@ -6,47 +6,45 @@
 from __future__ import annotations
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from .backbone import Backbone, load_backbone, save
-from .training.model import training_backbone
-from .training.config import TrainConfig, make_config, one_of, within
-from .data.corpus import load_corpus, picture_documents
-from .pretraining.corruption import Corruption, corrupt
 from .data.account import Report
+from .data.corpus import load_corpus
 from .data.documents import BadInput, Document
-from .pretraining.heads import PixelDecoder, head_flops, masked_cross_entropy
+from .data.files import atomic, need_space
+from .data.rows import Lazy
 from .masking import NOISES, PATCH_MASKS, TEXT_MASKS
 from .model.cost import Work
-from .data.mixtures import open_documents
-from .model.packing import encode_all, encoder_mark, split_all
-from .model.planning import bin_costs, bins, cost, deal, describe, fill, plan
-from .pretraining.figures import Watch, average_patch, average_target, draw_run, masked_accuracy, patch_errors, read_looks, rebuild # noqa: F401
-from .pretraining.figures import show_looks, show_progress, show_rebuilt, show_words # noqa: F401
-from .training.processes import on_main, say, summed
-from .data.rows import Lazy, Selection
-from .training.run import same_data
-from .training.loop import accumulate, end_run, fit, start_run
+from .model.packing import encoder_mark
+from .model.planning import describe, fill, plan
 from .model.trust import read_tensors
-from .data.files import atomic, need_space
-
+from .pretraining.corruption import OBJECTIVES, Corruption, CorruptionConfig, corrupt # noqa: F401
+from .pretraining.figures import ReconstructionCallback, average_target, draw_run
+from .pretraining.figures import average_patch, masked_accuracy, patch_errors, rebuild # noqa: F401
+from .pretraining.figures import read_snapshots # noqa: F401
+from .pretraining.figures import show_progress, show_rebuilt, show_snapshots, show_words # noqa: F401
+from .pretraining.heads import PixelDecoder, head_flops, masked_cross_entropy
+from .pretraining.stage import held_out, pack_batches, split_to_length, stage_documents
+from .training.config import TrainConfig, make_config, one_of, within
+from .training.loop import accumulate, end_run, fit, start_run
+from .training.model import training_backbone
+from .training.processes import on_main, say, summed
+from .training.run import same_data
 
 # %% auto #0
-__all__ = ['OBJECTIVES', 'WEIGHTS', 'OFFICIAL_CODE', 'QWEN_3B', 'QWEN_7B', 'MOST_EMPTY', 'NO_DOCUMENT', 'SMALL', 'PretrainConfig',
-           'Reconstruction', 'stage_documents', 'fitted', 'held_out', 'epoch_steps', 'Place', 'pack_batches',
-           'stage_flops', 'pretrain', 'save_stage', 'load_stage', 'explore_reconstruction']
+__all__ = ['WEIGHTS', 'SMALL', 'OFFICIAL_CODE', 'QWEN_3B', 'QWEN_7B', 'PretrainConfig', 'loss_weights', 'sums_by_kind',
+           'dummy_head_loss', 'fill_hidden', 'Reconstruction', 'stage_flops', 'stage_data', 'start_pixel_bias',
+           'first_packs', 'head_tensors', 'save_stage', 'load_stage', 'pretrain', 'explore_reconstruction']
 
 # %% ../nbs/02_joint_reconstruction.ipynb #9b009252
-OBJECTIVES = ("mlm+mae", "mlm", "mae", "causal")
-
 @dataclass
-class PretrainConfig(TrainConfig):
+class PretrainConfig(CorruptionConfig, TrainConfig):
     "Stage 1. Defaults are the paper's for Qwen2.5-VL-3B. Raises `BadInput` for values that make no sense."
     out: str = "runs/pretrain"
     objective: str = "mlm+mae" # mlm+mae, mlm, mae, or causal (next-token prediction, mask closed)
@@ -74,82 +72,243 @@ class PretrainConfig(TrainConfig):
 
     def may_change(self, name: str, before) -> bool:
         "As for every stage; and other looks, as long as the same Documents are held out for them."
-        return super().may_change(name, before) or name in self.SWITCHED and bool(before) == bool(getattr(self, name))
+        if name in self.SWITCHED and bool(before) == bool(getattr(self, name)): return True
+        return super().may_change(name, before)
 
     def __post_init__(self):
         super().__post_init__()
-        allowed = dict(objective=OBJECTIVES, text_mask=TEXT_MASKS, patch_mask=PATCH_MASKS, noise=NOISES, pixel_bias=("zero", "mean"),
-                       reduction=("global", "micro"), batching=("packs", "bins"))
-        least = dict(decoder_depth=0, span=1, watch=0, mae_weight=0, pack_tokens=8, packs_per_step=1, head_chunk=1)
-        for name, values in allowed.items(): one_of(name, getattr(self, name), values)
-        for name, low in least.items(): within(name, getattr(self, name), low, None)
-        for name, part in (("text_ratio", "mlm"), ("patch_ratio", "mae")):
-            ratio, used = getattr(self, name), part in self.objective
-            if not (0 < ratio < 1 or ratio == 0 and not used):
-                zero = "" if used else f", or 0: objective={self.objective} does not use it"
-                raise BadInput(f"option {name} is {ratio}: give a share greater than 0 and less than 1{zero}")
+        _check_values(self)
+        _check_ratios(self)
         if self.max_length > self.pack_tokens:
-            raise BadInput(f"max_length ({self.max_length}) exceeds pack_tokens ({self.pack_tokens}): a Document must fit into a Pack")
+            raise BadInput(f"max_length ({self.max_length}) exceeds pack_tokens ({self.pack_tokens}): "
+                           "a Document must fit into a Pack")
 
-# %% ../nbs/02_joint_reconstruction.ipynb #9c0e8b67
+# %% ../nbs/02_joint_reconstruction.ipynb #8ef7f1e6
+def _check_values(cfg: PretrainConfig) -> None:
+    "Raise `BadInput` for an unknown choice, or a number that is too small."
+    allowed = dict(objective=tuple(OBJECTIVES), text_mask=TEXT_MASKS, patch_mask=PATCH_MASKS, noise=NOISES,
+                   pixel_bias=("zero", "mean"), reduction=("global", "micro"), batching=("packs", "bins"))
+    least = dict(decoder_depth=0, span=1, watch=0, mae_weight=0, pack_tokens=8, packs_per_step=1, head_chunk=1)
+    for name, values in allowed.items(): one_of(name, getattr(cfg, name), values)
+    for name, low in least.items(): within(name, getattr(cfg, name), low, None)
+
+def _check_ratios(cfg: PretrainConfig) -> None:
+    "Raise `BadInput` for a ratio that is no share, or is 0 although the objective hides something."
+    objective = OBJECTIVES[cfg.objective]
+    hides = dict(text_ratio=objective.text and not objective.causal, patch_ratio=objective.patches)
+    for name, used in hides.items():
+        ratio = getattr(cfg, name)
+        if 0 < ratio < 1 or ratio == 0 and not used: continue
+        zero = "" if used else f", or 0: objective={cfg.objective} does not use it"
+        raise BadInput(f"option {name} is {ratio}: give a share greater than 0 and less than 1{zero}")
+
+# %% ../nbs/02_joint_reconstruction.ipynb #60416d5f
 WEIGHTS = dict(mlm=1.0, mlm_text=0.0, mlm_image=0.0, right_text=0.0, right_image=0.0) # in the loss; of mae: cfg.mae_weight
 
+def loss_weights(cfg: PretrainConfig) -> dict[str, float]:
+    "The weight of each sum in the loss; 0: a metric."
+    head = OBJECTIVES[cfg.objective].head
+    return dict(WEIGHTS, mae=cfg.mae_weight) | (head.weights if head else {})
+
+def sums_by_kind(losses: Tensor, hits: Tensor, has_image: Tensor) -> dict[str, Tensor]: # [M] each
+    "Losses and hits of hidden tokens, summed apart for Documents with an image and without."
+    return dict(mlm_text=losses[~has_image].sum(), mlm_image=losses[has_image].sum(),
+                right_text=hits[~has_image].sum().float(), right_image=hits[has_image].sum().float())
+
+# %% ../nbs/02_joint_reconstruction.ipynb #5bd8eb3a
+def dummy_head_loss(recon: Reconstruction, hidden: Tensor, # [T, hidden]
+                    layer_kwargs: dict, c: Corruption) -> Tensor: # 0-dim
+    "Zero, out of every head that this Pack leaves out."
+    zero = hidden.new_zeros((), dtype=torch.float32)
+    if recon.decoder is None or len(c.masked_images): return zero
+    first = torch.arange(c.pack.lengths[0], device=hidden.device)
+    one = dataclasses.replace(c, decoder_documents=[0], decoder_rows=first, decoder_at=first[:1],
+                              decoder_lengths=c.pack.lengths[:1], masked_images=first[:1])
+    zero = zero + 0 * recon.decoder(hidden, layer_kwargs, one).float().sum()
+    return zero if recon.mask_patch is None else zero + 0 * recon.mask_patch.float().sum()
+
+# %% ../nbs/02_joint_reconstruction.ipynb #26ea69b5
+def fill_hidden(pixel_values: Tensor, # [P, dim]
+                groups: Tensor, # [K] hidden patch groups
+                mask_patch: Tensor | None # [unit, dim]; None: they are filled already
+                ) -> Tensor: # [P, dim]
+    "Pixel rows with the learned mask patch in the hidden groups."
+    if mask_patch is None or not len(groups): return pixel_values
+    unit = len(mask_patch)
+    rows = groups[:, None] * unit + torch.arange(unit, device=groups.device)
+    return pixel_values.index_put((rows.flatten(),), mask_patch.to(pixel_values.dtype).repeat(len(groups), 1))
+
+# %% ../nbs/02_joint_reconstruction.ipynb #9c0e8b67
 class Reconstruction(nn.Module):
-    "A Backbone with the heads of stage 1. Forward gives *sums* by name; the training step divides them by global counts."
+    """A Backbone with the heads of stage 1. Forward gives *sums* by name; the training step divides them
+    by global counts."""
     def __init__(self, backbone: Backbone, cfg: PretrainConfig | None = None): # None: the paper's
         super().__init__()
-        cfg, encoder = cfg or PretrainConfig(), backbone.encoder
+        cfg = cfg or PretrainConfig()
+        objective, encoder = OBJECTIVES[cfg.objective], backbone.encoder
         self.backbone, self.chunk = backbone, cfg.head_chunk
         self.softcap = getattr(backbone.text.config, "final_logit_softcapping", None)
-        self.decoder = PixelDecoder(backbone, cfg.decoder_depth, cfg.all_frames) if "mae" in cfg.objective else None
-        self.mask_patch = None
+        self.decoder = self.mask_patch = None
+        if objective.patches: self.decoder = PixelDecoder(backbone, cfg.decoder_depth, cfg.all_frames)
         if self.decoder is not None and cfg.noise == "learned":
-            self.mask_patch = nn.Parameter(torch.randn(encoder.unit, encoder.patch_dim, device=backbone.device, dtype=backbone.dtype) * .02)
+            start = torch.randn(encoder.unit, encoder.patch_dim, device=backbone.device, dtype=backbone.dtype)
+            self.mask_patch = nn.Parameter(start * .02)
+        self.further = objective.head(backbone, cfg) if objective.head else None
 
-    def pixels(self, c: Corruption) -> Tensor: # [P, dim]
-        "What the tower gets: the corrupted rows, with the learned mask patch in the hidden ones where there is one."
-        if self.mask_patch is None or not len(c.masked_groups): return c.pixel_values
-        unit, k = len(self.mask_patch), len(c.masked_groups)
-        rows = (c.masked_groups[:, None] * unit + torch.arange(unit, device=c.masked_groups.device)).flatten()
-        return c.pixel_values.index_put((rows,), self.mask_patch.to(c.pixel_values.dtype).repeat(k, 1))
+    def encode(self, c: Corruption) -> tuple[Tensor, dict]: # [T, hidden]
+        """Hidden states of the corrupted Pack, and what the decoder's originals were given besides their
+        input."""
+        pixels = fill_hidden(c.pixel_values, c.masked_groups, self.mask_patch)
+        if self.decoder is None: return self.backbone(c.pack, pixels, c.input_ids), {}
+        with self.decoder.capture_layer_kwargs(self.backbone) as layer_kwargs:
+            return self.backbone(c.pack, pixels, c.input_ids), layer_kwargs
 
-    def encode(self, c: Corruption) -> tuple[Tensor, dict]:
-        "Hidden states of the corrupted Pack, and what the decoder's originals were given besides their input."
-        if self.decoder is None: return self.backbone(c.pack, self.pixels(c), c.input_ids), {}
-        with self.decoder.listening(self.backbone) as given: return self.backbone(c.pack, self.pixels(c), c.input_ids), given
-
-    def paint(self, hidden: Tensor, given: dict, c: Corruption) -> Tensor: # as patch_targets
-        "Pixels at masked image tokens. Raises `BadInput` if patches are hidden and the model was trained without a decoder."
+    def predict_pixels(self, hidden: Tensor, layer_kwargs: dict, c: Corruption) -> Tensor: # as patch_targets
+        """Pixels at masked image tokens. Raises `BadInput` if patches are hidden and the model was trained
+        without a decoder."""
         if not len(c.masked_images): return c.patch_targets
-        if self.decoder is None: raise BadInput("this model has no patch decoder: it was trained with an objective without mae")
-        return self.decoder(hidden, given, c)
+        if self.decoder is None:
+            raise BadInput("this model has no patch decoder: it was trained with an objective without mae")
+        return self.decoder(hidden, layer_kwargs, c)
 
-    def predict(self, c: Corruption) -> tuple[Tensor, Tensor]:
-        "Vocabulary scores `[M, vocabulary]` at masked tokens and pixels `[K, unit * 3 * p * p]` at masked image tokens."
-        hidden, given = self.encode(c)
-        scores = self.backbone.model.lm_head(hidden[c.read_at])
-        return self.softcap * (scores / self.softcap).tanh() if self.softcap else scores, self.paint(hidden, given, c)
+    def predict(self, c: Corruption) -> tuple[Tensor, Tensor]: # [M, vocabulary], [K, unit * 3 * p * p]
+        "Vocabulary scores at masked tokens and pixels at masked image tokens."
+        hidden, layer_kwargs = self.encode(c)
+        scores = self.backbone.model.lm_head(hidden[c.logit_positions])
+        if self.softcap: scores = self.softcap * (scores / self.softcap).tanh()
+        return scores, self.predict_pixels(hidden, layer_kwargs, c)
 
     def forward(self, c: Corruption) -> dict[str, Tensor]:
-        "`mlm`: summed cross-entropy; `mae`: summed squared error; the words' losses and hits by kind of Document; all fp32."
-        hidden, given = self.encode(c)
-        head = self.backbone.model.lm_head
-        words, losses, hits = masked_cross_entropy(hidden[c.read_at], head, c.token_targets, self.chunk, self.softcap)
-        if self.backbone.shared: words = words + self.idle(hidden, given, c)
-        patches = (self.paint(hidden, given, c).float() - c.patch_targets).pow(2).sum()
-        seen = c.beside_picture
-        return dict(mlm=words, mae=patches, mlm_text=losses[~seen].sum(), mlm_image=losses[seen].sum(),
-                    right_text=hits[~seen].sum().float(), right_image=hits[seen].sum().float())
+        """`mlm`: summed cross-entropy; `mae`: summed squared error; the words' losses and hits by kind of
+        Document; all fp32."""
+        hidden, layer_kwargs = self.encode(c)
+        asked, head = hidden[c.logit_positions], self.backbone.model.lm_head
+        words, losses, hits = masked_cross_entropy(asked, head, c.token_targets, chunk=self.chunk, softcap=self.softcap)
+        if self.backbone.shared: words = words + dummy_head_loss(self, hidden, layer_kwargs, c)
+        patches = (self.predict_pixels(hidden, layer_kwargs, c).float() - c.patch_targets).pow(2).sum()
+        sums = dict(mlm=words, mae=patches, **sums_by_kind(losses, hits, c.has_image))
+        return sums if self.further is None else sums | self.further(hidden, c)
 
-    def idle(self, hidden: Tensor, given: dict, c: Corruption) -> Tensor: # 0-dim
-        "Zero, out of every head that this Pack leaves out."
-        zero = hidden.new_zeros((), dtype=torch.float32)
-        if self.decoder is None or len(c.masked_images): return zero
-        first = torch.arange(c.pack.lengths[0], device=hidden.device)
-        one = dataclasses.replace(c, pictures=[0], picture_rows=first, picture_lengths=c.pack.lengths[:1],
-                                  picture_at=first[:1], masked_images=first[:1])
-        zero = zero + 0 * self.decoder(hidden, given, one).float().sum()
-        return zero if self.mask_patch is None else zero + 0 * self.mask_patch.float().sum()
+# %% ../nbs/02_joint_reconstruction.ipynb #438ff3f3
+def stage_flops(recon: Reconstruction) -> Callable[[list[Corruption]], float]:
+    "`flops(micro)`: useful FLOPs of forward and backward of some corrupted Packs."
+    work, head = Work(recon.backbone), recon.backbone.model.lm_head
+    return lambda micro: sum(work(c.pack) + head_flops(work, head, recon.decoder, c) for c in micro)
+
+# %% ../nbs/02_joint_reconstruction.ipynb #f6a1843b
+SMALL = dict(lr=4e-4, schedule="cosine", pack_tokens=1024, packs_per_step=1, max_length=512, clip=1.0) # for moca-tiny-base
+
+# %% ../nbs/02_joint_reconstruction.ipynb #7c981b33
+def stage_data(cfg: PretrainConfig, backbone: Backbone, accelerator, docs: Sequence[Document], report: Report
+               ) -> tuple[list[Document], Lazy, np.ndarray, str]: # held out, to train on, their table, a note
+    """Split, measured and split off: the Documents of a run. The account of what cannot be used is kept in
+    `cfg.out`."""
+    main, out = accelerator.is_main_process, Path(cfg.out)
+    contents = docs.signature() if isinstance(docs, Lazy) else load_corpus().digest
+    data = dict(contents_of_the_documents=contents, tokenizer_and_limits=encoder_mark(backbone.encoder))
+    on_main(accelerator, lambda: same_data(out, **data))
+    cache = out/"lengths.npz" if cfg.data else None
+    docs, table, note = split_to_length(backbone.encoder, docs, progress=main, report=report, cache=cache)
+    report.adds_up()
+    report.keep(out/"bad_samples.jsonl", cfg.max_bad, main)
+    say(report.summary(), accelerator)
+    return *held_out(docs, table, cfg), note
+
+# %% ../nbs/02_joint_reconstruction.ipynb #01f4a70d
+def start_pixel_bias(recon: Reconstruction, cfg: PretrainConfig, docs: Lazy, table: np.ndarray) -> None:
+    "Let the decoder's output start from the mean patch of the corpus, where `cfg.pixel_bias` says so."
+    if recon.decoder is None or cfg.pixel_bias != "mean" or not table[:, 1].any(): return
+    some = [docs[i] for i in np.flatnonzero(table[:, 1])[:300]]
+    recon.decoder.to_pixels.bias.data.copy_(average_target(recon.backbone.encoder, some, cfg))
+
+def first_packs(cfg: PretrainConfig, docs: Lazy, table: np.ndarray) -> tuple[list, np.ndarray]:
+    "The Packs of the first epoch (none for bins) and the lengths of its Documents."
+    lengths = table[docs.draw(cfg.seed, 0), 0]
+    return (plan(lengths, cfg.pack_tokens, cfg.seed) if cfg.batching == "packs" else []), lengths
+
+# %% ../nbs/02_joint_reconstruction.ipynb #65d85949
+def head_tensors(recon: Reconstruction) -> dict[str, Tensor]:
+    "The parameters of stage 1 that are not the Backbone's."
+    return {k: v for k, v in recon.state_dict().items() if not k.startswith("backbone.")}
+
+def save_stage(recon: Reconstruction, cfg: PretrainConfig, steps: int, tokens: int) -> None:
+    """Write the model directory and, apart from it, the heads that later stages drop. Raises `MocaError`
+    where the disk is full."""
+    size, out = sum(p.numel() * p.element_size() for p in recon.parameters()), Path(cfg.out)
+    need_space(out, size, "the model", "free some space and go on with --resume; the last state is kept")
+    done = f"stage 1 ({cfg.objective}): {steps:,} steps, {tokens:,} tokens, lr {cfg.lr:g}, seed {cfg.seed}"
+    recon.backbone.history.append(done)
+    with atomic(out/"model") as part: save(recon.backbone, part)
+    heads = {k: v.contiguous().cpu() for k, v in head_tensors(recon).items()}
+    with atomic(out/"heads.safetensors") as part: save_file(heads, part)
+
+def load_stage(out, **kwargs) -> Reconstruction:
+    """A finished stage 1 with its heads, as its config built them. Raises `BadInput` for heads that do not
+    fit."""
+    cfg = make_config(PretrainConfig, Path(out)/"config.yaml")
+    recon = Reconstruction(load_backbone(Path(out)/"model", **kwargs), cfg)
+    heads = read_tensors(Path(out)/"heads.safetensors")
+    wrong = set(head_tensors(recon)) ^ set(heads)
+    if wrong:
+        some = ", ".join(sorted(wrong)[:3])
+        raise BadInput(f"{Path(out)/'heads.safetensors'} does not fit its config.yaml: {some}")
+    recon.load_state_dict(heads, strict=False)
+    return recon.eval()
+
+# %% ../nbs/02_joint_reconstruction.ipynb #40efa109
+def pretrain(cfg: PretrainConfig, resume: bool = False, force: bool = False) -> dict:
+    """Run stage 1; writes `model/`, `heads.safetensors`, `config.yaml`, `log.jsonl`, `bad_samples.jsonl`,
+    `looks/`, `figures/` and `state/` into `cfg.out`, returns a summary. Raises `BadInput` for bad options or
+    data, `Stopped` after a signal."""
+    docs, report = stage_documents(cfg) # 1. the model and its Documents
+    accelerator = start_run(cfg, resume, force, "pretrain")
+    bidirectional = not OBJECTIVES[cfg.objective].causal
+    backbone = training_backbone(cfg, accelerator, bidirectional=bidirectional, needs_head=True)
+    shown, docs, table, note = stage_data(cfg, backbone, accelerator, docs=docs, report=report)
+    recon = Reconstruction(backbone, cfg)
+    start_pixel_bias(recon, cfg, docs, table)
+
+    packs, lengths = first_packs(cfg, docs, table) # 2. the batches of each step
+    how = describe(packs, lengths, cfg.pack_tokens) if packs else "batched in bins of cost"
+    say(f"{note}; {how}", accelerator)
+    batches, n = pack_batches(backbone.encoder, docs, table, cfg, processes=accelerator.num_processes,
+                              report=report)
+    steps, before = cfg.steps or max(1, round(cfg.epochs * n)), len(report.rejected)
+
+    hook = None # 3. training, looked at on the way
+    if shown:
+        callback = ReconstructionCallback(shown, cfg, steps, keep=accelerator.is_main_process)
+        hook = recon.register_forward_pre_hook(callback)
+    reduced = functools.partial(accumulate, reduction=cfg.reduction)
+    log = fit(recon, batches, cfg, total=steps, weights=loss_weights(cfg), accelerator=accelerator, name="stage 1",
+              resume=resume, accumulate=reduced, flops=stage_flops(recon))
+    if hook: hook.remove()
+
+    late = int(summed([len(report.rejected) - before], accelerator)[0]) # 4. what is left behind
+    if late:
+        say(f"{late:,} rows broke while they were trained on and were left out: see "
+            f"{Path(cfg.out)/'bad_samples.jsonl'}", accelerator)
+    tokens = sum(r["tokens"] for r in log)
+    on_main(accelerator, lambda: (save_stage(recon, cfg, steps, tokens), draw_run(cfg.out, log)))
+    end_run(cfg, accelerator)
+    filled = fill(packs, lengths, cfg.pack_tokens) if packs else None
+    return dict(steps=steps, documents=len(docs), rejected=len(report.rejected), tokens=tokens,
+                loss=log[-1]["loss"], fill=filled)
+
+# %% ../nbs/02_joint_reconstruction.ipynb #9c7e0080
+def explore_reconstruction(recon: Reconstruction, docs: list[Document], cfg: PretrainConfig):
+    "An ipywidgets explorer: Document, ratios, ways to choose and to fill, epoch (another draw)."
+    import ipywidgets as widgets
+    import matplotlib.pyplot as plt
+    def draw(document, epoch, **options):
+        show_rebuilt(recon, [docs[document]], dataclasses.replace(cfg, **options), epoch)
+        plt.show()
+    share = lambda value: widgets.FloatSlider(value, min=.1, max=.9, step=.1)
+    noises = [k for k in NOISES if k != "learned" or recon.mask_patch is not None]
+    count = lambda most: widgets.IntSlider(0, 0, most)
+    return widgets.interactive(draw, document=count(len(docs) - 1), epoch=count(9), noise=noises,
+                               text_ratio=share(.4), text_mask=list(TEXT_MASKS),
+                               patch_ratio=share(.5), patch_mask=list(PATCH_MASKS))
 
 # %% ../nbs/02_joint_reconstruction.ipynb #de7bf421
 # The released code's choices; learning rate, warm-up, clipping and ratios are the defaults.
@@ -160,162 +319,3 @@ OFFICIAL_CODE = dict(base="Qwen/Qwen2.5-VL-3B-Instruct", precision="bf16", shift
 # The paper's; the rest are PretrainConfig's defaults.
 QWEN_3B = dict(base="Qwen/Qwen2.5-VL-3B-Instruct", precision="bf16", max_pixels=1024 * 28 * 28, pack_tokens=8192, packs_per_step=64)
 QWEN_7B = dict(QWEN_3B, base="Qwen/Qwen2.5-VL-7B-Instruct", text_ratio=0.6, patch_ratio=0.6)
-
-# %% ../nbs/02_joint_reconstruction.ipynb #0fa19a6a
-def stage_documents(cfg: PretrainConfig) -> tuple[Sequence[Document], Report]:
-    "The Documents to train on, the embedded corpus or what `cfg.data` names, none read yet; and a Report for those that cannot be used."
-    if cfg.data is None: return load_corpus().documents("train"), Report("the embedded corpus")
-    return open_documents(cfg.data, progress=True)
-
-def fitted(encoder, docs: Sequence[Document], progress: bool = False, report: Report | None = None, # gets what cannot be used
-           cache: Path | None = None # file for the lengths
-           ) -> tuple[Lazy, np.ndarray, str]:
-    "`split_all` with threads; raises `BadInput` where nothing is left."
-    found, table, note = split_all(encoder, docs, progress, report, workers=4, cache=cache)
-    if not len(found) and report is None: raise BadInput("there is no Document to train on: the corpus is empty") # a report names its rows
-    return found, table, note
-
-def held_out(docs: Lazy, table: np.ndarray, cfg: PretrainConfig, most: int = 32) -> tuple[list[Document], Lazy, np.ndarray]:
-    """Documents to look at on the way, with pictures where there are some; the others to train on, and their table.
-    At most one in fifty is kept apart."""
-    if not cfg.watch: return [], docs, table
-    if cfg.data is None:
-        found = [d for d in picture_documents(load_corpus(), "validation") if d.text]
-        return found[::max(1, len(found) // most)][:most], docs, table
-    n = min(most, len(docs) // 50)
-    kept = sorted(sorted(range(min(len(docs), 40 * n)), key=lambda i: table[i, 1] == 0)[:n]) # those with patches first
-    rest = np.setdiff1d(np.arange(len(docs)), kept)
-    return [docs[i] for i in kept], Selection(docs, rest), table[rest]
-
-
-# %% ../nbs/02_joint_reconstruction.ipynb #f2baf908
-def epoch_steps(docs: Lazy, table: np.ndarray, # [N, 2] tokens and patches of each Document
-                cfg: PretrainConfig, processes: int, unit: int, epoch: int
-                ) -> list[list[list[list[int]]]]: # steps[step][rank][micro]: Documents
-    "An epoch's micro-batches. Raises `BadInput` where bins give less than one step."
-    each, chosen = cfg.packs_per_step // processes, docs.draw(cfg.seed, epoch) # all of them, or what the weights of a mixture say
-    if cfg.batching == "packs":
-        packs = [chosen[p].tolist() for p in plan(table[chosen, 0], cfg.pack_tokens, cfg.seed, epoch)]
-        return deal(packs, [cost([n], patches) for n, patches in table.tolist()], processes, each, cfg.seed, epoch)
-    lengths, images = table[chosen, 0], table[chosen, 1] // unit
-    costs = bin_costs((lengths - images).tolist(), images.tolist(), [len(docs[i].images) for i in chosen], cfg.max_length)
-    micro = [chosen[some].tolist() for some in bins(costs, cfg.pack_tokens, processes, cfg.seed, epoch)]
-    steps = [micro[k:k + cfg.packs_per_step] for k in range(0, len(micro) - cfg.packs_per_step + 1, cfg.packs_per_step)]
-    if not steps:
-        raise BadInput(f"{len(docs)} Documents make {len(micro)} full micro-batches in bins, fewer than packs_per_step="
-                       f"{cfg.packs_per_step}: lower packs_per_step or pack_tokens")
-    return [[step[rank::processes] for rank in range(processes)] for step in steps] # neighbours in a bin run side by side
-
-
-# %% ../nbs/02_joint_reconstruction.ipynb #b6ba952b
-MOST_EMPTY = 1000 # epochs without a Document, one after another, before a run gives up
-
-class Place:
-    "Which step of which epoch a step of the run is. Raises `BadInput` where epochs have no Document."
-    def __init__(self, steps_of): # steps_of(epoch): its steps
-        self.steps_of, self.counts = steps_of, [len(steps_of(0))] # steps of each epoch
-        if not self.counts[0]: raise BadInput(NO_DOCUMENT)
-
-    def __call__(self, step: int) -> tuple[int, int]: # epoch, step in it
-        epoch = 0
-        while step >= self.counts[epoch]:
-            step, epoch = step - self.counts[epoch], epoch + 1
-            if epoch == len(self.counts): self.counts.append(len(self.steps_of(epoch)))
-            if not any(self.counts[-MOST_EMPTY:]): raise BadInput(NO_DOCUMENT)
-        return epoch, step
-
-NO_DOCUMENT = "an epoch has no Document: raise the weights in the mixture, or give more data"
-
-def pack_batches(encoder, docs: Lazy, table: np.ndarray, # [N, 2] tokens and patches of each Document
-                 cfg: PretrainConfig, processes: int, report: Report | None = None): # gets Documents that break late; None: they raise
-    """`batches(step, rank, processes)` and the number of steps of the first epoch. Raises `BadInput` if steps can't be shared out evenly,
-    or there is none."""
-    if cfg.packs_per_step % processes:
-        raise BadInput(f"option packs_per_step is {cfg.packs_per_step}, which {processes} processes cannot share: "
-                       f"give a multiple of {processes}")
-    words, budget = cfg.text_mask == "word", cfg.pack_tokens if cfg.batching == "packs" else 0
-    steps_of = functools.lru_cache(2)(lambda epoch: epoch_steps(docs, table, cfg, processes, encoder.unit, epoch))
-    place = Place(steps_of)
-    def corrupted(chosen: list[int], epoch: int, step: int) -> Corruption:
-        again = lambda: encode_all(encoder, docs, chosen, report, table[:, 0], words=words)
-        return corrupt(encoder, again(), cfg, epoch, budget, step, again)
-    def batches(step: int, rank: int, processes: int) -> list[Corruption]:
-        epoch, at = place(step)
-        return [corrupted(chosen, epoch, step) for chosen in steps_of(epoch)[at][rank]]
-    return batches, place.counts[0]
-
-# %% ../nbs/02_joint_reconstruction.ipynb #40efa109
-def stage_flops(recon: Reconstruction):
-    "`flops(micro)`: useful FLOPs of forward and backward of some corrupted Packs."
-    work, head = Work(recon.backbone), recon.backbone.model.lm_head
-    return lambda micro: sum(work(c.pack) + head_flops(work, head, recon.decoder, c) for c in micro)
-
-def pretrain(cfg: PretrainConfig, resume: bool = False, force: bool = False) -> dict:
-    """Run stage 1; writes `model/`, `heads.safetensors`, `config.yaml`, `log.jsonl`, `bad_samples.jsonl`, `looks/`, `figures/` and `state/`
-    into `cfg.out`, returns a summary. Raises `BadInput` for bad options or data, `Stopped` after a signal."""
-    docs, report = stage_documents(cfg)
-    accelerator = start_run(cfg, resume, force, "pretrain")
-    main, out = accelerator.is_main_process, Path(cfg.out)
-    backbone = training_backbone(cfg, accelerator, bidirectional=cfg.objective != "causal", needs_head=True)
-    contents = docs.signature() if isinstance(docs, Lazy) else load_corpus().digest
-    on_main(accelerator, lambda: same_data(out, contents_of_the_documents=contents, tokenizer_and_limits=encoder_mark(backbone.encoder)))
-    docs, table, note = fitted(backbone.encoder, docs, main, report, out/"lengths.npz" if cfg.data else None)
-    report.adds_up()
-    report.keep(out/"bad_samples.jsonl", cfg.max_bad, main)
-    say(report.summary(), accelerator)
-    shown, docs, table = held_out(docs, table, cfg)
-    recon = Reconstruction(backbone, cfg)
-    if recon.decoder is not None and cfg.pixel_bias == "mean" and table[:, 1].any():
-        recon.decoder.to_pixels.bias.data.copy_(average_target(backbone.encoder, [docs[i] for i in np.flatnonzero(table[:, 1])[:300]], cfg))
-    lengths = table[docs.draw(cfg.seed, 0), 0]
-    packs = plan(lengths, cfg.pack_tokens, cfg.seed) if cfg.batching == "packs" else []
-    say(f"{note}; {describe(packs, lengths, cfg.pack_tokens) if packs else 'batched in bins of cost'}", accelerator)
-    batches, n = pack_batches(backbone.encoder, docs, table, cfg, accelerator.num_processes, report)
-    steps, before = cfg.steps or max(1, round(cfg.epochs * n)), len(report.rejected)
-    hook = recon.register_forward_pre_hook(Watch(shown, cfg, steps, main)) if shown else None
-    log = fit(recon, batches, cfg, steps, dict(WEIGHTS, mae=cfg.mae_weight), accelerator, "stage 1", resume,
-              functools.partial(accumulate, reduction=cfg.reduction), stage_flops(recon))
-    if hook: hook.remove()
-    late, = summed([len(report.rejected) - before], accelerator)
-    if late: say(f"{int(late):,} rows broke while they were trained on and were left out: see {out/'bad_samples.jsonl'}", accelerator)
-    tokens = sum(r["tokens"] for r in log)
-    on_main(accelerator, lambda: (save_stage(recon, cfg, steps, tokens), draw_run(out, log)))
-    end_run(cfg, accelerator)
-    return dict(steps=steps, documents=len(docs), rejected=len(report.rejected), tokens=tokens, loss=log[-1]["loss"],
-                fill=fill(packs, lengths, cfg.pack_tokens) if packs else None)
-
-
-# %% ../nbs/02_joint_reconstruction.ipynb #65d85949
-def save_stage(recon: Reconstruction, cfg: PretrainConfig, steps: int, tokens: int) -> None:
-    "Write the model directory and, apart from it, the heads that later stages drop. Raises `MocaError` where the disk is full."
-    size = sum(p.numel() * p.element_size() for p in recon.parameters())
-    out = Path(cfg.out)
-    need_space(out, size, "the model", "free some space and go on with --resume; the last state is kept")
-    recon.backbone.history.append(f"stage 1 ({cfg.objective}): {steps:,} steps, {tokens:,} tokens, lr {cfg.lr:g}, seed {cfg.seed}")
-    with atomic(out/"model") as part: save(recon.backbone, part)
-    heads = {k: v.contiguous().cpu() for k, v in recon.state_dict().items() if not k.startswith("backbone.")}
-    with atomic(out/"heads.safetensors") as part: save_file(heads, part)
-
-def load_stage(out, **kwargs) -> Reconstruction:
-    "A finished stage 1 with its heads, as its config built them. Raises `BadInput` for heads that do not fit."
-    recon = Reconstruction(load_backbone(Path(out)/"model", **kwargs), make_config(PretrainConfig, Path(out)/"config.yaml"))
-    heads = read_tensors(Path(out)/"heads.safetensors")
-    wrong = {k for k in recon.state_dict() if not k.startswith("backbone.")} ^ set(heads)
-    if wrong: raise BadInput(f"{Path(out)/'heads.safetensors'} does not fit its config.yaml: {', '.join(sorted(wrong)[:3])}")
-    recon.load_state_dict(heads, strict=False)
-    return recon.eval()
-
-# %% ../nbs/02_joint_reconstruction.ipynb #f6a1843b
-SMALL = dict(lr=4e-4, schedule="cosine", pack_tokens=1024, packs_per_step=1, max_length=512, clip=1.0) # for moca-tiny-base
-
-# %% ../nbs/02_joint_reconstruction.ipynb #9c7e0080
-def explore_reconstruction(recon: Reconstruction, docs: list[Document], cfg: PretrainConfig):
-    "An ipywidgets explorer: Document, ratios, ways to choose and to fill, epoch (another draw)."
-    import ipywidgets as widgets
-    def draw(document, **options):
-        epoch = options.pop("epoch")
-        show_rebuilt(recon, [docs[document]], dataclasses.replace(cfg, **options), epoch); plt.show()
-    share = lambda value: widgets.FloatSlider(value, min=.1, max=.9, step=.1)
-    noises = [k for k in NOISES if k != "learned" or recon.mask_patch is not None]
-    return widgets.interactive(draw, document=widgets.IntSlider(0, 0, len(docs) - 1), text_ratio=share(.4), text_mask=list(TEXT_MASKS),
-                               patch_ratio=share(.5), patch_mask=list(PATCH_MASKS), noise=noises, epoch=widgets.IntSlider(0, 0, 9))

@@ -14,35 +14,109 @@ from ..masking import corrupt_patches, corrupt_tokens, generator, mask_patches, 
 from ..model.packing import Encoded, Pack, maskable, pack
 
 # %% auto #0
-__all__ = ['one_frame', 'patch_targets', 'read_positions', 'Corruption', 'draw_hidden', 'hide_patches', 'corrupt', 'remake']
+__all__ = ['OBJECTIVES', 'Objective', 'CorruptionConfig', 'one_frame', 'patch_targets', 'target_positions', 'draw_hidden',
+           'hide_patches', 'Corruption', 'nearest_border', 'count_targets', 'corrupt', 'decoder_part', 'remake']
 
-# %% ../../nbs/pretraining/01_corruption.ipynb #f3bda7c3
+# %% ../../nbs/pretraining/01_corruption.ipynb #cfd869b5
+@dataclass(frozen=True)
+class Objective:
+    "What stage 1 asks of the model."
+    text: bool = False # words are asked for
+    patches: bool = False # patches are hidden and asked for
+    causal: bool = False # nothing is hidden: each word is asked of those before it, the mask stays closed
+    head: type | None = None # class of a head with a further loss; none: no further loss
+
+OBJECTIVES: dict[str, Objective] = {
+    "mlm+mae": Objective(text=True, patches=True),
+    "mlm": Objective(text=True),
+    "mae": Objective(patches=True),
+    "causal": Objective(text=True, causal=True)}
+
+# %% ../../nbs/pretraining/01_corruption.ipynb #e0436261
+@dataclass
+class CorruptionConfig:
+    "The options of stage 1 that say what is hidden, and what is asked for it."
+    seed: int = 0
+    objective: str = "mlm+mae" # a key of OBJECTIVES
+    text_ratio: float = 0.4 # share of text tokens that are masked
+    text_mask: str = "bernoulli" # a kind of moca.masking.TEXT_MASKS
+    span: float = 3.0 # mean tokens of a run, for text_mask=span
+    patch_ratio: float = 0.5 # share of merged image tokens that are masked
+    patch_mask: str = "bernoulli" # a kind of moca.masking.PATCH_MASKS
+    noise: str = "gaussian" # what stands in masked patches, of moca.masking.NOISES
+    shift: bool = True # a masked token is asked of the state before it
+    normalise_patches: bool = False # targets with mean 0 and deviation 1
+    all_frames: bool = False # ask for both copies of a still image
+
+# %% ../../nbs/pretraining/01_corruption.ipynb #044addb7
 def one_frame(pixel_values: Tensor, # [P, 3 * frames * p * p] rows
               frames: int = 2) -> Tensor: # [P, 3 * p * p]
     "The first frame of each row (Qwen's second is its copy)."
-    return pixel_values.view(len(pixel_values), 3, frames, pixel_values.shape[1] // (3 * frames))[:, :, 0].flatten(1)
+    size = pixel_values.shape[1] // (3 * frames)
+    return pixel_values.view(len(pixel_values), 3, frames, size)[:, :, 0].flatten(1)
 
+# %% ../../nbs/pretraining/01_corruption.ipynb #f3bda7c3
 def patch_targets(pixel_values: Tensor, # [P, 3 * frames * p * p] clean rows
                   masked: Tensor, # [P / unit] bool, a patch group each
                   normalise: bool = False, # mean 0 and deviation 1 within each patch
-                  frames: int = 2, all_frames: bool = False # the target once, or every copy
+                  frames: int = 2, # copies of each patch in a row
+                  all_frames: bool = False # every copy is a target, or one
                   ) -> Tensor: # [K, unit * 3 * p * p], or [K, unit * 3 * frames * p * p] with all frames
     "Pixels of the hidden patch groups (paper 2.2)."
     unit = len(pixel_values) // len(masked) if len(masked) else 1
-    if not masked.any(): return pixel_values.new_zeros(0, unit * pixel_values.shape[1] // (1 if all_frames else frames))
+    if not masked.any():
+        width = pixel_values.shape[1] // (1 if all_frames else frames)
+        return pixel_values.new_zeros(0, unit * width)
     rows = one_frame(pixel_values[masked.repeat_interleave(unit)], frames)
     if normalise: rows = (rows - rows.mean(-1, keepdim=True)) / (rows.var(-1, keepdim=True) + 1e-6).sqrt()
     if all_frames: rows = rows.view(len(rows), 3, 1, -1).expand(-1, -1, frames, -1).flatten(1)
     return rows.reshape(int(masked.sum()), -1)
 
 # %% ../../nbs/pretraining/01_corruption.ipynb #84172f7e
-def read_positions(masked: Tensor, # [T] bool: token is a target
-                   cu_seqlens: Tensor, shift: bool) -> tuple[Tensor, Tensor]:
-    "Positions of targets, and of the states that predict them: with `shift` one earlier (Eq. 1), so no Document's first token is a target."
+def target_positions(masked: Tensor, # [T] bool: token is a target
+                     cu_seqlens: Tensor, # [D+1] where Documents start
+                     shift: bool) -> tuple[Tensor, Tensor]: # [M], [M]
+    """Positions of targets, and of the states whose logits predict them: with `shift` one earlier (Eq. 1),
+    so no Document's first token is a target."""
     targets = masked.clone()
     if shift: targets[cu_seqlens[:-1].long()] = False
     at = targets.nonzero()[:, 0]
     return at, at - 1 if shift else at
+
+# %% ../../nbs/pretraining/01_corruption.ipynb #b5aaebc9
+def draw_hidden(encoder, # of the model
+                e: Encoded, # the Document
+                cfg: CorruptionConfig,
+                epoch: int) -> tuple[Tensor, Tensor]: # [T] bool, [P / unit] bool
+    "The tokens and patch groups of a Document that are hidden (or, for a causal objective, asked for)."
+    objective, free = OBJECTIVES[cfg.objective], maskable(encoder, e.input_ids)
+    words, groups = torch.zeros_like(free), torch.zeros(len(e.patch_tokens), dtype=torch.bool)
+    if objective.causal: words = free
+    elif objective.text:
+        draw = generator(cfg.seed, epoch, e.id, "text")
+        words = mask_tokens(free, cfg.text_ratio, draw, kind=cfg.text_mask, word_ids=e.word_ids,
+                            span=cfg.span)
+    if objective.patches and len(groups):
+        draw = generator(cfg.seed, epoch, e.id, "patches")
+        cells = mask_patches(e.cell_grids, cfg.patch_ratio, draw, cfg.patch_mask)
+        groups = cells[e.cells] & (e.patch_tokens >= 0) # a patch without a token cannot be asked for
+    return words, groups
+
+# %% ../../nbs/pretraining/01_corruption.ipynb #ae57e5eb
+def hide_patches(encoder, # of the model
+                 encoded: list[Encoded], # the Documents
+                 groups: list[Tensor], # of each the hidden patch groups, [P / unit] bool
+                 cfg: CorruptionConfig, epoch: int,
+                 first: str # the Document whose noise all share, where noise is shared
+                 ) -> Tensor: # [P, dim]
+    "Pixel rows of a Pack with noise at the hidden groups; learned noise is zero here."
+    rows = [torch.zeros(0, encoder.patch_dim)]
+    for e, hidden in zip(encoded, groups):
+        if not len(hidden): continue
+        draw = generator(cfg.seed, epoch, first if cfg.noise == "shared" else e.id, "noise")
+        if hidden.any(): rows.append(corrupt_patches(e.pixel_values, hidden, draw, cfg.noise, encoder.unit))
+        else: rows.append(e.pixel_values)
+    return torch.cat(rows)
 
 # %% ../../nbs/pretraining/01_corruption.ipynb #b85c0291
 @dataclass
@@ -51,16 +125,16 @@ class Corruption:
     pack: Pack # the clean Pack: positions, borders, grids
     input_ids: Tensor # [T] with mask tokens
     pixel_values: Tensor # [P, dim] with noise
-    read_at: Tensor # [M] positions whose hidden state predicts a token
+    logit_positions: Tensor # [M] positions whose hidden state predicts a token
     token_targets: Tensor # [M]
-    beside_picture: Tensor # [M] bool: the target's Document has a picture
+    has_image: Tensor # [M] bool: the target's Document has an image
     masked_groups: Tensor # [K] hidden patch groups
     masked_images: Tensor # [K] positions of their image tokens
-    patch_targets: Tensor # [K, unit * 3 * p * p] clean pixels of their patches (Qwen: four), processor-normalised
-    pictures: list[int] # Documents in which patches are hidden
-    picture_rows: Tensor # [N] positions of all their tokens
-    picture_lengths: list[int] # tokens of each
-    picture_at: Tensor # [K] places of `masked_images` among `picture_rows`
+    patch_targets: Tensor # [K, unit * 3 * p * p] clean pixels of their patches, processor-normalised
+    decoder_documents: list[int] # Documents in which patches are hidden
+    decoder_rows: Tensor # [N] positions of all their tokens
+    decoder_lengths: list[int] # tokens of each
+    decoder_at: Tensor # [K] places of `masked_images` among `decoder_rows`
     counts: dict[str, int] # what the sums by these names are divided by
     capacity: int = 0 # tokens that would have fitted; 0: not planned
     step: int = 0 # of the run
@@ -72,63 +146,85 @@ class Corruption:
         return len(self.pack)
 
     def halves(self) -> list[Corruption]:
-        "Two that hold the same Documents, hidden in the same way, or none: for a device that has no room for both at once."
+        """Two that hold the same Documents, hidden in the same way, or none: for a device that has no room
+        for both at once."""
         n = self.pack.documents
         if n < 2 or self.remake is None: return []
-        ends = list(accumulate(self.pack.lengths))
-        at = min(range(1, n), key=lambda k: abs(2 * ends[k - 1] - ends[-1])) # the border nearest to the middle
-        return [self.remake(0, at), self.remake(at, n)]
+        middle = nearest_border(self.pack.lengths)
+        return [self.remake(0, middle), self.remake(middle, n)]
 
     def to(self, device) -> Corruption:
-        "The Corruption on a device."
-        moved = {f.name: v.to(device) for f in fields(self) if isinstance(v := getattr(self, f.name), (Tensor, Pack))}
-        return replace(self, **moved)
+        "A copy on a device."
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{k: v.to(device) for k, v in values.items() if isinstance(v, (Tensor, Pack))})
 
-# %% ../../nbs/pretraining/01_corruption.ipynb #b5aaebc9
-def draw_hidden(encoder, e: Encoded, cfg, # a PretrainConfig
-                epoch: int) -> tuple[Tensor, Tensor]: # [T] bool, [P / unit] bool
-    "The tokens and patch groups of a Document that are hidden (or, for the causal objective, asked for)."
-    free, draw = maskable(encoder, e.input_ids), lambda purpose: generator(cfg.seed, epoch, e.id, purpose)
-    words, groups = torch.zeros_like(free), torch.zeros(len(e.patch_tokens), dtype=torch.bool)
-    if cfg.objective == "causal": words = free
-    elif "mlm" in cfg.objective: words = mask_tokens(free, cfg.text_ratio, draw("text"), cfg.text_mask, e.word_ids, cfg.span)
-    if "mae" in cfg.objective and len(groups):
-        cells = mask_patches(e.cell_grids, cfg.patch_ratio, draw("patches"), cfg.patch_mask)
-        groups = cells[e.cells] & (e.patch_tokens >= 0) # a patch without a token of its own cannot be asked for
-    return words, groups
+# %% ../../nbs/pretraining/01_corruption.ipynb #a1516548
+def nearest_border(lengths: list[int]) -> int:
+    "How many of the first Documents make about half of the tokens: at least one, not all."
+    ends = list(accumulate(lengths))
+    return min(range(1, len(lengths)), key=lambda k: abs(2 * ends[k - 1] - ends[-1]))
 
-def hide_patches(encoder, encoded: list[Encoded], groups: list[Tensor], cfg, epoch: int,
-                 first: str) -> Tensor: # [P, dim]; first: the Document whose noise all share, where noise is shared
-    "Pixel rows of a Pack with noise at the hidden groups; learned noise is zero here."
-    key = lambda e: generator(cfg.seed, epoch, first if cfg.noise == "shared" else e.id, "noise")
-    rows = [corrupt_patches(e.pixel_values, g, key(e), cfg.noise, encoder.unit) if g.any() else e.pixel_values
-            for e, g in zip(encoded, groups) if len(g)]
-    return torch.cat(rows) if rows else torch.zeros(0, encoder.patch_dim)
+# %% ../../nbs/pretraining/01_corruption.ipynb #d0526480
+def count_targets(has_image: Tensor, # [M] bool, of each hidden token
+                  patch_targets: Tensor) -> dict[str, int]:
+    "What each sum of stage 1 is divided by: hidden tokens in all and by kind of Document, and hidden pixels."
+    beside = int(has_image.sum())
+    alone = len(has_image) - beside
+    return dict(mlm=len(has_image), mae=patch_targets.numel(), mlm_text=alone, mlm_image=beside,
+                right_text=alone, right_image=beside)
 
-def corrupt(encoder, encoded: list[Encoded], cfg, # a PretrainConfig
-            epoch: int = 0, capacity: int = 0, step: int = 0,
-            again: Callable[[], list[Encoded]] | None = None, # makes `encoded` again: then the Corruption has `halves()`
-            first: str | None = None # the Document whose noise all share, where noise is shared; none: the first with a picture
+# %% ../../nbs/pretraining/01_corruption.ipynb #1279e83c
+def corrupt(encoder, # of the model
+            encoded: list[Encoded], # the Documents
+            cfg: CorruptionConfig,
+            epoch: int = 0,
+            capacity: int = 0, # tokens that would have fitted; 0: not planned
+            step: int = 0, # of the run
+            again: Callable[[], list[Encoded]] | None = None, # makes `encoded` again, for `halves()`
+            first: str | None = None # the Document whose noise all share; none: the first with an image
             ) -> Corruption:
     "Hide tokens and patches of some Documents, laid out as one Pack."
-    clean, causal = pack(encoded), cfg.objective == "causal"
+    clean, objective = pack(encoded), OBJECTIVES[cfg.objective]
     if first is None: first = next((e.id for e in encoded if len(e.pixel_values)), "")
-    words, groups = zip(*(draw_hidden(encoder, e, cfg, epoch) for e in encoded))
-    noisy, pictures = hide_patches(encoder, encoded, groups, cfg, epoch, first), [d for d, g in enumerate(groups) if g.any()]
-    words, groups = torch.cat(words), torch.cat(groups)
-    at, read_at = read_positions(words, clean.cu_seqlens, cfg.shift or causal)
-    ids = clean.input_ids if causal else corrupt_tokens(clean.input_ids, words, encoder.mask_token_id)
-    beside = torch.tensor([len(e.cell_grids) > 0 for e in encoded]).repeat_interleave(torch.tensor(clean.lengths))[at]
-    images, starts = clean.patch_tokens[groups], clean.cu_seqlens.tolist()
-    rows = torch.cat([torch.arange(starts[d], starts[d + 1]) for d in pictures] or [at[:0]])
-    targets = patch_targets(clean.pixel_values, groups, cfg.normalise_patches, encoder.frames, cfg.all_frames)
-    seen, unseen = int(beside.sum()), int((~beside).sum())
-    counts = dict(mlm=len(at), mae=targets.numel(), mlm_text=unseen, mlm_image=seen, right_text=unseen, right_image=seen)
-    return Corruption(clean, ids, noisy, read_at, clean.input_ids[at], beside, groups.nonzero()[:, 0], images, targets, pictures, rows,
-                      [clean.lengths[d] for d in pictures], torch.searchsorted(rows, images), counts, capacity, step,
-                      again and partial(remake, encoder, again, cfg, epoch, step, first))
+    drawn = [draw_hidden(encoder, e, cfg, epoch) for e in encoded]
+    group_lists = [groups for _, groups in drawn]
+    words, groups = torch.cat([words for words, _ in drawn]), torch.cat(group_lists)
 
-def remake(encoder, again: Callable[[], list[Encoded]], cfg, epoch: int, step: int, first: str, start: int, stop: int) -> Corruption:
+    ids = clean.input_ids
+    if not objective.causal: ids = corrupt_tokens(ids, words, encoder.mask_token_id)
+    noisy = hide_patches(encoder, encoded, group_lists, cfg, epoch=epoch, first=first)
+
+    at, logit_positions = target_positions(words, clean.cu_seqlens, cfg.shift or objective.causal)
+    images = torch.tensor([len(e.cell_grids) > 0 for e in encoded])
+    has_image = images.repeat_interleave(torch.tensor(clean.lengths))[at]
+    targets = patch_targets(clean.pixel_values, groups, normalise=cfg.normalise_patches,
+                            frames=encoder.frames, all_frames=cfg.all_frames)
+    again_too = partial(remake, encoder, again, cfg, epoch=epoch, step=step, first=first) if again else None
+    corrupted = Corruption(
+        pack=clean, input_ids=ids, pixel_values=noisy, logit_positions=logit_positions,
+        token_targets=clean.input_ids[at], has_image=has_image, masked_groups=groups.nonzero()[:, 0],
+        patch_targets=targets, counts=count_targets(has_image, targets), capacity=capacity, step=step,
+        remake=again_too, **decoder_part(clean, group_lists))
+    if objective.head: corrupted.counts |= objective.head.counts(corrupted)
+    return corrupted
+
+# %% ../../nbs/pretraining/01_corruption.ipynb #e2c745eb
+def decoder_part(clean: Pack, groups: list[Tensor]) -> dict: # groups: of each Document, [P / unit] bool
+    """The fields of a Corruption that tell the patch decoder which Documents and which of their tokens it
+    is about."""
+    chosen = [d for d, hidden in enumerate(groups) if hidden.any()]
+    starts = clean.cu_seqlens.tolist()
+    rows = [torch.arange(starts[d], starts[d + 1]) for d in chosen]
+    rows = torch.cat(rows) if rows else torch.zeros(0, dtype=torch.long)
+    images = clean.patch_tokens[torch.cat(groups)]
+    return dict(masked_images=images, decoder_documents=chosen, decoder_rows=rows,
+                decoder_lengths=[clean.lengths[d] for d in chosen],
+                decoder_at=torch.searchsorted(rows, images))
+
+# %% ../../nbs/pretraining/01_corruption.ipynb #c43a90ad
+def remake(encoder, again: Callable[[], list[Encoded]], cfg: CorruptionConfig,
+           start: int, stop: int, # Documents of the Pack
+           epoch: int, step: int, first: str) -> Corruption: # as in `corrupt`
     "The Corruption of Documents `start` to `stop` of a Pack."
     some = lambda: again()[start:stop]
-    return corrupt(encoder, some(), cfg, epoch, step=step, again=some, first=first)
+    return corrupt(encoder, some(), cfg, epoch=epoch, step=step, again=some, first=first)

@@ -7,127 +7,182 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import NamedTuple
-import matplotlib.pyplot as plt
+from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import regex
 import torch
-from matplotlib.axes import Axes
-from matplotlib.patches import Rectangle
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from ..data.files import atomic
-from .corruption import Corruption, corrupt, one_frame, patch_targets, read_positions
+from .corruption import OBJECTIVES, Corruption, CorruptionConfig, corrupt
+from .corruption import one_frame, patch_targets, target_positions
 from ..data.documents import Document, document
 from ..masking import corrupt_tokens, generator, mask_tokens
 from ..model.packing import Encoded, encode, maskable
+from ..style import COLORS, styled
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['unpatchify', 'painted', 'hidden_rows', 'rebuild', 'words', 'guesses', 'show_guesses', 'show_rebuilt', 'word_tokens',
-           'Named', 'named', 'without_pictures', 'hidden_text', 'masked_accuracy', 'patch_errors', 'average_patch',
-           'average_target', 'Watch', 'read_looks', 'show_looks', 'show_words', 'show_progress', 'draw_run']
+__all__ = ['unpatchify', 'predicted_pixels', 'hidden_rows', 'rebuild', 'rebuilt_text', 'token_guesses', 'guess_notes',
+           'show_guesses', 'show_rebuilt', 'word_tokens', 'TokenAccuracy', 'count_correct', 'without_images',
+           'hidden_text', 'masked_accuracy', 'average_patch', 'average_target', 'patch_errors', 'accuracies',
+           'ReconstructionCallback', 'read_snapshots', 'show_snapshots', 'show_words', 'show_progress', 'draw_run']
 
 # %% ../../nbs/pretraining/03_figures.ipynb #9b7aff67
-def unpatchify(encoder, rows: Tensor, # [P, 3 * frames * p * p], or of one frame [P, 3 * p * p]
-               grid: tuple[int, int, int]) -> Image.Image: # tiles, rows and columns of patches
-    "The picture that some pixel rows show: the inverse of the processor's patch order and normalisation."
-    return encoder.family.show(one_frame(rows, encoder.frames) if rows.shape[1] == encoder.patch_dim else rows, grid)
+def unpatchify(encoder, # of the model
+               rows: Tensor, # [P, 3 * frames * p * p], or of one frame [P, 3 * p * p]
+               grid: tuple[int, int, int] # tiles, rows and columns of patches
+               ) -> Image.Image:
+    "The image that some pixel rows show: the inverse of the processor's patch order and normalisation."
+    if rows.shape[1] == encoder.patch_dim: rows = one_frame(rows, encoder.frames)
+    return encoder.family.show(rows, grid)
 
-def painted(encoder, pixels: Tensor, # [K, ...] as the decoder says
-            clean: Tensor, # [K * unit, 3 * p * p] what was there
-            cfg) -> Tensor: # [K * unit, 3 * p * p]
+# %% ../../nbs/pretraining/03_figures.ipynb #52feac39
+def predicted_pixels(encoder, pixels: Tensor, # [K, ...] as the decoder says
+                     clean: Tensor, # [K * unit, 3 * p * p] what was there
+                     cfg: CorruptionConfig) -> Tensor: # [K * unit, 3 * p * p]
     "Predictions as processor-normalised pixels of one frame."
     rows = pixels.float().cpu().reshape(len(clean), -1)
     if cfg.all_frames: rows = one_frame(rows, encoder.frames)
-    return rows * (clean.var(-1, keepdim=True) + 1e-6).sqrt() + clean.mean(-1, keepdim=True) if cfg.normalise_patches else rows
+    if not cfg.normalise_patches: return rows
+    return rows * (clean.var(-1, keepdim=True) + 1e-6).sqrt() + clean.mean(-1, keepdim=True)
 
 def hidden_rows(encoder, e: Encoded, c: Corruption) -> Tensor: # [P] bool
     "The pixel rows that are hidden in a Document corrupted alone."
-    return torch.zeros(len(e.patch_tokens), dtype=torch.bool).index_fill(0, c.masked_groups, True).repeat_interleave(encoder.unit)
+    groups = torch.zeros(len(e.patch_tokens), dtype=torch.bool).index_fill(0, c.masked_groups, True)
+    return groups.repeat_interleave(encoder.unit)
+
+# %% ../../nbs/pretraining/03_figures.ipynb #f6598379
+def _image_views(encoder, e: Encoded, c: Corruption, pixels: Tensor, cfg: CorruptionConfig
+                 ) -> dict[str, Image.Image]:
+    "A Document's first image: `original`, `masked` (grey), `noised` and `rebuilt` (visible patches kept)."
+    gone, clean = hidden_rows(encoder, e, c), one_frame(e.pixel_values, encoder.frames)
+    grid = tuple(e.image_grid_thw[0].tolist())
+    rebuilt, n = clean.clone(), grid[0] * grid[1] * grid[2]
+    if len(c.masked_groups): rebuilt[gone] = predicted_pixels(encoder, pixels, clean[gone], cfg)
+    grey = torch.where(gone[:, None], torch.full((), .2), clean)
+    rows = dict(original=clean, masked=grey, noised=c.pixel_values, rebuilt=rebuilt)
+    return {name: unpatchify(encoder, x[:n], grid) for name, x in rows.items()}
 
 @torch.no_grad()
 def rebuild(recon, # a Reconstruction
-            doc: Document, cfg, # a PretrainConfig
-            epoch: int = 0, k: int = 3) -> dict:
-    """Corrupt one Document and rebuild it: `tokens` [T], `hidden` [T] bool, `guesses` position -> id, `top` position -> [(id, probability)]
-    of the `k` best; of its first picture, if any, `original`, `masked` (grey), `noised` and `rebuilt` (visible patches kept)."""
-    encoder, e = recon.backbone.encoder, encode(recon.backbone.encoder, doc, words=cfg.text_mask == "word")
+            doc: Document, cfg: CorruptionConfig,
+            epoch: int = 0,
+            k: int = 3 # guesses a hidden token
+            ) -> dict:
+    """Corrupt one Document and rebuild it: `tokens` [T], `hidden` [T] bool, `guesses` position -> id, `top`
+    position -> [(id, probability)] of the `k` best; of its first image, if any, `original`, `masked` (grey),
+    `noised` and `rebuilt`."""
+    encoder = recon.backbone.encoder
+    e = encode(encoder, doc, words=cfg.text_mask == "word")
     c = corrupt(encoder, [e], cfg, epoch)
     scores, pixels = recon.eval().predict(c.to(recon.backbone.device))
     best = scores.float().softmax(-1).topk(k)
-    asked = (c.read_at + (cfg.shift or cfg.objective == "causal")).tolist()
-    top = {i: list(zip(ids, p)) for i, ids, p in zip(asked, best.indices.tolist(), best.values.tolist())}
-    found = dict(tokens=e.input_ids, hidden=c.input_ids != c.pack.input_ids, top=top, guesses={i: t[0][0] for i, t in top.items()})
-    if not len(e.pixel_values): return found
-    gone, clean, grid = hidden_rows(encoder, e, c), one_frame(e.pixel_values, encoder.frames), tuple(e.image_grid_thw[0].tolist())
-    rebuilt, n = clean.clone(), grid[0] * grid[1] * grid[2]
-    if len(c.masked_groups): rebuilt[gone] = painted(encoder, pixels, clean[gone], cfg)
-    look = lambda rows: unpatchify(encoder, rows[:n], grid)
-    grey = torch.where(gone[:, None], torch.full((), .2), clean)
-    return found | dict(original=look(clean), masked=look(grey), noised=look(c.pixel_values), rebuilt=look(rebuilt))
+    asked = c.logit_positions + (cfg.shift or OBJECTIVES[cfg.objective].causal)
+    rows = zip(asked.tolist(), best.indices.tolist(), best.values.tolist())
+    top = {position: list(zip(ids, p)) for position, ids, p in rows}
+    found = dict(tokens=e.input_ids, hidden=c.input_ids != c.pack.input_ids, top=top)
+    found["guesses"] = {position: some[0][0] for position, some in top.items()}
+    return found | (_image_views(encoder, e, c, pixels, cfg) if len(e.pixel_values) else {})
 
 # %% ../../nbs/pretraining/03_figures.ipynb #4dfa4661
-def words(encoder, found: dict) -> tuple[str, str, str]:
-    "The text of a rebuilt Document: the original, with hidden tokens as ▁▁, and with the guesses in brackets."
-    decode = lambda i: encoder.tokenizer.decode([i])
-    text = [(k, i) for k, i in enumerate(found["tokens"].tolist()) if maskable(encoder, torch.tensor([i]))[0]]
-    hidden, guess = found["hidden"], found["guesses"]
-    return ("".join(decode(i) for _, i in text), "".join(" ▁▁" if hidden[k] else decode(i) for k, i in text),
-            "".join(f"[{decode(guess[k]).strip()}]" if k in guess and hidden[k] else decode(i) for k, i in text))
-
-def guesses(encoder, found: dict) -> list[dict]:
-    "The text of a rebuilt Document, token by token: `text`, `hidden`, and `top`, the best guesses as [(text, probability)]."
-    shown = lambda i: encoder.tokenizer.decode([i]).strip() or "␣"
+def rebuilt_text(encoder, found: dict # from `rebuild`
+                 ) -> tuple[str, str, str]:
+    """The text of a rebuilt Document: the original, with hidden tokens as ▁▁, and with the guesses in
+    brackets."""
+    original, blank, guessed = "", "", ""
     free = maskable(encoder, found["tokens"]).tolist()
-    return [dict(text=shown(i), hidden=bool(found["hidden"][k]), top=[(shown(j), p) for j, p in found["top"].get(k, [])])
-            for k, i in enumerate(found["tokens"].tolist()) if free[k]]
+    for k, i in enumerate(found["tokens"].tolist()):
+        if not free[k]: continue
+        text, hidden = encoder.tokenizer.decode([i]), bool(found["hidden"][k])
+        original += text
+        blank += " ▁▁" if hidden else text
+        is_guess = hidden and k in found["guesses"]
+        guessed += f"[{encoder.tokenizer.decode([found['guesses'][k]]).strip()}]" if is_guess else text
+    return original, blank, guessed
 
-def show_guesses(tokens: list[dict], # from `guesses`
-                 ax: Axes | None = None, width: int = 110, # characters a line
+# %% ../../nbs/pretraining/03_figures.ipynb #9f68b786
+def token_guesses(encoder, found: dict) -> list[dict]: # found: from `rebuild`
+    """The text of a rebuilt Document, token by token: `text`, `hidden`, and `top`, the best guesses as
+    [(text, probability)]."""
+    shown = lambda i: encoder.tokenizer.decode([i]).strip() or "␣"
+    free, out = maskable(encoder, found["tokens"]).tolist(), []
+    for k, i in enumerate(found["tokens"].tolist()):
+        if not free[k]: continue
+        top = [(shown(j), p) for j, p in found["top"].get(k, [])]
+        out.append(dict(text=shown(i), hidden=bool(found["hidden"][k]), top=top))
+    return out
+
+def guess_notes(token: dict, longest: int = 8) -> list[str]: # token: one of `token_guesses`
+    "A hidden token's best guesses with their probabilities; a long guess is cut."
+    if not token["hidden"]: return []
+    return [f"{g if len(g) <= longest else g[:longest - 1] + '…'} {p:.0%}" for g, p in token["top"]]
+
+# %% ../../nbs/pretraining/03_figures.ipynb #552fd951
+def show_guesses(tokens: list[dict], # from `token_guesses`
+                 ax: Axes | None = None, # None makes a figure
+                 width: int = 110, # characters a line
                  lines: int = 3) -> Axes:
-    "A text with its hidden tokens in boxes, and under each the best guesses with their probabilities: green where right, red where not."
-    if ax is None: ax = plt.subplots(figsize=(10, 1.1 * lines), layout="constrained")[1]
-    size = min(9., ax.get_position().width * ax.figure.get_figwidth() * 72 / width / .64)
-    write = lambda x, y, text, **style: ax.text(x, y, text, family="monospace", fontsize=size, va="center", parse_math=False, **style)
-    x, y, depth = 0, 0, 1 + max((len(t["top"]) for t in tokens), default=0)
+    """A text with its hidden tokens in boxes, and under each the best guesses with their probabilities:
+    green where right, red where not."""
+    import matplotlib.pyplot as plt
+    from matplotlib.patches import Rectangle
+    if ax is None: ax = plt.subplots(figsize=(11, 1.1 * lines))[1]
+    style = dict(family="monospace", fontsize=9, va="center", parse_math=False)
+    depth = 1.6 + max((len(t["top"]) for t in tokens), default=0) # rows of a line
+    x, y = 0, 0
     for t in tokens:
-        notes = [f"{g} {p:.0%}" for g, p in t["top"]] if t["hidden"] else []
+        notes = guess_notes(t)
         n = max(map(len, [t["text"], *notes]))
-        if x and x + n > width: x, y = 0, y + depth + .6
-        if y >= lines * (depth + .6): write(width, y - 1, "…", ha="right"); break
-        if t["hidden"]: ax.add_patch(Rectangle((x - .4, y - .5), n + .8, 1, color="#f6c892", lw=0))
-        write(x, y, t["text"])
-        for k, (note, (g, _)) in enumerate(zip(notes, t["top"])):
-            write(x, y + k + 1, note, color="#1a7f37" if g == t["text"] else "#b3261e", alpha=1 - .2 * k)
+        if x and x + n > width: x, y = 0, y + depth
+        if y >= lines * depth:
+            ax.text(width, y - 1, "…", ha="right", **style)
+            break
+        box = Rectangle((x - .4, y - .5), n + .8, 1, color=COLORS["hidden"], alpha=.3, lw=0)
+        if t["hidden"]: ax.add_patch(box)
+        ax.text(x, y, t["text"], **style)
+        for k, (note, (guess, _)) in enumerate(zip(notes, t["top"])):
+            ax.text(x, y + k + 1, note, color=COLORS["good" if guess == t["text"] else "bad"], **style)
         x += n + 1.5
-    ax.set(xlim=(-1, width + 1), ylim=(lines * (depth + .6), -1)); ax.set_axis_off()
+    ax.set(xlim=(-1, width + 1), ylim=(lines * depth, -1))
+    ax.set_axis_off()
     return ax
 
 # %% ../../nbs/pretraining/03_figures.ipynb #5ab37b23
-def show_rebuilt(recon, docs: list[Document], cfg, epoch: int = 0) -> plt.Figure:
-    "One row a Document: original, masked (grey), what the model gets (noise), rebuilt; below it the text with guesses."
+def show_rebuilt(recon, # a Reconstruction
+                 docs: list[Document], cfg: CorruptionConfig, epoch: int = 0) -> Figure:
+    """One row a Document: original, masked (grey), what the model gets (noise), rebuilt; below it the text
+    with guesses."""
+    import matplotlib.pyplot as plt
     n = len(docs)
-    fig, axes = plt.subplots(2 * n, 4, figsize=(9, 2.6 * n), height_ratios=[8, 1] * n, layout="constrained", squeeze=False)
+    fig, axes = plt.subplots(2 * n, 4, figsize=(9, 2.7 * n), height_ratios=[7, 1] * n, squeeze=False)
     for ax in axes.flat: ax.set_axis_off()
     for row, below, doc in zip(axes[::2], axes[1::2], docs):
         found = rebuild(recon, doc, cfg, epoch)
         for ax, name in zip(row, ("original", "masked", "noised", "rebuilt")):
-            if name in found: ax.imshow(found[name]); ax.set_title(name, fontsize=8)
-        _, blank, guessed = words(recon.backbone.encoder, found)
-        below[0].text(0, 1, f"{blank[:110]}\n{guessed[:110]}", fontsize=7, va="top", parse_math=False).set_in_layout(False)
+            if name not in found: continue
+            ax.imshow(found[name])
+            ax.set_title(name)
+        _, blank, guessed = rebuilt_text(recon.backbone.encoder, found)
+        text = below[0].text(0, 1, f"{blank[:100]}\n{guessed[:100]}", fontsize=9, va="top", parse_math=False)
+        text.set_in_layout(False)
     return fig
 
 # %% ../../nbs/pretraining/03_figures.ipynb #8aefd992
-_of_a_word = regex.compile(r"[\p{L}\p{M}\p{N}\uFFFD]") # U+FFFD: a piece of a character; which one, the token alone does not say
+_of_a_word = regex.compile(r"[\p{L}\p{M}\p{N}\uFFFD]") # U+FFFD: a piece of a character, of which one is not known
 
 def word_tokens(encoder, ids: Tensor) -> Tensor: # [n] integers to [n] bool
-    "True for tokens that hold a letter, a mark, a digit, or a piece of a character; False for punctuation, other signs and spaces."
+    """True for tokens that hold a letter, a mark, a digit, or a piece of a character; False for
+    punctuation, other signs and spaces."""
     known = {i: bool(_of_a_word.search(encoder.tokenizer.decode([i]))) for i in ids.unique().tolist()}
     return torch.tensor([known[i] for i in ids.tolist()], dtype=torch.bool)
 
-class Named(NamedTuple):
+# %% ../../nbs/pretraining/03_figures.ipynb #9b2b9454
+class TokenAccuracy(NamedTuple):
     "How many of the hidden tokens were named right: those of words, and the others."
     words: float # share
     n_words: int
@@ -140,82 +195,120 @@ class Named(NamedTuple):
         n = self.n_words + self.n_punctuation
         return (self.words * self.n_words + self.punctuation * self.n_punctuation) / max(n, 1), n
 
-def named(right: Tensor, word: Tensor) -> Named: # [n] bool each
+def count_correct(right: Tensor, # [n] bool
+                  word: Tensor # [n] bool: from `word_tokens`
+                  ) -> TokenAccuracy:
     "Hits counted apart for words and the rest."
     share = lambda which: float(right[which].double().mean()) if which.any() else 0.0
-    return Named(share(word), int(word.sum()), share(~word), int((~word).sum()))
+    return TokenAccuracy(share(word), int(word.sum()), share(~word), int((~word).sum()))
 
 # %% ../../nbs/pretraining/03_figures.ipynb #e6fd527f
-def without_pictures(doc: Document) -> Document:
+def without_images(doc: Document) -> Document:
     "A Document's texts alone."
     return document([p for p in doc.parts if isinstance(p, str)], id=doc.id)
 
-def hidden_text(encoder, e: Encoded, doc: Document, cfg, ratio: float) -> Tensor: # [T] bool
-    "Text tokens to hide in an encoded Document, drawn for its text alone: with its pictures or without, they are the same."
-    text = encode(encoder, without_pictures(doc)).input_ids
+def hidden_text(encoder, e: Encoded, doc: Document, cfg: CorruptionConfig, ratio: float) -> Tensor: # [T] bool
+    """Text tokens to hide in an encoded Document, drawn for its text alone: with its images or without,
+    they are the same."""
+    text = encode(encoder, without_images(doc)).input_ids
     drawn = mask_tokens(maskable(encoder, text), ratio, generator(cfg.seed, 0, e.id, "text"))
     drawn[0] = False # in the text alone nothing stands before it
     free = maskable(encoder, e.input_ids)
     return torch.zeros_like(free).masked_scatter(free, drawn[maskable(encoder, text)])
 
+# %% ../../nbs/pretraining/03_figures.ipynb #2f9190a7
+def _hide_text(encoder, docs: list[Document], cfg: CorruptionConfig, picture: bool) -> Corruption:
+    "Some Documents with words hidden and images whole, or, where `picture` is False, without their images."
+    ratio = cfg.text_ratio or .4 # an objective without words may have none
+    encoded = [encode(encoder, d if picture else without_images(d)) for d in docs]
+    hidden = torch.cat([hidden_text(encoder, e, d, cfg, ratio) for e, d in zip(encoded, docs)])
+    plain = dataclasses.replace(cfg, objective="mlm", text_mask="bernoulli", text_ratio=ratio)
+    c = corrupt(encoder, encoded, plain)
+    at, logit_positions = target_positions(hidden, c.pack.cu_seqlens, cfg.shift)
+    ids = corrupt_tokens(c.pack.input_ids, hidden, encoder.mask_token_id)
+    targets = c.pack.input_ids[at]
+    return dataclasses.replace(c, input_ids=ids, logit_positions=logit_positions, token_targets=targets)
+
 @torch.no_grad()
-def masked_accuracy(recon, docs: list[Document], cfg, picture: bool = True, batch: int = 16) -> Named:
-    """Hidden tokens named right, words and punctuation apart; `picture=False` takes the pictures away but hides the same tokens.
-    Coins choose them; pictures are not corrupted."""
+def masked_accuracy(recon, # a Reconstruction
+                    docs: list[Document], cfg: CorruptionConfig,
+                    picture: bool = True, # False: take the images away, hide the same tokens
+                    batch: int = 16) -> TokenAccuracy:
+    "Hidden tokens named right, words and punctuation apart. Coins choose them; images are not corrupted."
     recon.eval()
     encoder = recon.backbone.encoder
-    ratio = cfg.text_ratio or .4 # an objective without words may have none
-    plainly = dataclasses.replace(cfg, objective="mlm", text_mask="bernoulli", text_ratio=ratio)
     right, targets = [torch.zeros(0, dtype=torch.bool)], [torch.zeros(0, dtype=torch.long)]
-    for some in (docs[k:k + batch] for k in range(0, len(docs), batch)):
-        encoded = [encode(encoder, d if picture else without_pictures(d)) for d in some]
-        hidden = torch.cat([hidden_text(encoder, e, d, cfg, ratio) for e, d in zip(encoded, some)])
-        c = corrupt(encoder, encoded, plainly)
-        at, read_at = read_positions(hidden, c.pack.cu_seqlens, cfg.shift)
-        ids = corrupt_tokens(c.pack.input_ids, hidden, encoder.mask_token_id)
-        c = dataclasses.replace(c, input_ids=ids, read_at=read_at, token_targets=c.pack.input_ids[at]).to(recon.backbone.device)
+    for k in range(0, len(docs), batch):
+        c = _hide_text(encoder, docs[k:k + batch], cfg, picture).to(recon.backbone.device)
         right.append((recon.predict(c)[0].argmax(-1) == c.token_targets).cpu())
         targets.append(c.token_targets.cpu())
-    return named(torch.cat(right), word_tokens(encoder, torch.cat(targets)))
+    return count_correct(torch.cat(right), word_tokens(encoder, torch.cat(targets)))
+
+# %% ../../nbs/pretraining/03_figures.ipynb #5aaf21dd
+def _pixel_rows(encoder, docs: list[Document], most: int) -> Tensor: # [P, 3 * frames * p * p]
+    "The pixel rows of the first Documents with images."
+    some = [d for d in docs if d.images][:most]
+    return torch.cat([encode(encoder, d).pixel_values for d in some])
+
+def average_patch(encoder, docs: list[Document], most: int = 300) -> Tensor:
+    "The mean patch `[588]` of some Documents' images."
+    return one_frame(_pixel_rows(encoder, docs, most), encoder.frames).mean(0)
+
+def average_target(encoder, docs: list[Document], cfg: CorruptionConfig, most: int = 300
+                   ) -> Tensor: # [unit * 3 * p * p], or of all frames
+    "The mean target of a patch group over some Documents' images."
+    rows = _pixel_rows(encoder, docs, most)
+    every = torch.ones(len(rows) // encoder.unit, dtype=torch.bool)
+    return patch_targets(rows, every, cfg.normalise_patches, encoder.frames, cfg.all_frames).mean(0)
 
 # %% ../../nbs/pretraining/03_figures.ipynb #bb2b1847
 @torch.no_grad()
-def patch_errors(recon, docs: list[Document], cfg, mean_patch: Tensor | None = None) -> dict[str, float]:
-    """Mean squared error on masked patches of held-out pictures (normalised pixels): the model, `mean_patch` [588] (training average),
-    and the mean of the same picture's visible patches."""
+def patch_errors(recon, # a Reconstruction
+                 docs: list[Document], cfg: CorruptionConfig,
+                 mean_patch: Tensor | None = None # [588] of the training images; None: not compared with
+                 ) -> dict[str, float]:
+    """Mean squared error on masked patches of held-out images (normalised pixels): the model, `mean_patch`,
+    and the mean of the same image's visible patches."""
     recon.eval()
-    encoder, total, n = recon.backbone.encoder, dict(model=0.0, training_mean=0.0, visible_mean=0.0), 0
-    for doc in (d for d in docs if len(d.images) == 1):
+    encoder, n = recon.backbone.encoder, 0
+    total = dict(model=0.0, training_mean=0.0, visible_mean=0.0)
+    for doc in docs:
+        if len(doc.images) != 1: continue
         e = encode(encoder, doc, words=cfg.text_mask == "word")
         c = corrupt(encoder, [e], cfg)
         if not len(c.masked_images): continue
         gone, clean = hidden_rows(encoder, e, c), one_frame(e.pixel_values, encoder.frames)
-        target = clean[gone]
-        guess = dict(model=painted(encoder, recon.predict(c.to(recon.backbone.device))[1], target, cfg),
+        target, pixels = clean[gone], recon.predict(c.to(recon.backbone.device))[1]
+        guess = dict(model=predicted_pixels(encoder, pixels, target, cfg),
                      visible_mean=clean[~gone].mean(0) if not gone.all() else torch.zeros(()))
         if mean_patch is not None: guess["training_mean"] = mean_patch.cpu()
         for name, g in guess.items(): total[name] += float((g - target).pow(2).sum())
         n += target.numel()
     return {k: v / max(n, 1) for k, v in total.items() if k != "training_mean" or mean_patch is not None}
 
-def average_patch(encoder, docs: list[Document], most: int = 300) -> Tensor:
-    "The mean patch `[588]` of some Documents' pictures."
-    rows = torch.cat([encode(encoder, d).pixel_values for d in [d for d in docs if d.images][:most]])
-    return one_frame(rows, encoder.frames).mean(0)
+# %% ../../nbs/pretraining/03_figures.ipynb #ada31c93
+def accuracies(recon, docs: list[Document], cfg: CorruptionConfig) -> dict:
+    """`words_with_picture` and `words_text_alone` count `n_words` words; `with_picture` and `text_alone` all
+    `tokens`. Empty where no Document has an image, or no words are hidden."""
+    pictured, objective = [d for d in docs if d.images], OBJECTIVES[cfg.objective]
+    if not pictured or not objective.text or objective.causal: return {}
+    beside, alone = [masked_accuracy(recon, pictured, cfg, picture=p) for p in (True, False)]
+    return dict(words_with_picture=beside.words, words_text_alone=alone.words, n_words=beside.n_words,
+                with_picture=beside.tokens[0], text_alone=alone.tokens[0], tokens=beside.tokens[1])
 
-def average_target(encoder, docs: list[Document], cfg, most: int = 300) -> Tensor: # [unit * 3 * p * p], or of all frames
-    "The mean target of a patch group over some Documents' pictures."
-    rows = torch.cat([encode(encoder, d).pixel_values for d in [d for d in docs if d.images][:most]])
-    every = torch.ones(len(rows) // encoder.unit, dtype=torch.bool)
-    return patch_targets(rows, every, cfg.normalise_patches, encoder.frames, cfg.all_frames).mean(0)
+def _thumbnail(image: Image.Image, size: int = 448) -> Tensor: # [rows, columns, 3] uint8
+    "An image, no larger than `size` on either side."
+    image.thumbnail((size, size))
+    return torch.from_numpy(np.array(image))
 
 # %% ../../nbs/pretraining/03_figures.ipynb #0b48c0d0
-class Watch:
-    "Looks at a Reconstruction in training; register it with `recon.register_forward_pre_hook(watch)`."
+class ReconstructionCallback:
+    "Looks at a Reconstruction in training; register it with `recon.register_forward_pre_hook(callback)`."
     def __init__(self, docs: list[Document], # held out
-                 cfg, total: int, # steps
+                 cfg, # a PretrainConfig: CorruptionConfig with `out` and `watch`
+                 total: int, # steps
                  keep: bool = True, # this process writes
-                 drawn: int = 4 # Documents whose pictures are kept
+                 drawn: int = 4 # Documents whose images are kept
                  ):
         self.docs, self.cfg, self.keep, self.folder = docs, cfg, keep, Path(cfg.out)/"looks"
         self.drawn = docs[::max(1, len(docs) // drawn)][:drawn]
@@ -230,88 +323,116 @@ class Watch:
 
     @torch.no_grad()
     def look(self, recon, step: int) -> None:
-        """Rebuild, measure, and write `looks/STEP.safetensors`: pictures, and guesses and accuracies as JSON in its metadata.
-        `words_with_picture` and `words_text_alone` count `n_words` words; `with_picture` and `text_alone` all `tokens`."""
+        """Rebuild, measure, and write `looks/STEP.safetensors`: images, and guesses and `accuracies` as
+        JSON in its metadata."""
         shown = [rebuild(recon, d, self.cfg) for d in self.drawn]
-        pictured = [d for d in self.docs if d.images]
-        about = dict(step=step, words=[guesses(recon.backbone.encoder, f) for f in shown])
-        if pictured and "mlm" in self.cfg.objective:
-            beside, alone = (masked_accuracy(recon, pictured, self.cfg, picture=p) for p in (True, False))
-            about |= dict(words_with_picture=beside.words, words_text_alone=alone.words, n_words=beside.n_words)
-            about |= dict(with_picture=beside.tokens[0], text_alone=alone.tokens[0], tokens=beside.tokens[1])
+        about = dict(step=step, words=[token_guesses(recon.backbone.encoder, f) for f in shown])
+        about |= accuracies(recon, self.docs, self.cfg)
         if torch.is_autocast_enabled(recon.backbone.device.type): torch.clear_autocast_cache()
         if not self.keep: return
-        def thumb(x: Image.Image) -> Tensor:
-            x.thumbnail((448, 448))
-            return torch.from_numpy(np.array(x))
-        pictures = {f"{k}.{name}": thumb(f[name]) for k, f in enumerate(shown) for name in ("original", "masked", "rebuilt") if name in f}
+        images = {}
+        for k, found in enumerate(shown):
+            for name in ("original", "masked", "rebuilt"):
+                if name in found: images[f"{k}.{name}"] = _thumbnail(found[name])
         self.folder.mkdir(parents=True, exist_ok=True)
-        with atomic(self.folder/f"{step:07d}.safetensors") as part: save_file(pictures, part, dict(look=json.dumps(about)))
+        with atomic(self.folder/f"{step:07d}.safetensors") as part:
+            save_file(images, part, dict(look=json.dumps(about)))
 
-def read_looks(out) -> list[dict]:
-    "The looks of a run, in order: `step`, `words`, accuracies, and `pictures` as arrays."
+def read_snapshots(out) -> list[dict]: # out: directory of the run
+    "The snapshots of a run, in order: `step`, `words`, accuracies, and `pictures` as arrays."
     found = []
     for path in sorted((Path(out)/"looks").glob("*.safetensors")):
         with safe_open(path, "np") as f:
-            found.append(json.loads(f.metadata()["look"]) | dict(pictures={k: f.get_tensor(k) for k in f.keys()}))
+            images = {k: f.get_tensor(k) for k in f.keys()}
+            found.append(json.loads(f.metadata()["look"]) | dict(pictures=images))
     return found
 
 # %% ../../nbs/pretraining/03_figures.ipynb #18dabf44
-def show_looks(looks: list[dict]) -> plt.Figure:
-    "One row a Document: original, masked, and what was rebuilt at each look."
-    rows = [k for k in range(len(looks[0]["words"])) if f"{k}.original" in looks[0]["pictures"]]
-    n, m = len(rows), 2 + len(looks)
-    fig, axes = plt.subplots(n, m, figsize=(1.9 * m, 1.7 * n), layout="constrained", squeeze=False)
+def show_snapshots(snapshots: list[dict]) -> Figure:
+    "One row a Document: original, masked, and what was rebuilt at each snapshot."
+    import matplotlib.pyplot as plt
+    first = snapshots[0]["pictures"]
+    rows = [k for k in range(len(snapshots[0]["words"])) if f"{k}.original" in first]
+    columns = 2 + len(snapshots)
+    fig, axes = plt.subplots(len(rows), columns, figsize=(1.6 * columns, 1.6 * len(rows)), squeeze=False)
     for ax in axes.flat: ax.set_axis_off()
+    titles = ["original", "masked", *(f"step {s['step']}" for s in snapshots)]
+    for ax, title in zip(axes[0], titles): ax.set_title(title)
     for row, k in zip(axes, rows):
-        panels = [("original", looks[0]["pictures"][f"{k}.original"]), ("masked", looks[0]["pictures"][f"{k}.masked"])]
-        for ax, (name, x) in zip(row, panels + [(f"step {o['step']}", o["pictures"][f"{k}.rebuilt"]) for o in looks]):
-            ax.imshow(x)
-            if k == rows[0]: ax.set_title(name, fontsize=9)
+        images = [first[f"{k}.original"], first[f"{k}.masked"]]
+        images += [s["pictures"][f"{k}.rebuilt"] for s in snapshots]
+        for ax, image in zip(row, images): ax.imshow(image)
     return fig
 
-def show_words(looks: list[dict], most: int = 3) -> plt.Figure:
-    "Each Document's hidden words with the best guesses, at the first look and at the last; at most so many lines each."
-    rows = [(o, o["words"][k]) for k in range(len(looks[0]["words"])) for o in ([looks[0], looks[-1]] if len(looks) > 1 else looks)]
-    wide = lambda t: 1.5 + max(map(len, [t["text"], *(f"{g} {p:.0%}" for g, p in t["top"] if t["hidden"])]))
-    lines = [min(most, 1 + int(sum(map(wide, tokens)) // 95)) for _, tokens in rows]
-    size = 11, .85 * sum(lines) + .2 * len(rows)
-    fig, axes = plt.subplots(len(rows), 1, figsize=size, height_ratios=lines, layout="constrained", squeeze=False)
-    for ax, (o, tokens), n in zip(axes.flat, rows, lines):
-        show_guesses(tokens, ax, lines=n).set_title(f"step {o['step']}", fontsize=8, loc="left")
+# %% ../../nbs/pretraining/03_figures.ipynb #52fe633a
+def _lines_needed(tokens: list[dict], width: int = 105) -> int: # tokens: from `token_guesses`
+    "How many lines a text with its guesses takes."
+    longest = [max(map(len, [t["text"], *guess_notes(t)])) for t in tokens]
+    return 1 + int(sum(n + 1.5 for n in longest) // width)
+
+def show_words(snapshots: list[dict], most: int = 3) -> Figure: # most: lines of a text
+    "Each Document's hidden words with the best guesses, at the first snapshot and at the last."
+    import matplotlib.pyplot as plt
+    ends = [snapshots[0], snapshots[-1]] if len(snapshots) > 1 else snapshots
+    rows = []
+    for k in range(len(snapshots[0]["words"])): rows += [(s, s["words"][k]) for s in ends]
+    lines = [min(most, _lines_needed(tokens)) for _, tokens in rows]
+    height = .85 * sum(lines) + .2 * len(rows)
+    fig, axes = plt.subplots(len(rows), 1, figsize=(11, height), height_ratios=lines, squeeze=False)
+    for ax, (s, tokens), n in zip(axes.flat, rows, lines):
+        show_guesses(tokens, ax, lines=n).set_title(f"step {s['step']}")
     return fig
+
+# %% ../../nbs/pretraining/03_figures.ipynb #25a9ecbc
+def _draw_metric(ax: Axes, log: list[dict], name: str, # of the metric
+                label: str, smooth: int, # steps of the running mean
+                beside: str | None = None # leave out steps where this one is 0; None: the metric itself
+                ) -> None:
+    "One metric of a run's log, with its running mean."
+    rows = [r for r in log if name in r and r.get(beside or name)]
+    if not rows: return
+    x, y = [r["step"] for r in rows], [r[name] for r in rows]
+    line, = ax.plot(x, [np.mean(y[max(0, i - smooth + 1):i + 1]) for i in range(len(y))], label=label)
+    ax.plot(x, y, alpha=.25, lw=.8, color=line.get_color())
 
 # %% ../../nbs/pretraining/03_figures.ipynb #7e1cb878
-def show_progress(log: list[dict], looks: list[dict], smooth: int = 10) -> plt.Figure:
-    "Losses by part and by kind of Document; shares named right: of all hidden tokens in training, of hidden words at the looks (held out)."
-    fig, axes = plt.subplots(1, 4, figsize=(14, 2.8), layout="constrained")
-    def draw(ax, name, label, beside=None): # a step without such a Document has none of its values
-        points = [(r["step"], r[name]) for r in log if name in r and r.get(beside or name)]
-        if not points: return
-        x, y = zip(*points)
-        line, = ax.plot(x, [np.mean(y[max(0, i - smooth + 1):i + 1]) for i in range(len(y))], label=label)
-        ax.plot(x, y, alpha=.25, lw=.8, color=line.get_color())
-    draw(axes[0], "mlm", "text")
-    draw(axes[1], "mae", "patches")
-    for kind, label in (("text", "text alone"), ("image", "with a picture")):
-        draw(axes[2], f"mlm_{kind}", label)
-        draw(axes[3], f"right_{kind}", f"all tokens, {label}, training", f"mlm_{kind}")
-    for name, label in (("words_text_alone", "words, picture taken away"), ("words_with_picture", "words, with picture")):
-        points = [(o["step"], o[name]) for o in looks if name in o]
-        if points: axes[3].plot(*zip(*points), "o--", ms=4, label=f"{label}, held out")
-    for ax, title in zip(axes, ("loss: masked text", "loss: masked patches", "masked text by Document", "named right")):
-        ax.set_title(title, fontsize=9); ax.set_xlabel("step", fontsize=8)
-        if ax.get_legend_handles_labels()[0]: ax.legend(fontsize=6)
+def show_progress(log: list[dict], snapshots: list[dict], smooth: int = 10) -> Figure:
+    """Losses by part and by kind of Document; shares named right: of all hidden tokens in training, of
+    hidden words held out."""
+    import matplotlib.pyplot as plt
+    fig, axes = plt.subplots(2, 2, figsize=(10, 6))
+    losses, patches, kinds, right = axes.flat
+    _draw_metric(losses, log, "mlm", label="text", smooth=smooth)
+    _draw_metric(patches, log, "mae", label="patches", smooth=smooth)
+    for kind, label in (("text", "text alone"), ("image", "with an image")):
+        _draw_metric(kinds, log, f"mlm_{kind}", label=label, smooth=smooth)
+        _draw_metric(right, log, f"right_{kind}", label=f"training, {label}", smooth=smooth,
+                     beside=f"mlm_{kind}")
+    held_out = dict(words_text_alone="held-out words, no image", words_with_picture="held-out words, with image")
+    for name, label in held_out.items():
+        some = [s for s in snapshots if name in s]
+        if some: right.plot([s["step"] for s in some], [s[name] for s in some], "o--", ms=4, label=label)
+    titles = ("loss: masked text", "loss: masked patches", "masked text by Document", "named right")
+    units = ("cross-entropy a token", "squared error a value", "cross-entropy a token", "share of tokens")
+    for ax, title, unit in zip(axes.flat, titles, units):
+        ax.set(title=title, xlabel="step", ylabel=unit)
+        if len(ax.lines) > 2: ax.legend()
     return fig
 
-def draw_run(out, log: list[dict]) -> list[Path]:
-    "Write `progress.png`, and where there was something to look at `words.png` and `rebuilt.png`, into `out/figures`; returns their paths."
-    folder, looks, made = Path(out)/"figures", read_looks(out), []
-    figures = dict(progress=show_progress(log, looks))
-    if looks: figures["words"] = show_words(looks)
-    if looks and looks[0]["pictures"]: figures["rebuilt"] = show_looks(looks)
+# %% ../../nbs/pretraining/03_figures.ipynb #7792ecab
+def draw_run(out, # directory of the run
+             log: list[dict]) -> list[Path]:
+    """Write `progress.png`, and where there was something to look at `words.png` and `rebuilt.png`, into
+    `out/figures`; returns their paths."""
+    import matplotlib.pyplot as plt
+    folder, snapshots, made = Path(out)/"figures", read_snapshots(out), []
     folder.mkdir(parents=True, exist_ok=True)
-    for name, fig in figures.items():
-        with atomic(folder/f"{name}.png") as part: fig.savefig(part, dpi=110, format="png")
-        plt.close(fig); made.append(folder/f"{name}.png")
+    with styled():
+        figures = dict(progress=show_progress(log, snapshots))
+        if snapshots: figures["words"] = show_words(snapshots)
+        if snapshots and snapshots[0]["pictures"]: figures["rebuilt"] = show_snapshots(snapshots)
+        for name, fig in figures.items():
+            with atomic(folder/f"{name}.png") as part: fig.savefig(part, dpi=110, format="png")
+            plt.close(fig)
+            made.append(folder/f"{name}.png")
     return made

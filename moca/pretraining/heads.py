@@ -18,128 +18,181 @@ from ..model.cost import Work, linear_weights
 from ..model.probe import ATTENTION, layer_kinds
 
 # %% auto #0
-__all__ = ['ChunkedCrossEntropy', 'masked_cross_entropy', 'middle_layers', 'some_rows', 'PixelDecoder', 'head_flops']
+__all__ = ['DIMENSION', 'chunk_loss', 'chunk_gradient', 'ChunkedCrossEntropy', 'masked_cross_entropy', 'middle_layers',
+           'select_layer_kwargs', 'PixelDecoder', 'head_flops']
+
+# %% ../../nbs/pretraining/02_heads.ipynb #c5072517
+def chunk_loss(scores: Tensor, # [n, vocabulary] float32
+               targets: Tensor # [n]
+               ) -> tuple[Tensor, Tensor, Tensor]: # [n] cross-entropy, [n] bool named right, [n] log-sum-exp
+    "Each row's loss and hit."
+    total = scores.logsumexp(1)
+    return total - scores.gather(1, targets[:, None])[:, 0], scores.argmax(1) == targets, total
+
+def chunk_gradient(scores: Tensor, # [n, vocabulary]: overwritten
+                   targets: Tensor, total: Tensor) -> Tensor: # [n, vocabulary]
+    "Softmax minus one-hot: the gradient of the summed loss with respect to the scores."
+    softmax = scores.sub_(total[:, None]).exp_()
+    return softmax.scatter_add_(1, targets[:, None], softmax.new_full((len(targets), 1), -1.))
 
 # %% ../../nbs/pretraining/02_heads.ipynb #8e47344d
 class ChunkedCrossEntropy(torch.autograd.Function):
-    "Sum of cross-entropies of a linear head, and each row's loss and hit; gradients are made on the way, chunk by chunk."
+    """Sum of cross-entropies of a linear head, and each row's loss and hit; gradients are made on the way,
+    chunk by chunk."""
     @staticmethod
     def forward(ctx, hidden, weight, bias, targets, chunk, softcap, dtype, train):
-        want = [train and need for need in ctx.needs_input_grad[:3]]
+        want_h, want_w, want_b = [train and need for need in ctx.needs_input_grad[:3]]
         w, b = weight.to(dtype), None if bias is None else bias.to(dtype)
-        losses, hits = hidden.new_empty(len(targets), dtype=torch.float32), targets.new_empty(len(targets), dtype=torch.bool)
-        dh = torch.zeros_like(hidden) if want[0] else None
-        dw, db = (torch.zeros_like(x, dtype=torch.float32) if go else None for x, go in zip((weight, bias), want[1:]))
+        losses = hidden.new_empty(len(targets), dtype=torch.float32)
+        hits = targets.new_empty(len(targets), dtype=torch.bool)
+        dh = torch.zeros_like(hidden) if want_h else None
+        dw = torch.zeros_like(weight, dtype=torch.float32) if want_w else None
+        db = torch.zeros_like(bias, dtype=torch.float32) if want_b else None
         for k in range(0, len(targets), chunk):
             rows, x, y = slice(k, k + chunk), hidden[k:k + chunk].to(dtype), targets[k:k + chunk]
             scores = F.linear(x, w, b).float()
-            if softcap: scores = softcap * (capped := (scores / softcap).tanh())
-            total = scores.logsumexp(1)
-            losses[rows], hits[rows] = total - scores.gather(1, y[:, None])[:, 0], scores.argmax(1) == y
-            if not any(want): continue
-            g = scores.sub_(total[:, None]).exp_()
-            g.scatter_add_(1, y[:, None], g.new_full((len(y), 1), -1.))
+            if softcap:
+                capped = (scores / softcap).tanh()
+                scores = softcap * capped
+            losses[rows], hits[rows], total = chunk_loss(scores, y)
+            if not (want_h or want_w or want_b): continue
+            g = chunk_gradient(scores, y, total)
             if softcap: g *= 1 - capped * capped
             g = g.to(dtype)
-            if want[0]: dh[rows] = (g @ w).to(dh.dtype)
-            if want[1]: dw.addmm_(g.T, x) if dtype == torch.float32 else dw.add_(g.T @ x)
-            if want[2]: db += g.sum(0)
-        ctx.grads, ctx.dtypes = (dh, dw, db), (hidden.dtype, weight.dtype, bias is not None and bias.dtype)
+            if want_h: dh[rows] = (g @ w).to(dh.dtype)
+            if want_w: dw.addmm_(g.T, x) if dtype == torch.float32 else dw.add_(g.T @ x)
+            if want_b: db += g.sum(0)
+        ctx.grads = dh, dw, db
+        ctx.dtypes = hidden.dtype, weight.dtype, bias is not None and bias.dtype
         ctx.mark_non_differentiable(losses, hits)
         return losses.sum(), losses, hits
 
     @staticmethod
     def backward(ctx, grad, *_):
-        if ctx.grads is None: raise MocaError("the gradients of the vocabulary head are used once: run forward again")
-        (dh, dw, db), ctx.grads = ctx.grads, None
-        out = [None if g is None else g.mul_(grad.to(g.dtype)).to(dtype) for g, dtype in zip((dh, dw, db), ctx.dtypes)]
+        if ctx.grads is None:
+            raise MocaError("the gradients of the vocabulary head are used once: run forward again")
+        found, ctx.grads = ctx.grads, None
+        out = [None if g is None else g.mul_(grad.to(g.dtype)).to(kind) for g, kind in zip(found, ctx.dtypes)]
         return *out, None, None, None, None, None
 
 # %% ../../nbs/pretraining/02_heads.ipynb #18eb3293
 def masked_cross_entropy(hidden: Tensor, # [M, hidden] states that are asked
                          head: nn.Linear, # hidden -> vocabulary, tied to the embeddings or not
                          targets: Tensor, # [M] int64
-                         chunk: int | None = None, # rows at a time; None: as many as make 2**25 scores (128 MiB in fp32)
+                         chunk: int | None = None, # rows at a time; None: those of 2**25 scores, 128 MiB
                          softcap: float | None = None # scores become softcap * tanh(scores / softcap)
-                         ) -> tuple[Tensor, Tensor, Tensor]: # sum, [M] float32 without gradient, [M] bool: named right
-    "Cross-entropy of a vocabulary head, in O(chunk * vocabulary) memory. Sharded weights are gathered once."
-    whole = lambda p: p.full_tensor() if hasattr(p, "full_tensor") else p
-    weight, kind, n = whole(head.weight), hidden.device.type, head.weight.shape[0]
+                         ) -> tuple[Tensor, Tensor, Tensor]: # sum, [M] losses, [M] bool: named right
+    """Cross-entropy of a vocabulary head, in O(chunk * vocabulary) memory; the losses of rows carry no gradient.
+    Sharded weights are gathered once."""
+    full = lambda p: p.full_tensor() if hasattr(p, "full_tensor") else p
+    weight, kind = full(head.weight), hidden.device.type
+    bias = None if head.bias is None else full(head.bias)
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
-    bias = None if head.bias is None else whole(head.bias)
-    return ChunkedCrossEntropy.apply(hidden, weight, bias, targets, chunk or max(16, 2**25 // n), softcap, dtype, torch.is_grad_enabled())
+    rows = chunk or max(16, 2**25 // head.weight.shape[0])
+    return ChunkedCrossEntropy.apply( # autograd takes positions only
+        hidden, weight, bias, targets, rows, softcap, dtype, torch.is_grad_enabled())
 
 # %% ../../nbs/pretraining/02_heads.ipynb #7b686545
 def middle_layers(backbone: Backbone, depth: int) -> list[int]:
-    "The `depth` attention layers nearest the middle, in their order. Raises `BadInput` for more than there are, or fewer than none."
+    """The `depth` attention layers nearest the middle, in their order. Raises `BadInput` for more than
+    there are, or fewer than none."""
     layers = [i for i, (kind, _) in enumerate(layer_kinds(backbone)) if kind in ATTENTION]
     if not 0 <= depth <= len(layers):
-        raise BadInput(f"decoder_depth is {depth}: give 0 to {len(layers)}, the attention layers that this model has to copy")
+        raise BadInput(f"decoder_depth is {depth}: give 0 to {len(layers)}, the attention layers that this model "
+                       "has to copy")
     middle = len(backbone.text.layers) // 2
-    return sorted(sorted(layers, key=lambda i: (abs(i - middle), i))[:depth])
+    nearest = sorted(layers, key=lambda i: (abs(i - middle), i))
+    return sorted(nearest[:depth])
 
-def some_rows(given: dict, # what a decoder layer was given for T tokens
-              rows: Tensor, lengths: list[int]) -> dict:
+# %% ../../nbs/pretraining/02_heads.ipynb #8145eb2e
+DIMENSION = dict(position_embeddings=-2, position_ids=-1, cache_position=-1) # which one counts tokens
+
+def select_layer_kwargs(layer_kwargs: dict, # what a decoder layer was given for T tokens
+                        rows: Tensor, # [n] the tokens to keep
+                        lengths: list[int] # of their Documents
+                        ) -> dict:
     "The same for some Documents' tokens. Raises `MocaError` for a tensor that it does not know how to cut."
-    cut, out = dict(position_embeddings=-2, position_ids=-1, cache_position=-1), dict(given, borders=Borders(lengths, rows.device))
-    for name, value in given.items():
-        tensors = [value] if isinstance(value, Tensor) else value if isinstance(value, tuple) else []
-        if not tensors: continue
-        if name not in cut: raise MocaError(f"this model's layers are given {name}, which the patch decoder cannot cut to some Documents")
-        parts = tuple(t.index_select(cut[name], rows) for t in tensors)
-        out[name] = parts[0] if isinstance(value, Tensor) else parts
+    out = dict(layer_kwargs, borders=Borders(lengths, rows.device))
+    for name, value in layer_kwargs.items():
+        if not isinstance(value, (Tensor, tuple)) or value == (): continue
+        if name not in DIMENSION:
+            raise MocaError(f"this model's layers are given {name}, which the patch decoder cannot cut to some "
+                            "Documents")
+        if isinstance(value, Tensor): out[name] = value.index_select(DIMENSION[name], rows)
+        else: out[name] = tuple(t.index_select(DIMENSION[name], rows) for t in value)
     return out
 
 # %% ../../nbs/pretraining/02_heads.ipynb #9836f40b
 class PixelDecoder(nn.Module):
     "Decoder layers copied from the backbone's middle, and a linear layer to pixels (paper 2.2)."
     def __init__(self, backbone: Backbone, depth: int = 1, # layers; 0: the linear layer alone
-                 all_frames: bool = False # predict every copy of a still picture (authors' code) or one
+                 all_frames: bool = False # predict every copy of a still image (authors' code) or one
                  ):
         super().__init__()
         encoder = backbone.encoder
-        if why := encoder.family.mae: raise BadInput(f"patches of {encoder.family.name} cannot be rebuilt ({why}): use objective=mlm")
+        if why := encoder.family.mae:
+            raise BadInput(f"patches of {encoder.family.name} cannot be rebuilt ({why}): use objective=mlm")
         self.copied, self.packs = middle_layers(backbone, depth), encoder.family.packs
-        config = backbone.text.config # one for originals and copies, so that `use_kernel` reaches both
-        copied = (copy.deepcopy(backbone.text.layers[i], {id(config): config}) for i in self.copied)
-        self.layers = nn.ModuleList(layer.requires_grad_(True) for layer in copied)
+        self.layers = nn.ModuleList(_copy_layer(backbone, i) for i in self.copied)
         values = encoder.unit * encoder.patch_dim // (1 if all_frames else encoder.frames)
         self.to_pixels = nn.Linear(backbone.hidden_size, values).to(backbone.device, backbone.dtype)
-        nn.init.normal_(self.to_pixels.weight, std=.02); nn.init.zeros_(self.to_pixels.bias)
+        nn.init.normal_(self.to_pixels.weight, std=.02)
+        nn.init.zeros_(self.to_pixels.bias)
 
     @contextmanager
-    def listening(self, backbone: Backbone) -> Iterator[dict[int, list[dict]]]:
-        "What the originals are given while the backbone runs: one dict a call, several calls where it runs Documents one by one."
-        given = {i: [] for i in self.copied}
-        listen = lambda i: lambda module, args, kwargs: given[i].append(kwargs)
-        hooks = [backbone.text.layers[i].register_forward_pre_hook(listen(i), with_kwargs=True) for i in self.copied]
-        try: yield given
+    def capture_layer_kwargs(self, backbone: Backbone) -> Iterator[dict[int, list[dict]]]:
+        """What the originals are given while the backbone runs: one dict a call, several calls where it
+        runs Documents one by one."""
+        seen = {i: [] for i in self.copied}
+        listen = lambda i: lambda module, args, kwargs: seen[i].append(kwargs)
+        originals = {i: backbone.text.layers[i] for i in self.copied}
+        hooks = [x.register_forward_pre_hook(listen(i), with_kwargs=True) for i, x in originals.items()]
+        try: yield seen
         finally:
             for h in hooks: h.remove()
 
-    def run(self, x: Tensor, given: list[dict]) -> Tensor: # [1, n, hidden] to the same
-        "All layers."
-        for layer, kwargs in zip(self.layers, given):
+    def run(self, x: Tensor, layer_kwargs: list[dict]) -> Tensor: # [1, n, hidden] to the same
+        "All layers, each with the keywords of its original."
+        for layer, kwargs in zip(self.layers, layer_kwargs):
             x = layer(x, **kwargs)
             if isinstance(x, tuple): x = x[0]
         return x
 
     def forward(self, hidden: Tensor, # [T, hidden]
-                given: dict[int, list[dict]], c: Corruption) -> Tensor: # [K, unit * 3 * p * p]
+                layer_kwargs: dict[int, list[dict]], c: Corruption) -> Tensor: # [K, unit * 3 * p * p]
         "Pixels at the hidden image tokens."
         if not self.layers: return self.to_pixels(hidden[c.masked_images])
-        calls = [given[i] for i in self.copied]
-        if self.packs:
-            cut = [some_rows(g[0], c.picture_rows, c.picture_lengths) for g in calls]
-            return self.to_pixels(self.run(hidden[c.picture_rows][None], cut)[0][c.picture_at])
-        parts = hidden[None].split(c.pack.lengths, 1)
-        return self.to_pixels(torch.cat([self.run(parts[d], [g[d] for g in calls]) for d in c.pictures], 1)[0][c.picture_at])
+        calls = [layer_kwargs[i] for i in self.copied]
+        if self.packs: return self.to_pixels(_run_together(self, hidden, calls, c)[c.decoder_at])
+        return self.to_pixels(_run_apart(self, hidden, calls, c)[c.decoder_at])
+
+# %% ../../nbs/pretraining/02_heads.ipynb #34f7aef0
+def _copy_layer(backbone: Backbone, i: int) -> nn.Module:
+    "A trainable copy of layer `i`. Original and copy share one config, so that `use_kernel` reaches both."
+    config = backbone.text.config
+    return copy.deepcopy(backbone.text.layers[i], {id(config): config}).requires_grad_(True)
+
+def _run_together(decoder: PixelDecoder, hidden: Tensor, calls: list[list[dict]], c: Corruption
+                  ) -> Tensor: # [N, hidden]
+    "Decoded states of all Documents with a hidden patch, laid end to end."
+    kwargs = [select_layer_kwargs(call[0], c.decoder_rows, c.decoder_lengths) for call in calls]
+    return decoder.run(hidden[c.decoder_rows][None], kwargs)[0]
+
+def _run_apart(decoder: PixelDecoder, hidden: Tensor, calls: list[list[dict]], c: Corruption
+               ) -> Tensor: # [N, hidden]
+    "The same for families whose backbone runs Documents one by one."
+    parts, done = hidden[None].split(c.pack.lengths, 1), []
+    for d in c.decoder_documents:
+        kwargs = [call[d] for call in calls]
+        done.append(decoder.run(parts[d], kwargs))
+    return torch.cat(done, 1)[0]
 
 # %% ../../nbs/pretraining/02_heads.ipynb #5724292c
 def head_flops(work: Work, # of the backbone
                head: nn.Linear, decoder: PixelDecoder | None, c: Corruption) -> float:
     "Useful FLOPs of forward and backward of both heads on a corrupted Pack."
-    total = linear_weights(head) * len(c.read_at)
+    total = linear_weights(head) * len(c.logit_positions)
     if decoder is None or not len(c.masked_images): return total
-    layers = sum(linear_weights(layer) * len(c.picture_rows) + work.attention(c.picture_lengths) for layer in decoder.layers)
+    attention = work.attention(c.decoder_lengths)
+    layers = sum(linear_weights(layer) * len(c.decoder_rows) + attention for layer in decoder.layers)
     return total + layers + linear_weights(decoder.to_pixels) * len(c.masked_images)
