@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from ..data.documents import BadInput, MocaError
 
 # %% auto #0
-__all__ = ['BROKEN', 'launched', 'make_accelerator', 'summed', 'say', 'on_main', 'is_broken', 'Lost', 'Pulse', 'explain',
+__all__ = ['BROKEN', 'launched', 'make_accelerator', 'summed', 'say', 'on_main', 'is_broken', 'Lost', 'Heartbeat', 'explain',
            'missing']
 
 # %% ../../nbs/training/03_processes.ipynb #ab2f06c6
@@ -73,8 +73,8 @@ class Lost(MocaError):
     "A process for which the others wait has ended, or does not answer."
 
 # %% ../../nbs/training/03_processes.ipynb #94b9c3cb
-class Pulse:
-    """`with Pulse(accelerator) as pulse:` the other processes see that this one lives, and
+class Heartbeat:
+    """`with Heartbeat(accelerator) as pulse:` the other processes see that this one lives, and
     `explain(pulse, error, step)` says which one does not."""
     def __init__(self, accelerator, store=None, # of the process group, where there are several processes
                  every: float = .5, # seconds between beats
@@ -137,7 +137,7 @@ class Pulse:
         return self.store.get(key).decode() if self.store.check([key]) else ""
 
 # %% ../../nbs/training/03_processes.ipynb #36f94f89
-def explain(pulse: Pulse, error: BaseException, step: int) -> None:
+def explain(pulse: Heartbeat, error: BaseException, step: int) -> None:
     """Raises `Lost` naming the processes that are missing, where a collective broke after `step`; other
     errors stay what they are."""
     if pulse.n == 1 or not is_broken(error): return
@@ -148,7 +148,7 @@ def explain(pulse: Pulse, error: BaseException, step: int) -> None:
     raise Lost(f"after step {step} the others waited in vain for {names}: the last saved "
                "state is whole, go on with --resume") from error
 
-def missing(pulse: Pulse) -> dict[int, str]:
+def missing(pulse: Heartbeat) -> dict[int, str]:
     """Processes that ended or have been silent for six beats, and what is known of them; all, if everyone
     lives and yet nothing moves."""
     others = [r for r in range(pulse.n) if r != pulse.rank]
