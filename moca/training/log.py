@@ -120,6 +120,7 @@ def show_log(log: list[dict], # rows of steps
         if row.get("skipped"): ax.axvline(row["step"], ymax=.06, color=COLORS["bad"], lw=2)
     ax.set_xlabel("step")
     ax.set_ylabel("loss")
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend()
     return ax
 
