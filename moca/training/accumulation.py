@@ -75,9 +75,10 @@ def run_parts(model: nn.Module, parts: list[tuple], # (micro-batch, what each of
                 accelerator.backward(accelerator.num_processes * weighted(found, weights))
         except (RuntimeError, MemoryError) as e:
             if not out_of_memory(e): raise
-            late = isinstance(model, FSDPModule) or last and found is not None # the others are in a collective
-            if accelerator.num_processes > 1 and late:
-                raise MocaError(too_large(batch, "the other processes are in the middle of their step")) from e
+            late = isinstance(model, FSDPModule) or last and found is not None
+            if accelerator.num_processes > 1 and late: # the others are in a collective
+                why = "the other processes are in the middle of their step"
+                raise MocaError(too_large(batch, why)) from e
             return means, batch
         for k, v in found.items(): means[k] = means.get(k, 0.0) + v.detach()
     return means, None
@@ -88,7 +89,8 @@ def _no_sync_unless(last: bool, model: nn.Module):
     return model.no_sync() if wait else contextlib.nullcontext()
 
 # %% ../../nbs/training/04_accumulation.ipynb #e0ba48ad
-_room: WeakKeyDictionary[nn.Module, float] = WeakKeyDictionary() # half of the tokens that a model had no memory for
+# half of the tokens that a model had no memory for
+_room: WeakKeyDictionary[nn.Module, float] = WeakKeyDictionary()
 
 def _shares(micro: list, accelerator: Accelerator, reduction: str) -> list[dict[str, float]]:
     "What the sums of each micro-batch are divided by."
@@ -104,9 +106,9 @@ def _lower_room(model: nn.Module, failed) -> None:
         raise MocaError(too_large(failed, "they are one Document"))
     _room[model] = failed.tokens / 2
     half = failed.tokens // 2
-    tqdm.write(f"{failed.tokens:,} tokens do not fit into memory: forward passes of more than {half:,} are taken in "
-               f"parts from now on, with the same gradient (a new run would be faster with pack_tokens={half})",
-               file=sys.stderr)
+    tqdm.write(f"{failed.tokens:,} tokens do not fit into memory: forward passes of more than {half:,} are taken "
+               "in parts from now on, with the same gradient (a new run would be faster with "
+               f"pack_tokens={half})", file=sys.stderr)
 
 # %% ../../nbs/training/04_accumulation.ipynb #2fb16752
 def accumulate(model: nn.Module, # model(batch) -> loss sums by name, each with a count of the same name
@@ -115,8 +117,8 @@ def accumulate(model: nn.Module, # model(batch) -> loss sums by name, each with 
                accelerator: Accelerator,
                reduction: str = "global" # sums over global counts; micro: the average of micro-batches' means
                ) -> dict[str, Tensor]:
-    """Forward and backward over a step's micro-batches: leaves gradients in the parameters, returns the means over
-    all processes. Raises `MocaError` where a Document by itself does not fit into memory."""
+    """Forward and backward over a step's micro-batches: leaves gradients in the parameters, returns the means
+    over all processes. Raises `MocaError` where a Document by itself does not fit into memory."""
     one_of("reduction", reduction, ("global", "micro"))
     shares, before = _shares(micro, accelerator, reduction), GradientSnapshot(model)
     while True:

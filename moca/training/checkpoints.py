@@ -51,8 +51,9 @@ def save_state(path, tensors: dict[str, Tensor], # every process gives its own s
                step: int, # steps done
                main: bool = True, # this process writes
                **more) -> None: # numbers to keep with it
-    """Write the state of a run, atomically, as `tensors.safetensors` and `state.json` in directory `path`. Raises `MocaError` where a
-    tensor is no longer finite, or the disk is full or cannot be written; the state that was there stays."""
+    """Write the state of a run, atomically, as `tensors.safetensors` and `state.json` in directory `path`. Raises
+    `MocaError` where a tensor is no longer finite, or the disk is full or cannot be written; the state that was
+    there stays."""
     found = {}
     for name, tensor in tensors.items():
         whole = full_tensor(tensor.detach())
@@ -60,8 +61,8 @@ def save_state(path, tensors: dict[str, Tensor], # every process gives its own s
     if not main: return
     for name, tensor in found.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise MocaError(f"{name} holds NaN or infinity after step {step}, so {path} stays as it was: resume "
-                            "from it with a lower lr")
+            raise MocaError(f"{name} holds NaN or infinity after step {step}, so {path} stays as it was: "
+                            "resume from it with a lower lr")
     size = sum(v.numel() * v.element_size() for v in found.values()) + 2**20
     then = "free some space and go on with --resume; what was saved before is kept"
     need_space(path, size, f"the state after step {step}", then)
@@ -98,8 +99,8 @@ def _read_meta(path: Path) -> dict:
     if not isinstance(meta, dict) or not {"format", "step", "digest"} <= meta.keys():
         raise BadInput(f"{path} holds no complete state: {again} (state.json lacks what a state says)")
     if meta["format"] != FORMAT:
-        raise BadInput(f"{path} is a state of format {printable(meta['format'])}, and this moca reads {FORMAT}: "
-                       f"use the version that wrote it, or {again}")
+        raise BadInput(f"{path} is a state of format {printable(meta['format'])}, and this moca reads "
+                       f"{FORMAT}: use the version that wrote it, or {again}")
     if meta["digest"] != digest:
         raise BadInput(f"{file} is damaged: its digest is not the one that was saved; {again}")
     return meta

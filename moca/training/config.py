@@ -17,8 +17,8 @@ from ..data.sources import inlined
 from ..data.files import atomic
 
 # %% auto #0
-__all__ = ['LEAST', 'PLACES', 'finite', 'typed', 'one_of', 'within', 'check_ranges', 'TrainConfig', 'read_options', 'make_config',
-           'absolute_path', 'absolute_source', 'from_anywhere', 'save_config', 'run_config', 'lr_at']
+__all__ = ['MOST', 'LEAST', 'PLACES', 'finite', 'typed', 'one_of', 'within', 'check_ranges', 'TrainConfig', 'read_options',
+           'make_config', 'absolute_path', 'absolute_source', 'from_anywhere', 'save_config', 'run_config', 'lr_at']
 
 # %% ../../nbs/training/01_config.ipynb #e2344c79
 def finite(value) -> int | float | None:
@@ -53,14 +53,16 @@ def within(name: str, value: float | None, low: float, high: float | None) -> No
     raise BadInput(f"{name} is {value}: give {allowed}")
 
 # %% ../../nbs/training/01_config.ipynb #3ffac5cc
-LEAST = dict(save_every=0, weight_decay=0, max_length=8, steps=1, log_every=1, lora=1, min_pixels=1, max_pixels=1)
+MOST = dict(warmup=1, max_bad=1, seed=2**32 - 1)
+LEAST = dict(save_every=0, weight_decay=0, max_length=8, steps=1, log_every=1, lora=1,
+             min_pixels=1, max_pixels=1)
 
 def check_ranges(cfg: TrainConfig) -> None:
     "Raises `BadInput` for a value that no run can have."
     one_of("schedule", cfg.schedule, ("linear", "cosine", "constant"))
     one_of("precision", cfg.precision, ("fp32", "bf16", "bf16-pure"))
     one_of("checkpointing", cfg.checkpointing, ("none", "selective", "full", "auto"))
-    for name, high in dict(warmup=1, max_bad=1, seed=2**32 - 1).items(): within(name, getattr(cfg, name), 0, high)
+    for name, high in MOST.items(): within(name, getattr(cfg, name), 0, high)
     for name, low in LEAST.items(): within(name, getattr(cfg, name), low, None)
     if cfg.ema is not None and not 0 < cfg.ema < 1:
         raise BadInput(f"ema is {cfg.ema}: give a decay between 0 and 1, such as 0.999")
@@ -74,8 +76,8 @@ def check_ranges(cfg: TrainConfig) -> None:
 class TrainConfig:
     "Options that both stages share."
     out: str = "runs/run" # output directory
-    base: str | None = None # model to start from: directory, hub name, or none for the embedded moca-tiny-base
-    data: str | None = None # documents or pairs: file, folder, hub data set or mixture; none for the embedded corpus
+    base: str | None = None # model to start from: directory, hub name, or none: the embedded moca-tiny-base
+    data: str | None = None # documents or pairs: file, folder, hub data set, mixture; none: the embedded corpus
     max_bad: float = 0.01 # largest share of rows that cannot be used; above it the run stops
     seed: int = 0 # of masks, noise, order and negatives
     steps: int | None = None # optimizer steps; none: as many as `epochs` needs
@@ -85,23 +87,24 @@ class TrainConfig:
     warmup: float = 0.1 # share of the steps
     weight_decay: float = 0.0
     clip: float = 5.0 # largest gradient norm
-    ema: float | None = None # decay of an average of the weights, which is then saved as the model, such as 0.999
+    ema: float | None = None # decay of an average of the weights, then saved as the model, such as 0.999
     precision: str = "fp32" # fp32, bf16 (autocast) or bf16-pure (bf16 weights, fp32 copies in the optimizer)
     max_length: int = 2048 # tokens of a Document
     min_pixels: int | None = None # a smaller image is scaled up to so many; none: the model's own limit
     max_pixels: int | None = None # a larger image is scaled down to so many; none: the model's own limit
-    end_token: bool | None = None # end each Document with the end token; none: as the base was saved, else yes
+    end_token: bool | None = None # end each Document with the end token; none: as the base was, else yes
     freeze_vision: bool = False # leave the vision tower as it is
-    attention: str | None = None # kernel: eager, sdpa, varlen, flex or flash; none: chosen for device and precision
+    attention: str | None = None # kernel: eager, sdpa, varlen, flex, flash; none: by device and precision
     lora: int | None = None # train adapters of this rank on the language model instead of all its weights
-    checkpointing: str = "auto" # recompute activations: none, selective, full, or auto: the least that fits into memory
+    checkpointing: str = "auto" # recompute activations: none, selective, full; auto: the least that fits
     compile: bool = False # torch.compile, block by block
-    tracker: str | None = "auto" # tensorboard, wandb, trackio ...; none; auto: tensorboard where it is installed
+    tracker: str | None = "auto" # tensorboard, wandb, trackio ...; none; auto: tensorboard if installed
     log_every: int = 10 # steps
     save_every: int = 500 # steps between saved states; 0: only at the end or on a signal
 
     # Options that may change when a run goes on; with the learning rate the log gets a note.
-    FREE = ("out", "log_every", "save_every", "tracker", "checkpointing", "compile", "attention", "max_bad", "lr")
+    FREE = ("out", "log_every", "save_every", "tracker", "checkpointing", "compile", "attention", "max_bad",
+            "lr")
 
     def may_change(self, name: str, before) -> bool:
         "May option `name`, which was `before`, have another value when a run goes on?"
@@ -137,7 +140,8 @@ def make_config(kind: type, # TrainConfig or a stage's
         if source is None: continue
         given = source if isinstance(source, dict) else read_options(source)
         for name in given:
-            if name not in known: raise BadInput(f"unknown option {printable(repr(name))}: {_hint(name, known)}")
+            if name in known: continue
+            raise BadInput(f"unknown option {printable(repr(name))}: {_hint(name, known)}")
         values |= given
     return kind(**values)
 
@@ -151,9 +155,13 @@ PLACES = ("data", "image_root", "cache", "corpus") # options of a source that ar
 
 def absolute_path(path: str) -> str:
     "The absolute path of what is there, or of a pattern that something matches; any other text as it is."
-    try: here = Path(path).exists() or glob.has_magic(path) and any(True for _ in glob.iglob(path, recursive=True))
+    try: here = Path(path).exists() or _matches(path)
     except (OSError, ValueError): return path # a text that can be no path
     return str(Path(path).absolute()) if here else path
+
+def _matches(pattern: str) -> bool:
+    "Is it a pattern that something on the disk matches?"
+    return glob.has_magic(pattern) and next(glob.iglob(pattern, recursive=True), None) is not None
 
 def absolute_source(data: str) -> str:
     "A path, or a source on one line, with absolute paths."

@@ -38,7 +38,8 @@ def wrap_ddp(model: nn.Module, accelerator: Accelerator) -> nn.Module:
     """The model as DistributedDataParallel. Its buffers are constants, so no forward pass waits for the other
     processes to send theirs."""
     wrapped = accelerator.prepare_model(model)
-    name = "forward_sync_buffers" if hasattr(wrapped, "forward_sync_buffers") else "broadcast_buffers" # torch 2.13, before
+    new = hasattr(wrapped, "forward_sync_buffers") # torch 2.13
+    name = "forward_sync_buffers" if new else "broadcast_buffers"
     setattr(wrapped, name, False)
     return wrapped
 
@@ -75,7 +76,8 @@ def step(self: TrainState, # with gradients in its parameters
     if wrong: self._skip()
     else: self._take()
     self.optimizer.zero_grad()
-    return {k: v if math.isfinite(v) else None for k, v in row.items()} | dict(skipped=", ".join(wrong) or None)
+    row = {k: v if math.isfinite(v) else None for k, v in row.items()}
+    return row | dict(skipped=", ".join(wrong) or None)
 
 @patch
 def _take(self: TrainState) -> None:
@@ -104,7 +106,8 @@ def tensors(self: TrainState) -> dict[str, Tensor]:
 @patch
 def save(self: TrainState, path: Path, step: int) -> None:
     "Write the state; every process calls it."
-    save_state(path, self.tensors(), step, self.accelerator.is_main_process, skipped=self.skipped, in_a_row=self.in_a_row)
+    counts = dict(skipped=self.skipped, in_a_row=self.in_a_row)
+    save_state(path, self.tensors(), step, main=self.accelerator.is_main_process, **counts)
 
 @patch
 def load(self: TrainState, path: Path) -> int:
@@ -207,7 +210,8 @@ def changed_rate(rows: list[dict], total: int, cfg: TrainConfig) -> dict:
     step, had = rows[-1]["step"], rows[-1]["lr"]
     has = lr_at(step - 1, total, cfg)
     if math.isclose(had, has, rel_tol=1e-9): return {}
-    return dict(note=f"resumed with lr={cfg.lr:g}: step {step} had the rate {had:g} and would now have {has:g}")
+    return dict(note=f"resumed with lr={cfg.lr:g}: step {step} had the rate {had:g} and would now "
+                     f"have {has:g}")
 
 # %% ../../nbs/training/08_loop.ipynb #6b825eea
 class Saver:
@@ -356,7 +360,8 @@ def show(self: ProgressMeter, row: dict) -> None:
 def summary(self: ProgressMeter) -> str:
     "The run in one line."
     rates, skipped = self.rates(self.rows), sum(r[4] for r in self.rows)
-    line = [f"{len(self.rows)} steps in {sum(r[0] for r in self.rows):.0f} s", f"{rates['tok/s']:,.0f} tokens/s"]
+    seconds = sum(r[0] for r in self.rows)
+    line = [f"{len(self.rows)} steps in {seconds:.0f} s", f"{rates['tok/s']:,.0f} tokens/s"]
     line += [f"{k} {rates[k]:.0%}" for k in ("fill", "mfu") if k in rates]
     line.append(f"peak {peak_memory(self.accelerator.device) / 2**30:.1f} GiB")
     if skipped: line.append(f"{skipped} skipped")
@@ -376,14 +381,15 @@ def fit(model: nn.Module, # model(batch) -> loss sums by name
         accumulate: Callable = accumulate, # forward and backward of a step
         flops: Callable[[list], float] | None = None # useful FLOPs of a process's micro-batches, for MFU
         ) -> list[dict]: # the log
-    """Train; returns the log. State goes to `cfg.out/state`, a line a step to `cfg.out/log.jsonl`. A micro-batch has
-    `counts`, `tokens`, `to`, and perhaps `capacity` and `halves`. Raises `Stopped` after a signal and the error of data
-    that cannot be used, with the state saved; `Diverged` after three skipped steps in a row, with the last good state
-    untouched; `Lost` where another process has ended."""
+    """Train; returns the log. State goes to `cfg.out/state`, a line a step to `cfg.out/log.jsonl`. A micro-batch
+    has `counts`, `tokens`, `to`, and perhaps `capacity` and `halves`. Raises `Stopped` after a signal and the error
+    of data that cannot be used, with the state saved; `Diverged` after three skipped steps in a row, with the last
+    good state untouched; `Lost` where another process has ended."""
     state = TrainState(model, cfg, accelerator)
     saver = Saver(state, total, resume)
     log = saver.log
-    with (release_on_error(saver.out), StopSignal() as stop, Prefetcher(batches, total, accelerator, stop) as prefetch,
+    with (release_on_error(saver.out), StopSignal() as stop,
+          Prefetcher(batches, total, accelerator, stop) as prefetch,
           Heartbeat(accelerator) as heartbeat, compiled(model, cfg.compile),
           ProgressMeter(name, saver.start, total, cfg, accelerator, measured=flops is not None) as meter):
         for step in range(saver.start, total):

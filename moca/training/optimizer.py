@@ -79,7 +79,8 @@ def _empty(self: MasterAdamW, master: Tensor) -> dict[str, Tensor]:
 def gradient_norm(gradients: list[Tensor]) -> float:
     "Joint norm of some gradients; shards count as the whole they belong to."
     local = [g.to_local() if hasattr(g, "to_local") else g for g in gradients]
-    wide = torch.float64 if local[0].device.type == "cpu" else torch.float32 # a CPU adds up one by one, a GPU in a tree
+    on_cpu = local[0].device.type == "cpu" # which adds up one by one, a GPU in a tree
+    wide = torch.float64 if on_cpu else torch.float32
     square = torch.stack([torch.linalg.vector_norm(x, dtype=wide) for x in local]).square().sum()
     if hasattr(gradients[0], "to_local"):
         torch.distributed.all_reduce(square, group=gradients[0].device_mesh.get_group())
@@ -117,7 +118,8 @@ def transformer_blocks(model: nn.Module) -> dict[str, nn.Module]:
 # %% ../../nbs/training/05_optimizer.ipynb #7b13e596
 @contextlib.contextmanager
 def compiled(model: nn.Module, on: bool = True, **options):
-    "`with compiled(model):` its language model's blocks run compiled, attention excepted; `options` go to `torch.compile`."
+    """`with compiled(model):` its language model's blocks run compiled, attention excepted; `options` go to
+    `torch.compile`."""
     found = _language_blocks(model) if on else []
     if found: _keep_kernels_out()
     for block in found: block.forward = torch.compile(block.forward, **dict(dynamic=True) | options)
@@ -159,9 +161,11 @@ def sharding(accelerator: Accelerator) -> FullyShardedDataParallelPlugin | None:
 # %% ../../nbs/training/05_optimizer.ipynb #2a3b4bc9
 CONTENTS = {"_parameters", "_buffers", "_modules"} # of a module; the rest is its class, hooks and settings
 
-def shard(model: nn.Module, plugin: FullyShardedDataParallelPlugin, half: bool = False # blocks compute in bf16
-          ) -> Callable[[bool], None]:
-    "Cut a model into shards, in place: its blocks, then the rest as one unit. Returns what puts it together again (`gather`)."
+def shard(model: nn.Module, plugin: FullyShardedDataParallelPlugin,
+          half: bool = False # blocks compute in bf16
+          ) -> Callable[[bool], None]: # `gather`, for this model
+    """Cut a model into shards, in place: its blocks, then the rest as one unit. Returns what puts it together
+    again."""
     from torch.distributed.fsdp import MixedPrecisionPolicy, OffloadPolicy, fully_shard
     before = {m: (type(m), _attributes(m)) for m in model.modules()}
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if half else MixedPrecisionPolicy()
@@ -174,14 +178,15 @@ def shard(model: nn.Module, plugin: FullyShardedDataParallelPlugin, half: bool =
 
 def _attributes(module: nn.Module) -> dict:
     "What a module holds besides its contents: hooks and settings, copied where they could be changed."
-    return {k: copy.copy(v) if isinstance(v, dict) else v for k, v in vars(module).items() if k not in CONTENTS}
+    kept = {k: v for k, v in vars(module).items() if k not in CONTENTS}
+    return {k: copy.copy(v) if isinstance(v, dict) else v for k, v in kept.items()}
 
 # %% ../../nbs/training/05_optimizer.ipynb #ec2b543f
 @torch.no_grad()
 def gather(before: dict[nn.Module, tuple[type, dict]], # each module's class and attributes before it was cut
            main: bool) -> None: # this process keeps the weights
-    """Put a sharded model together again: whole weights, on the CPU of the main process, and no trace of FSDP, so that it can be
-    used, copied and saved like any other. All processes call it."""
+    """Put a sharded model together again: whole weights, on the CPU of the main process, and no trace of FSDP, so
+    that it can be used, copied and saved like any other. All processes call it."""
     kept = {} # id of a cut parameter -> it, and the whole one
     for module in before:
         if hasattr(module, "reshard"): module.reshard()

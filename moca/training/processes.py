@@ -34,8 +34,9 @@ def make_accelerator(**options) -> Accelerator:
     cpu = launched() > 1 and not torch.accelerator.is_available()
     accelerator = Accelerator(cpu=True, **options) if cpu else Accelerator(**options)
     if accelerator.num_processes != launched():
+        flag = "--cpu " if cpu else ""
         raise BadInput(f"{launched()} processes were started and did not join: start them with "
-                       f"accelerate launch {'--cpu ' if cpu else ''}--num_processes {launched()} -m moca.cli ...")
+                       f"accelerate launch {flag}--num_processes {launched()} -m moca.cli ...")
     return accelerator
 
 # %% ../../nbs/training/03_processes.ipynb #3c3eb3d0
@@ -115,7 +116,8 @@ def beat(self: Heartbeat) -> None:
 
 @patch
 def watch(self: Heartbeat, seen: list) -> None: # its beats, and since when they have been so many
-    "Look after the next process (each has one that does), and name it when it has been silent for a while, once."
+    """Look after the next process (each has one that does), and name it when it has been silent for a while,
+    once."""
     rank, now = (self.rank + 1) % self.n, time.monotonic()
     count = self.counts([rank])[rank]
     if not seen or seen[0] != count: seen[:] = count, now

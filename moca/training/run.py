@@ -78,9 +78,10 @@ def release_on_error(out):
 
 # %% ../../nbs/training/07_run.ipynb #437c2d1d
 MARK, TEST = ".moca-run", ".moca-write-test"
-MADE = frozenset("""config.yaml data.json log.jsonl bad_samples.jsonl lengths.npz heads.safetensors state model looks
-                    figures tensorboard stage1 stage2 progress.json results.json report.html report.md ablation.json
-                    prices.json probe cells scores run.json results queries vectors mteb table.md""".split()) # by name
+MADE = frozenset("""config.yaml data.json log.jsonl bad_samples.jsonl lengths.npz heads.safetensors state model
+                    looks figures tensorboard stage1 stage2 progress.json results.json report.html report.md
+                    ablation.json prices.json probe cells scores run.json results queries vectors mteb
+                    table.md""".split()) # by name
 
 def is_ours(name: str) -> bool:
     "Is this the name of something that a run of moca writes, or of what is left of a write that was cut off?"
@@ -216,8 +217,9 @@ def same_data(out, **found) -> None: # what is read, by name (`_` for a space): 
         raise BadInput(f"{path} is damaged: delete it to go on without knowing whether the data is the same")
     if before == now: return
     if before and has_state(out):
-        raise BadInput(f"the data is not what {out} began with ({'; '.join(_differences(before, now))}): resume with the "
-                       "same, or start again with --force")
+        changed = "; ".join(_differences(before, now))
+        raise BadInput(f"the data is not what {out} began with ({changed}): resume with the same, or start again "
+                       "with --force")
     if before: # nothing is trained yet
         for name in ("lengths.npz", "bad_samples.jsonl"): remove(Path(out)/name)
     with atomic(path) as part: part.write_text(json.dumps(now))

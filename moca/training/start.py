@@ -40,7 +40,8 @@ def same_options(cfg: TrainConfig, out: Path) -> None:
     lost = [k for k in now if k not in before]
     if lost:
         some = f"{', '.join(lost[:3])}{' ...' * (len(lost) > 3)}"
-        tqdm.write(f"{out/'config.yaml'} does not say {some}: going on with the options given", file=sys.stderr)
+        words = f"{out/'config.yaml'} does not say {some}: going on with the options given"
+        tqdm.write(words, file=sys.stderr)
     differ = [k for k in before.keys() & now.keys() if before[k] != now[k]]
     changed = sorted(k for k in differ if not cfg.may_change(k, before[k]))
     if changed:
