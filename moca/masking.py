@@ -8,22 +8,25 @@ import hashlib
 import regex
 import torch
 from torch import Tensor
+from .style import COLORS
 
 # %% auto #0
-__all__ = ['TEXT_MASKS', 'PATCH_MASKS', 'NOISES', 'document_ids', 'attention_mask', 'show_mask', 'generator', 'mask_tokens',
-           'corrupt_tokens', 'show_tokens', 'text_words', 'mask_patches', 'corrupt_patches', 'draw_masks',
-           'explore_masks']
+__all__ = ['TEXT_MASKS', 'PATCH_MASKS', 'NOISES', 'document_ids', 'attention_mask', 'show_mask', 'generator', 'corrupt_tokens',
+           'show_tokens', 'mask_tokens', 'text_words', 'mask_patches', 'corrupt_patches', 'draw_masks', 'explore_masks']
 
 # %% ../nbs/00_masking.ipynb #8f1d9522
-def document_ids(cu_seqlens: Tensor # [D+1] integers from 0 upwards: Document d is cu_seqlens[d] to cu_seqlens[d+1]
+def document_ids(cu_seqlens: Tensor # [D+1] integers from 0 upwards: where each Document starts, and the end
                  ) -> Tensor: # [T] int64
     """The number of the Document that each token belongs to, on the device of `cu_seqlens`.
     `ValueError` for borders that are not integers [D+1], do not start at 0, or fall."""
-    if cu_seqlens.ndim != 1 or not len(cu_seqlens) or cu_seqlens.is_floating_point() or cu_seqlens.dtype == torch.bool:
-        raise ValueError(f"cu_seqlens is {_kind(cu_seqlens)}: give one dimension of integers, such as [0, 5, 9]")
+    whole = not cu_seqlens.is_floating_point() and cu_seqlens.dtype != torch.bool
+    if cu_seqlens.ndim != 1 or not len(cu_seqlens) or not whole:
+        raise ValueError(f"cu_seqlens is {_kind(cu_seqlens)}: give one dimension of integers, "
+                         "such as [0, 5, 9]")
     lengths = cu_seqlens.diff().long()
     if cu_seqlens[0] != 0 or (lengths < 0).any():
-        raise ValueError(f"cu_seqlens is {cu_seqlens.tolist()[:8]}: it must start at 0 and never fall, such as [0, 5, 9]")
+        raise ValueError(f"cu_seqlens is {cu_seqlens.tolist()[:8]}: it must start at 0 and never fall, "
+                         "such as [0, 5, 9]")
     return torch.repeat_interleave(torch.arange(len(lengths), device=cu_seqlens.device), lengths)
 
 def _kind(x: Tensor) -> str:
@@ -31,43 +34,57 @@ def _kind(x: Tensor) -> str:
     return f"{x.dtype} of shape {list(x.shape)}"
 
 # %% ../nbs/00_masking.ipynb #58296155
-def attention_mask(cu_seqlens_or_length: Tensor | int, # borders [D+1] of packed Documents, or the length T of a single one
+def attention_mask(cu_seqlens_or_length: Tensor | int, # borders [D+1] of packed Documents, or the length T of one
                    kind: str # "bidirectional" or "causal"
                    ) -> Tensor: # [T, T] bool
-    """May the token of row i (query) look at the token of column j (key)? Block-diagonal over Documents; `bidirectional` is MoCa's
-    (paper 2.1). On the device of the borders. For pictures, oracles and short inputs: it holds T * T bytes.
-    `ValueError` for an unknown kind, a negative length or broken borders."""
-    if kind not in ("bidirectional", "causal"): raise ValueError(f"kind is {kind!r}: give 'bidirectional' or 'causal'")
+    """May the token of row i (query) look at the token of column j (key)? Block-diagonal over Documents;
+    `bidirectional` is MoCa's (paper 2.1). On the device of the borders. For pictures, oracles and short inputs:
+    it holds T * T bytes. `ValueError` for an unknown kind, a negative length or broken borders."""
+    if kind not in ("bidirectional", "causal"):
+        raise ValueError(f"kind is {kind!r}: give 'bidirectional' or 'causal'")
     cu = cu_seqlens_or_length
     if not isinstance(cu, Tensor):
         if isinstance(cu, bool) or not isinstance(cu, int) or cu < 0:
-            raise ValueError(f"length is {cu!r}: give a whole number from 0 upwards, or cu_seqlens as a tensor")
+            raise ValueError(f"length is {cu!r}: give a whole number from 0 upwards, or cu_seqlens "
+                             "as a tensor")
         cu = torch.tensor([0, cu])
     owner = document_ids(cu)
     mask = owner[:, None] == owner[None]
     return mask.tril() if kind == "causal" else mask
 
-# %% ../nbs/00_masking.ipynb #7b3bc2fc
-_colour = dict(open="#2f6db3", closed="#f1eee6", text="#d6e6f5", special="#e2e2e2", hidden="#f08c2e", image="#0b7a6b")
+# %% ../nbs/00_masking.ipynb #028b6644
+def _grid(ax, n: int) -> None:
+    "White lines between the cells."
+    ax.set_xticks([i - .5 for i in range(n + 1)], minor=True)
+    ax.set_yticks([i - .5 for i in range(n + 1)], minor=True)
+    ax.grid(which="minor", color="white", lw=min(1, 12 / max(1, n)))
+    ax.tick_params(which="both", length=0)
 
+def _label_axes(ax, labels: list[str]) -> None:
+    "A label a token on both axes, images in their colour."
+    ax.set_xticks(range(len(labels)), labels, rotation=90)
+    ax.set_yticks(range(len(labels)), labels)
+    for tick in (*ax.get_xticklabels(), *ax.get_yticklabels()):
+        tick.set(fontsize=9, color=COLORS["image"] if tick.get_text().startswith("<") else COLORS["ink"])
+
+# %% ../nbs/00_masking.ipynb #7b3bc2fc
 def show_mask(mask: Tensor, # [T, T] bool: row looks at column
               labels: list[str] | None = None, # a label a token; labels like `<img>` are coloured as images
               ax=None): # -> matplotlib Axes; None makes a figure
-    """Draw an attention mask: blue where the row's token may look at the column's.
+    """Draw an attention mask: coloured where the row's token may look at the column's.
     `ValueError` for a mask that is not square or labels that do not fit."""
-    if mask.ndim != 2 or mask.shape[0] != mask.shape[1]: raise ValueError(f"the mask has shape {list(mask.shape)}: give [T, T]")
+    if mask.ndim != 2 or mask.shape[0] != mask.shape[1]:
+        raise ValueError(f"the mask has shape {list(mask.shape)}: give [T, T]")
+    n = len(mask)
+    if labels is not None and len(labels) != n:
+        raise ValueError(f"{len(labels)} labels for a mask of {n} tokens: give one a token")
     import matplotlib.pyplot as plt
     from matplotlib.colors import ListedColormap
-    n = len(mask)
-    if labels is not None and len(labels) != n: raise ValueError(f"{len(labels)} labels for a mask of {n} tokens: give one a token")
     if ax is None: ax = plt.subplots(figsize=(min(6, 1.5 + n / 4),) * 2, layout="constrained")[1]
-    ax.imshow(mask.cpu(), cmap=ListedColormap([_colour["closed"], _colour["open"]]), vmin=0, vmax=1)
-    if n <= 40:
-        ax.set_xticks(torch.arange(n + 1) - .5, minor=True); ax.set_yticks(torch.arange(n + 1) - .5, minor=True)
-        ax.grid(which="minor", color="white", lw=min(1, 12 / max(1, n))); ax.tick_params(which="both", length=0)
-    ax.set_xticks(range(n) if labels else [], labels or [], rotation=90); ax.set_yticks(range(n) if labels else [], labels or [])
-    for tick in (*ax.get_xticklabels(), *ax.get_yticklabels()):
-        tick.set(fontsize=8, color=_colour["image"] if tick.get_text().startswith("<") else "black")
+    kind = "bidirectional" if mask.triu(1).any() else "causal"
+    ax.imshow(mask.cpu(), cmap=ListedColormap([COLORS["faint"], COLORS[kind]]), vmin=0, vmax=1)
+    if n <= 40: _grid(ax, n)
+    _label_axes(ax, labels or [])
     ax.set(xlabel="is looked at", ylabel="looks")
     return ax
 
@@ -77,10 +94,63 @@ def generator(seed: int, # of the run
               sample: str | int, # id of the Document (7 and "7" are one id)
               purpose: str # "text", "patches", "noise", ...: draws for different purposes are independent
               ) -> torch.Generator:
-    """A fresh CPU generator that depends on these four and on nothing else: not on order, worker, process or device.
-    torch's CPU generator keeps 32 bits of a seed, so two keys share a stream with probability 2**-32: harmless for masks."""
-    key = b"\x1f".join(str(o).encode("unicode_escape") for o in (seed, epoch, sample, purpose)) # escaped: no field can hold the separator
-    return torch.Generator().manual_seed(int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1)
+    """A fresh CPU generator that depends on these four and on nothing else: not on order, worker, process or
+    device. torch's CPU generator keeps 32 bits of a seed, so two keys share a stream with probability 2**-32:
+    harmless for masks."""
+    # escaped, so that no field can hold the separator
+    fields = [str(o).encode("unicode_escape") for o in (seed, epoch, sample, purpose)]
+    digest = hashlib.blake2b(b"\x1f".join(fields), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+
+# %% ../nbs/00_masking.ipynb #9aa0f919
+def corrupt_tokens(input_ids: Tensor, # [T] integers
+                   masked: Tensor, # [T] bool
+                   mask_token_id: int) -> Tensor: # [T], a new tensor
+    """The input with the mask token at every masked position: always the mask token, no random words (as the
+    authors' code). `ValueError` unless `masked` is bool of the shape of `input_ids`."""
+    if masked.dtype != torch.bool or masked.shape != input_ids.shape:
+        raise ValueError(f"masked is {_kind(masked)} for input_ids of shape {list(input_ids.shape)}: "
+                         "give bool of that shape")
+    return input_ids.masked_fill(masked.to(input_ids.device), mask_token_id)
+
+# %% ../nbs/00_masking.ipynb #93258572
+def _token_box(ax, x: float, y: float, text: str, kind: str, size: float) -> None:
+    "One token: a box that is as wide as its text."
+    from matplotlib.patches import Rectangle
+    pale = .2 if kind == "text" else 1
+    ax.add_patch(Rectangle((x + .2, y + .1), len(text) + 1.6, .8, color=COLORS[kind], alpha=pale, lw=0))
+    ink = "white" if kind == "hidden" else COLORS["ink"]
+    where = dict(ha="center", va="center", family="monospace", fontsize=size)
+    ax.text(x + len(text) / 2 + 1, y + .5, text, color=ink, **where)
+
+# %% ../nbs/00_masking.ipynb #91d9d08b
+def show_tokens(tokens: list[str], # text of each token
+                masked: Tensor | None = None, # [T] bool: drawn as `mask`, in the colour of what is hidden
+                maskable: Tensor | None = None, # [T] bool: the others are drawn grey
+                ax=None, # matplotlib Axes; None makes a figure
+                width: int = 90 # characters a line
+                ): # -> the Axes
+    """Draw a row of tokens as coloured boxes, broken into lines like text.
+    `ValueError` if a mask does not fit the tokens."""
+    for name, m in (("masked", masked), ("maskable", maskable)):
+        if m is not None and m.shape != (len(tokens),):
+            raise ValueError(f"{name} has shape {list(m.shape)} for {len(tokens)} tokens: give one value "
+                             "a token")
+    import matplotlib.pyplot as plt
+    if ax is None: ax = plt.subplots(figsize=(10, .8), layout="constrained")[1]
+    points = ax.get_position().width * ax.figure.get_figwidth() * 72
+    size = min(10.0, points / width / .64) # at which `width` letters fill the Axes
+    x, y = 0, 0
+    for i, token in enumerate(tokens):
+        hidden = masked is not None and bool(masked[i])
+        kind = "hidden" if hidden else "faint" if maskable is not None and not maskable[i] else "text"
+        text = "mask" if hidden else token
+        if x and x + len(text) + 2 > width: x, y = 0, y + 1
+        _token_box(ax, x, y, text, kind, size)
+        x += len(text) + 2
+    ax.set(xlim=(0, width), ylim=(y + 1, 0))
+    ax.axis("off")
+    return ax
 
 # %% ../nbs/00_masking.ipynb #59ee661d
 def _lowest(rolls: Tensor, among: Tensor, ratio: float) -> Tensor:
@@ -88,25 +158,31 @@ def _lowest(rolls: Tensor, among: Tensor, ratio: float) -> Tensor:
     order = rolls.masked_fill(~among, 2.).argsort(stable=True)
     return torch.zeros_like(among).index_fill(0, order[:round(ratio * int(among.sum()))], True)
 
+# %% ../nbs/00_masking.ipynb #a899014b
 def _first_of_word(word_ids: Tensor) -> Tensor:
     "For each token the place of the first token of its word; a token of no word (-1) stands for itself."
     places = torch.arange(len(word_ids))
     units, unit_of = torch.where(word_ids < 0, -1 - places, word_ids.long()).unique(return_inverse=True)
     return torch.full((len(units),), len(word_ids)).scatter_reduce(0, unit_of, places, "amin")[unit_of]
 
+# %% ../nbs/00_masking.ipynb #29c8e2a4
 def _runs(n: int, ratio: float, mean: float, generator: torch.Generator) -> Tensor:
-    "[n] bool with `round(ratio * n)` True in runs of about `mean`: runs and gaps are random compositions, then all is turned round."
+    """[n] bool with `round(ratio * n)` True in runs of about `mean`: runs and gaps are random compositions, then
+    all is turned round."""
     k = round(ratio * n)
     if k in (0, n): return torch.full((n,), k > 0)
     runs = min(max(1, round(k / mean)), k, n - k)
-    def cut(total: int) -> Tensor: # into `runs` parts of 1 or more
-        at = torch.randperm(total - 1, generator=generator)[:runs - 1].sort().values + 1
-        return torch.cat([torch.zeros(1, dtype=torch.long), at, torch.tensor([total])]).diff()
-    lengths = torch.stack([cut(n - k), cut(k)], 1).flatten()
+    gaps = _composition(n - k, runs, generator)
+    lengths = torch.stack([gaps, _composition(k, runs, generator)], 1).flatten()
     row = torch.tensor([False, True]).repeat(runs).repeat_interleave(lengths)
     return row.roll(int(torch.randint(n, (1,), generator=generator)))
 
-# %% ../nbs/00_masking.ipynb #8e66e6df
+def _composition(total: int, parts: int, generator: torch.Generator) -> Tensor:
+    "A whole number as a sum of `parts` numbers of 1 or more, each such sum as likely as any other."
+    at = torch.randperm(total - 1, generator=generator)[:parts - 1].sort().values + 1
+    return torch.cat([torch.zeros(1, dtype=torch.long), at, torch.tensor([total])]).diff()
+
+# %% ../nbs/00_masking.ipynb #d10fb545
 TEXT_MASKS = ("bernoulli", "exact", "word", "span")
 
 def _check(ratio: float, kind: str, kinds: tuple) -> None:
@@ -114,104 +190,87 @@ def _check(ratio: float, kind: str, kinds: tuple) -> None:
     if not 0 <= ratio <= 1: raise ValueError(f"ratio is {ratio}: give a share between 0 and 1")
     if kind not in kinds: raise ValueError(f"kind of mask is {kind!r}: give one of {', '.join(kinds)}")
 
+def _check_text(maskable: Tensor, ratio: float, kind: str, word_ids: Tensor | None, span: float) -> None:
+    "`ValueError` for what `mask_tokens` cannot use."
+    _check(ratio, kind, TEXT_MASKS)
+    if maskable.ndim != 1 or maskable.dtype != torch.bool:
+        raise ValueError(f"maskable is {_kind(maskable)}: give one dimension of bool, True where a token "
+                         "may be hidden")
+    if kind == "word" and (word_ids is None or word_ids.shape != maskable.shape):
+        raise ValueError(f"word masks need word_ids of shape {list(maskable.shape)}: the number of the word "
+                         "of each token")
+    if span < 1: raise ValueError(f"span is {span}: give a mean length of 1 token or more")
+
+# %% ../nbs/00_masking.ipynb #8e66e6df
 def mask_tokens(maskable: Tensor, # [T] bool: False at special, vision and image tokens
                 ratio: float, # share to be hidden: 0.4 (3B) or 0.6 (7B) in the paper
                 generator: torch.Generator,
-                kind: str = "bernoulli", # a coin a token (paper); "exact": so many; "word": a coin a word; "span": so many, in runs
-                word_ids: Tensor | None = None, # [T] integers, for "word": the word of each token, -1 for none
+                kind: str = "bernoulli", # a coin a token (paper); "exact": so many; "word"; "span": in runs
+                word_ids: Tensor | None = None, # [T] integers, for "word": each token's word, -1 for none
                 span: float = 3.0 # mean tokens of a run, for "span"
                 ) -> Tensor: # [T] bool, on the device of `maskable`
     """Tokens to hide among the maskable ones (paper 2.2), drawn on the CPU.
-    `ValueError` for a ratio outside [0, 1], an unknown kind, a `maskable` that is not bool [T], or words that do not fit it."""
-    _check(ratio, kind, TEXT_MASKS)
-    if maskable.ndim != 1 or maskable.dtype != torch.bool:
-        raise ValueError(f"maskable is {_kind(maskable)}: give one dimension of bool, True where a token may be hidden")
-    if kind == "word" and (word_ids is None or word_ids.shape != maskable.shape):
-        raise ValueError(f"word masks need word_ids of shape {list(maskable.shape)}: the number of the word of each token")
-    if span < 1: raise ValueError(f"span is {span}: give a mean length of 1 token or more")
+    `ValueError` for a ratio outside [0, 1], an unknown kind, a `maskable` that is not bool [T], or words that do
+    not fit it."""
+    _check_text(maskable, ratio, kind, word_ids, span)
     free = maskable.cpu()
-    if kind == "span": hidden = torch.zeros_like(free).masked_scatter(free, _runs(int(free.sum()), ratio, span, generator))
-    else:
-        rolls = torch.rand(len(free), generator=generator)
-        if kind == "word": rolls = rolls[_first_of_word(word_ids.cpu())]
-        hidden = _lowest(rolls, free, ratio) if kind == "exact" else (rolls < ratio) & free
+    if kind == "span":
+        runs = _runs(int(free.sum()), ratio, span, generator)
+        return torch.zeros_like(free).masked_scatter(free, runs).to(maskable.device)
+    rolls = torch.rand(len(free), generator=generator)
+    if kind == "word": rolls = rolls[_first_of_word(word_ids.cpu())]
+    hidden = _lowest(rolls, free, ratio) if kind == "exact" else (rolls < ratio) & free
     return hidden.to(maskable.device)
-
-# %% ../nbs/00_masking.ipynb #9aa0f919
-def corrupt_tokens(input_ids: Tensor, # [T] integers
-                   masked: Tensor, # [T] bool
-                   mask_token_id: int) -> Tensor: # [T], a new tensor
-    """The input with the mask token at every masked position: always the mask token, no random words (as the authors' code).
-    `ValueError` unless `masked` is bool of the shape of `input_ids`."""
-    if masked.dtype != torch.bool or masked.shape != input_ids.shape:
-        raise ValueError(f"masked is {_kind(masked)} for input_ids of shape {list(input_ids.shape)}: give bool of that shape")
-    return input_ids.masked_fill(masked.to(input_ids.device), mask_token_id)
-
-# %% ../nbs/00_masking.ipynb #91d9d08b
-def show_tokens(tokens: list[str], # text of each token
-                masked: Tensor | None = None, # [T] bool: drawn as orange `mask` boxes
-                maskable: Tensor | None = None, # [T] bool: the others are drawn grey
-                ax=None, # matplotlib Axes; None makes a figure
-                width: int = 90 # characters a line
-                ):
-    "Draw a row of tokens as coloured boxes, broken into lines like text. `ValueError` if a mask does not fit the tokens."
-    for name, m in (("masked", masked), ("maskable", maskable)):
-        if m is not None and m.shape != (len(tokens),):
-            raise ValueError(f"{name} has shape {list(m.shape)} for {len(tokens)} tokens: give one value a token")
-    import matplotlib.pyplot as plt
-    from matplotlib.patches import Rectangle
-    if ax is None: ax = plt.subplots(figsize=(10, .8), layout="constrained")[1]
-    x, y = 0, 0
-    for i, token in enumerate(tokens):
-        hidden = masked is not None and bool(masked[i])
-        kind = "hidden" if hidden else "special" if maskable is not None and not maskable[i] else "text"
-        text = "mask" if hidden else token
-        if x and x + len(text) + 2 > width: x, y = 0, y + 1
-        ax.add_patch(Rectangle((x + .2, y + .1), len(text) + 1.6, .8, color=_colour[kind], lw=0))
-        ax.text(x + len(text) / 2 + 1, y + .5, text, ha="center", va="center", family="monospace", fontsize=_font(ax, width),
-                color="white" if hidden else "black")
-        x += len(text) + 2
-    ax.set(xlim=(0, width), ylim=(y + 1, 0)); ax.axis("off")
-    return ax
-
-def _font(ax, width: int) -> float:
-    "Size in points at which `width` monospaced characters fill the Axes."
-    return min(10.0, ax.get_position().width * ax.figure.get_figwidth() * 72 / width / .64)
 
 # %% ../nbs/00_masking.ipynb #5c6b2158
 _segment = regex.compile(r".+?\b", regex.WORD | regex.DOTALL) # up to the next boundary of Unicode's annex 29
 _nothing = regex.compile(r"[\s\p{Cf}\p{Cc}]+") # spaces, joiners that stand alone, control characters
 
 def text_words(text: str) -> list[int]: # one number a character
-    "The word of each character of a text, counted from 0; -1 where there is nothing to see: spaces, control and format characters."
+    """The word of each character of a text, counted from 0; -1 where there is nothing to see: spaces, control and
+    format characters."""
     out = []
     for k, segment in enumerate(_segment.findall(text)):
         out += [-1 if _nothing.fullmatch(segment) else k] * len(segment)
     return out
 
+# %% ../nbs/00_masking.ipynb #191ebede
+def _check_grids(grids: int | list[tuple[int, int]], kind: str) -> list[tuple[int, int]]:
+    "Rows and columns of each image. `ValueError` for what `mask_patches` cannot use."
+    if isinstance(grids, int):
+        if kind == "block":
+            raise ValueError("block masks need rows and columns of each image: give a list of pairs")
+        grids = [(1, grids)]
+    if any(min(g) < 0 for g in grids):
+        raise ValueError(f"the images' grids are {grids}: give numbers of image tokens, 0 or more")
+    return grids
+
 # %% ../nbs/00_masking.ipynb #c06ff08b
 PATCH_MASKS = ("bernoulli", "exact", "block")
 
-def mask_patches(grids: int | list[tuple[int, int]], # image tokens in all, or rows and columns of each image ("block" needs them)
+def mask_patches(grids: int | list[tuple[int, int]], # image tokens in all, or each image's rows and columns
                  ratio: float, # share to be hidden: 0.5 (3B) or 0.6 (7B) in the paper
                  generator: torch.Generator,
-                 kind: str = "bernoulli" # a coin a token (paper); "exact": so many an image; "block": so many an image, in rectangles
+                 kind: str = "bernoulli" # a coin a token (paper); "exact": so many an image; "block": in rectangles
                  ) -> Tensor: # [n] bool, on the CPU: the images' tokens in order, row by row
     """Image tokens to hide, merged 2 x 2 tokens in Qwen's families (paper 2.2).
-    `ValueError` for a ratio outside [0, 1], an unknown kind or a negative size."""
+    `ValueError` for a ratio outside [0, 1], an unknown kind or a negative size; `block` needs rows and columns."""
     _check(ratio, kind, PATCH_MASKS)
-    if isinstance(grids, int):
-        if kind == "block": raise ValueError("block masks need rows and columns of each image: give a list of pairs")
-        grids = [(1, grids)]
-    if any(min(g) < 0 for g in grids): raise ValueError(f"the images' grids are {grids}: give numbers of image tokens, 0 or more")
-    if kind == "block": return torch.cat([_blocks(r, c, ratio, generator) for r, c in grids] + [torch.zeros(0, dtype=torch.bool)])
-    rolls = torch.rand(sum(r * c for r, c in grids), generator=generator)
-    if kind == "bernoulli": return rolls < ratio
-    parts = rolls.split([r * c for r, c in grids])
-    return torch.cat([_lowest(x, torch.ones_like(x, dtype=torch.bool), ratio) for x in parts])
+    grids = _check_grids(grids, kind)
+    sizes = [rows * columns for rows, columns in grids]
+    if kind == "block": parts = [_block_mask(rows, columns, ratio, generator) for rows, columns in grids]
+    else:
+        rolls = torch.rand(sum(sizes), generator=generator)
+        if kind == "bernoulli": return rolls < ratio
+        parts = [_lowest(x, torch.ones_like(x, dtype=torch.bool), ratio) for x in rolls.split(sizes)]
+    return torch.cat([*parts, torch.zeros(0, dtype=torch.bool)])
 
-def _blocks(rows: int, columns: int, ratio: float, generator: torch.Generator, smallest: int = 4) -> Tensor:
-    "[rows * columns] bool: rectangles with sides from 1:3 to 3:1 until `round(ratio * n)` are hidden, the last cut short (BEiT, alg. 1)."
+# %% ../nbs/00_masking.ipynb #5162064f
+def _block_mask(rows: int, columns: int, ratio: float, generator: torch.Generator,
+                smallest: int = 4 # image tokens of a rectangle
+                ) -> Tensor:
+    """[rows * columns] bool: rectangles with sides from 1:3 to 3:1 until `round(ratio * n)` are hidden, the last
+    cut short (BEiT, alg. 1)."""
     hidden = torch.zeros(rows, columns, dtype=torch.bool)
     rest = round(ratio * rows * columns)
     while rest:
@@ -220,72 +279,96 @@ def _blocks(rows: int, columns: int, ratio: float, generator: torch.Generator, s
         h = min(rows, max(1, round((area * 9**(shape - .5))**.5)))
         w = min(columns, max(1, round(area / h)))
         top, left = int(top * (rows - h + 1)), int(left * (columns - w + 1))
-        new = torch.zeros_like(hidden); new[top:top + h, left:left + w] = True
+        new = torch.zeros_like(hidden)
+        new[top:top + h, left:left + w] = True
         at = (new & ~hidden).flatten().nonzero()[:rest, 0]
         hidden.view(-1)[at] = True
         rest -= len(at)
     return hidden.flatten()
 
-# %% ../nbs/00_masking.ipynb #f38a506e
+# %% ../nbs/00_masking.ipynb #bd2eb80b
 NOISES = ("gaussian", "shared", "learned", "zero")
 
+def _check_pixels(pixel_values: Tensor, masked: Tensor, noise: str, unit: int) -> None:
+    "`ValueError` for what `corrupt_patches` cannot use."
+    if noise not in NOISES: raise ValueError(f"noise is {noise!r}: give one of {', '.join(NOISES)}")
+    if pixel_values.ndim != 2:
+        raise ValueError(f"pixel_values has shape {list(pixel_values.shape)}: give [patches, values a patch]")
+    if masked.dtype != torch.bool or masked.ndim != 1 or len(masked) * unit != len(pixel_values):
+        raise ValueError(f"masked is {_kind(masked)} for {len(pixel_values)} patches: give bool, one for {unit} "
+                         "consecutive patches")
+
+# %% ../nbs/00_masking.ipynb #f38a506e
 def corrupt_patches(pixel_values: Tensor, # [P, dim] normalised pixels, `unit` consecutive rows an image token
                     masked: Tensor, # [P // unit] bool
                     generator: torch.Generator,
-                    noise: str = "gaussian", # N(0, 1) for each (paper); "shared": one for all (authors' code); "learned", "zero": zeros
+                    noise: str = "gaussian", # for each value (paper); "shared": one for all (authors' code); "learned", "zero"
                     unit: int = 4 # rows an image token
                     ) -> Tensor: # [P, dim], a new tensor on the device and of the dtype of `pixel_values`
-    """Patches with noise at the masked image tokens; the other rows are bit-equal (paper 2.2). The noise is drawn on the CPU in fp32
-    and is a function of the generator and the shape alone. `ValueError` for an unknown noise, or a mask that does not fit the rows."""
-    if noise not in NOISES: raise ValueError(f"noise is {noise!r}: give one of {', '.join(NOISES)}")
-    if pixel_values.ndim != 2: raise ValueError(f"pixel_values has shape {list(pixel_values.shape)}: give [patches, values a patch]")
-    if masked.dtype != torch.bool or masked.ndim != 1 or len(masked) * unit != len(pixel_values):
-        raise ValueError(f"masked is {_kind(masked)} for {len(pixel_values)} patches: give bool, one for {unit} consecutive patches")
+    """Patches with noise at the masked image tokens; the other rows are bit-equal (paper 2.2). The noise is drawn
+    on the CPU in fp32 and is a function of the generator and the shape alone; `learned` and `zero` leave zeros.
+    `ValueError` for an unknown noise, or a mask that does not fit the rows."""
+    _check_pixels(pixel_values, masked, noise, unit)
     if noise == "gaussian": new = torch.randn(pixel_values.shape, generator=generator)
     elif noise == "shared": new = torch.randn(1, pixel_values.shape[1], generator=generator)
     else: new = torch.zeros(1, pixel_values.shape[1])
     rows = masked.to(pixel_values.device).repeat_interleave(unit)
     return torch.where(rows[:, None], new.to(pixel_values), pixel_values)
 
+# %% ../nbs/00_masking.ipynb #15a77282
+def _show_patches(ax, masked: Tensor) -> None: # [rows, columns] bool
+    "An image's tokens as squares, the hidden ones in their colour."
+    from matplotlib.colors import ListedColormap, to_rgba
+    ax.imshow(masked, cmap=ListedColormap([to_rgba(COLORS["image"], .3), COLORS["hidden"]]), vmin=0, vmax=1)
+    ax.set_xticks([i - .5 for i in range(masked.shape[1] + 1)], [])
+    ax.set_yticks([i - .5 for i in range(masked.shape[0] + 1)], [])
+    ax.grid(color="white", lw=2)
+    ax.tick_params(length=0)
+
 # %% ../nbs/00_masking.ipynb #49fe9f5c
 _caption = ["<|vision_start|>", "<24 image tokens>", "<|vision_end|>",
             *"a small house with a red roof stand s on a green hill side .".split(),
             "<|endoftext|>"]
-_words = torch.tensor([-1, -1, -1, 0, 1, 2, 3, 4, 5, 6, 7, 7, 8, 9, 10, 11, 11, 12, -1]) # stands and hillside are words of two pieces
+# stands and hillside are words of two pieces
+_words = torch.tensor([-1, -1, -1, 0, 1, 2, 3, 4, 5, 6, 7, 7, 8, 9, 10, 11, 11, 12, -1])
 
 def draw_masks(kind: str = "bidirectional", # or "causal"
                documents: int = 3, # in the Pack
                length: int = 5, # tokens of the first Document; each further one has two more
                text_ratio: float = 0.4, patch_ratio: float = 0.5, seed: int = 0,
-               text_mask: str = "bernoulli", patch_mask: str = "bernoulli", # one of TEXT_MASKS, of PATCH_MASKS
+               text_mask: str = "bernoulli", # one of TEXT_MASKS
+               patch_mask: str = "bernoulli", # one of PATCH_MASKS
                axes=None # three of matplotlib's; None makes a figure
-               ):
-    "Three pictures: the attention mask of a Pack, a caption with hidden tokens, an image of 4 x 6 tokens with hidden ones."
+               ) -> list: # the three Axes
+    """Three pictures: the attention mask of a Pack, a caption with hidden tokens, an image of 4 x 6 tokens with
+    hidden ones."""
     import matplotlib.pyplot as plt
-    from matplotlib.colors import ListedColormap
-    if axes is None: axes = plt.subplots(1, 3, figsize=(13, 3), layout="constrained", width_ratios=(1, 2.2, 1.2))[1]
+    if axes is None:
+        axes = plt.subplots(1, 3, figsize=(13, 3), layout="constrained", width_ratios=(1, 2.2, 1.2))[1]
     lengths = torch.tensor([0] + [length + 2 * i for i in range(documents)])
     maskable = torch.tensor([not t.startswith("<") for t in _caption])
     words = mask_tokens(maskable, text_ratio, generator(seed, 0, "house", "text"), text_mask, _words)
     patches = mask_patches([(4, 6)], patch_ratio, generator(seed, 0, "house", "patches"), patch_mask)
     show_mask(attention_mask(lengths.cumsum(0), kind), ax=axes[0])
     show_tokens(_caption, words, maskable, axes[1], width=46)
-    axes[2].imshow(patches.view(4, 6), cmap=ListedColormap([_colour["text"], _colour["hidden"]]), vmin=0, vmax=1)
-    axes[2].set_xticks(torch.arange(7) - .5, []); axes[2].set_yticks(torch.arange(5) - .5, [])
-    axes[2].grid(color="white", lw=2); axes[2].tick_params(length=0)
+    _show_patches(axes[2], patches.view(4, 6))
     titles = (f"{kind}, {documents} Document{'s' * (documents > 1)}",
-              f"{text_mask}, text ratio {text_ratio:.1f}: {int(words.sum())} of {int(maskable.sum())} hidden",
-              f"{patch_mask}, patch ratio {patch_ratio:.1f}, seed {seed}: {int(patches.sum())} of 24 hidden")
-    for ax, title in zip(axes, titles): ax.set_title(title, fontsize=9)
+              f"{text_mask}, ratio {text_ratio:.1f}: {int(words.sum())} of {int(maskable.sum())} hidden",
+              f"{patch_mask}, ratio {patch_ratio:.1f}, seed {seed}: {int(patches.sum())} of 24")
+    for ax, title in zip(axes, titles): ax.set_title(title)
     return list(axes)
 
 # %% ../nbs/00_masking.ipynb #c13c2fc0
 def explore_masks():
-    "An ipywidgets explorer of `draw_masks`: kind of mask, number and length of Documents, both ratios, both ways to choose, seed."
+    """An ipywidgets explorer of `draw_masks`: kind of mask, number and length of Documents, both ratios, both ways
+    to choose, seed."""
     import ipywidgets as widgets
     import matplotlib.pyplot as plt
-    def draw(**choices): draw_masks(**choices); plt.show()
-    share = lambda value: widgets.FloatSlider(value, min=0, max=1, step=.1)
-    return widgets.interactive(draw, kind=["bidirectional", "causal"], documents=widgets.IntSlider(3, 1, 6),
-                               length=widgets.IntSlider(5, 1, 12), text_ratio=share(.4), patch_ratio=share(.5),
-                               text_mask=list(TEXT_MASKS), patch_mask=list(PATCH_MASKS), seed=widgets.IntSlider(0, 0, 20))
+    def draw(**choices):
+        draw_masks(**choices)
+        plt.show()
+    def share(value): return widgets.FloatSlider(value, min=0, max=1, step=.1)
+    ways = dict(kind=["bidirectional", "causal"], text_mask=list(TEXT_MASKS), patch_mask=list(PATCH_MASKS))
+    sizes = dict(documents=widgets.IntSlider(3, 1, 6), length=widgets.IntSlider(5, 1, 12))
+    chance = dict(text_ratio=share(.4), patch_ratio=share(.5), seed=widgets.IntSlider(0, 0, 20))
+    return widgets.interactive(draw, **ways, **sizes, **chance)

@@ -36,7 +36,8 @@ from moca.data.mixtures import load_documents, open_pairs
 from moca.model.packing import Encoder
 from moca.reconstruction import PretrainConfig
 from moca.model.saving import read_settings
-from moca.training.loop import make_config, read_log
+from moca.training.config import make_config
+from moca.training.log import read_log
 from moca.model.trust import check_model, read_tensors
 
 MOST = int(os.environ.get("MOCA_FUZZ", 1000)) # mutations of each kind

@@ -32,7 +32,9 @@ def toy(out, mode):
     from torch import nn
 
     from moca.data.documents import BadInput
-    from moca.training.loop import TrainConfig, end_run, fit, start_run
+    from moca.training.config import TrainConfig
+    from moca.training.loop import fit
+    from moca.training.start import end_run, start_run
 
     class Line(nn.Module):
         def __init__(self):
@@ -92,7 +94,7 @@ def main(mode, out):
 
 # A server imports once and forks for each run: a run of its own, without the seconds of importing.
 server = multiprocessing.get_context("forkserver")
-server.set_forkserver_preload(["moca.backbone", "moca.contrastive", "moca.reconstruction", "moca.training.run", "moca.training.loop"])
+server.set_forkserver_preload(["moca.backbone", "moca.contrastive", "moca.reconstruction", "moca.training.run", "moca.training.start", "moca.training.loop"])
 
 def child(mode, out, env, files):
     "What a forked process does: its output goes to files."

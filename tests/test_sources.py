@@ -9,7 +9,8 @@ from moca.contrastive import SMALL as PAIRS
 from moca.contrastive import FinetuneConfig, finetune
 from moca.data.errors import BadInput
 from moca.reconstruction import SMALL, PretrainConfig, pretrain
-from moca.training.loop import make_config, read_log
+from moca.training.config import make_config
+from moca.training.log import read_log
 
 def jpeg(seed):
     "A picture of some noise, as a file."

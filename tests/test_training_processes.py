@@ -17,12 +17,14 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from moca.backbone import tiny_backbone
-from moca.training.checkpoints import whole
+from moca.training.checkpoints import full_tensor
 from moca.data.documents import document
 from moca.model.packing import encode
 from moca.reconstruction import PretrainConfig, Reconstruction, corrupt, load_stage, save_stage
-from moca.training.run import let_go
-from moca.training.loop import Run, accumulate, end_run, fit, start_run
+from moca.training.run import release_lock
+from moca.training.accumulation import accumulate
+from moca.training.loop import TrainState, fit
+from moca.training.start import end_run, start_run
 
 WEIGHTS = {"mlm": 1.0, "mae": .5}
 TEXTS = ["the quick brown fox jumps over the lazy dog " * 2, "a text without any picture at all", "and a third one, a little longer than the one before it"]
@@ -49,24 +51,24 @@ def take(out, resume=None):
     accelerator, cfg = Accelerator(cpu=True), config(out/"run" if resume is None else resume)
     rank, n, found = accelerator.process_index, accelerator.num_processes, {}
     if resume is None:
-        run = Run(fresh(), cfg, accelerator)
+        run = TrainState(fresh(), cfg, accelerator)
         micro = share(parts(run.model.backbone.encoder, cfg, 0), rank, n)
         before = [b.input_ids.clone() for b in micro]
         means = accumulate(run.wrapped, micro, WEIGHTS, accelerator)
         assert all(torch.equal(a, b.input_ids) for a, b in zip(before, micro)) # no token is overwritten to make room for a picture
-        gradients = {k: whole(g) for k, g in zip(run.optimizer.named, run.optimizer.take())}
+        gradients = {k: full_tensor(g) for k, g in zip(run.optimizer.named, run.optimizer.take_gradients())}
         for p in run.model.parameters(): p.grad = None
-        state = {k: whole(v).clone() for k, v in run.tensors().items()}
-        row = run.update(accumulate(run.wrapped, micro[:-1] + [poison(micro[-1])], WEIGHTS, accelerator), WEIGHTS, 1e-3)
-        found |= dict(processes=n, means={k: float(v) for k, v in means.items()}, skipped=row["skipped"], unchanged=all(torch.equal(whole(v), state[k]) for k, v in run.tensors().items()))
+        state = {k: full_tensor(v).clone() for k, v in run.tensors().items()}
+        row = run.step(accumulate(run.wrapped, micro[:-1] + [poison(micro[-1])], WEIGHTS, accelerator), WEIGHTS, 1e-3)
+        found |= dict(processes=n, means={k: float(v) for k, v in means.items()}, skipped=row["skipped"], unchanged=all(torch.equal(full_tensor(v), state[k]) for k, v in run.tensors().items()))
         run.optimizer.zero_grad()
         texts = accumulate(run.wrapped, share(parts(run.model.backbone.encoder, cfg, 0)[:2] * 2, rank, n), WEIGHTS, accelerator)
-        mae = [g for k, g in zip(run.optimizer.named, run.optimizer.take()) if k.startswith(("decoder", "to_pixels")) or "visual" in k]
-        found |= dict(text_mae=float(texts["mae"]), text_gradient=max(float(whole(g).abs().max()) for g in mae))
+        mae = [g for k, g in zip(run.optimizer.named, run.optimizer.take_gradients()) if k.startswith(("decoder", "to_pixels")) or "visual" in k]
+        found |= dict(text_mae=float(texts["mae"]), text_gradient=max(float(full_tensor(g).abs().max()) for g in mae))
         frozen = fresh()
         frozen.backbone.vision.requires_grad_(False) # nothing to learn there, but shards to be gathered
-        run = Run(frozen, cfg, accelerator)
-        found |= dict(frozen=[run.update(accumulate(run.wrapped, micro, WEIGHTS, accelerator), WEIGHTS, 1e-3)[k] for k in ("loss", "norm")])
+        run = TrainState(frozen, cfg, accelerator)
+        found |= dict(frozen=[run.step(accumulate(run.wrapped, micro, WEIGHTS, accelerator), WEIGHTS, 1e-3)[k] for k in ("loss", "norm")])
         if accelerator.is_main_process: out.mkdir(parents=True, exist_ok=True); save_file({k: v.contiguous() for k, v in gradients.items()}, out/"gradients.safetensors")
     accelerator, recon = start_run(cfg, resume=resume is not None), fresh()
     encoder = recon.backbone.encoder
@@ -122,7 +124,7 @@ def test_two_processes_are_one(how, one, tmp_path):
         (tmp_path/"other").mkdir()
         two(tmp_path/"other", how, resume=tmp_path/"copy")
         assert close(read(tmp_path, True), read(tmp_path/"other", True)) and len(read(tmp_path, True)["log"]) == 3
-    let_go(tmp_path/"run")
+    release_lock(tmp_path/"run")
 
 if __name__ == "__main__":
     take(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None)

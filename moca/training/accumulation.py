@@ -18,13 +18,17 @@ from ..model.cost import free_memory, out_of_memory
 from .processes import summed
 
 # %% auto #0
-__all__ = ['global_counts', 'weighted', 'parts_of', 'Gradients', 'run_parts', 'too_large', 'accumulate']
+__all__ = ['global_counts', 'weighted', 'split_to_fit', 'too_large', 'GradientSnapshot', 'run_parts', 'accumulate']
 
 # %% ../../nbs/training/04_accumulation.ipynb #acf06624
-def global_counts(micro: list, accelerator: Accelerator) -> dict[str, float]:
+def global_counts(micro: list, # this process's micro-batches
+                  accelerator: Accelerator) -> dict[str, float]:
     "Sum of the micro-batches' `counts` over this step and all processes."
-    names = sorted({k for b in micro for k in b.counts})
-    return dict(zip(names, summed([sum(b.counts.get(k, 0) for b in micro) for k in names], accelerator)))
+    names = set()
+    for b in micro: names |= b.counts.keys()
+    names = sorted(names)
+    here = [sum(b.counts.get(k, 0) for b in micro) for k in names]
+    return dict(zip(names, summed(here, accelerator)))
 
 def weighted(found: dict[str, Tensor | float], weights: dict[str, float]) -> Tensor | float:
     """The loss: a sum of its parts with their weights, 1 where none is given. A metric (weight 0) has no say,
@@ -32,15 +36,22 @@ def weighted(found: dict[str, Tensor | float], weights: dict[str, float]) -> Ten
     return sum(weights.get(k, 1.0) * v for k, v in found.items() if weights.get(k, 1.0))
 
 # %% ../../nbs/training/04_accumulation.ipynb #166811c2
-_room: WeakKeyDictionary[nn.Module, float] = WeakKeyDictionary() # half of the tokens that a model had no memory for
-
-def parts_of(batch, room: float) -> list:
+def split_to_fit(batch, room: float) -> list: # room: tokens
     """A micro-batch in parts of at most `room` tokens, as far as it can be cut: by its `halves()`, where it
     has them."""
     halves = batch.halves() if batch.tokens > room and getattr(batch, "halves", None) else []
-    return [p for h in halves for p in parts_of(h, room)] or [batch]
+    parts = []
+    for half in halves: parts += split_to_fit(half, room)
+    return parts or [batch]
 
-class Gradients:
+def too_large(batch, why: str) -> str:
+    "What to say where a micro-batch does not fit into memory and cannot be cut."
+    return (f"{batch.tokens:,} tokens of one forward pass do not fit into memory, and {why}: use "
+            "checkpointing=full, or begin a new run "
+            f"with a lower pack_tokens, max_length or max_pixels")
+
+# %% ../../nbs/training/04_accumulation.ipynb #e11a4630
+class GradientSnapshot:
     "The gradients that parameters have now, to go back to; copies only where there are some."
     def __init__(self, model: nn.Module):
         trained = [p for p in model.parameters() if p.requires_grad]
@@ -57,53 +68,65 @@ def run_parts(model: nn.Module, parts: list[tuple], # (micro-batch, what each of
     means = {}
     for i, (batch, share) in enumerate(parts):
         last, found = i + 1 == len(parts), None
-        wait = not last and hasattr(model, "no_sync") # copies average their gradients once a step
-        alone = model.no_sync() if wait else contextlib.nullcontext()
         try:
-            with alone:
+            with _no_sync_unless(last, model):
                 with accelerator.autocast(): found = model(batch.to(accelerator.device))
                 found = {k: v.float() / max(share[k], 1.0) for k, v in found.items()}
                 accelerator.backward(accelerator.num_processes * weighted(found, weights))
         except (RuntimeError, MemoryError) as e:
             if not out_of_memory(e): raise
-            late = isinstance(model, FSDPModule) or last and found is not None # the others are in a collective
-            if accelerator.num_processes > 1 and late:
-                raise MocaError(too_large(batch, "the other processes are in the middle of their step")) from e
+            late = isinstance(model, FSDPModule) or last and found is not None
+            if accelerator.num_processes > 1 and late: # the others are in a collective
+                why = "the other processes are in the middle of their step"
+                raise MocaError(too_large(batch, why)) from e
             return means, batch
         for k, v in found.items(): means[k] = means.get(k, 0.0) + v.detach()
     return means, None
 
-def too_large(batch, why: str) -> str:
-    "What to say where a micro-batch does not fit into memory and cannot be cut."
-    return (f"{batch.tokens:,} tokens of one forward pass do not fit into memory, and {why}: use "
-            "checkpointing=full, or begin a new run "
-            f"with a lower pack_tokens, max_length or max_pixels")
+def _no_sync_unless(last: bool, model: nn.Module):
+    "Copies average their gradients in the last backward pass of a step only."
+    wait = not last and hasattr(model, "no_sync")
+    return model.no_sync() if wait else contextlib.nullcontext()
+
+# %% ../../nbs/training/04_accumulation.ipynb #e0ba48ad
+# half of the tokens that a model had no memory for
+_room: WeakKeyDictionary[nn.Module, float] = WeakKeyDictionary()
+
+def _shares(micro: list, accelerator: Accelerator, reduction: str) -> list[dict[str, float]]:
+    "What the sums of each micro-batch are divided by."
+    counts = global_counts(micro, accelerator)
+    if reduction == "global": return [counts] * len(micro)
+    each, shares = accelerator.num_processes * len(micro), []
+    for b in micro: shares.append({k: n * each for k, n in b.counts.items()})
+    return shares
+
+def _lower_room(model: nn.Module, failed) -> None:
+    "Remember that a model has no memory for a micro-batch. Raises `MocaError` if it cannot be cut."
+    if not getattr(failed, "halves", None) or not failed.halves():
+        raise MocaError(too_large(failed, "they are one Document"))
+    _room[model] = failed.tokens / 2
+    half = failed.tokens // 2
+    tqdm.write(f"{failed.tokens:,} tokens do not fit into memory: forward passes of more than {half:,} are taken "
+               "in parts from now on, with the same gradient (a new run would be faster with "
+               f"pack_tokens={half})", file=sys.stderr)
 
 # %% ../../nbs/training/04_accumulation.ipynb #2fb16752
 def accumulate(model: nn.Module, # model(batch) -> loss sums by name, each with a count of the same name
                micro: list, # this process's micro-batches
                weights: dict[str, float], # of the losses; 0: a metric
                accelerator: Accelerator,
-               reduction: str = "global" # global: sums over global counts; micro: the average of micro-batches' means
+               reduction: str = "global" # sums over global counts; micro: the average of micro-batches' means
                ) -> dict[str, Tensor]:
-    """Forward and backward over a step's micro-batches: leaves gradients in the parameters, returns the means over
-    all processes. Raises `MocaError` where a Document by itself does not fit into memory."""
+    """Forward and backward over a step's micro-batches: leaves gradients in the parameters, returns the means
+    over all processes. Raises `MocaError` where a Document by itself does not fit into memory."""
     one_of("reduction", reduction, ("global", "micro"))
-    counts, before = global_counts(micro, accelerator), Gradients(model)
-    each = accelerator.num_processes * len(micro)
-    shares = [counts if reduction == "global" else {k: n * each for k, n in b.counts.items()} for b in micro]
+    shares, before = _shares(micro, accelerator, reduction), GradientSnapshot(model)
     while True:
-        room = _room.get(model, float("inf"))
-        parts = [(p, share) for b, share in zip(micro, shares) for p in parts_of(b, room)]
+        room, parts = _room.get(model, float("inf")), []
+        for b, share in zip(micro, shares): parts += [(p, share) for p in split_to_fit(b, room)]
         means, failed = run_parts(model, parts, weights, accelerator)
         if failed is None: break
         before.restore()
         free_memory()
-        if not getattr(failed, "halves", None) or not failed.halves():
-            raise MocaError(too_large(failed, "they are one Document"))
-        _room[model] = failed.tokens / 2
-        half = failed.tokens // 2
-        tqdm.write(f"{failed.tokens:,} tokens do not fit into memory: forward passes of more than {half:,} are taken in "
-                   f"parts from now on, with the same gradient (a new run would be faster with pack_tokens={half})",
-                   file=sys.stderr)
+        _lower_room(model, failed)
     return dict(zip(means, accelerator.reduce(torch.stack(list(means.values())), "sum")))

@@ -18,86 +18,106 @@ from ..data.documents import BadInput, MocaError, printable
 from ..data.files import atomic, need_space, real
 
 # %% auto #0
-__all__ = ['FORMAT', 'whole', 'put', 'digest', 'named_tensors', 'save_state', 'load_state']
+__all__ = ['FORMAT', 'named_tensors', 'full_tensor', 'copy_into', 'save_state', 'file_digest', 'load_state']
 
 # %% ../../nbs/training/02_checkpoints.ipynb #0e9b12cb
-FORMAT = 2 # of a saved state
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    "Parameters and persistent buffers by name, tied ones once."
+    seen, out = set(), {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) in seen: continue
+        seen.add(id(tensor))
+        out[name] = tensor
+    return out
 
-def whole(x: Tensor) -> Tensor:
+# %% ../../nbs/training/02_checkpoints.ipynb #787c2b10
+def full_tensor(x: Tensor) -> Tensor:
     "A tensor in one piece; all processes that hold a shard of it must ask."
     return x.full_tensor() if hasattr(x, "full_tensor") else x
 
-def put(to: Tensor, x: Tensor) -> None:
+def copy_into(to: Tensor, x: Tensor) -> None:
     "Copy a tensor in one piece into another, which may be one process's shard."
     x = x.to(to.device)
     if hasattr(to, "full_tensor"):
         from torch.distributed.tensor import distribute_tensor
-        x = distribute_tensor(x.to(to.dtype), to.device_mesh, to.placements, src_data_rank=None) # each process cuts its own piece
+        # without src_data_rank each process cuts its own piece
+        x = distribute_tensor(x.to(to.dtype), to.device_mesh, to.placements, src_data_rank=None)
     with torch.no_grad(): to.copy_(x)
 
-def digest(path: Path) -> str:
+# %% ../../nbs/training/02_checkpoints.ipynb #7d20c5ae
+FORMAT = 2 # of a saved state
+
+def save_state(path, tensors: dict[str, Tensor], # every process gives its own shards
+               step: int, # steps done
+               main: bool = True, # this process writes
+               **more) -> None: # numbers to keep with it
+    """Write the state of a run, atomically, as `tensors.safetensors` and `state.json` in directory `path`. Raises
+    `MocaError` where a tensor is no longer finite, or the disk is full or cannot be written; the state that was
+    there stays."""
+    found = {}
+    for name, tensor in tensors.items():
+        whole = full_tensor(tensor.detach())
+        if main: found[name] = whole.contiguous().cpu()
+    if not main: return
+    for name, tensor in found.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise MocaError(f"{name} holds NaN or infinity after step {step}, so {path} stays as it was: "
+                            "resume from it with a lower lr")
+    size = sum(v.numel() * v.element_size() for v in found.values()) + 2**20
+    then = "free some space and go on with --resume; what was saved before is kept"
+    need_space(path, size, f"the state after step {step}", then)
+    _write_state(path, found, dict(step=step) | more)
+
+# %% ../../nbs/training/02_checkpoints.ipynb #1ae8d90b
+def _write_state(path, tensors: dict[str, Tensor], about: dict) -> None:
+    "Both files, in one atomic step. Raises `MocaError`."
+    versions = dict(moca=moca.__version__, torch=torch.__version__, transformers=transformers.__version__)
+    step = about.pop("step")
+    try:
+        with atomic(path) as part:
+            part.mkdir()
+            save_file(tensors, part/"tensors.safetensors")
+            digest = file_digest(part/"tensors.safetensors")
+            meta = dict(format=FORMAT, step=step, versions=versions, digest=digest, **about)
+            (part/"state.json").write_text(json.dumps(meta))
+    except MocaError as e: raise MocaError(f"{e}; mend that and go on with --resume") from e
+
+def file_digest(path: Path) -> str:
     "BLAKE2b of a file."
     with path.open("rb") as f:
         h = hashlib.blake2b(digest_size=16)
         while block := f.read(2**22): h.update(block)
     return h.hexdigest()
 
-def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    "Parameters and persistent buffers by name, tied ones once."
-    seen, out = set(), {}
-    for k, v in model.state_dict(keep_vars=True).items():
-        if id(v) not in seen: seen.add(id(v)); out[k] = v
-    return out
-
-# %% ../../nbs/training/02_checkpoints.ipynb #7d20c5ae
-def save_state(path, tensors: dict[str, Tensor], # every process gives its own shards
-               step: int, # steps done
-               main: bool = True, # this process writes
-               **more) -> None: # numbers to keep with it
-    """Write the state of a run, atomically, as `tensors.safetensors` and `state.json` in directory `path`. Raises `MocaError` where a
-    tensor is no longer finite, or the disk is full or cannot be written; the state that was there stays."""
-    found = {}
-    for k, v in tensors.items():
-        v = whole(v.detach())
-        if main: found[k] = v.contiguous().cpu()
-    if not main: return
-    if bad := next((k for k, v in found.items() if v.is_floating_point() and not v.isfinite().all()), None):
-        raise MocaError(f"{bad} holds NaN or infinity after step {step}, so {path} stays as it was: resume "
-                        "from it with a lower lr")
-    size = sum(v.numel() * v.element_size() for v in found.values()) + 2**20
-    then = "free some space and go on with --resume; what was saved before is kept"
-    need_space(path, size, f"the state after step {step}", then)
-    versions = dict(moca=moca.__version__, torch=torch.__version__, transformers=transformers.__version__)
-    try:
-        with atomic(path) as part:
-            part.mkdir()
-            save_file(found, part/"tensors.safetensors")
-            about = dict(format=FORMAT, step=step, versions=versions, digest=digest(part/"tensors.safetensors"), **more)
-            (part/"state.json").write_text(json.dumps(about))
-    except MocaError as e: raise MocaError(f"{e}; mend that and go on with --resume") from e
-
-def load_state(path, tensors: dict[str, Tensor]) -> dict:
-    """Read a state back into tensors, in place; returns `state.json`. Raises `BadInput` when it is damaged or
-    of another model."""
-    path, again = real(path), "start again with --force"
-    with contextlib.suppress(OSError): # a crash between two renames
-        if not path.exists(): path.with_name(path.name + ".old").rename(path)
-    file = path/"tensors.safetensors"
-    try: meta, is_whole = json.loads((path/"state.json").read_text()), digest(file)
+# %% ../../nbs/training/02_checkpoints.ipynb #a11af5ac
+def _read_meta(path: Path) -> dict:
+    "`state.json`, compared with the tensors beside it. Raises `BadInput`."
+    again, file = "start again with --force", path/"tensors.safetensors"
+    try: meta, digest = json.loads((path/"state.json").read_text()), file_digest(file)
     except (OSError, ValueError, RecursionError) as e:
         raise BadInput(f"{path} holds no complete state: {again} ({str(e).splitlines()[0]})") from e
     if not isinstance(meta, dict) or not {"format", "step", "digest"} <= meta.keys():
         raise BadInput(f"{path} holds no complete state: {again} (state.json lacks what a state says)")
     if meta["format"] != FORMAT:
-        raise BadInput(f"{path} is a state of format {printable(meta['format'])}, and this moca reads {FORMAT}: "
-                       f"use the version that wrote it, or {again}")
-    if meta["digest"] != is_whole:
+        raise BadInput(f"{path} is a state of format {printable(meta['format'])}, and this moca reads "
+                       f"{FORMAT}: use the version that wrote it, or {again}")
+    if meta["digest"] != digest:
         raise BadInput(f"{file} is damaged: its digest is not the one that was saved; {again}")
-    with safe_open(file, "pt") as f:
+    return meta
+
+def load_state(path, tensors: dict[str, Tensor]) -> dict:
+    """Read a state back into tensors, in place; returns `state.json`. Raises `BadInput` when it is damaged or
+    of another model."""
+    path = real(path)
+    with contextlib.suppress(OSError): # a crash between two renames
+        if not path.exists(): path.with_name(path.name + ".old").rename(path)
+    meta = _read_meta(path)
+    with safe_open(path/"tensors.safetensors", "pt") as f:
         found = {k: f.get_slice(k).get_shape() for k in f.keys()}
-        wrong = sorted(found.keys() ^ tensors.keys()) or [k for k, v in tensors.items() if list(v.shape) != list(found[k])]
+        wrong = sorted(found.keys() ^ tensors.keys())
+        wrong = wrong or [k for k, v in tensors.items() if list(v.shape) != list(found[k])]
         if wrong:
             raise BadInput(f"{path} is the state of another model ({wrong[0]} differs): use the base and "
                            "options of the first start")
-        for k, v in tensors.items(): put(v, f.get_tensor(k))
+        for k, v in tensors.items(): copy_into(v, f.get_tensor(k))
     return meta

@@ -12,6 +12,7 @@ from functools import partial
 import torch
 from accelerate import Accelerator
 from accelerate.utils import FullyShardedDataParallelPlugin
+from fastcore.basics import patch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -19,54 +20,70 @@ from ..data.documents import BadInput
 from ..model.kernels import IMPLEMENTATIONS
 
 # %% auto #0
-__all__ = ['CONTENTS', 'MasterAdamW', 'gradient_norm', 'clip', 'Average', 'blocks', 'compiled', 'graphs', 'sharding', 'shard',
-           'gather']
+__all__ = ['CONTENTS', 'MasterAdamW', 'gradient_norm', 'clip', 'EMA', 'transformer_blocks', 'compiled', 'graphs', 'sharding',
+           'shard', 'gather']
 
 # %% ../../nbs/training/05_optimizer.ipynb #b1c07a17
 class MasterAdamW(torch.optim.AdamW):
-    "AdamW that steps fp32 copies of parameters of a narrower type and rounds the result into them; fp32 parameters are stepped themselves."
-    def __init__(self, named: dict[str, nn.Parameter], **options):
-        self.named = named
-        self.masters = {k: p if p.dtype == torch.float32 else p.detach().float().requires_grad_() for k, p in named.items()}
+    """AdamW that steps fp32 copies of parameters of a narrower type and rounds the result into them; fp32
+    parameters are stepped themselves."""
+    def __init__(self, named: dict[str, nn.Parameter], # the parameters to train, by name
+                 **options): # AdamW's
+        self.named, self.masters = named, {}
+        for name, p in named.items():
+            wide = p.dtype == torch.float32
+            self.masters[name] = p if wide else p.detach().float().requires_grad_()
         device = next(iter(named.values())).device.type
         super().__init__(self.masters.values(), fused=device == "cuda", **options)
 
-    def take(self) -> list[Tensor]:
-        "Move the gradients to the copies and return them; zeros where a parameter has none, so that all step whoever saw a picture."
-        for p, m in zip(self.named.values(), self.masters.values()):
-            grad = torch.zeros_like(p) if p.grad is None else p.grad
-            p.grad, m.grad = None, grad.float()
-        return [m.grad for m in self.masters.values()]
-
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure=None) -> None:
         "One step of AdamW; then the model's weights are its copies, rounded."
         super().step()
-        self.round()
+        self.round_weights()
 
     @torch.no_grad()
-    def round(self) -> None:
+    def round_weights(self) -> None:
         "The model's weights are the copies, rounded."
-        for p, m in zip(self.named.values(), self.masters.values()):
-            if m is not p: p.copy_(m)
+        for p, master in zip(self.named.values(), self.masters.values()):
+            if master is not p: p.copy_(master)
 
-    def tensors(self) -> dict[str, Tensor]:
-        "The optimizer's state by name; zeros before the first step."
-        out = {}
-        for k, m in self.masters.items():
-            if not self.state[m]:
-                step = torch.zeros((), dtype=torch.float32, device=m.device if self.defaults["fused"] else "cpu")
-                self.state[m] = dict(step=step, exp_avg=torch.zeros_like(m), exp_avg_sq=torch.zeros_like(m))
-            out |= {f"{k}.{what}": v for what, v in self.state[m].items()}
-        return out
+# %% ../../nbs/training/05_optimizer.ipynb #cdf9abac
+@patch
+def take_gradients(self: MasterAdamW) -> list[Tensor]:
+    """Move the gradients to the copies and return them; zeros where a parameter has none, so that all step
+    whoever saw an image."""
+    for p, master in zip(self.named.values(), self.masters.values()):
+        grad = torch.zeros_like(p) if p.grad is None else p.grad
+        p.grad = None
+        master.grad = grad.float()
+    return [master.grad for master in self.masters.values()]
+
+# %% ../../nbs/training/05_optimizer.ipynb #aa9447af
+@patch
+def tensors(self: MasterAdamW) -> dict[str, Tensor]:
+    "The optimizer's state by name; zeros before the first step."
+    out = {}
+    for name, master in self.masters.items():
+        if not self.state[master]: self.state[master] = self._empty(master)
+        for what, value in self.state[master].items(): out[f"{name}.{what}"] = value
+    return out
+
+@patch
+def _empty(self: MasterAdamW, master: Tensor) -> dict[str, Tensor]:
+    "What AdamW remembers of a weight before its first step."
+    step = torch.zeros((), dtype=torch.float32, device=master.device if self.defaults["fused"] else "cpu")
+    return dict(step=step, exp_avg=torch.zeros_like(master), exp_avg_sq=torch.zeros_like(master))
 
 # %% ../../nbs/training/05_optimizer.ipynb #b1c07a21
 def gradient_norm(gradients: list[Tensor]) -> float:
     "Joint norm of some gradients; shards count as the whole they belong to."
     local = [g.to_local() if hasattr(g, "to_local") else g for g in gradients]
-    wide = torch.float64 if local[0].device.type == "cpu" else torch.float32 # a CPU adds up one by one, a GPU in a tree
+    on_cpu = local[0].device.type == "cpu" # which adds up one by one, a GPU in a tree
+    wide = torch.float64 if on_cpu else torch.float32
     square = torch.stack([torch.linalg.vector_norm(x, dtype=wide) for x in local]).square().sum()
-    if hasattr(gradients[0], "to_local"): torch.distributed.all_reduce(square, group=gradients[0].device_mesh.get_group())
+    if hasattr(gradients[0], "to_local"):
+        torch.distributed.all_reduce(square, group=gradients[0].device_mesh.get_group())
     return float(square.sqrt())
 
 def clip(gradients: list[Tensor], most: float) -> float:
@@ -77,7 +94,7 @@ def clip(gradients: list[Tensor], most: float) -> float:
     return norm
 
 # %% ../../nbs/training/05_optimizer.ipynb #b1c07a25
-class Average:
+class EMA:
     "Exponential moving average, in fp32, of an optimizer's weights."
     def __init__(self, optimizer: MasterAdamW, decay: float):
         self.optimizer, self.decay = optimizer, decay
@@ -94,28 +111,41 @@ class Average:
         for k, p in self.optimizer.named.items(): p.copy_(self.tensors[k])
 
 # %% ../../nbs/training/05_optimizer.ipynb #b1c07a29
-def blocks(model: nn.Module) -> dict[str, nn.Module]:
+def transformer_blocks(model: nn.Module) -> dict[str, nn.Module]:
     "The transformer blocks of a model, by name: decoder layers, blocks of the vision tower."
     return {k: m for k, m in model.named_modules() if isinstance(m, GradientCheckpointingLayer)}
 
+# %% ../../nbs/training/05_optimizer.ipynb #7b13e596
 @contextlib.contextmanager
 def compiled(model: nn.Module, on: bool = True, **options):
-    "`with compiled(model):` its language model's blocks run compiled, attention excepted; `options` go to `torch.compile`."
-    found = [m for k, m in blocks(model).items() if hasattr(m, "self_attn") and "vision" not in k and "visual" not in k] if on else []
-    if found:
-        for name in IMPLEMENTATIONS.values():
-            f = ALL_ATTENTION_FUNCTIONS[name]
-            if not getattr(f, "_outside", False):
-                outside = torch.compiler.disable(f)
-                outside._outside = True
-                ALL_ATTENTION_FUNCTIONS.register(name, outside)
-    for m in found: m.forward = torch.compile(m.forward, **dict(dynamic=True) | options)
+    """`with compiled(model):` its language model's blocks run compiled, attention excepted; `options` go to
+    `torch.compile`."""
+    found = _language_blocks(model) if on else []
+    if found: _keep_kernels_out()
+    for block in found: block.forward = torch.compile(block.forward, **dict(dynamic=True) | options)
     try: yield
     finally:
-        for m in found: del m.forward
+        for block in found: del block.forward
 
+def _language_blocks(model: nn.Module) -> list[nn.Module]:
+    "Blocks with attention that are not of the vision tower."
+    vision = ("vision", "visual")
+    return [block for name, block in transformer_blocks(model).items()
+            if hasattr(block, "self_attn") and not any(word in name for word in vision)]
+
+def _keep_kernels_out() -> None:
+    "Let `torch.compile` call our attention kernels and not look into them."
+    for name in IMPLEMENTATIONS.values():
+        kernel = ALL_ATTENTION_FUNCTIONS[name]
+        if getattr(kernel, "_outside", False): continue
+        outside = torch.compiler.disable(kernel)
+        outside._outside = True
+        ALL_ATTENTION_FUNCTIONS.register(name, outside)
+
+# %% ../../nbs/training/05_optimizer.ipynb #25f33230
 def graphs() -> int:
-    "Programs that `torch.compile` has made in this process so far: a number that should stand still after the first steps."
+    """Programs that `torch.compile` has made in this process so far: a number that should stand still after
+    the first steps."""
     from torch._dynamo.utils import counters
     return counters["stats"]["unique_graphs"]
 
@@ -128,36 +158,48 @@ def sharding(accelerator: Accelerator) -> FullyShardedDataParallelPlugin | None:
     if plugin.fsdp_version != 2: raise BadInput("moca shards with FSDP2: launch with --fsdp_version 2")
     return plugin
 
+# %% ../../nbs/training/05_optimizer.ipynb #2a3b4bc9
 CONTENTS = {"_parameters", "_buffers", "_modules"} # of a module; the rest is its class, hooks and settings
 
-def shard(model: nn.Module, plugin: FullyShardedDataParallelPlugin, half: bool = False # blocks compute in bf16
-          ) -> Callable[[bool], None]:
-    "Cut a model into shards, in place: its blocks, then the rest as one unit. Returns what puts it together again (`gather`)."
+def shard(model: nn.Module, plugin: FullyShardedDataParallelPlugin,
+          half: bool = False # blocks compute in bf16
+          ) -> Callable[[bool], None]: # `gather`, for this model
+    """Cut a model into shards, in place: its blocks, then the rest as one unit. Returns what puts it together
+    again."""
     from torch.distributed.fsdp import MixedPrecisionPolicy, OffloadPolicy, fully_shard
-    kept = lambda m: {k: copy.copy(v) if isinstance(v, dict) else v for k, v in vars(m).items() if k not in CONTENTS}
-    before = {m: (type(m), kept(m)) for m in model.modules()}
+    before = {m: (type(m), _attributes(m)) for m in model.modules()}
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if half else MixedPrecisionPolicy()
     offload = plugin.cpu_offload if isinstance(plugin.cpu_offload, OffloadPolicy) else OffloadPolicy()
     options = dict(mp_policy=policy, offload_policy=offload)
-    for block in blocks(model).values(): fully_shard(block, reshard_after_forward=plugin.reshard_after_forward, **options)
+    for block in transformer_blocks(model).values():
+        fully_shard(block, reshard_after_forward=plugin.reshard_after_forward, **options)
     fully_shard(model, **options)
     return partial(gather, before)
 
+def _attributes(module: nn.Module) -> dict:
+    "What a module holds besides its contents: hooks and settings, copied where they could be changed."
+    kept = {k: v for k, v in vars(module).items() if k not in CONTENTS}
+    return {k: copy.copy(v) if isinstance(v, dict) else v for k, v in kept.items()}
+
+# %% ../../nbs/training/05_optimizer.ipynb #ec2b543f
 @torch.no_grad()
 def gather(before: dict[nn.Module, tuple[type, dict]], # each module's class and attributes before it was cut
-           main: bool) -> None:
-    """Put a sharded model together again: whole weights, on the CPU of the main process, and no trace of FSDP, so that it can be
-    used, copied and saved like any other. All processes call it."""
-    kept = {}
+           main: bool) -> None: # this process keeps the weights
+    """Put a sharded model together again: whole weights, on the CPU of the main process, and no trace of FSDP, so
+    that it can be used, copied and saved like any other. All processes call it."""
+    kept = {} # id of a cut parameter -> it, and the whole one
     for module in before:
         if hasattr(module, "reshard"): module.reshard()
     for module, (kind, attributes) in before.items():
         for name, p in module._parameters.items():
             if not hasattr(p, "full_tensor"): continue
-            if id(p) not in kept: # tied weights stay tied
-                full = p.full_tensor()
-                kept[id(p)] = p, nn.Parameter(full.cpu() if main else full[:0].cpu(), p.requires_grad)
+            if id(p) not in kept: kept[id(p)] = p, _whole_parameter(p, main) # tied weights stay tied
             module._parameters[name] = kept[id(p)][1]
         for k in vars(module).keys() - attributes.keys() - CONTENTS: delattr(module, k)
         vars(module).update(attributes)
         module.__class__ = kind
+
+def _whole_parameter(p: Tensor, main: bool) -> nn.Parameter:
+    "A cut parameter in one piece, on the CPU; empty on a process that does not keep it."
+    full = p.full_tensor()
+    return nn.Parameter(full.cpu() if main else full[:0].cpu(), p.requires_grad)

@@ -14,12 +14,13 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from fastcore.basics import patch
 from tqdm.auto import tqdm
 from ..data.documents import BadInput, MocaError
 
 # %% auto #0
-__all__ = ['BROKEN', 'launched', 'make_accelerator', 'summed', 'say', 'on_main', 'is_broken', 'Lost', 'Pulse', 'explain',
-           'missing']
+__all__ = ['BROKEN', 'launched', 'make_accelerator', 'summed', 'say', 'on_main', 'is_broken', 'Lost', 'Heartbeat', 'missing',
+           'explain']
 
 # %% ../../nbs/training/03_processes.ipynb #ab2f06c6
 def launched() -> int:
@@ -33,8 +34,9 @@ def make_accelerator(**options) -> Accelerator:
     cpu = launched() > 1 and not torch.accelerator.is_available()
     accelerator = Accelerator(cpu=True, **options) if cpu else Accelerator(**options)
     if accelerator.num_processes != launched():
+        flag = "--cpu " if cpu else ""
         raise BadInput(f"{launched()} processes were started and did not join: start them with "
-                       f"accelerate launch {'--cpu ' if cpu else ''}--num_processes {launched()} -m moca.cli ...")
+                       f"accelerate launch {flag}--num_processes {launched()} -m moca.cli ...")
     return accelerator
 
 # %% ../../nbs/training/03_processes.ipynb #3c3eb3d0
@@ -73,13 +75,15 @@ class Lost(MocaError):
     "A process for which the others wait has ended, or does not answer."
 
 # %% ../../nbs/training/03_processes.ipynb #94b9c3cb
-class Pulse:
-    """`with Pulse(accelerator) as pulse:` the other processes see that this one lives, and
-    `explain(pulse, error, step)` says which one does not."""
-    def __init__(self, accelerator, store=None, # of the process group, where there are several processes
+class Heartbeat:
+    """`with Heartbeat(accelerator) as heartbeat:` the other processes see that this one lives, and
+    `explain(heartbeat, error, step)` says which one does not."""
+    def __init__(self, accelerator: Accelerator,
+                 store=None, # of the process group, where there are several processes
                  every: float = .5, # seconds between beats
                  patience: float = 60.0): # until a silent process is named
-        self.rank, self.n, self.every, self.patience = accelerator.process_index, accelerator.num_processes, every, patience
+        self.rank, self.n = accelerator.process_index, accelerator.num_processes
+        self.every, self.patience = every, patience
         self.store, self.ended, self.doing, self.named = store, threading.Event(), "starting", set()
         if self.n > 1 and store is None: # a connection of its own, for the thread
             self.store = dist.PrefixStore("moca", dist.distributed_c10d._get_default_store().clone())
@@ -92,70 +96,78 @@ class Pulse:
         self.ended.set()
         if self.n > 1 and error is not None: self.leave(error)
 
-    @contextlib.contextmanager
-    def during(self, step: int, doing: str):
-        """`with pulse.during(7, 'training'):` the others know what this process is at; an error of a
-        collective becomes `Lost`."""
-        self.doing = f"step {step + 1}: {doing}"
-        try: yield
-        except Exception as e:
-            explain(self, e, step)
-            raise
-
     def leave(self, error: BaseException) -> None:
         "Write down why this process ends."
         words = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         try: self.store.set(f"last words {self.rank}", words)
         except RuntimeError: pass # the store has gone first
 
-    def beat(self) -> None:
-        "Count up, and look after the others, until the end."
-        seen = []
-        while not self.ended.wait(self.every):
-            try:
-                self.store.add(f"beat {self.rank}", 1)
-                self.store.set(f"doing {self.rank}", self.doing)
-                self.watch(seen)
-            except RuntimeError: return # the store is gone, and its process
+# %% ../../nbs/training/03_processes.ipynb #0d4265c9
+@patch
+def beat(self: Heartbeat) -> None:
+    "Count up, and look after the others, until the end."
+    seen = []
+    while not self.ended.wait(self.every):
+        try:
+            self.store.add(f"beat {self.rank}", 1)
+            self.store.set(f"doing {self.rank}", self.doing)
+            self.watch(seen)
+        except RuntimeError: return # the store is gone, and its process
 
-    def watch(self, seen: list) -> None: # its beats, and since when they have been so many
-        "Look after the next process (each has one that does), and name it when it has been silent for a while, once."
-        rank, now = (self.rank + 1) % self.n, time.monotonic()
-        count, = self.counts([rank]).values()
-        if not seen or seen[0] != count: seen[:] = count, now
-        elif now - seen[1] > self.patience and rank not in self.named:
-            self.named.add(rank)
-            words = f"process {rank} has not answered for {self.patience:.0f} s; the others wait for it"
-            tqdm.write(words, file=sys.stderr)
+@patch
+def watch(self: Heartbeat, seen: list) -> None: # its beats, and since when they have been so many
+    """Look after the next process (each has one that does), and name it when it has been silent for a while,
+    once."""
+    rank, now = (self.rank + 1) % self.n, time.monotonic()
+    count = self.counts([rank])[rank]
+    if not seen or seen[0] != count: seen[:] = count, now
+    elif now - seen[1] > self.patience and rank not in self.named:
+        self.named.add(rank)
+        words = f"process {rank} has not answered for {self.patience:.0f} s; the others wait for it"
+        tqdm.write(words, file=sys.stderr)
 
-    def counts(self, ranks: list[int]) -> dict[int, int]:
-        "The beats of some processes."
-        return {r: self.store.add(f"beat {r}", 0) for r in ranks}
+@patch
+def counts(self: Heartbeat, ranks: list[int]) -> dict[int, int]:
+    "The beats of some processes."
+    return {r: self.store.add(f"beat {r}", 0) for r in ranks}
 
-    def read(self, key: str) -> str:
-        "A text in the store; empty where there is none."
-        return self.store.get(key).decode() if self.store.check([key]) else ""
+@patch
+def read(self: Heartbeat, key: str) -> str:
+    "A text in the store; empty where there is none."
+    return self.store.get(key).decode() if self.store.check([key]) else ""
 
 # %% ../../nbs/training/03_processes.ipynb #36f94f89
-def explain(pulse: Pulse, error: BaseException, step: int) -> None:
+def missing(heartbeat: Heartbeat) -> dict[int, str]:
+    """Processes that ended or have been silent for six beats, and what is known of them; all, if everyone
+    lives and yet nothing moves."""
+    others = [r for r in range(heartbeat.n) if r != heartbeat.rank]
+    before = heartbeat.counts(others)
+    time.sleep(6 * heartbeat.every)
+    after = heartbeat.counts(others)
+    last = {r: heartbeat.read(f"last words {r}") for r in others}
+    silent = [r for r in others if last[r] or after[r] == before[r]]
+    gone = {r: last[r] or "it was killed, or its machine is gone" for r in silent}
+    return gone or {r: f"it lives, and is at: {heartbeat.read(f'doing {r}')}" for r in others}
+
+def explain(heartbeat: Heartbeat, error: BaseException, step: int) -> None: # step: from 0
     """Raises `Lost` naming the processes that are missing, where a collective broke after `step`; other
     errors stay what they are."""
-    if pulse.n == 1 or not is_broken(error): return
-    try: lost = missing(pulse)
-    except RuntimeError: lost = {0: "it held the store of all"} if pulse.rank else {}
+    if heartbeat.n == 1 or not is_broken(error): return
+    try: lost = missing(heartbeat)
+    except RuntimeError: lost = {0: "it held the store of all"} if heartbeat.rank else {}
     if not lost: return
     names = "; ".join(f"process {r} ({why})" for r, why in lost.items())
     raise Lost(f"after step {step} the others waited in vain for {names}: the last saved "
                "state is whole, go on with --resume") from error
 
-def missing(pulse: Pulse) -> dict[int, str]:
-    """Processes that ended or have been silent for six beats, and what is known of them; all, if everyone
-    lives and yet nothing moves."""
-    others = [r for r in range(pulse.n) if r != pulse.rank]
-    before = pulse.counts(others)
-    time.sleep(6 * pulse.every)
-    after = pulse.counts(others)
-    last = {r: pulse.read(f"last words {r}") for r in after}
-    silent = [r for r in after if last[r] or after[r] == before[r]]
-    gone = {r: last[r] or "it was killed, or its machine is gone" for r in silent}
-    return gone or {r: f"it lives, and is at: {pulse.read(f'doing {r}')}" for r in after}
+# %% ../../nbs/training/03_processes.ipynb #70ecfe2e
+@patch
+@contextlib.contextmanager
+def during(self: Heartbeat, step: int, doing: str): # step: from 0
+    """`with heartbeat.during(7, 'training'):` the others know what this process is at; an error of a
+    collective becomes `Lost`."""
+    self.doing = f"step {step + 1}: {doing}"
+    try: yield
+    except Exception as e:
+        explain(self, e, step)
+        raise

@@ -20,20 +20,17 @@ try: import fcntl
 except ImportError: fcntl = None # Windows: no lock
 
 # %% auto #0
-__all__ = ['LOCK', 'MARK', 'TEST', 'MADE', 'OLD', 'STATE', 'STAGES', 'hold', 'let_go', 'free_on_error', 'read_json', 'own',
-           'states', 'trained', 'stage_of', 'contents', 'begun', 'check_out', 'check_force', 'check_resume', 'claim',
-           'clear', 'same_data', 'check_changes', 'resume_run']
+__all__ = ['LOCK', 'MARK', 'TEST', 'MADE', 'OLD', 'STATE', 'TELLING', 'STAGES', 'acquire_lock', 'release_lock',
+           'release_on_error', 'is_ours', 'state_dirs', 'has_state', 'read_json', 'stage_of', 'contents', 'begun',
+           'check_force', 'check_resume', 'check_out', 'prepare_output_dir', 'clear', 'same_data', 'check_changes',
+           'resume_run']
 
 # %% ../../nbs/training/07_run.ipynb #d3d8ea75
 LOCK = ".lock"
-_held: dict[Path, object] = {}
+_held: dict[Path, object] = {} # lock files of this process, open
 
-def hold(out) -> None:
-    """Lock a run directory for this process, which may ask again. Raises `BadInput` naming the process that
-    holds it."""
-    if fcntl is None: return
-    file = Path(out).resolve()/LOCK
-    if file in _held: return
+def _open_lock(file: Path, out):
+    "The lock file, open and locked. Raises `BadInput` naming the process that holds it."
     try: handle = file.open("a+")
     except OSError as e: raise BadInput(f"can't write to {out}: {e.strerror}") from e
     try: fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -44,35 +41,63 @@ def hold(out) -> None:
         raise BadInput(f"{out} is in use by another run ({holder}): wait for it, stop it, or "
                        "choose another directory") from None
     except OSError: pass # a file system without locks
+    return handle
+
+# %% ../../nbs/training/07_run.ipynb #f8ad0c31
+def acquire_lock(out) -> None:
+    """Lock a run directory for this process, which may ask again. Raises `BadInput` naming the process that
+    holds it."""
+    if fcntl is None: return
+    file = Path(out).resolve()/LOCK
+    if file in _held: return
+    handle = _open_lock(file, out)
     handle.truncate(0)
     handle.write(f"process {os.getpid()} on {socket.gethostname()}")
     handle.flush()
     _held[file] = handle
     if not file.exists(): # its last holder deleted it just now
         _held.pop(file).close()
-        hold(out)
+        acquire_lock(out)
 
-def let_go(out) -> None:
+def release_lock(out) -> None:
     "Unlock a run directory, if this process holds it."
     file = Path(out).resolve()/LOCK
     if handle := _held.pop(file, None):
         file.unlink(missing_ok=True)
         handle.close()
 
+# %% ../../nbs/training/07_run.ipynb #e898c474
 @contextlib.contextmanager
-def free_on_error(out):
+def release_on_error(out):
     """Unlock a run directory when an error or a signal ends the run, so that another process can go on with
     it."""
     try: yield
     except BaseException:
-        let_go(out)
+        release_lock(out)
         raise
 
 # %% ../../nbs/training/07_run.ipynb #437c2d1d
 MARK, TEST = ".moca-run", ".moca-write-test"
-MADE = frozenset("""config.yaml data.json log.jsonl bad_samples.jsonl lengths.npz heads.safetensors state model looks
-                    figures tensorboard stage1 stage2 progress.json results.json report.html report.md ablation.json
-                    prices.json probe cells scores run.json results queries vectors mteb table.md""".split()) # by name
+MADE = frozenset("""config.yaml data.json log.jsonl bad_samples.jsonl lengths.npz heads.safetensors state model
+                    looks figures tensorboard stage1 stage2 progress.json results.json report.html report.md
+                    ablation.json prices.json probe cells scores run.json results queries vectors mteb
+                    table.md""".split()) # by name
+
+def is_ours(name: str) -> bool:
+    "Is this the name of something that a run of moca writes, or of what is left of a write that was cut off?"
+    if name in (LOCK, MARK, TEST): return True
+    bare = name.removesuffix(".part").removesuffix(".old")
+    return bare in MADE or bare == MARK or name == ".lengths.npz.lock"
+
+# %% ../../nbs/training/07_run.ipynb #81f2d435
+def state_dirs(out) -> list[Path]:
+    "Where the state of a run is: its place, and where it waits while a new one takes that place."
+    state = real(Path(out)/"state")
+    return [state, state.with_name(state.name + ".old")]
+
+def has_state(out) -> bool:
+    "Has a run saved a state? One that is damaged counts: it is not to be passed over."
+    return any(p.is_dir() and any(p.iterdir()) for p in state_dirs(out))
 
 def read_json(path: Path) -> dict:
     "The object in a JSON file; empty where there is none."
@@ -80,49 +105,55 @@ def read_json(path: Path) -> dict:
     except (OSError, ValueError): return {}
     return found if isinstance(found, dict) else {}
 
-def own(name: str) -> bool:
-    "Is this the name of something that a run of moca writes, or of what is left of a write that was cut off?"
-    if name in (LOCK, MARK, TEST): return True
-    bare = name.removesuffix(".part").removesuffix(".old")
-    return bare in MADE or bare == MARK or name == ".lengths.npz.lock"
-
-def states(out) -> list[Path]:
-    "Where the state of a run is: its place, and where it waits while a new one takes that place."
-    state = real(Path(out)/"state")
-    return [state, state.with_name(state.name + ".old")]
-
-def trained(out) -> bool:
-    "Has a run saved a state? One that is damaged counts: it is not to be passed over."
-    return any(p.is_dir() and any(p.iterdir()) for p in states(out))
-
 # %% ../../nbs/training/07_run.ipynb #afa1c026
 # What directories held before there was a mark: a file, and names that it must have.
 OLD = {"quickstart": ("progress.json", {"done", "seconds"}),
        "ablate": ("ablation.json", {"tasks", "split", "limit", "base"}),
        "evaluate": ("run.json", {"model", "digest", "vectors", "dimension"})}
 STATE = {"format", "step", "versions", "digest"} # names in state.json
+TELLING = dict(objective="pretrain", batch_size="finetune", command="quickstart") # options of one stage only
 
 def stage_of(out) -> str | None:
     """The command that made what a directory holds, such as `pretrain`; `run` where it cannot be told. None:
     not moca."""
-    out, found = Path(out), read_json(Path(out)/MARK).get("stage")
-    if isinstance(found, str) and found != "run": return found
+    out = Path(out)
+    marked = read_json(out/MARK).get("stage")
+    if isinstance(marked, str) and marked != "run": return marked
     for stage, (file, names) in OLD.items():
         if names <= read_json(out/file).keys(): return stage
+    if not marked and not any(STATE <= read_json(p/"state.json").keys() for p in state_dirs(out)): return None
     options = read_options(out/"config.yaml", missing_ok=True)
-    if not found and not any(STATE <= read_json(p/"state.json").keys() for p in states(out)): return None
-    telling = dict(objective="pretrain", batch_size="finetune", command="quickstart") # options of one stage only
-    return next((stage for option, stage in telling.items() if option in options), "run")
+    return next((stage for option, stage in TELLING.items() if option in options), "run")
 
 # %% ../../nbs/training/07_run.ipynb #98abdda6
 def contents(out: Path) -> list[Path]:
     "What an output directory holds, locks and marks left out."
-    return [p for p in sorted(out.iterdir()) if p.name not in (LOCK, MARK, TEST)] if out.is_dir() else []
+    if not out.is_dir(): return []
+    return [p for p in sorted(out.iterdir()) if p.name not in (LOCK, MARK, TEST)]
 
 def begun(out) -> bool:
     "Does a directory hold anything that `--resume` could go on with?"
     return bool(contents(Path(out)))
 
+# %% ../../nbs/training/07_run.ipynb #437e6ca3
+def check_force(out: Path) -> None:
+    "Raises `BadInput` where `--force` would delete what is not moca's."
+    if stage_of(out) is None:
+        raise BadInput(f"{out} holds no run of moca (there is no {MARK} in it), so --force will not delete "
+                       "it: choose another directory")
+    if links := [p for p in contents(out) if p.is_symlink() and is_ours(p.name)]:
+        raise BadInput(f"{links[0]} is a link to {os.readlink(links[0])}, and --force deletes nothing "
+                       f"outside of {out}: remove the link first")
+
+def check_resume(out: Path, stage: str) -> None:
+    "Raises `BadInput` where there is nothing that this stage could go on with."
+    found = stage_of(out)
+    if found is None: raise BadInput(f"{out} holds no run of moca to resume: choose another directory")
+    if stage not in (found, "run") and found != "run":
+        raise BadInput(f"{out} holds a run of {found}, not of {stage}: go on with moca {found} --resume "
+                       f"--out {out}")
+
+# %% ../../nbs/training/07_run.ipynb #19550b6d
 def check_out(out, resume: bool = False, force: bool = False, stage: str = "run") -> Path:
     """Check an output directory, touching nothing; the directory. Raises `BadInput` if a run of `stage` may
     not write there."""
@@ -142,39 +173,19 @@ def check_out(out, resume: bool = False, force: bool = False, stage: str = "run"
                        "and start again, or another directory")
     return out
 
-# %% ../../nbs/training/07_run.ipynb #437e6ca3
-def check_force(out: Path) -> None:
-    "Raises `BadInput` where `--force` would delete what is not moca's."
-    if stage_of(out) is None:
-        raise BadInput(f"{out} holds no run of moca (there is no {MARK} in it), so --force will not delete "
-                       "it: choose another directory")
-    if links := [p for p in contents(out) if p.is_symlink() and own(p.name)]:
-        raise BadInput(f"{links[0]} is a link to {os.readlink(links[0])}, and --force deletes nothing "
-                       f"outside of {out}: remove the link first")
-
-def check_resume(out: Path, stage: str) -> None:
-    "Raises `BadInput` where there is nothing that this stage could go on with."
-    found = stage_of(out)
-    if found is None: raise BadInput(f"{out} holds no run of moca to resume: choose another directory")
-    if stage not in (found, "run") and found != "run":
-        raise BadInput(f"{out} holds a run of {found}, not of {stage}: go on with moca {found} --resume "
-                       f"--out {out}")
-
 # %% ../../nbs/training/07_run.ipynb #a16449dc
-def claim(out, # output directory of a run
-          resume: bool = False, # go on with the run that is there
-          force: bool = False, # delete what is there
-          stage: str = "run", # the command
-          **about) -> Path: # more for the mark: what the command was given
+def prepare_output_dir(out, # output directory of a run
+                       resume: bool = False, # go on with the run that is there
+                       force: bool = False, # delete what is there
+                       stage: str = "run", # the command
+                       **about) -> Path: # more for the mark: what the command was given
     """Create or check an output directory and put the mark into it. Raises `BadInput` if it may not be used
     or can't be written."""
     out = check_out(out, resume, force, stage)
     try:
         if force: clear(out)
         out.mkdir(parents=True, exist_ok=True)
-        probe = out/TEST
-        probe.write_bytes(b"x" * 4096)
-        probe.unlink()
+        _try_to_write(out)
     except OSError as e:
         raise BadInput(f"can't write to {out}: {e.strerror}") from e
     if not resume or not (out/MARK).exists():
@@ -182,29 +193,41 @@ def claim(out, # output directory of a run
         with atomic(out/MARK) as part: part.write_text(json.dumps(mark))
     return out
 
+def _try_to_write(out: Path) -> None:
+    "Write a small file and delete it. Raises `OSError`."
+    probe = out/TEST
+    probe.write_bytes(b"x" * 4096)
+    probe.unlink()
+
 def clear(out: Path) -> None:
     "Delete what runs of moca write; the rest is kept and named on stderr."
     if not out.is_dir(): return
-    kept = [p.name for p in contents(out) if not own(p.name)]
+    kept = [p.name for p in contents(out) if not is_ours(p.name)]
     for p in out.iterdir():
-        if own(p.name) and p.name != LOCK: remove(p)
+        if is_ours(p.name) and p.name != LOCK: remove(p)
     if kept: print(f"kept in {out}, for moca did not make it: {', '.join(kept)}", file=sys.stderr)
 
 # %% ../../nbs/training/07_run.ipynb #211e1bd8
 def same_data(out, **found) -> None: # what is read, by name (`_` for a space): digests, or numbers
     "Keep what a run reads in `data.json`; raises `BadInput` naming what differs from the run's beginning."
-    path, now = Path(out)/"data.json", {k.replace("_", " "): v for k, v in found.items()}
+    path = Path(out)/"data.json"
+    now = {k.replace("_", " "): v for k, v in found.items()}
     before = read_json(path)
     if path.exists() and not before:
         raise BadInput(f"{path} is damaged: delete it to go on without knowing whether the data is the same")
     if before == now: return
-    if before and trained(out):
-        changed = [k if isinstance(v, str) else f"{k}: {before.get(k)}, now {v}" for k, v in now.items()
-                   if before.get(k) != v]
-        raise BadInput(f"the data is not what {out} began with ({'; '.join(changed)}): resume with the "
-                       "same, or start again with --force")
-    for name in ("lengths.npz", "bad_samples.jsonl") if before else (): remove(Path(out)/name) # nothing is trained yet
+    if before and has_state(out):
+        changed = "; ".join(_differences(before, now))
+        raise BadInput(f"the data is not what {out} began with ({changed}): resume with the same, or start again "
+                       "with --force")
+    if before: # nothing is trained yet
+        for name in ("lengths.npz", "bad_samples.jsonl"): remove(Path(out)/name)
     with atomic(path) as part: part.write_text(json.dumps(now))
+
+def _differences(before: dict, now: dict) -> list[str]:
+    "What changed, by name; numbers with both values, digests without."
+    changed = [k for k, v in now.items() if before.get(k) != v]
+    return [k if isinstance(now[k], str) else f"{k}: {before.get(k)}, now {now[k]}" for k in changed]
 
 # %% ../../nbs/training/07_run.ipynb #da17680e
 # Module, function and config of what can be resumed; without a config the function reads its own record.
@@ -219,6 +242,7 @@ def check_changes(out, stage: str, changes: dict, cfg=None) -> None: # cfg: of a
     has = "goes on with the options it has" if cfg is None else "has no such option"
     raise BadInput(f"{out} holds a run of {stage}, which {has}: leave out {name}=")
 
+# %% ../../nbs/training/07_run.ipynb #70def6d0
 def resume_run(out, **changes): # changes: options that may change, such as max_bad=0.05
     """Go on with the run in a directory, with its own options; what its function returns. Raises `BadInput`
     where there is none, or where its options can't change so."""
