@@ -157,6 +157,7 @@ def text_ids(encoder: Encoder, text: str, name: str) -> list[int]:
     refuse_markers(encoder, ids, name)
     return ids
 
+# %% ../../nbs/model/03a_encoding.ipynb #1834301d
 def refuse_markers(encoder: Encoder, ids: list[int], name: str) -> None:
     "Raises `BadInput` where token ids of a text hold one that stands for an image."
     found = encoder._markers.intersection(ids)
@@ -199,9 +200,10 @@ def image_layouts(encoder: Encoder, images: Sequence[ImageRef],
     if sum(needs) + text_tokens <= room: return as_they_are
     least = [len(image_layout(encoder, x, name, 0).ids) for x in images]
     if sum(least) > room: raise BadInput(_too_many_images(encoder, name, least))
-    shares = share_room(needs, least, max(room - text_tokens, room - room // 2))
-    return [image_layout(encoder, x, name, share) for x, share in zip(images, shares)]
+    allowed = share_room(needs, least, max(room - text_tokens, room - room // 2))
+    return [image_layout(encoder, x, name, most) for x, most in zip(images, allowed)]
 
+# %% ../../nbs/model/03a_encoding.ipynb #262fb328
 def _too_many_images(encoder: Encoder, name: str, least: list[int]) -> str:
     "Why images do not fit, and what `max_length` would take them."
     what = f"{len(least)} image{'s' * (len(least) > 1)} need {sum(least):,} tokens"
@@ -304,6 +306,7 @@ def word_ids(encoder: Encoder, doc: Document,
         words += max(numbers) + 1
     return torch.tensor(ids + [-1] * len(encoder.tail))
 
+# %% ../../nbs/model/03a_encoding.ipynb #f263c237
 def _next_words(encoder: Encoder, texts: Iterator[str]) -> list[int]:
     "Word numbers of the next text that has a token; a text without one is no part of a layout."
     for text in texts:
@@ -413,6 +416,7 @@ def encode(encoder: Encoder, doc: Document,
     if words: encoded.word_ids = word_ids(encoder, doc, laid.parts)
     return encoded
 
+# %% ../../nbs/model/03a_encoding.ipynb #29438a89
 def encode_layout(encoder: Encoder, name: str, laid: DocumentLayout) -> Encoded:
     "Tensors of a laid out Document: start, parts, end."
     segments = [text_segment(encoder.family.start)] if encoder.family.start else []

@@ -17,9 +17,9 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_res
 from ..data.documents import BadInput
 
 # %% auto #0
-__all__ = ['FAMILIES', 'ImageLayout', 'largest_grid', 'mrope_positions', 'Family', 'Qwen2VL', 'Qwen25VL', 'Qwen3VL', 'Qwen35',
-           'TileRows', 'Tiles', 'PaliGemma', 'Gemma3', 'InternVL', 'Idefics3', 'SmolVLM', 'LlavaGrid', 'LlavaOnevision',
-           'family_named', 'family_of', 'families_here']
+__all__ = ['FAMILIES', 'ImageLayout', 'largest_grid', 'mrope_positions', 'Family', 'QwenGrid', 'Qwen2VL', 'Qwen25VL', 'Qwen3VL',
+           'Qwen35', 'TileRows', 'TileLayout', 'Tiles', 'PaliGemma', 'Gemma3', 'InternVL', 'NamedTiles', 'Idefics3',
+           'SmolVLM', 'LlavaFrame', 'LlavaGrid', 'LlavaOnevision', 'family_named', 'family_of', 'families_here']
 
 # %% ../../nbs/model/01a_families.ipynb #cf15c64c
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ def mrope_positions(runs: list[int | tuple[int, int]] # numbers of text tokens, 
             at += max(run)
     return torch.cat(found, 1) if found else torch.zeros(3, 0, dtype=torch.long)
 
+# %% ../../nbs/model/01a_families.ipynb #6a84045f
 def _grid_positions(rows: int, columns: int) -> Tensor: # [3, rows * columns]
     "Time 0, row and column of each place of a grid."
     r, c = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
@@ -150,9 +151,8 @@ class Family(_Markup):
         return Image.fromarray((x.clamp(0, 1) * 255).round().byte().numpy())
 
 # %% ../../nbs/model/01a_families.ipynb #c209e4e3
-class Qwen2VL(Family):
-    "Rows of patches in any grid; positions in three axes (arXiv 2409.12191)."
-    name, processor, tower = "qwen2_vl", "Qwen2VLImageProcessorPil", "visual"
+class QwenGrid(Family):
+    "An image as any grid of patches, `merge x merge` of them a token; positions in three axes."
     axes, frames, end_token = 3, 2, "<|endoftext|>"
 
     def setup(self):
@@ -179,6 +179,11 @@ class Qwen2VL(Family):
                            patch_at=torch.arange(1, n + 1), cells=torch.arange(n), cell_grid=(rows, columns),
                            options=options)
 
+# %% ../../nbs/model/01a_families.ipynb #7d8d9f93
+class Qwen2VL(QwenGrid):
+    "Rows of patches in any grid; positions in three axes (arXiv 2409.12191)."
+    name, processor, tower = "qwen2_vl", "Qwen2VLImageProcessorPil", "visual"
+
     def rows(self, images, resized=None):
         if resized is None: return self.images(images=images, return_tensors="pt")["pixel_values"].float()
         images = [image.resize(resized, Image.Resampling.BICUBIC) for image in images]
@@ -186,7 +191,8 @@ class Qwen2VL(Family):
 
     def canvas(self, rows, grid):
         (_, h, w), p, m = grid, self.patch, self.merge
-        return rows.view(h // m, w // m, m, m, 3, p, p).permute(0, 2, 5, 1, 3, 6, 4).reshape(h * p, w * p, 3)
+        blocks = rows.view((h // m, w // m, m, m, 3, p, p)).permute((0, 2, 5, 1, 3, 6, 4))
+        return blocks.reshape(h * p, w * p, 3)
 
     def features(self, model, rows, grids, sizes):
         out = self.vision(model)(rows, grid_thw=grids, return_dict=True)
@@ -226,24 +232,25 @@ class TileRows(Family):
     def to_rows(self, tiles: Tensor) -> Tensor:
         "Tiles `[N, 3, size, size]` as rows `[P, patch_dim]`, a token's block together."
         n, b, p = self.side // self.block, self.block, self.patch
-        blocks = tiles[..., :self.side * p, :self.side * p].reshape(-1, 3, n, b, p, n, b, p)
-        return blocks.permute(0, 2, 5, 3, 6, 1, 4, 7).reshape(-1, self.patch_dim)
+        blocks = tiles[..., :self.side * p, :self.side * p].reshape((-1, 3, n, b, p, n, b, p))
+        return blocks.permute((0, 2, 5, 3, 6, 1, 4, 7)).reshape(-1, self.patch_dim)
 
     def to_tiles(self, rows: Tensor) -> Tensor:
         "The inverse of `to_rows`."
         n, b, p = self.side // self.block, self.block, self.patch
-        blocks = rows.reshape(-1, n, n, b, b, 3, p, p).permute(0, 5, 1, 3, 6, 2, 4, 7)
+        blocks = rows.reshape((-1, n, n, b, b, 3, p, p)).permute((0, 5, 1, 3, 6, 2, 4, 7))
         return blocks.reshape(-1, 3, self.side * p, self.side * p)
 
     def canvas(self, rows, grid): return self.to_tiles(rows).permute(2, 0, 3, 1).flatten(1, 2)
 
+# %% ../../nbs/model/01a_families.ipynb #8a2d0f6c
 def _side_of(size) -> int:
     "A config's size, which is a number or a pair of equal ones."
     return size if isinstance(size, int) else size[0]
 
 # %% ../../nbs/model/01a_families.ipynb #2c1f6915
-class Tiles(TileRows):
-    "Families whose tower takes tiles `[N, 3, size, size]`."
+class TileLayout(TileRows):
+    "Tokens and cells of a grid of tiles and the whole."
     def tile_cells(self, rows: int, columns: int) -> Tensor:
         """The cell of the overview that each group of a grid of tiles lies in, tile by tile; the overview's cells
         are its own groups."""
@@ -263,6 +270,9 @@ class Tiles(TileRows):
                            cells=torch.cat([self.tile_cells(rows, columns), torch.arange(self.tile_tokens)]),
                            cell_grid=(side, side), options=options or {})
 
+# %% ../../nbs/model/01a_families.ipynb #d7719763
+class Tiles(TileLayout):
+    "Families whose tower takes tiles `[N, 3, size, size]`."
     def tiles(self, image, **options) -> Tensor:
         "One image as tiles `[N, 3, size, size]`; `options` are keywords of its processor."
         found = self.images(images=[image], return_tensors="pt", **options)
@@ -317,9 +327,8 @@ class InternVL(Tiles):
         return self.one_run([self.id("<img>")], [self.id("</img>")], rows, columns, options=options)
 
 # %% ../../nbs/model/01a_families.ipynb #fd9ae36c
-class Idefics3(Tiles):
+class NamedTiles(Tiles):
     "Tiles named by row and column, then the whole image."
-    name, processor, tower = "idefics3", "Idefics3ImageProcessorPil", "vision_model"
     def find_block(self): return self.config.scale_factor
     def limit(self, min_pixels, max_pixels):
         if max_pixels: self.images.size = {"longest_edge": max(1, math.isqrt(max_pixels) // self.size) * self.size}
@@ -353,6 +362,10 @@ class Idefics3(Tiles):
             ids += [self.image_id] * self.tile_tokens
         return [*ids, around], torch.cat(at)
 
+# %% ../../nbs/model/01a_families.ipynb #0d572cd4
+class Idefics3(NamedTiles):
+    "Tiles named by row and column, then the whole image."
+    name, processor, tower = "idefics3", "Idefics3ImageProcessorPil", "vision_model"
     def tiles(self, image, **options):
         found = self.images(images=[[image]], return_tensors="pt", do_pad=True, **options)
         return found["pixel_values"].reshape(-1, 3, self.size, self.size)
@@ -379,8 +392,9 @@ class SmolVLM(Idefics3):
     name, processor = "smolvlm", "SmolVLMImageProcessorPil"
 
 # %% ../../nbs/model/01a_families.ipynb #f59efedf
-class LlavaGrid(Tiles):
-    "The whole image, then a grid of tiles without its padding, a newline after each row."
+class LlavaFrame(Tiles):
+    "Which grid of tiles an image gets, how much of it is padding, and how many tokens that makes."
+    name, processor = "llava_onevision", "LlavaOnevisionImageProcessorPil"
     def frame(self, width, height) -> tuple[int, ...]:
         """Rows and columns of tiles, and the rows and columns of patches that are padding at the top and at
         the left."""
@@ -396,6 +410,9 @@ class LlavaGrid(Tiles):
         rows, columns, top, left = self.frame(width, height)
         return self.side**2 + (rows * self.side - 2 * top) * (columns * self.side - 2 * left + 1)
 
+# %% ../../nbs/model/01a_families.ipynb #483c67a1
+class LlavaGrid(LlavaFrame):
+    "The whole image, then a grid of tiles without its padding, a newline after each row."
     def overview(self) -> ImageLayout:
         "The whole image alone and one newline, as the model gets each of several images."
         n = self.side**2
@@ -437,7 +454,7 @@ class LlavaGrid(Tiles):
 # %% ../../nbs/model/01a_families.ipynb #d9f5c584
 class LlavaOnevision(LlavaGrid):
     "The whole image, then a grid of tiles without its padding, a newline after each row."
-    name, processor, most_tiles = "llava_onevision", "LlavaOnevisionImageProcessorPil", 9
+    most_tiles = 9
     def setup(self):
         super().setup()
         most = self.most_tiles * self.size**2

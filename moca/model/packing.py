@@ -104,6 +104,7 @@ def _draw_documents(ax, pack: Pack) -> None:
     ax.spines["left"].set_visible(False)
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
 
+# %% ../../nbs/model/03c_packing.ipynb #65dadf90
 def _draw_positions(ax, pack: Pack) -> None:
     "Positions of each token, an axis a line, interrupted where a Document starts."
     from moca.style import COLORS
@@ -144,6 +145,7 @@ def encode_each(encoder: Encoder, docs: Sequence[Document],
         found.append(e)
     return found
 
+# %% ../../nbs/model/03c_packing.ipynb #688c634f
 def _encode_one(encoder: Encoder, docs: Sequence[Document], i: int, report: Report | None, options: dict
                 ) -> Encoded | None:
     "Tensors of a Document; None, and a line in the report, if it is unusable."
@@ -166,6 +168,7 @@ def empty_document(encoder: Encoder, words: bool = False) -> Encoded:
     if words: made.word_ids = word_ids(ending, Document("", ()), [])
     return made
 
+# %% ../../nbs/model/03c_packing.ipynb #da167611
 def encode_all(encoder: Encoder, docs: Sequence[Document],
                chosen: Sequence[int], # numbers of Documents
                report: Report | None = None, # gets those that cannot be used; None: they raise

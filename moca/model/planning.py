@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, insort
 from collections import defaultdict
+from collections.abc import Iterable
 from heapq import heappop, heappush
 from itertools import chain
 import numpy as np
@@ -147,13 +148,10 @@ def deal(packs: list[list[int]], # as planned
     each = ranks * per_rank # Packs a step
     work = [_pack_cost(p, costs) for p in packs]
     steps = _steps(work, each, 1 if each == 1 else window, epoch_generator(seed, epoch, "steps"))
-    dealt = []
-    for step in steps:
-        hands = _deal_step(step, work, ranks)
-        dealt.append([[packs[p] for p in hand] for hand in hands])
-    return dealt
+    def take(hand: list[int]) -> list[list[int]]: return [packs[p] for p in hand]
+    return [list(map(take, _deal_step(step, work, ranks))) for step in steps]
 
-def _pack_cost(pack: list[int], costs: list[float]) -> float:
+def _pack_cost(pack: Iterable[int], costs: list[float]) -> float:
     return math.fsum(costs[i] for i in pack)
 
 def repeated(packs: list[list[int]], ranks: int, per_rank: int) -> int:
@@ -195,7 +193,7 @@ def balance(steps: list[list[list[list[int]]]], # from `deal`
 
 def rank_loads(step: list[list[list[int]]], costs: list[float]) -> list[float]: # [ranks]
     "What each rank of a step has to do."
-    return [math.fsum(costs[i] for i in chain.from_iterable(rank)) for rank in step]
+    return [_pack_cost(chain.from_iterable(rank), costs) for rank in step]
 
 # %% ../../nbs/model/04_planning.ipynb #4f545b34
 EDGES = sorted({32 * int(1.3**i) for i in range(40)}) # 32, 64, 96, 128, 192, 256, 320, 416, ...
@@ -227,6 +225,7 @@ def bins(costs: list[int], # of each sample, from `bin_costs`
     shuffled = [groups[g] for g in torch.randperm(len(groups), generator=rng).tolist()]
     return list(chain.from_iterable(shuffled))
 
+# %% ../../nbs/model/04_planning.ipynb #3cf724de
 def _by_edge(costs: list[int]) -> dict[int, list[int]]:
     "The samples of each bin."
     members = defaultdict(list)

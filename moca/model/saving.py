@@ -27,6 +27,8 @@ POOLINGS = ("mean", "last")
 
 def _is_bool(v) -> bool: return isinstance(v, bool)
 def _is_text(v) -> bool: return isinstance(v, str)
+
+# %% ../../nbs/model/10_saving.ipynb #db7ce213
 def _is_length(v) -> bool: return type(v) is int and 8 <= v <= 2**24
 
 RULES = { # entry -> is this value one?, and what belongs there
@@ -62,6 +64,7 @@ def _optional_json(file: Path) -> dict:
     found = read_json(file) if file.exists() else {}
     return found if isinstance(found, dict) else {}
 
+# %% ../../nbs/model/10_saving.ipynb #af4852df
 def ends_texts(path: Path) -> bool:
     "Does the tokenizer of a directory end each text with a token?"
     processor = _optional_json(path/"tokenizer.json").get("post_processor") or {}
@@ -105,6 +108,7 @@ def st_settings(path: Path) -> dict:
     _warn_of_template(path/"chat_template.jinja")
     return found
 
+# %% ../../nbs/model/10_saving.ipynb #c248b7a0
 def _is_open(config: dict) -> bool:
     "Does a config say that its language model is not causal?"
     for key in ("text_config", "llm_config"):
@@ -177,6 +181,7 @@ def sentence_transformers_files(backbone, pooling: str) -> dict[str, dict | list
                                       pooling_mode="lasttoken" if pooling == "last" else pooling),
         "2_Normalize/config.json": {}}
 
+# %% ../../nbs/model/10_saving.ipynb #fd2843bc
 def _st_transformer(encoder) -> dict:
     "How sentence-transformers calls the model: texts, images and messages alike."
     how = dict(method="forward", method_output_name="last_hidden_state")

@@ -130,6 +130,7 @@ def _add_image(encoder: Encoder, pieces: list[Piece], k: int, image: ImageRef, n
     if layout.scaled: last.large, last.reserved = image, need
     else: last.patches += len(layout.patch_at) * encoder.unit
 
+# %% ../../nbs/model/03b_splitting.ipynb #2950ae34
 def _piece_size(encoder: Encoder, piece: Piece, name: str) -> tuple[int, int]:
     "Tokens and patches of a piece that grows no more."
     tokens, patches = piece.tokens + encoder.added, piece.patches

@@ -71,6 +71,7 @@ _grids = [[56, 56], [56, 112], [112, 56], [112, 112]] # of LLaVA's tiles
 _marks = tuple(f"<row_{k // 4 + 1}_col_{k % 4 + 1}>" for k in range(16)) # of Idefics3's
 _square = dict(size={"height": 56, "width": 56})
 
+# %% ../../nbs/model/01c_tiny.ipynb #072daf9b
 TINY |= {
     "idefics3": TinyRecipe(
         ("<image>", "<fake_token_around_image>", "<global-img>", *_marks),
@@ -80,6 +81,15 @@ TINY |= {
         ("<image>",),
         lambda ids: dict(text_config=dict(_text, model_type="qwen2"), vision_config=_siglip, image_grid_pinpoints=_grids),
         dict(_square, image_grid_pinpoints=_grids)),
+}
+# some releases (5.20) merge SmolVLM's images in runs of patch_size tokens: a tile needs a multiple of that many
+TINY["smolvlm"] = TinyRecipe(
+    TINY["idefics3"].tokens,
+    lambda ids: dict(TINY["idefics3"].config(ids), vision_config=dict(_tile, image_size=64, patch_size=8)),
+    dict(size={"longest_edge": 128}, max_image_size={"longest_edge": 64}))
+
+# %% ../../nbs/model/01c_tiny.ipynb #3764d032
+TINY |= {
     "gemma3": TinyRecipe(
         ("<image_soft_token>", "<start_of_image>", "<end_of_image>"),
         lambda ids: dict(text_config=dict(_text, head_dim=16, query_pre_attn_scalar=16, sliding_window=24,
@@ -97,11 +107,6 @@ TINY |= {
         lambda ids: dict(text_config=dict(_text, model_type="qwen2"), vision_config=_tile, image_seq_length=4),
         dict(_square, crop_to_patches=True, min_patches=1, max_patches=4)),
 }
-# some releases (5.20) merge SmolVLM's images in runs of patch_size tokens: a tile needs a multiple of that many
-TINY["smolvlm"] = TinyRecipe(
-    TINY["idefics3"].tokens,
-    lambda ids: dict(TINY["idefics3"].config(ids), vision_config=dict(_tile, image_size=64, patch_size=8)),
-    dict(size={"longest_edge": 128}, max_image_size={"longest_edge": 64}))
 
 # %% ../../nbs/model/01c_tiny.ipynb #f27da52d
 def tiny_tokenizer(family: str):
@@ -123,6 +128,7 @@ def _image_tokens(family: str, tokenizer) -> dict[str, int]:
     qwen = dict(image="image_pad", video="video_pad", vision_start="vision_start", vision_end="vision_end")
     return {f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{token}|>") for name, token in qwen.items()}
 
+# %% ../../nbs/model/01c_tiny.ipynb #c1a4026a
 def tiny_config(family: str, tokenizer, **text):
     "The config of a small model that reads a tokenizer's ids; keywords change its text config."
     recipe = TINY[family]
@@ -146,6 +152,7 @@ def tiny_model(family: str, seed: int = 0, **text) -> tuple[nn.Module, object, o
     processor = getattr(transformers, FAMILIES[family].processor)
     return model, tokenizer, processor(**TINY[family].images)
 
+# %% ../../nbs/model/01c_tiny.ipynb #ee59abe6
 def _fill_zeros(model: nn.Module) -> None:
     "Give weights that start as zeros random values: they hide what an image does (Gemma 3's projection)."
     for weight in model.parameters():
