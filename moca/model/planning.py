@@ -7,17 +7,20 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, insort
 from collections import defaultdict
+from collections.abc import Iterable
 from heapq import heappop, heappush
+from itertools import chain
 import numpy as np
 import torch
 from ..data.documents import MocaError
 from ..masking import generator
 
 # %% auto #0
-__all__ = ['EDGES', 'keyed', 'best_fit', 'plan', 'fill', 'describe', 'cost', 'deal', 'repeated', 'balance', 'bin_costs', 'bins']
+__all__ = ['EDGES', 'epoch_generator', 'best_fit', 'plan', 'fill', 'describe', 'cost', 'deal', 'repeated', 'balance',
+           'rank_loads', 'bin_costs', 'bins']
 
 # %% ../../nbs/model/04_planning.ipynb #9006c428
-def keyed(seed: int, epoch: int, purpose: str) -> torch.Generator:
+def epoch_generator(seed: int, epoch: int, purpose: str) -> torch.Generator:
     "A generator for decisions about a whole epoch."
     return generator(seed, epoch, "epoch", purpose)
 
@@ -27,22 +30,24 @@ def best_fit(order: list[int], # Documents, the longest first
              budget: int # most tokens of a Pack
              ) -> list[list[int]]: # Packs, in the order they were opened
     "Each Document into the fullest Pack with room for it; among equally full ones, into the one opened first."
-    packs, rooms, open_ = [], [], defaultdict(list) # rooms: the different ones, sorted; open_[room]: heap of Pack numbers
+    packs = []
+    rooms = [] # the different ones of open Packs, sorted
+    by_room = defaultdict(list) # room -> heap of the numbers of open Packs
     least = lengths[order[-1]]
     for i in order:
         k = bisect_left(rooms, lengths[i])
-        if k == len(rooms):
+        if k == len(rooms): # no Pack has room
             p, room = len(packs), budget
             packs.append([])
         else:
             room = rooms[k]
-            p = heappop(open_[room])
-            if not open_[room]: del rooms[k]
+            p = heappop(by_room[room])
+            if not by_room[room]: del rooms[k]
         packs[p].append(i)
         room -= lengths[i]
         if room < least: continue # nothing will fit any more
-        if not open_[room]: insort(rooms, room)
-        heappush(open_[room], p)
+        if not by_room[room]: insort(rooms, room)
+        heappush(by_room[room], p)
     return packs
 
 # %% ../../nbs/model/04_planning.ipynb #3596f5d9
@@ -54,45 +59,79 @@ def plan(lengths: list[int], # tokens of each Document, also as a 1-D array
          ) -> list[list[int]]:
     """An epoch's Packs as lists of Document numbers: best fit decreasing inside shuffled windows.
     Raises `MocaError` for a Document that no Pack can hold."""
-    sizes = np.asarray(lengths)
-    if window < 1: raise MocaError(f"window is {window}: give 1 Document or more")
-    if not sizes.size: return []
-    if sizes.ndim != 1 or sizes.dtype.kind not in "iu":
-        raise MocaError(f"lengths is {sizes.dtype} of shape {list(sizes.shape)}: give one whole number a Document")
-    sizes, i, j = sizes.astype(np.int64), int(sizes.argmax()), int(sizes.argmin())
-    if sizes[i] > budget:
-        raise MocaError(f"Document {i} has {sizes[i]} tokens, more than the Pack budget of {budget}: raise the budget or lower max_length")
-    if sizes[j] < 1: raise MocaError(f"Document {j} has {sizes[j]} tokens: give 1 or more")
+    sizes = _check_lengths(lengths, budget, window)
     n, tokens = len(sizes), sizes.tolist()
-    order = torch.randperm(n, generator=keyed(seed, epoch, "plan")).numpy() if shuffle else np.arange(n)
+    order = _shuffled(n, epoch_generator(seed, epoch, "plan")) if shuffle else np.arange(n)
     packs, carried = [], np.arange(0)
     for k in range(0, n, window):
         some = np.concatenate([carried, order[k:k + window]])
-        found = best_fit(some[np.argsort(-sizes[some], kind="stable")].tolist(), tokens, budget)
-        if k + window < n: carried = np.array(found.pop(min(range(len(found)), key=lambda p: sum(tokens[i] for i in found[p]))))
+        longest_first = some[np.argsort(-sizes[some], kind="stable")]
+        found = best_fit(longest_first.tolist(), tokens, budget)
+        if k + window < n: carried = np.array(found.pop(_emptiest(found, tokens)))
         packs += found
     if not shuffle: return packs
-    return [packs[p] for p in torch.randperm(len(packs), generator=keyed(seed, epoch, "packs")).tolist()]
+    return [packs[p] for p in _shuffled(len(packs), epoch_generator(seed, epoch, "packs")).tolist()]
+
+def _shuffled(n: int, generator: torch.Generator) -> np.ndarray:
+    return torch.randperm(n, generator=generator).numpy()
+
+def _emptiest(packs: list[list[int]], tokens: list[int]) -> int:
+    "Number of the Pack with the fewest tokens."
+    return min(range(len(packs)), key=lambda p: sum(tokens[i] for i in packs[p]))
+
+# %% ../../nbs/model/04_planning.ipynb #05f4103b
+def _check_lengths(lengths: list[int], budget: int, window: int) -> np.ndarray: # [Documents] int64
+    "Lengths as whole numbers. Raises `MocaError` for what cannot be packed."
+    if window < 1: raise MocaError(f"window is {window}: give 1 Document or more")
+    sizes = np.asarray(lengths)
+    if not sizes.size: return np.zeros(0, np.int64)
+    if sizes.ndim != 1 or sizes.dtype.kind not in "iu":
+        raise MocaError(f"lengths is {sizes.dtype} of shape {list(sizes.shape)}: give one whole number a Document")
+    sizes = sizes.astype(np.int64)
+    longest, shortest = int(sizes.argmax()), int(sizes.argmin())
+    if sizes[longest] > budget:
+        raise MocaError(f"Document {longest} has {sizes[longest]} tokens, more than the Pack budget of {budget}: "
+                        f"raise the budget or lower max_length")
+    if sizes[shortest] < 1: raise MocaError(f"Document {shortest} has {sizes[shortest]} tokens: give 1 or more")
+    return sizes
 
 # %% ../../nbs/model/04_planning.ipynb #2f50cbff
 def fill(packs: list[list[int]], lengths: list[int], budget: int) -> float:
     "Share of the budget that holds tokens: 1 minus the waste."
-    return sum(int(lengths[i]) for p in packs for i in p) / (len(packs) * budget) if packs else 0.0
+    return _tokens(packs, lengths) / (len(packs) * budget) if packs else 0.0
 
 def describe(packs: list[list[int]], lengths: list[int], budget: int) -> str:
     "A plan in one line: Documents, tokens, Packs, fill."
-    documents, tokens = sum(map(len, packs)), sum(int(lengths[i]) for p in packs for i in p)
-    return f"{documents:,} Documents, {tokens:,} tokens in {len(packs):,} Packs of {budget:,}: {fill(packs, lengths, budget):.1%} full"
+    documents, tokens = sum(map(len, packs)), _tokens(packs, lengths)
+    return (f"{documents:,} Documents, {tokens:,} tokens in {len(packs):,} Packs of {budget:,}: "
+            f"{fill(packs, lengths, budget):.1%} full")
+
+def _tokens(packs: list[list[int]], lengths: list[int]) -> int:
+    "Tokens of all Packs."
+    return sum(int(lengths[i]) for i in chain.from_iterable(packs))
 
 # %% ../../nbs/model/04_planning.ipynb #17434148
 def cost(lengths: list[int], # tokens of each Document
          patches: int = 0, # rows of pixel_values of all of them together
-         layers: int = 36, hidden: int = 2048, # depth and width of the language model; these defaults and the next are Qwen2.5-VL-3B's
+         layers: int = 36, # depth of the language model; this default and the next three are Qwen2.5-VL-3B's
+         hidden: int = 2048, # its width
          weights: float = 2.77e9, # that each token passes: all layers, without the table of embeddings
          vision: float = 0.63e9 # weights that each patch passes
          ) -> float:
     "Work of training on Documents that share a Pack, in tokens: 1 is the work of one text token outside attention."
-    return sum(lengths) + 2 * layers * hidden / weights * sum(n * n for n in lengths) + vision / weights * patches
+    attention = 2 * layers * hidden / weights * sum(n * n for n in lengths)
+    return sum(lengths) + attention + vision / weights * patches
+
+# %% ../../nbs/model/04_planning.ipynb #e41fc939
+def _deal_step(step: list[int], work: list[float], ranks: int) -> list[list[int]]:
+    "The Packs of a step for each rank: the largest first, each to the rank with least work among those with a free place."
+    hands, loads, places = [[] for _ in range(ranks)], [0.0] * ranks, len(step) // ranks
+    for p in sorted(step, key=lambda p: -work[p]):
+        free = [rank for rank in range(ranks) if len(hands[rank]) < places]
+        rank = min(free, key=loads.__getitem__)
+        hands[rank].append(p)
+        loads[rank] += work[p]
+    return hands
 
 # %% ../../nbs/model/04_planning.ipynb #1768124d
 def deal(packs: list[list[int]], # as planned
@@ -102,66 +141,93 @@ def deal(packs: list[list[int]], # as planned
          seed: int = 0, epoch: int = 0, # the order of steps is a function of both
          window: int = 32 # steps whose Packs are exchanged; 1: none
          ) -> list[list[list[list[int]]]]: # steps[step][rank][micro] is a Pack
-    """Packs to steps and ranks, every rank as many in every step, with ranks of a step about equally expensive and the largest Pack
-    of a rank first. Which Packs a step holds depends on `ranks * per_rank` alone. The last step is filled up with the first Packs.
-    Raises `MocaError` for costs that are not one a Document."""
-    if min(ranks, per_rank, window) < 1: raise MocaError(f"ranks, per_rank and window are {ranks}, {per_rank} and {window}: give 1 or more")
-    if packs and max(map(max, packs)) >= len(costs):
-        raise MocaError(f"Document {max(map(max, packs))} has no cost: {len(costs)} were given; give one a Document, not one a Pack")
-    each, work = ranks * per_rank, [math.fsum(costs[i] for i in p) for p in packs]
-    full, rng = len(packs) // each, keyed(seed, epoch, "steps")
-    if each == 1: window = 1
-    steps = []
-    for k in range(0, full, window):
-        n = min(window, full - k)
-        some = sorted(range(k * each, (k + n) * each), key=lambda p: -work[p])
-        steps += [some[s * each:(s + 1) * each] for s in torch.randperm(n, generator=rng).tolist()]
-    if full * each < len(packs): steps.append([p % len(packs) for p in range(full * each, (full + 1) * each)])
-    return [[[packs[p] for p in rank] for rank in _share(step, work, ranks)] for step in steps]
+    """Packs to steps and ranks, every rank as many in every step, with ranks of a step about equally expensive and
+    the largest Pack of a rank first. Which Packs a step holds depends on `ranks * per_rank` alone. The last step is
+    filled up with the first Packs. Raises `MocaError` for costs that are not one a Document."""
+    _check_deal(packs, costs, ranks, per_rank, window)
+    each = ranks * per_rank # Packs a step
+    work = [_pack_cost(p, costs) for p in packs]
+    steps = _steps(work, each, 1 if each == 1 else window, epoch_generator(seed, epoch, "steps"))
+    def take(hand: list[int]) -> list[list[int]]: return [packs[p] for p in hand]
+    return [list(map(take, _deal_step(step, work, ranks))) for step in steps]
 
-def _share(step: list[int], work: list[float], ranks: int) -> list[list[int]]:
-    "The Packs of a step for each rank: the largest first, each to the rank with least work among those with a free place."
-    hands, loads = [[] for _ in range(ranks)], [0.0] * ranks
-    for p in sorted(step, key=lambda p: -work[p]):
-        r = min((r for r in range(ranks) if len(hands[r]) < len(step) // ranks), key=loads.__getitem__)
-        hands[r].append(p); loads[r] += work[p]
-    return hands
+def _pack_cost(pack: Iterable[int], costs: list[float]) -> float:
+    return math.fsum(costs[i] for i in pack)
 
 def repeated(packs: list[list[int]], ranks: int, per_rank: int) -> int:
     "Packs that `deal` takes a second time to fill the last step."
     return -len(packs) % (ranks * per_rank)
+
+# %% ../../nbs/model/04_planning.ipynb #f3524ca8
+def _steps(work: list[float], each: int, window: int, generator: torch.Generator) -> list[list[int]]:
+    "Numbers of Packs, `each` a step: alike in cost inside a step, the steps of a window shuffled."
+    n_packs = len(work)
+    full = n_packs // each
+    steps = []
+    for k in range(0, full, window):
+        n = min(window, full - k)
+        alike = sorted(range(k * each, (k + n) * each), key=lambda p: -work[p])
+        steps += [alike[s * each:(s + 1) * each] for s in torch.randperm(n, generator=generator).tolist()]
+    if full * each < n_packs: steps.append([p % n_packs for p in range(full * each, (full + 1) * each)])
+    return steps
+
+def _check_deal(packs: list[list[int]], costs: list[float], ranks: int, per_rank: int, window: int) -> None:
+    "Raises `MocaError` for numbers below 1, and for costs that are not one a Document."
+    if min(ranks, per_rank, window) < 1:
+        raise MocaError(f"ranks, per_rank and window are {ranks}, {per_rank} and {window}: give 1 or more")
+    last = max(chain.from_iterable(packs), default=-1)
+    if last >= len(costs):
+        raise MocaError(f"Document {last} has no cost: {len(costs)} were given; "
+                        "give one a Document, not one a Pack")
 
 # %% ../../nbs/model/04_planning.ipynb #bf0dc65e
 def balance(steps: list[list[list[list[int]]]], # from `deal`
             costs: list[float] # of each Document
             ) -> float: # in (0, 1]; 1: nobody waits
     "Mean over steps of the ranks' mean cost over the largest."
-    loads = [[math.fsum(costs[i] for p in rank for i in p) for rank in step] for step in steps]
-    return math.fsum(sum(x) / len(x) / max(x) for x in loads) / len(loads) if loads else 1.0
+    shares = []
+    for step in steps:
+        loads = rank_loads(step, costs)
+        shares.append(sum(loads) / len(loads) / max(loads))
+    return math.fsum(shares) / len(shares) if shares else 1.0
+
+def rank_loads(step: list[list[list[int]]], costs: list[float]) -> list[float]: # [ranks]
+    "What each rank of a step has to do."
+    return [_pack_cost(chain.from_iterable(rank), costs) for rank in step]
 
 # %% ../../nbs/model/04_planning.ipynb #4f545b34
 EDGES = sorted({32 * int(1.3**i) for i in range(40)}) # 32, 64, 96, 128, 192, 256, 320, 416, ...
 
-def bin_costs(text: list[int], image: list[int], images: list[int], # text tokens, image tokens and images of each sample
+def bin_costs(text: list[int], # text tokens of each sample
+              image: list[int], # its image tokens
+              images: list[int], # its images
               max_length: int = 1280) -> list[int]:
     "What the authors' code takes a sample for: `min(text + 4 * image + 2 * images, max_length)`."
     return [min(t + 4 * i + 2 * n, max_length) for t, i, n in zip(text, image, images, strict=True)]
 
+# %% ../../nbs/model/04_planning.ipynb #e054d289
 def bins(costs: list[int], # of each sample, from `bin_costs`
          budget: int = 12800, # cost of a micro-batch
          ranks: int = 1, # processes; consecutive micro-batches are those of one step
-         seed: int = 0, epoch: int = 0,
+         seed: int = 0, epoch: int = 0, # the order is a function of both
          drop_last: bool = True # as the authors' code; False: the rest of a bin makes smaller micro-batches
          ) -> list[list[int]]:
-    """Micro-batches of the authors' code (its Dataset): samples of one cost bin, shuffled inside it, and the groups of `ranks`
-    micro-batches shuffled."""
+    """Micro-batches of the authors' code (its Dataset): samples of one cost bin, shuffled inside it, and the groups
+    of `ranks` micro-batches shuffled."""
     if min(budget, ranks) < 1: raise MocaError(f"budget and ranks are {budget} and {ranks}: give 1 or more")
-    members, rng, groups = defaultdict(list), keyed(seed, epoch, "bins"), []
-    for i, c in enumerate(costs): members[EDGES[bisect_left(EDGES, c)]].append(i)
-    for edge in sorted(members):
-        found, size = members[edge], max(1, budget // edge)
-        order = [found[k] for k in torch.randperm(len(found), generator=rng).tolist()]
-        whole = len(order) // (size * ranks) * size * ranks if drop_last else len(order)
-        micro = [order[k:k + size] for k in range(0, whole, size)]
+    rng, groups = epoch_generator(seed, epoch, "bins"), []
+    for edge, members in sorted(_by_edge(costs).items()):
+        size = max(1, budget // edge)
+        order = [members[k] for k in torch.randperm(len(members), generator=rng).tolist()]
+        if drop_last: order = order[:len(order) // (size * ranks) * size * ranks]
+        micro = [order[k:k + size] for k in range(0, len(order), size)]
         groups += [micro[k:k + ranks] for k in range(0, len(micro), ranks)]
-    return [b for g in torch.randperm(len(groups), generator=rng).tolist() for b in groups[g]]
+    shuffled = [groups[g] for g in torch.randperm(len(groups), generator=rng).tolist()]
+    return list(chain.from_iterable(shuffled))
+
+# %% ../../nbs/model/04_planning.ipynb #3cf724de
+def _by_edge(costs: list[int]) -> dict[int, list[int]]:
+    "The samples of each bin."
+    members = defaultdict(list)
+    for i, c in enumerate(costs): members[EDGES[bisect_left(EDGES, c)]].append(i)
+    return members

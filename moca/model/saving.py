@@ -16,81 +16,110 @@ from ..data.documents import BadInput
 from .trust import read_json
 
 # %% auto #0
-__all__ = ['SETTINGS', 'POOLINGS', 'RULES', 'TEMPLATE', 'PROCESSORS', 'read_settings', 'their_settings', 'optional', 'ends_texts',
-           'saved_pooling', 'ending_tokenizer', 'why_not_theirs', 'sentence_transformers_files', 'OpenWithMocaEmbedder',
-           'refusal_files', 'set_prompts', 'model_card', 'write_json', 'settings_of', 'write_settings', 'share_modes']
+__all__ = ['SETTINGS', 'POOLINGS', 'RULES', 'TEMPLATE', 'PROCESSORS', 'read_settings', 'ends_texts', 'saved_pooling',
+           'st_settings', 'ending_tokenizer', 'why_not_st', 'sentence_transformers_files', 'OpenWithMocaEmbedder',
+           'refusal_files', 'set_prompts', 'model_card', 'write_settings', 'share_modes']
 
 # %% ../../nbs/model/10_saving.ipynb #f07692d6
 SETTINGS = "moca.json" # beside config.json: what moca needs to use the model as it was trained
 
 POOLINGS = ("mean", "last")
+
+def _is_bool(v) -> bool: return isinstance(v, bool)
+def _is_text(v) -> bool: return isinstance(v, str)
+
+# %% ../../nbs/model/10_saving.ipynb #db7ce213
+def _is_length(v) -> bool: return type(v) is int and 8 <= v <= 2**24
+
 RULES = { # entry -> is this value one?, and what belongs there
-    "bidirectional": (lambda v: isinstance(v, bool), "true or false"),
+    "bidirectional": (_is_bool, "true or false"),
     "pooling": (lambda v: v in POOLINGS, f"one of {', '.join(POOLINGS)}"),
-    "prompts": (lambda v: isinstance(v, dict) and all(isinstance(o, str) for o in v.values()), "names and texts"),
-    "max_length": (lambda v: type(v) is int and 8 <= v <= 2**24, "a number of tokens, 8 or more"),
-    "end_token": (lambda v: isinstance(v, bool), "true or false"),
-    "projection": (lambda v: isinstance(v, bool), "true or false"),
-    "multi_vector": (lambda v: isinstance(v, bool), "true or false"),
-    "head": (lambda v: isinstance(v, bool), "true or false"),
+    "prompts": (lambda v: isinstance(v, dict) and all(map(_is_text, v.values())), "names and texts"),
+    "max_length": (_is_length, "a number of tokens, 8 or more"),
+    "end_token": (_is_bool, "true or false"),
+    "projection": (_is_bool, "true or false"),
+    "multi_vector": (_is_bool, "true or false"),
+    "head": (_is_bool, "true or false"),
     "base": (lambda v: v is None or isinstance(v, str), "the name of a model"),
-    "history": (lambda v: isinstance(v, list) and all(isinstance(o, str) for o in v), "a list of sentences"),
+    "history": (lambda v: isinstance(v, list) and all(map(_is_text, v)), "a list of sentences"),
 }
 
+# %% ../../nbs/model/10_saving.ipynb #e3ef4a35
 def read_settings(path: str | Path) -> dict:
     """What a saved directory says of its use: from `moca.json`, else from sentence-transformers' files, else nothing.
     Raises `BadInput` naming the file and the entry."""
     file = Path(path)/SETTINGS
-    if not file.exists(): return their_settings(Path(path))
+    if not file.exists(): return st_settings(Path(path))
     saved = read_json(file)
     if not isinstance(saved, dict): raise BadInput(f"{file} holds a {type(saved).__name__}, not an object")
     for key, (fits, what) in RULES.items():
         if key in saved and not fits(saved[key]):
-            raise BadInput(f"{file}: {key} is {str(saved[key])[:80]!r}, and {what} belongs there: the file was damaged or changed by hand")
+            raise BadInput(f"{file}: {key} is {str(saved[key])[:80]!r}, and {what} belongs there: "
+                           "the file was damaged or changed by hand")
     return saved
 
-# %% ../../nbs/model/10_saving.ipynb #0c9d0074
-def their_settings(path: Path) -> dict:
-    """The same from sentence-transformers' files; empty where there are none. Warns of a chat template that is not moca's.
-    Raises `BadInput` naming the file."""
-    modules = path/"modules.json"
-    if not modules.exists(): return {}
-    config, pooling = read_json(path/"config.json"), saved_pooling(path)
-    inner = next((config[k] for k in ("text_config", "llm_config") if isinstance(config.get(k), dict)), config)
-    out = dict(bidirectional=inner.get("is_causal") is False, end_token=ends_texts(path), multi_vector=False)
-    if pooling is not None: out["pooling"] = pooling
-    length = optional(path/"sentence_bert_config.json").get("max_seq_length")
-    length = length or optional(path/"tokenizer_config.json").get("model_max_length")
-    if RULES["max_length"][0](length): out["max_length"] = length
-    prompts = optional(path/"config_sentence_transformers.json").get("prompts")
-    if RULES["prompts"][0](prompts): out["prompts"] = {k: v for k, v in prompts.items() if v}
-    template = path/"chat_template.jinja"
-    if template.exists() and template.read_text("utf-8", errors="replace") != TEMPLATE:
-        warnings.warn(f"{path}: its chat template is not moca's, which lays texts and images end to end: "
-                      "sentence-transformers gives other vectors", stacklevel=3)
-    return out
-
-def optional(file: Path) -> dict:
+# %% ../../nbs/model/10_saving.ipynb #7bae2ad6
+def _optional_json(file: Path) -> dict:
     "What a JSON file says, nothing if it is not there. Raises `BadInput` where it is damaged."
     found = read_json(file) if file.exists() else {}
     return found if isinstance(found, dict) else {}
 
+# %% ../../nbs/model/10_saving.ipynb #af4852df
 def ends_texts(path: Path) -> bool:
     "Does the tokenizer of a directory end each text with a token?"
-    step = optional(path/"tokenizer.json").get("post_processor") or {}
-    steps = step.get("processors", [step]) if isinstance(step, dict) else []
-    single = [one.get("single") for one in steps if isinstance(one, dict)]
-    return any(isinstance(s, list) and s and isinstance(s[-1], dict) and "SpecialToken" in s[-1] for s in single)
+    processor = _optional_json(path/"tokenizer.json").get("post_processor") or {}
+    steps = processor.get("processors", [processor]) if isinstance(processor, dict) else []
+    templates = [step.get("single") for step in steps if isinstance(step, dict)]
+    return any(_ends_with_special(template) for template in templates)
 
+def _ends_with_special(template) -> bool:
+    "Is the last element of a tokenizer's template a special token?"
+    if not isinstance(template, list) or not template: return False
+    return isinstance(template[-1], dict) and "SpecialToken" in template[-1]
+
+# %% ../../nbs/model/10_saving.ipynb #7e2c73ee
 def saved_pooling(path: str | Path) -> str | None:
-    "The pooling that sentence-transformers' file names; None if there is none. Raises `BadInput` for one that moca does not have."
+    """The pooling that sentence-transformers' file names; None if there is none. Raises `BadInput` for one that
+    moca does not have."""
     file = Path(path)/"1_Pooling"/"config.json"
     if not file.exists(): return None
-    saved = optional(file)
+    saved = _optional_json(file)
     pooling = saved.get("pooling_mode") or ("last" if saved.get("pooling_mode_lasttoken") else "mean")
-    pooling = {"lasttoken": "last"}.get(pooling, pooling) if isinstance(pooling, str) else str(pooling)
-    if pooling not in POOLINGS: raise BadInput(f"{file}: pooling {pooling[:40]!r} is none of moca's: {', '.join(POOLINGS)}")
+    pooling = "last" if pooling == "lasttoken" else str(pooling)
+    if pooling not in POOLINGS:
+        raise BadInput(f"{file}: pooling {pooling[:40]!r} is none of moca's: {', '.join(POOLINGS)}")
     return pooling
+
+# %% ../../nbs/model/10_saving.ipynb #0c9d0074
+def st_settings(path: Path) -> dict:
+    """Settings from sentence-transformers' files; empty where there are none. Warns of a chat template that is not
+    moca's. Raises `BadInput` naming the file."""
+    if not (path/"modules.json").exists(): return {}
+    found = dict(bidirectional=_is_open(read_json(path/"config.json")))
+    pooling = saved_pooling(path)
+    found |= dict(end_token=ends_texts(path), multi_vector=False)
+    if pooling is not None: found["pooling"] = pooling
+    length = (_optional_json(path/"sentence_bert_config.json").get("max_seq_length")
+              or _optional_json(path/"tokenizer_config.json").get("model_max_length"))
+    if _is_length(length): found["max_length"] = length
+    prompts = _optional_json(path/"config_sentence_transformers.json").get("prompts")
+    fits, _ = RULES["prompts"]
+    if fits(prompts): found["prompts"] = {name: text for name, text in prompts.items() if text}
+    _warn_of_template(path/"chat_template.jinja")
+    return found
+
+# %% ../../nbs/model/10_saving.ipynb #c248b7a0
+def _is_open(config: dict) -> bool:
+    "Does a config say that its language model is not causal?"
+    for key in ("text_config", "llm_config"):
+        if isinstance(config.get(key), dict): return config[key].get("is_causal") is False
+    return config.get("is_causal") is False
+
+def _warn_of_template(file: Path) -> None:
+    "Warn of a chat template that is not moca's."
+    if file.exists() and file.read_text("utf-8", errors="replace") != TEMPLATE:
+        warnings.warn(f"{file.parent}: its chat template is not moca's, which lays texts and images end to end: "
+                      "sentence-transformers gives other vectors", stacklevel=4)
 
 # %% ../../nbs/model/10_saving.ipynb #281e6b9b
 TEMPLATE = (
@@ -111,47 +140,66 @@ TEMPLATE = (
     "{%- endif -%}{%- endfor -%}{%- endfor -%}"
     "{{- ns.prompt.rstrip() -}}") # a prompt, texts and images
 
+# %% ../../nbs/model/10_saving.ipynb #f6276829
 def ending_tokenizer(encoder):
     "A copy of the tokenizer that begins and ends each text as the Encoder does."
     tokenizer = copy.deepcopy(encoder.tokenizer)
-    start, tail = (tokenizer.convert_ids_to_tokens(list(ids)) for ids in (encoder.family.start, encoder.tail))
-    plain = tokenizer("a")["input_ids"] == tokenizer("a", add_special_tokens=False)["input_ids"]
-    if plain and not start and not tail: return tokenizer
+    start = tokenizer.convert_ids_to_tokens(list(encoder.family.start))
+    tail = tokenizer.convert_ids_to_tokens(list(encoder.tail))
+    adds_nothing = tokenizer("a")["input_ids"] == tokenizer("a", add_special_tokens=False)["input_ids"]
+    if adds_nothing and not start and not tail: return tokenizer
     special = [(token, tokenizer.convert_tokens_to_ids(token)) for token in {*start, *tail}]
-    first, second = (" ".join([*start, part, *tail]) for part in ("$A", "$B"))
+    first = " ".join([*start, "$A", *tail])
+    second = " ".join([*start, "$B", *tail])
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=first, pair=f"{first} {second}",
                                                                     special_tokens=special)
     return tokenizer
 
-# %% ../../nbs/model/10_saving.ipynb #55a4318f
+# %% ../../nbs/model/10_saving.ipynb #1177ee66
 PROCESSORS = { # family -> the processor that sentence-transformers reads its images with; the same files serve them all
-    "qwen2_vl": "Qwen2VLProcessor", "qwen2_5_vl": "Qwen2_5_VLProcessor", "qwen3_vl": "Qwen3VLProcessor", "qwen3_5": "Qwen3VLProcessor"}
+    "qwen2_vl": "Qwen2VLProcessor", "qwen2_5_vl": "Qwen2_5_VLProcessor", "qwen3_vl": "Qwen3VLProcessor",
+    "qwen3_5": "Qwen3VLProcessor"}
 
-def why_not_theirs(backbone, multi_vector: bool = False) -> str | None:
+def why_not_st(backbone, multi_vector: bool = False) -> str | None:
     "Why sentence-transformers cannot give a model's vectors; None if it can."
     if multi_vector or backbone.projection is not None: return "gives a vector a token, through a projection of its own"
     family = backbone.encoder.family.name
     return None if family in PROCESSORS else f"is of the family {family}, whose images moca lays out itself"
 
+# %% ../../nbs/model/10_saving.ipynb #55a4318f
 def sentence_transformers_files(backbone, pooling: str) -> dict[str, dict | list]:
     "The JSON files that make a model directory loadable with `SentenceTransformer(path)`, stock modules only."
-    kind = "sentence_transformers.sentence_transformer.modules"
+    prefix = "sentence_transformers.sentence_transformer.modules"
     modules = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
+    return {
+        "modules.json": [dict(idx=i, name=str(i), path=folder, type=f"{prefix}.{kind}")
+                         for i, (folder, kind) in enumerate(modules)],
+        "sentence_bert_config.json": _st_transformer(backbone.encoder),
+        "config_sentence_transformers.json": dict(similarity_fn_name="cosine", prompts=backbone.prompts),
+        "processor_config.json": _st_processor(backbone.encoder),
+        "1_Pooling/config.json": dict(embedding_dimension=backbone.hidden_size, include_prompt=True,
+                                      pooling_mode="lasttoken" if pooling == "last" else pooling),
+        "2_Normalize/config.json": {}}
+
+# %% ../../nbs/model/10_saving.ipynb #fd2843bc
+def _st_transformer(encoder) -> dict:
+    "How sentence-transformers calls the model: texts, images and messages alike."
     how = dict(method="forward", method_output_name="last_hidden_state")
-    encoder, image = backbone.encoder, backbone.encoder.image_processor
-    same = {k: getattr(image, k) for k in ("image_mean", "image_std", "merge_size", "patch_size", "temporal_patch_size")}
-    images = dict(same, image_processor_type=type(image).__name__, size=dict(image.size), resample=int(image.resample))
-    return {"modules.json": [dict(idx=i, name=str(i), path=p, type=f"{kind}.{t}") for i, (p, t) in enumerate(modules)],
-            "sentence_bert_config.json": dict(
-                max_seq_length=encoder.max_length, transformer_task="feature-extraction", module_output_name="token_embeddings",
+    modalities = dict(text=how, image=how, message=how | dict(format="structured"))
+    return dict(max_seq_length=encoder.max_length, transformer_task="feature-extraction",
+                module_output_name="token_embeddings",
                 processor_kwargs=dict(use_fast=False), # PIL makes the pixels, as here; torchvision would round some otherwise
-                modality_config=dict(text=how, image=how, message=how | dict(format="structured"))),
-            "config_sentence_transformers.json": dict(similarity_fn_name="cosine", prompts=backbone.prompts),
-            "processor_config.json": dict(processor_class=PROCESSORS[encoder.family.name], image_processor=images,
-                                          video_processor=dict(same, video_processor_type="Qwen2VLVideoProcessor")),
-            "1_Pooling/config.json": dict(embedding_dimension=backbone.hidden_size, include_prompt=True,
-                                          pooling_mode={"last": "lasttoken"}.get(pooling, pooling)),
-            "2_Normalize/config.json": {}}
+                modality_config=modalities)
+
+def _st_processor(encoder) -> dict:
+    "The processor for texts and images, with the image processor's settings."
+    processor = encoder.image_processor
+    names = ("image_mean", "image_std", "merge_size", "patch_size", "temporal_patch_size")
+    shared = {name: getattr(processor, name) for name in names}
+    image = dict(shared, image_processor_type=type(processor).__name__, size=dict(processor.size),
+                 resample=int(processor.resample))
+    return dict(processor_class=PROCESSORS[encoder.family.name], image_processor=image,
+                video_processor=dict(shared, video_processor_type="Qwen2VLVideoProcessor"))
 
 # %% ../../nbs/model/10_saving.ipynb #9d2f4ed1
 class OpenWithMocaEmbedder(torch.nn.Module):
@@ -159,11 +207,13 @@ class OpenWithMocaEmbedder(torch.nn.Module):
     @classmethod
     def load(cls, path: str, **kwargs):
         "Raises `BadInput`, always."
-        raise BadInput(f"{path} is a model for moca.Embedder: write Embedder.from_pretrained({str(path)!r}), from moca.embedder")
+        raise BadInput(f"{path} is a model for moca.Embedder: write Embedder.from_pretrained({str(path)!r}), "
+                       "from moca.embedder")
 
 def refusal_files(why: str) -> dict[str, dict | list]:
     "The files that make `SentenceTransformer(path)` fail with one sentence."
-    return {"modules.json": [dict(idx=0, name="0", path="", type=f"moca.model.saving.{OpenWithMocaEmbedder.__name__}")],
+    refusal = f"moca.model.saving.{OpenWithMocaEmbedder.__name__}"
+    return {"modules.json": [dict(idx=0, name="0", path="", type=refusal)],
             "config_sentence_transformers.json": dict(note=f"The model {why}: open it with moca.Embedder.")}
 
 # %% ../../nbs/model/10_saving.ipynb #984da2fc
@@ -174,49 +224,75 @@ def set_prompts(backbone, prompts: dict[str, str]) -> None:
     if wrong: raise BadInput(f"prompt {wrong[0]!r} is no text: give names and texts")
     backbone.prompts = dict(prompts)
 
+# %% ../../nbs/model/10_saving.ipynb #53fa1f08
+_IN_MOCA = '''```python
+from moca.embedder import Embedder
+model = Embedder.from_pretrained("PATH")
+vectors = model.encode(["a text", image, [image, "a caption"]])
+```'''
+_IN_ST = '''```python
+from sentence_transformers import SentenceTransformer
+model = SentenceTransformer("PATH")
+vectors = model.encode(["a text", image, {"image": image, "text": "a caption"}])
+```'''
+
 def model_card(backbone, pooling: str, multi_vector: bool = False) -> str:
     "README.md of a saved model: what it is, how to use it, what it was made of."
-    served = why_not_theirs(backbone, multi_vector) is None
-    tags = ["moca", "multimodal", "feature-extraction", *(["sentence-transformers", "sentence-similarity"] if served else [])]
-    head = [f"library_name: {'sentence-transformers' if served else 'transformers'}", "pipeline_tag: feature-extraction",
-            *([f"base_model: {backbone.base}"] if backbone.base else []), "tags:", *(f"- {tag}" for tag in tags)]
-    e, kind = backbone.encoder, "a vector a token" if multi_vector else f"one vector of {backbone.hidden_size} numbers, {pooling} pooling"
-    facts = [f"* family {e.family.name}, {sum(p.numel() for p in backbone.model.parameters()) / 1e6:,.0f} million parameters",
-             f"* {'bidirectional' if backbone.bidirectional else 'causal'} attention; {kind}",
-             f"* up to {e.max_length:,} tokens, {'with' if e.tail else 'without'} an end token",
-             *(f"* prompt `{name}`: {text!r}" for name, text in backbone.prompts.items())]
-    use = ["from moca.embedder import Embedder", 'model = Embedder.from_pretrained("PATH")',
-           'vectors = model.encode(["a text", image, [image, "a caption"]])']
-    theirs = ["from sentence_transformers import SentenceTransformer", 'model = SentenceTransformer("PATH")',
-              'vectors = model.encode(["a text", image, {"image": image, "text": "a caption"}])']
-    blocks = ["\n".join(["```python", *lines, "```"]) for lines in ([use, theirs] if served else [use])]
-    made = ["## How it was made", "\n".join(f"* {line}" for line in backbone.history)] if backbone.history else []
-    about = "Texts, images and both become unit vectors; a dot product is a similarity."
-    return "\n\n".join(["---\n" + "\n".join(head) + "\n---", "# A multimodal embedding model", about, "\n".join(facts), *blocks,
-                        *made, f"Written by moca {moca.__version__}."]) + "\n"
+    served = why_not_st(backbone, multi_vector) is None
+    blocks = [_card_head(backbone, served), "# A multimodal embedding model",
+              "Texts, images and both become unit vectors; a dot product is a similarity.",
+              _card_facts(backbone, pooling, multi_vector), _IN_MOCA]
+    if served: blocks.append(_IN_ST)
+    if backbone.history: blocks += ["## How it was made", "\n".join(f"* {line}" for line in backbone.history)]
+    return "\n\n".join([*blocks, f"Written by moca {moca.__version__}."]) + "\n"
 
-# %% ../../nbs/model/10_saving.ipynb #1c87c359
-def write_json(file: Path, value) -> None:
+# %% ../../nbs/model/10_saving.ipynb #0a733d77
+def _card_head(backbone, served: bool) -> str: # served: does sentence-transformers give its vectors?
+    "What the hub reads of a card."
+    lines = ["---", f"library_name: {'sentence-transformers' if served else 'transformers'}",
+             "pipeline_tag: feature-extraction"]
+    if backbone.base: lines.append(f"base_model: {backbone.base}")
+    tags = ["moca", "multimodal", "feature-extraction"]
+    if served: tags += ["sentence-transformers", "sentence-similarity"]
+    return "\n".join([*lines, "tags:", *(f"- {tag}" for tag in tags), "---"])
+
+def _card_facts(backbone, pooling: str, multi_vector: bool) -> str:
+    "Size, attention, length and prompts, a line each."
+    encoder, millions = backbone.encoder, sum(p.numel() for p in backbone.model.parameters()) / 1e6
+    attention = "bidirectional" if backbone.bidirectional else "causal"
+    output = "a vector a token" if multi_vector else f"one vector of {backbone.hidden_size} numbers, {pooling} pooling"
+    lines = [f"* family {encoder.family.name}, {millions:,.0f} million parameters",
+             f"* {attention} attention; {output}",
+             f"* up to {encoder.max_length:,} tokens, {'with' if encoder.tail else 'without'} an end token"]
+    return "\n".join(lines + [f"* prompt `{name}`: {text!r}" for name, text in backbone.prompts.items()])
+
+# %% ../../nbs/model/10_saving.ipynb #6d67279a
+def _settings_of(backbone, pooling: str, multi_vector: bool) -> dict:
+    "What `moca.json` says of a Backbone."
+    encoder = backbone.encoder
+    size = encoder.image_processor.size
+    return dict(bidirectional=backbone.bidirectional, pooling=pooling, multi_vector=multi_vector, prompts=backbone.prompts,
+                max_length=encoder.max_length, end_token=bool(encoder.tail), image_size=dict(size) if size else None,
+                mask_token=encoder.tokenizer.mask_token, added_mask_token=encoder.added_mask,
+                projection=backbone.projection is not None, head=backbone.head, kernel=backbone.kernel,
+                base=backbone.base, history=backbone.history)
+
+def _write_json(file: Path, value) -> None:
     "Write a JSON file, making its folder."
     file.parent.mkdir(exist_ok=True)
     file.write_text(json.dumps(value, indent=1) + "\n", "utf-8")
 
-def settings_of(backbone, pooling: str, multi_vector: bool) -> dict:
-    "What `moca.json` says of a Backbone."
-    e = backbone.encoder
-    return dict(bidirectional=backbone.bidirectional, pooling=pooling, multi_vector=multi_vector, prompts=backbone.prompts,
-                max_length=e.max_length, end_token=bool(e.tail),
-                image_size=dict(e.image_processor.size) if e.image_processor.size else None,
-                mask_token=e.tokenizer.mask_token, added_mask_token=e.added_mask, projection=backbone.projection is not None,
-                head=backbone.head, kernel=backbone.kernel, base=backbone.base, history=backbone.history)
-
-def write_settings(backbone, path: str | Path, pooling: str, multi_vector: bool = False) -> None:
-    """Write into a saved model's directory what it says of its use: `moca.json`, sentence-transformers' files or a refusal,
-    the tokenizer that goes with them, the projection, a card; and let the umask decide who may read the weights."""
-    path, why = Path(path), why_not_theirs(backbone, multi_vector)
-    write_json(path/SETTINGS, settings_of(backbone, pooling, multi_vector))
-    for name, value in (refusal_files(why) if why else sentence_transformers_files(backbone, pooling)).items():
-        write_json(path/name, value)
+# %% ../../nbs/model/10_saving.ipynb #1c87c359
+def write_settings(backbone, path: str | Path,
+                   pooling: str, # "mean" or "last"
+                   multi_vector: bool = False) -> None:
+    """Write into a saved model's directory what it says of its use: `moca.json`, sentence-transformers' files or a
+    refusal, the tokenizer that goes with them, the projection, a card; and let the umask decide who may read the
+    weights."""
+    path, why = Path(path), why_not_st(backbone, multi_vector)
+    _write_json(path/SETTINGS, _settings_of(backbone, pooling, multi_vector))
+    files = refusal_files(why) if why else sentence_transformers_files(backbone, pooling)
+    for name, value in files.items(): _write_json(path/name, value)
     if why is None:
         ending_tokenizer(backbone.encoder).save_pretrained(path)
         (path/"chat_template.jinja").write_text(TEMPLATE, "utf-8")
