@@ -12,23 +12,23 @@ from dataclasses import dataclass
 from functools import cache, partial
 import psutil
 import torch
-from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 from ..data.documents import BadInput
-from .kernels import reach
+from .families import small_image
+from .kernels import window_bounds
 from .packing import Pack
 
 # %% auto #0
-__all__ = ['pairs', 'vision_pairs', 'linear_weights', 'small_picture', 'vision_work', 'Work', 'useful_flops', 'matmul_peak',
-           'ceiling', 'out_of_memory', 'free_memory', 'saved_bytes', 'block_elements', 'Memory', 'vision_blocks',
+__all__ = ['pairs', 'vision_pairs', 'linear_weights', 'vision_work', 'FlopCounter', 'useful_flops', 'matmul_peak', 'ceiling',
+           'out_of_memory', 'free_memory', 'saved_bytes', 'block_elements', 'Memory', 'vision_blocks',
            'estimate_memory', 'keep_products', 'checkpoint_activations', 'device_memory', 'peak_memory',
            'choose_checkpointing']
 
 # %% ../../nbs/model/09_cost.ipynb #3e7d0a08
 def pairs(n: int, causal: bool = False, window: int | None = None) -> int:
     "How many pairs (i, j) of a Document's n tokens look at each other."
-    left, right = (n - 1 if r < 0 else min(r, n - 1) for r in reach(causal, window))
+    left, right = (n - 1 if r < 0 else min(r, n - 1) for r in window_bounds(causal, window))
     return n * (left + 1 + right) - (left * (left + 1) + right * (right + 1)) // 2
 
 def vision_pairs(config, grid: list[int], windowed: bool) -> int:
@@ -44,11 +44,6 @@ def linear_weights(module: nn.Module, every: int = 2) -> float:
     "FLOPs a row of all linear layers of a module, forward and backward: 2 a weight, `every` times, once more where it is trained."
     return sum(2.0 * m.weight.numel() * (every + m.weight.requires_grad) for m in module.modules() if isinstance(m, nn.Linear))
 
-def small_picture(family) -> tuple[Tensor, Tensor, Tensor]:
-    "Rows, grid and size of a small grey picture, as a family's tower takes them."
-    image = Image.new("RGB", (56, 56), "grey")
-    return family.rows([image]), torch.tensor([family.picture(*image.size).grid]), torch.tensor([image.size[::-1]])
-
 def vision_work(backbone) -> float:
     "FLOPs a patch of the vision tower and of what connects it, without attention: counted on a small picture."
     found, trained = [0.0], any(p.requires_grad for p in backbone.vision.parameters())
@@ -58,7 +53,7 @@ def vision_work(backbone) -> float:
         found[0] += 2.0 * rows * module.weight.numel() * times
     modules = [m for m in backbone.model.modules() if isinstance(m, (nn.Linear, nn.Conv2d, nn.Conv3d))]
     hooks = [m.register_forward_hook(count) for m in modules]
-    rows, *where = (x.to(backbone.device) for x in small_picture(backbone.encoder.family))
+    rows, *where = (x.to(backbone.device) for x in small_image(backbone.encoder.family))
     try:
         with torch.no_grad(): backbone.encoder.family.features(backbone.model, rows.to(next(backbone.vision.parameters()).dtype), *where)
     finally:
@@ -66,7 +61,7 @@ def vision_work(backbone) -> float:
     return found[0] / len(rows)
 
 # %% ../../nbs/model/09_cost.ipynb #3e7d0a13
-class Work:
+class FlopCounter:
     "Useful FLOPs of training steps of a Backbone; made after layers are frozen or adapted, before the model is sharded."
     def __init__(self, backbone):
         text, vision = backbone.text.config, backbone.vision.config
@@ -100,7 +95,7 @@ class Work:
 def useful_flops(backbone, packs: list[Pack], rows: int = 0 # positions whose vocabulary scores are needed
                  ) -> float:
     "Useful FLOPs of forward and backward of some Packs, with a vocabulary head on `rows` of their positions."
-    work = Work(backbone)
+    work = FlopCounter(backbone)
     return sum(work(p) for p in packs) + linear_weights(backbone.model.lm_head) * rows
 
 # %% ../../nbs/model/09_cost.ipynb #3e7d0a19

@@ -25,7 +25,8 @@ from ..data.documents import BadInput
 # %% auto #0
 __all__ = ['FILES', 'FAMILIES', 'TINY', 'model_path', 'fetch_model', 'base_path', 'Picture', 'largest_grid', 'mrope_positions',
            'Family', 'Qwen2VL', 'Qwen25VL', 'Qwen3VL', 'Qwen35', 'Tiles', 'PaliGemma', 'Gemma3', 'InternVL', 'Idefics3',
-           'SmolVLM', 'LlavaOnevision', 'family_named', 'family_of', 'families_here', 'tiny_tokenizer', 'tiny_model']
+           'SmolVLM', 'LlavaOnevision', 'family_named', 'family_of', 'families_here', 'tiny_tokenizer', 'tiny_model',
+           'small_image']
 
 # %% ../../nbs/model/01_families.ipynb #9fdab7ba
 def model_path(path: str | Path | None = None # a model directory, a hub name, or None for the model that moca ships
@@ -550,3 +551,10 @@ def tiny_model(family: str, seed: int = 0, **text) -> tuple[nn.Module, object, o
         for name, p in model.named_parameters(): # zeros hide what a picture does (Gemma 3's projection starts with them)
             if p.ndim > 1 and not p.any(): nn.init.normal_(p, std=.2)
     return model, tokenizer, getattr(transformers, record.processor)(**TINY[family][2])
+
+# %% ../../nbs/model/01_families.ipynb #3fd5c40f
+def small_image(family: Family) -> tuple[Tensor, Tensor, Tensor]:
+    "Rows, grid and size of a small grey image, as a family's tower takes them."
+    image = Image.new("RGB", (56, 56), "grey")
+    grid = family.picture(*image.size).grid
+    return family.rows([image]), torch.tensor([grid]), torch.tensor([image.size[::-1]])

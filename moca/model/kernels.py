@@ -21,12 +21,23 @@ from ..data.documents import BadInput, MocaError
 from ..masking import attention_mask, document_ids
 
 # %% auto #0
-__all__ = ['KERNELS', 'IMPLEMENTATIONS', 'TOWER', 'reach', 'window_mask', 'Groups', 'Borders', 'kernel', 'find_kernel',
-           'pack_mask', 'attention_weights', 'eager', 'sdpa', 'library', 'call_varlen', 'call_flash', 'varlen', 'flex',
-           'flash', 'why_not', 'available', 'choose', 'Record', 'hf_attention', 'tower_attention']
+__all__ = ['ATTENTION', 'KERNELS', 'IMPLEMENTATIONS', 'TOWER', 'layer_kinds', 'window_bounds', 'window_mask', 'Groups',
+           'SequenceLayout', 'kernel', 'find_kernel', 'pack_mask', 'attention_weights', 'eager', 'sdpa', 'library',
+           'call_varlen', 'call_flash', 'varlen', 'flex', 'flash', 'why_not', 'available', 'choose', 'AttentionTrace',
+           'hf_attention', 'tower_attention']
+
+# %% ../../nbs/model/05_kernels.ipynb #a568d850
+ATTENTION = ("full_attention", "sliding_attention") # the layer types that have a mask
+
+def layer_kinds(backbone) -> list[tuple[str, int | None]]:
+    "Kind and window (None: no limit) of each decoder layer, as the text config states them."
+    config = backbone.text.config
+    kinds = getattr(config, "layer_types", None) or ["full_attention"] * len(backbone.text.layers)
+    window = getattr(config, "sliding_window", None)
+    return [(kind, window if kind == "sliding_attention" else None) for kind in kinds]
 
 # %% ../../nbs/model/05_kernels.ipynb #48f86dd4
-def reach(causal: bool, window: int | None) -> tuple[int, int]:
+def window_bounds(causal: bool, window: int | None) -> tuple[int, int]:
     """How many tokens back and ahead a token may look, -1 for no limit: what FlashAttention calls `window_size`.
     Raises `BadInput` for a window below 1."""
     if window is None: return -1, 0 if causal else -1
@@ -35,7 +46,7 @@ def reach(causal: bool, window: int | None) -> tuple[int, int]:
 
 def window_mask(length: int, causal: bool, window: int | None, device=None) -> Tensor: # [T, T] bool
     "May token i look at token j, as far as direction and window go?"
-    left, right = reach(causal, window)
+    left, right = window_bounds(causal, window)
     at = torch.arange(length, device=device)
     back = at[:, None] - at # how far j lies behind i
     return (back <= (left if left >= 0 else length)) & (-back <= (right if right >= 0 else length))
@@ -50,7 +61,7 @@ class Groups:
     sorted: bool = False # they already lie in this order
 
 # %% ../../nbs/model/05_kernels.ipynb #0f992668
-class Borders:
+class SequenceLayout:
     "Where each Document of a Pack starts and ends: `lengths`, `total`, `longest`, `cu_seqlens` [D+1] int32 on `device`."
     def __init__(self, lengths: list[int], # tokens of each Document, in the order of the Pack
                  device="cpu"):
@@ -63,7 +74,7 @@ class Borders:
         self.cu_seqlens = self._cu.to(device, non_blocking=True)
 
     @classmethod
-    def of(cls, cu_seqlens: Tensor) -> Borders: # [D+1] integers, starting at 0
+    def of(cls, cu_seqlens: Tensor) -> SequenceLayout: # [D+1] integers, starting at 0
         "From a Pack's borders, on their device. Reads them back from it: once per Pack, not once per layer."
         cu = cu_seqlens.tolist()
         if not cu or cu[0] != 0: raise BadInput(f"cu_seqlens is {cu[:8]}: it must start at 0, such as [0, 5, 9]")
@@ -87,7 +98,7 @@ class Borders:
         """The mask of `flex`: which blocks of 128 x 128 are empty, full, or in between. On CUDA it is made by a compiled function that
         never forms [T, T]."""
         if (causal, window) not in self._block_masks:
-            limits = torch.tensor([self.total if n < 0 else n for n in reach(causal, window)]).to(self.device, non_blocking=True)
+            limits = torch.tensor([self.total if n < 0 else n for n in window_bounds(causal, window)]).to(self.device, non_blocking=True)
             ids = self.ids
             def sees(batch, head, i, j): return (ids[i] == ids[j]) & (i - j <= limits[0]) & (j - i <= limits[1])
             make = _compiled(create_block_mask) if self.device.type == "cuda" else create_block_mask
@@ -107,8 +118,8 @@ def kernel(f: Callable) -> Callable:
     @wraps(f)
     def run(q: Tensor, # [heads, T, d]
             k: Tensor, v: Tensor, # [kv heads, T, d], heads a multiple of kv heads
-            borders: Borders, causal: bool,
-            window: int | None = None, # sliding window in tokens, as `reach` reads it
+            borders: SequenceLayout, causal: bool,
+            window: int | None = None, # sliding window in tokens, as `window_bounds` reads it
             scale: float | None = None, # of the scores; None: 1 / sqrt(d)
             softcap: float | None = None # scores become softcap * tanh(scores / softcap)
             ) -> Tensor: # [T, heads, d]
@@ -125,12 +136,12 @@ def find_kernel(name: str) -> Callable:
     raise BadInput(f"there is no kernel {name!r}" + (f" (did you mean {near[0]}?)" if near else "") + f": there are {', '.join(KERNELS)}")
 
 # %% ../../nbs/model/05_kernels.ipynb #bb4bed5c
-def pack_mask(borders: Borders, causal: bool, window: int | None = None) -> Tensor: # [T, T] bool
+def pack_mask(borders: SequenceLayout, causal: bool, window: int | None = None) -> Tensor: # [T, T] bool
     "Who may look at whom in a Pack: inside a Document, in the direction, within the window."
     return (attention_mask(borders.cu_seqlens, "causal" if causal else "bidirectional")
             & window_mask(borders.total, causal, window, borders.device))
 
-def attention_weights(q: Tensor, k: Tensor, borders: Borders, causal: bool, window: int | None, scale: float,
+def attention_weights(q: Tensor, k: Tensor, borders: SequenceLayout, causal: bool, window: int | None, scale: float,
                       softcap: float | None) -> Tensor: # [heads, T, T]
     "The attention weights, which no other kernel forms: rows sum to 1."
     scores = q.float() @ _expand(q, k)[0].float().transpose(-1, -2) * scale
@@ -150,7 +161,7 @@ def eager(q, k, v, borders, causal, window, scale, softcap):
 @kernel
 def sdpa(q, k, v, borders, causal, window, scale, softcap):
     "Documents of equal length as one batch of `scaled_dot_product_attention`."
-    groups, left, out = borders.groups, reach(causal, window)[0], []
+    groups, left, out = borders.groups, window_bounds(causal, window)[0], []
     if not groups.sorted: q, k, v = (x.index_select(1, groups.order) for x in (q, k, v))
     k, v = _expand(q, k, v)
     for (n, length), *parts in zip(groups.shapes, *(x.split([n * length for n, length in groups.shapes], 1) for x in (q, k, v))):
@@ -181,12 +192,12 @@ def _pad(x: Tensor, multiple: int) -> Tensor:
     return F.pad(x, (0, -x.shape[-1] % multiple)) if x.shape[-1] % multiple else x
 
 def call_varlen(attend: Callable, # torch's varlen_attn, of any version
-                q: Tensor, k: Tensor, v: Tensor, borders: Borders, causal: bool, window: int | None, scale: float) -> Tensor:
+                q: Tensor, k: Tensor, v: Tensor, borders: SequenceLayout, causal: bool, window: int | None, scale: float) -> Tensor:
     "torch's `varlen_attn`, in the words that its version understands."
     knows, d, cu, n = _parameters(attend), q.shape[-1], borders.cu_seqlens, borders.longest
     if "enable_gqa" not in knows: k, v = _expand(q, k, v)
     q, k, v = (_pad(x.transpose(0, 1), 8) for x in (q, k, v))
-    options = dict(window_size=reach(causal, window)) if "window_size" in knows else dict(is_causal=causal)
+    options = dict(window_size=window_bounds(causal, window)) if "window_size" in knows else dict(is_causal=causal)
     if window is not None and "window_size" not in knows:
         raise MocaError(f"varlen_attn of torch {torch.__version__} knows no sliding window: use sdpa or flex, or torch 2.11 or newer")
     if "enable_gqa" in knows: options["enable_gqa"] = q.shape[1] != k.shape[1]
@@ -195,13 +206,13 @@ def call_varlen(attend: Callable, # torch's varlen_attn, of any version
     return attend(q, k, v, cu, cu, n, n, **options)[..., :d]
 
 def call_flash(attend: Callable, # flash_attn_varlen_func
-               q: Tensor, k: Tensor, v: Tensor, borders: Borders, causal: bool, window: int | None, scale: float,
+               q: Tensor, k: Tensor, v: Tensor, borders: SequenceLayout, causal: bool, window: int | None, scale: float,
                softcap: float | None) -> Tensor:
     "flash-attn's `flash_attn_varlen_func`."
     d, cu, n = q.shape[-1], borders.cu_seqlens, borders.longest
     q, k, v = (_pad(x.transpose(0, 1), 8) for x in (q, k, v))
     options = dict(softcap=softcap) if softcap else {}
-    return attend(q, k, v, cu, cu, n, n, softmax_scale=scale, causal=causal, window_size=reach(causal, window), **options)[..., :d]
+    return attend(q, k, v, cu, cu, n, n, softmax_scale=scale, causal=causal, window_size=window_bounds(causal, window), **options)[..., :d]
 
 @kernel
 def varlen(q, k, v, borders, causal, window, scale, softcap):
@@ -259,8 +270,8 @@ def choose(device, dtype: torch.dtype, # that attention will see: under autocast
     raise MocaError(reasons["eager"])
 
 # %% ../../nbs/model/05_kernels.ipynb #623c5a42
-class Record(list):
-    "A list for `record=`: one dict a layer. With `weights = True` also the attention weights of a Pack of one Document."
+class AttentionTrace(list):
+    "A list for `trace=`: one dict a layer. With `weights = True` also the attention weights of a Pack of one Document."
     weights = False
 
 def hf_attention(name: str) -> Callable:
@@ -268,7 +279,7 @@ def hf_attention(name: str) -> Callable:
     run = find_kernel(name)
     def attention(module, query: Tensor, key: Tensor, value: Tensor, # [1, heads, T, d], [1, kv heads, T, d] twice
                   attention_mask=None, # no mask is used
-                  scaling: float | None = None, dropout: float = 0.0, borders: Borders | None = None, record: list | None = None,
+                  scaling: float | None = None, dropout: float = 0.0, borders: SequenceLayout | None = None, trace: list | None = None,
                   is_causal: bool | None = None, sliding_window: int | None = None, softcap: float | None = None,
                   s_aux: Tensor | None = None, **kwargs) -> tuple[Tensor, None]: # [1, T, heads, d]
         if borders is None: raise MocaError(f"moca_{name} attention runs on Packs: call the Backbone, not the model inside it")
@@ -280,13 +291,13 @@ def hf_attention(name: str) -> Callable:
         causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
         scale, device = query.shape[-1]**-.5 if scaling is None else scaling, query.device.type
         q, k, v = (x[0].to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x[0] for x in (query, key, value))
-        if record is not None:
+        if trace is not None:
             weights = None
-            if getattr(record, "weights", False):
+            if getattr(trace, "weights", False):
                 if len(borders.lengths) != 1:
                     raise MocaError(f"attention weights are recorded for a Pack of one Document, not of {len(borders.lengths)}")
                 weights = attention_weights(q, k, borders, causal, sliding_window, scale, softcap).detach()
-            record.append(dict(layer=getattr(module, "layer_idx", None), kernel=name, causal=causal, window=sliding_window,
+            trace.append(dict(layer=getattr(module, "layer_idx", None), kernel=name, causal=causal, window=sliding_window,
                                weights=weights))
         return run(q, k, v, borders, causal, sliding_window, scale, softcap)[None], None
     return attention
@@ -305,7 +316,7 @@ def tower_attention(module, query: Tensor, key: Tensor, value: Tensor, attention
     if cu_seq_lens_q is None or dropout:
         raise MocaError(f"{TOWER} attention is for vision towers that give the borders of their windows and have no dropout")
     borders = getattr(cu_seq_lens_q, "moca_borders", None)
-    if borders is None: borders = cu_seq_lens_q.moca_borders = Borders.of(cu_seq_lens_q)
+    if borders is None: borders = cu_seq_lens_q.moca_borders = SequenceLayout.of(cu_seq_lens_q)
     device, scale = query.device.type, query.shape[-1]**-.5 if scaling is None else scaling
     q, k, v = (x[0].to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x[0] for x in (query, key, value))
     run = find_kernel("sdpa" if why_not("varlen", q.device, q.dtype) else "varlen")

@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 from ..data.documents import Document, MocaError, document
-from .kernels import Record, window_mask
+from .kernels import ATTENTION, AttentionTrace, layer_kinds, window_mask
 from .packing import Encoded, Encoder, Pack, encode, maskable, pack
 
 # %% auto #0
-__all__ = ['LONG', 'BLOCK', 'ATTENTION', 'PADDINGS', 'probe_documents', 'with_room', 'long_document', 'ProbeError', 'Check',
-           'Layer', 'ProbeReport', 'layer_kinds', 'probe_layers', 'wrong_mask', 'layer_inputs', 'probe_ends',
-           'stock_states', 'probe', 'exchanged', 'prove']
+__all__ = ['LONG', 'BLOCK', 'PADDINGS', 'probe_documents', 'with_room', 'long_document', 'ProbeError', 'Check', 'Layer',
+           'ProbeReport', 'probe_layers', 'wrong_mask', 'layer_inputs', 'probe_ends', 'stock_states', 'probe',
+           'exchanged', 'prove']
 
 # %% ../../nbs/model/06_probe.ipynb #8f67e4c6
 def probe_documents() -> list[Document]:
@@ -116,25 +116,17 @@ class ProbeReport:
                   f"{o.told or (f'window {o.window}' if o.window else '')}").rstrip() for o in self.layers]
         return "\n".join([str(self).splitlines()[0], *rows])
 
-ATTENTION = ("full_attention", "sliding_attention")
-
 # %% ../../nbs/model/06_probe.ipynb #440295eb
-def layer_kinds(backbone) -> list[tuple[str, int | None]]:
-    "Kind and window of each decoder layer, as the text config states them."
-    config = backbone.text.config
-    kinds = getattr(config, "layer_types", None) or ["full_attention"] * len(backbone.text.layers)
-    return [(k, getattr(config, "sliding_window", None) if k == "sliding_attention" else None) for k in kinds]
-
 @torch.no_grad()
 def probe_layers(backbone, one: Pack) -> list[Layer]:
     "Run each decoder layer alone on the inputs it gets for a Pack of one Document."
-    calls, record = [], Record()
+    calls, trace = [], AttentionTrace()
     hooks = [layer.register_forward_pre_hook(lambda m, args, kwargs: calls.append((m, args, kwargs)), with_kwargs=True)
              for layer in backbone.text.layers]
-    try: backbone(one, record=record)
+    try: backbone(one, trace=trace)
     finally:
         for h in hooks: h.remove()
-    told, out, causal = {r["layer"]: r for r in list(record)}, [], not backbone.bidirectional
+    told, out, causal = {r["layer"]: r for r in list(trace)}, [], not backbone.bidirectional
     for i, ((layer, (x, *args), kwargs), (kind, window)) in enumerate(zip(calls, layer_kinds(backbone))):
         ends = lambda x: (y[0] if isinstance(y := layer(x, *args, **kwargs), tuple) else y)[0, [-2, 0]]
         moved = x.clone(); moved[:, -1] += x.std() * torch.linspace(-1, 1, x.shape[-1], device=x.device, dtype=x.dtype)
