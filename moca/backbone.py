@@ -16,8 +16,8 @@ from transformers import PretrainedConfig
 from .data.documents import BadInput, Document
 from .model.cost import checkpoint_activations
 from .model.families import families_here, small_image, tiny_model
-from .model.kernels import (IMPLEMENTATIONS, TOWER, AttentionTrace, SequenceLayout, available, choose, find_kernel,
-                                why_not)
+from .model.kernels import (IMPLEMENTATIONS, TOWER, AttentionTrace, SequenceLayout, available, choose,
+                                find_kernel, why_not)
 from .model.loading import StoredModel, add_lora, as_device, as_dtype, random_model, read_model
 from .model.packing import Encoder, Pack, encode, pack
 from .model.probe import ProbeReport, probe, prove
@@ -33,8 +33,10 @@ __all__ = ['text_model', 'set_causal', 'make_bidirectional', 'make_causal', 'Sto
 
 # %% ../nbs/01_bidirectional_backbone.ipynb #73e7e49f
 def text_model(model: nn.Module) -> nn.Module:
-    "The language model inside a Hugging Face VLM: the module that has the decoder `layers`. Raises `BadInput` if there is none."
-    for path in ("model.language_model", "model.text_model", "language_model.model", "language_model", "model"):
+    """The language model inside a Hugging Face VLM: the module that has the decoder `layers`. Raises
+    `BadInput` if there is none."""
+    paths = ("model.language_model", "model.text_model", "language_model.model", "language_model", "model")
+    for path in paths:
         found = model
         for name in path.split("."): found = getattr(found, name, None)
         if found is not None and hasattr(found, "layers"): return found
@@ -42,8 +44,8 @@ def text_model(model: nn.Module) -> nn.Module:
 
 # %% ../nbs/01_bidirectional_backbone.ipynb #9cc96bd6
 def set_causal(model: nn.Module, causal: bool) -> None:
-    """Make a VLM's language model causal or bidirectional: the text config decides masks, the modules decide kernels; both are set.
-    The vision tower is never causal and stays as it is."""
+    """Make a VLM's language model causal or bidirectional: the text config decides masks, the modules
+    decide kernels; both are set. The vision tower is never causal and stays as it is."""
     model.config.get_text_config().is_causal = causal
     for layer in text_model(model).layers:
         for module in layer.modules():
@@ -104,12 +106,15 @@ class StockVLM(nn.Module):
         return several and self.training and torch.is_grad_enabled()
 
     def __repr__(self) -> str:
-        return (f"{type(self).__name__}({self.encoder.family.name}, {len(self.text.layers)} layers of {self.hidden_size}, "
-                f"{'bidirectional' if self.bidirectional else 'causal'}, {str(self.dtype).removeprefix('torch.')}, {self.device})")
+        size = f"{len(self.text.layers)} layers of {self.hidden_size}"
+        mask = "bidirectional" if self.bidirectional else "causal"
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"{type(self).__name__}({self.encoder.family.name}, {size}, {mask}, {dtype}, {self.device})"
 
 # %% ../nbs/01_bidirectional_backbone.ipynb #a814a79e
 def prepare_model(model: nn.Module, encoder: Encoder) -> None:
-    "Make a stock model read what the Encoder writes, in place: room for the mask token, the family's own changes, the tower's kernel."
+    """Make a stock model read what the Encoder writes, in place: room for the mask token, the family's own
+    changes, the tower's kernel."""
     if encoder.mask_token_id >= model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(encoder.tokenizer), pad_to_multiple_of=64)
     encoder.family.prepare(model)
@@ -117,13 +122,14 @@ def prepare_model(model: nn.Module, encoder: Encoder) -> None:
 
 # %% ../nbs/01_bidirectional_backbone.ipynb #9fc975e0
 def dummy_vision_pass(backbone: StockVLM, x: Tensor) -> Tensor:
-    """Input embeddings of a Pack without images, as they are. Where other processes may be at work in the vision tower at this moment,
-    a small image passes it with weight zero: they wait for this one's part of the gradient, or of the shards."""
+    """Input embeddings of a Pack without images, as they are. Where other processes may be at work in the
+    vision tower at this moment, a small image passes it with weight zero: they wait for this one's part
+    of the gradient, or of the shards."""
     learns = any(p.requires_grad for p in backbone.vision.parameters())
     sharded = any(hasattr(m, "unshard") for m in backbone.vision.modules())
     if not (backbone.shared and (learns or sharded)): return x
-    pixels, grid, size = (o.to(x.device) for o in small_image(backbone.encoder.family))
-    images, deep = image_features(backbone, pixels, grid, size)
+    pixels, grid, size = small_image(backbone.encoder.family)
+    images, deep = image_features(backbone, pixels.to(x.device), grid.to(x.device), size.to(x.device))
     for features in (images, *(deep or ())): x = x + (features * 0).sum().to(x.dtype)
     return x
 
@@ -137,17 +143,18 @@ def image_features(backbone: StockVLM, pixels: Tensor, # [P, patch_dim]
 # %% ../nbs/01_bidirectional_backbone.ipynb #e20bfb5a
 def embed_inputs(backbone: StockVLM, pack: Pack, pixel_values: Tensor | None = None, # None: the Pack's own
                  input_ids: Tensor | None = None) -> tuple[Tensor, dict]:
-    """Input embeddings `[1, T, hidden]`: tokens, and the vision tower's output in the places of image tokens;
-    and what the family's language model wants besides. Raises `BadInput` where places and features are not as many."""
+    """Input embeddings `[1, T, hidden]`: tokens, and the vision tower's output in the places of image
+    tokens; and what the family's language model wants besides. Raises `BadInput` where places and
+    features are not as many."""
     ids = pack.input_ids if input_ids is None else input_ids
     pixels = pack.pixel_values if pixel_values is None else pixel_values
     at = pack.image_tokens
-    x = backbone.model.get_input_embeddings()(ids.index_fill(0, at, 0)) # some families' image token lies outside the table
+    x = backbone.model.get_input_embeddings()(ids.index_fill(0, at, 0)) # an image token may lie outside the table
     if not len(pixels): return dummy_vision_pass(backbone, x)[None], {}
     images, deep = image_features(backbone, pixels, pack.image_grid_thw, pack.image_sizes)
     if len(images) != len(at):
-        raise BadInput(f"{len(images)} image features for {len(at)} image tokens in Pack {', '.join(pack.ids[:3])}: "
-                       "the model's vision config and its image processor disagree")
+        raise BadInput(f"{len(images)} image features for {len(at)} image tokens in Pack "
+                       f"{', '.join(pack.ids[:3])}: the model's vision config and its image processor disagree")
     x = x.index_put((at,), images.to(x.dtype))[None]
     if deep is None: return x, {}
     is_image = torch.zeros_like(ids, dtype=torch.bool).index_fill(0, at, True)
@@ -171,9 +178,11 @@ class SwitchableAttention(StockVLM):
         "Set the language model's attention by its name in transformers; the vision tower keeps its own."
         self.text.config._attn_implementation = name
 
-    def use_kernel(self, name: str, dtype: torch.dtype | None = None # of the activations, where autocast makes it another than the weights'
+    def use_kernel(self, name: str,
+                   dtype: torch.dtype | None = None # of the activations, where autocast makes it another
                    ) -> None:
-        "Run attention through another of moca's kernels. Raises `BadInput` if this machine or this model cannot."
+        """Run attention through another of moca's kernels. Raises `BadInput` if this machine or this model
+        cannot."""
         find_kernel(name)
         if reason := why_not(name, self.device, dtype or self.dtype, self.softcap):
             raise BadInput(f"attention {name!r} cannot run here: {reason}")
@@ -182,12 +191,17 @@ class SwitchableAttention(StockVLM):
 # %% ../nbs/01_bidirectional_backbone.ipynb #f2225546
 class Backbone(SwitchableAttention):
     "A VLM that reads Packs. `.model` is the stock Hugging Face model, `.encoder` makes its inputs."
-    def __init__(self, model: nn.Module, encoder: Encoder, attention: str | None = None, # a kernel; None: chosen
-                 pooling: str | None = None, # how states become one vector: "mean", "last"; None: as the mask is
+    def __init__(self, model: nn.Module, encoder: Encoder,
+                 attention: str | None = None, # a kernel; None: chosen for device and dtype
+                 pooling: str | None = None, # of states into one vector: "mean", "last"; None: as the mask is
                  prompts: dict[str, str] | None = None): # name -> text before the input
         super().__init__(model, encoder)
-        self.pooling, self.prompts, self.projection = pooling, dict(prompts or {}), None
-        self.base, self.history, self.head = None, [], True # what it was made of, how, and whether it can predict words
+        self.pooling = pooling
+        self.prompts = dict(prompts or {})
+        self.projection = None # for multi-vector embeddings
+        self.base = None # the name of the model that it was made of
+        self.history = [] # and how, a sentence a step
+        self.head = True # can it predict words?
         self.peft = None # the same model with adapters
         prepare_model(model, encoder)
         self.use_kernel(attention or choose(self.device, self.dtype, self.softcap))
@@ -195,7 +209,8 @@ class Backbone(SwitchableAttention):
     def run_text(self, x: Tensor, positions: Tensor, lengths: list[int], **more) -> Tensor: # [T, hidden]
         "The language model over Documents of these lengths, end to end."
         layout = SequenceLayout(lengths, x.device)
-        return self.text(inputs_embeds=x, position_ids=positions, use_cache=False, borders=layout, **more).last_hidden_state[0]
+        out = self.text(inputs_embeds=x, position_ids=positions, use_cache=False, borders=layout, **more)
+        return out.last_hidden_state[0]
 
     def forward(self, pack: Pack, pixel_values: Tensor | None = None, input_ids: Tensor | None = None,
                 trace: AttentionTrace | None = None) -> Tensor:
@@ -218,16 +233,19 @@ def attention_maps(backbone: Backbone, doc: Document) -> list[Tensor]:
 
 # %% ../nbs/01_bidirectional_backbone.ipynb #827a0780
 def token_labels(encoder: Encoder, doc: Document) -> list[str]:
-    "A label a token of a Document, for pictures: its text, and `image` once for all tokens of an image."
-    laid, labels = encode(encoder, doc), []
-    for token in laid.input_ids.tolist():
-        text = encoder.tokenizer.decode([token]).replace("<|vision_", "<").replace("|>", ">")
-        labels.append("" if token == encoder.image_token_id else text)
-    for image in laid.image_tokens.split([len(laid.image_tokens) // max(1, len(laid.image_grid_thw))] * len(laid.image_grid_thw)):
-        labels[int(image[len(image) // 2])] = "image"
+    """A label a token of a Document, for pictures: its text; `image` at the first token of an image,
+    nothing at its others."""
+    labels, before = [], None
+    for token in encode(encoder, doc).input_ids.tolist():
+        text = encoder.tokenizer.decode([token])
+        text = text.replace("<|vision_", "<").replace("<|", "<").replace("|>", ">")
+        if token == encoder.image_token_id: text = "" if before == token else "image"
+        labels.append(text)
+        before = token
     return labels
 
-def show_attention(before: Backbone, after: Backbone, doc: Document, layer: int = -1, names=("causal", "bidirectional")):
+def show_attention(before: Backbone, after: Backbone, doc: Document, layer: int = -1,
+                   names=("causal", "bidirectional")):
     "Two attention maps side by side, mean over heads: a matplotlib Figure."
     import matplotlib.pyplot as plt
     labels = token_labels(before.encoder, doc)
@@ -250,12 +268,14 @@ def pool(hidden: Tensor, # [T, hidden]
     if how == "last": return hidden[(cu_seqlens[1:] - 1).long()].float()
     if how != "mean": raise BadInput(f"pooling {how!r} is unknown: use 'mean' or 'last'")
     lengths = cu_seqlens.diff().long()
-    owner = torch.repeat_interleave(torch.arange(len(lengths), device=hidden.device), lengths, output_size=len(hidden))
-    total = torch.zeros(len(lengths), hidden.shape[1], device=hidden.device).index_add(0, owner, hidden.float())
-    return total / lengths[:, None]
+    documents = torch.arange(len(lengths), device=hidden.device)
+    owner = torch.repeat_interleave(documents, lengths, output_size=len(hidden))
+    total = torch.zeros(len(lengths), hidden.shape[1], device=hidden.device)
+    return total.index_add(0, owner, hidden.float()) / lengths[:, None]
 
 # %% ../nbs/01_bidirectional_backbone.ipynb #0ca621ba
-def embed_pack(backbone: Backbone, pack: Pack, how: str | None = None, # None: mean if bidirectional, else last
+def embed_pack(backbone: Backbone, pack: Pack,
+               how: str | None = None, # None: mean if bidirectional, else last
                ) -> Tensor: # [D, hidden] float32, unit rows
     "Embeddings of a Pack's Documents."
     how = how or backbone.pooling or default_pooling(backbone)
@@ -273,8 +293,10 @@ def multi_vector(backbone: Backbone, pack: Pack) -> list[Tensor]: # [D] of [toke
     return list(F.normalize(hidden, dim=-1).split(pack.lengths))
 
 def add_projection(backbone: Backbone, dim: int, seed: int = 0) -> None:
-    "Give the Backbone a linear projection `[hidden] -> [dim]` for multi-vector embeddings, with random orthogonal rows."
-    if not 0 < dim <= backbone.hidden_size: raise BadInput(f"a projection to {dim} numbers: give 1 to {backbone.hidden_size}")
+    """Give the Backbone a linear projection `[hidden] -> [dim]` for multi-vector embeddings, with random
+    orthogonal rows."""
+    if not 0 < dim <= backbone.hidden_size:
+        raise BadInput(f"a projection to {dim} numbers: give 1 to {backbone.hidden_size}")
     layer = nn.Linear(backbone.hidden_size, dim, bias=False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -293,31 +315,36 @@ def make_backbone(stored: StoredModel, device: torch.device, attention: str | No
     backbone.history = list(saved.get("history", []))
     backbone.head = not any(name.endswith("lm_head.weight") for name in stored.missing)
     if not backbone.head and saved.get("head") is not False:
-        warnings.warn(f"{stored.name} has no vocabulary head: it embeds, but stage 1 cannot start from it", stacklevel=3)
+        warnings.warn(f"{stored.name} has no vocabulary head: it embeds, but stage 1 cannot start from it",
+                      stacklevel=3)
     return backbone.eval()
 
 # %% ../nbs/01_bidirectional_backbone.ipynb #179a1b72
-def load_backbone(model: str | Path | PretrainedConfig | None = None, # directory, hub name, config (random weights); None: embedded model
-                  bidirectional: bool | None = None, # None: as the model says
-                  dtype: str | torch.dtype = torch.float32, device: str | torch.device = "cpu", # "bf16", "cuda:1", ...
-                  attention: str | None = None, # a kernel of moca.model.kernels; None: chosen for device and dtype
-                  lora: int | dict | None = None, # train low-rank adapters of this rank (PEFT), not all weights; a dict goes to LoraConfig
-                  checkpointing: str = "none", # recompute activations in the backward pass: none, selective or full (moca.model.cost)
-                  strict: bool = True, # missing or unexpected weights are an error
-                  check: bool | None = None, # run the probe and refuse a model that fails it; None: unless it has passed before
-                  needs_head: bool = False, # stage 1 predicts words: a vocabulary head must be there, and a mask token is learnt
-                  encoder: Encoder | None = None, # needed where `model` is a config
-                  processor: str | Path | None = None, # where the tokenizer and image processor lie; None: with the model
-                  max_length: int | None = None, end_token: bool | None = None, # None: as the model says
-                  **limits) -> Backbone: # limits: min_pixels, max_pixels
-    """Load a Backbone of any family in `moca.model.families.FAMILIES`.
-    Raises `BadInput` for what is no such model, lacks weights or wants to run code; `ProbeError` when the model is not what it says."""
+def load_backbone(
+    model: str | Path | PretrainedConfig | None = None, # directory, hub name; config: random weights; None: embedded
+    bidirectional: bool | None = None, # None: as the model says
+    dtype: str | torch.dtype = torch.float32, # or "bf16", ...
+    device: str | torch.device = "cpu", # or "cuda:1", ...
+    attention: str | None = None, # a kernel of moca.model.kernels; None: chosen for device and dtype
+    lora: int | dict | None = None, # train adapters of this rank, not all weights; a dict goes to PEFT's LoraConfig
+    checkpointing: str = "none", # recompute activations in the backward pass: none, selective, full
+    strict: bool = True, # missing or unexpected weights are an error
+    check: bool | None = None, # probe it, and refuse it if it fails; None: unless it has passed before
+    needs_head: bool = False, # stage 1 predicts words: the vocabulary head must be there, a mask token is learnt
+    encoder: Encoder | None = None, # needed where `model` is a config
+    processor: str | Path | None = None, # where tokenizer and image processor lie; None: with the model
+    max_length: int | None = None, # tokens of a Document; None: as the model says
+    end_token: bool | None = None, # after each Document; None: as the model says
+    **limits) -> Backbone: # min_pixels, max_pixels
+    """Load a Backbone of any family in `moca.model.families.FAMILIES`. Raises `BadInput` for what is no such
+    model, lacks weights or wants to run code; `ProbeError` when the model is not what it says."""
     dtype, device = as_dtype(dtype), as_device(device)
     if isinstance(model, PretrainedConfig):
-        stored = random_model(model, dtype, bidirectional, encoder)
+        stored = random_model(model, dtype, bidirectional=bidirectional, encoder=encoder)
     else:
-        stored = read_model(model, dtype, bidirectional=bidirectional, strict=strict, needs_head=needs_head, encoder=encoder,
-                            processor=processor, max_length=max_length, end_token=end_token, **limits)
+        stored = read_model(model, dtype, bidirectional=bidirectional, strict=strict, needs_head=needs_head,
+                            encoder=encoder, processor=processor, max_length=max_length, end_token=end_token,
+                            **limits)
     with reading(stored.name):
         backbone = make_backbone(stored, device, attention)
         if check is not False and stored.files is None: prove(backbone)
@@ -335,21 +362,24 @@ def base_name(model: str | Path | PretrainedConfig | None, stored: StoredModel) 
     return str(model)
 
 # %% ../nbs/01_bidirectional_backbone.ipynb #4c9fa80c
-def save(backbone: Backbone, path, pooling: str | None = None, # None: the Backbone's own, else the one that fits its mask
+def save(backbone: Backbone, path,
+         pooling: str | None = None, # None: the Backbone's own, else the one that fits its mask
          multi_vector: bool = False # it was trained to give a vector a token
          ) -> None:
     """Write weights (safetensors), config, tokenizer, image processor, settings and a card:
     a directory that stock transformers loads too, and that says that it is bidirectional."""
     path = Path(path)
     model = copy.deepcopy(backbone.peft).merge_and_unload() if backbone.peft else backbone.model
-    weights = None
-    if not backbone.head: weights = {k: v for k, v in model.state_dict().items() if not k.endswith("lm_head.weight")}
-    model.save_pretrained(path, state_dict=weights)
+    weights = model.state_dict()
+    if not backbone.head: weights = {k: v for k, v in weights.items() if not k.endswith("lm_head.weight")}
+    model.save_pretrained(path, state_dict=None if backbone.head else weights)
     backbone.encoder.save_pretrained(path)
-    write_settings(backbone, path, pooling=pooling or backbone.pooling or default_pooling(backbone), multi_vector=multi_vector)
+    pooling = pooling or backbone.pooling or default_pooling(backbone)
+    write_settings(backbone, path, pooling=pooling, multi_vector=multi_vector)
 
 # %% ../nbs/01_bidirectional_backbone.ipynb #d34fb9bd
-def tiny_backbone(family: str, bidirectional: bool = True, seed: int = 0, attention: str | None = None, **text) -> Backbone:
+def tiny_backbone(family: str, bidirectional: bool = True, seed: int = 0, attention: str | None = None,
+                  **text) -> Backbone: # entries of the text config
     "A Backbone of a family's small random model; keywords change its text config."
     model, tokenizer, processor = tiny_model(family, seed, **text)
     backbone = Backbone(model, Encoder(tokenizer, processor, model.config), attention)
@@ -359,8 +389,10 @@ def tiny_backbone(family: str, bidirectional: bool = True, seed: int = 0, attent
 # %% ../nbs/01_bidirectional_backbone.ipynb #7fefec20
 def probe_families(families: list[str] | None = None, # None: all that the installed transformers can read
                    kernels: list[str] | None = None, # None: all that the machine has
-                   device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, progress: bool = False) -> list[ProbeReport]:
-    "Probe small random bidirectional models: one report a family and kernel, the stock kernels with three paddings included."
+                   device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32,
+                   progress: bool = False) -> list[ProbeReport]: # progress: with a bar
+    """Probe small random bidirectional models: one report a family and kernel, the stock kernels with
+    three paddings included."""
     if families is None: families = [family for family, why in families_here().items() if why is None]
     usable = [kernel for kernel, why in available(device, dtype).items() if why is None]
     reports = []
