@@ -33,7 +33,7 @@ def probe_documents() -> list[Document]:
     second = ["another one ", _gradient(250, -180), " with an end"]
     return [document(first, id="A"), document(second, id="B")]
 
-# %% ../../nbs/model/06_probe.ipynb #b8d60589
+# %% ../../nbs/model/06_probe.ipynb #507a8e8d
 LONG, BLOCK = 512, 64 # tokens of the long Document, and of each of its ends that is disturbed and watched
 
 def with_room(encoder: Encoder, tokens: int) -> Encoder:
@@ -70,7 +70,7 @@ def make_check(name: str, value: float, must: str, limit: float = 0.0) -> Check:
     "A check, judged: what must move has a value above the limit, what must stay or be equal has not."
     return Check(name, value, value > limit if must == "move" else value <= limit, must)
 
-# %% ../../nbs/model/06_probe.ipynb #ff651afb
+# %% ../../nbs/model/06_probe.ipynb #f38fcc9c
 @dataclass
 class Layer:
     "One decoder layer: what kind it is, what it must see, what it sees, what its kernel was told."
@@ -184,7 +184,7 @@ def wrong_mask(told: dict | None, kind: str, window: int | None, causal: bool) -
         return f"its kernel was told a window of {told['window']}, the config says {window}"
     return ""
 
-# %% ../../nbs/model/06_probe.ipynb #ba0affcc
+# %% ../../nbs/model/06_probe.ipynb #78820b1c
 @torch.no_grad()
 def probe_layers(backbone, one: Pack) -> list[Layer]:
     "Run each decoder layer alone on the inputs it gets for a Pack of one Document."
@@ -208,7 +208,7 @@ def last_moves(layer, x: Tensor, args: tuple, kwargs: dict) -> tuple[bool, bool]
     change = (after - before)[0].abs().amax(-1)
     return bool(change[-2] > 0), bool(change[0] > 0)
 
-# %% ../../nbs/model/06_probe.ipynb #4d0675a8
+# %% ../../nbs/model/06_probe.ipynb #b2bbe988
 @torch.no_grad()
 def probe_ends(backbone, one: Pack) -> list[Check]:
     "Do the ends of a long Document move each other, in the first attention layer of each kind?"
@@ -263,7 +263,7 @@ def exchanged(ids: Tensor, at: list[int]) -> Tensor:
     for i in at: out[i] = next(int(ids[j]) for j in candidates if ids[j] != ids[i])
     return out
 
-# %% ../../nbs/model/06_probe.ipynb #ca6d8a29
+# %% ../../nbs/model/06_probe.ipynb #f56d0037
 def _one_document(backbone, a: Pack, ha: Tensor, size: Callable[[Tensor], float]) -> list[Check]:
     "What a change of a token or of the image moves in a Pack of one Document; `ha` are its states."
     text = maskable(backbone.encoder, a.input_ids).nonzero()[:, 0].tolist()
@@ -279,7 +279,7 @@ def _one_document(backbone, a: Pack, ha: Tensor, size: Callable[[Tensor], float]
             make_check("picture, text before it", size(negative[text[0]] - ha[text[0]]), ahead),
             make_check("picture, text after it", size(negative[text[-1]] - ha[text[-1]]), "move")]
 
-# %% ../../nbs/model/06_probe.ipynb #f658edeb
+# %% ../../nbs/model/06_probe.ipynb #8ed46525
 def _neighbours(backbone, ea: Encoded, eb: Encoded, ha: Tensor, size: Callable[[Tensor], float],
                 limit: float) -> list[Check]:
     "Whether two Documents in a Pack are what they are alone, and whether one moves the other."
@@ -293,7 +293,7 @@ def _neighbours(backbone, ea: Encoded, eb: Encoded, ha: Tensor, size: Callable[[
     return [make_check("Document A, Document B", size(changed[n:] - h[n:]), "stay", 0.0 if exact else limit),
             make_check("packed, alone", apart, "equal", limit)]
 
-# %% ../../nbs/model/06_probe.ipynb #a0b15316
+# %% ../../nbs/model/06_probe.ipynb #7c02a3f6
 PADDINGS = {"unpadded": (0, 0), "padded right": (0, 5), "padded left": (5, 0)}
 
 def _stock(backbone, e: Encoded, ha: Tensor, size: Callable[[Tensor], float], kernels: tuple[str, ...],
@@ -306,7 +306,7 @@ def _stock(backbone, e: Encoded, ha: Tensor, size: Callable[[Tensor], float], ke
             checks.append(make_check(f"stock {kernel}, {name}", size(theirs - ha), "equal", limit))
     return checks
 
-# %% ../../nbs/model/06_probe.ipynb #19d576b1
+# %% ../../nbs/model/06_probe.ipynb #803eae99
 @torch.no_grad()
 def probe(backbone, stock: tuple[str, ...] = ("sdpa",), # transformers' own kernels to compare with
           tolerance: float | None = None # relative; None: 1e-5 in fp32, 2e-2 in half precision
