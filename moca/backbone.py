@@ -18,7 +18,8 @@ from .model.cost import checkpoint_activations
 from .model.families import families_here, small_image, tiny_model
 from .model.kernels import (IMPLEMENTATIONS, TOWER, AttentionTrace, SequenceLayout, available, choose,
                                 find_kernel, why_not)
-from .model.loading import StoredModel, add_lora, as_device, as_dtype, random_model, read_model
+from .model.loading import (StoredModel, add_lora, as_device, as_dtype, quiet_loading, random_model,
+                                read_model)
 from .model.packing import Encoder, Pack, encode, pack
 from .model.probe import ProbeReport, probe, prove
 from .model.proven import prove_once
@@ -401,5 +402,5 @@ def probe_families(families: list[str] | None = None, # None: all that the insta
         for kernel in usable:
             if kernels is not None and kernel not in kernels: continue
             backbone.use_kernel(kernel)
-            reports.append(probe(backbone, stock=("sdpa", "eager")))
+            with quiet_loading(): reports.append(probe(backbone, stock=("sdpa", "eager"))) # no advice on faster kernels
     return reports

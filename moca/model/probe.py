@@ -19,7 +19,7 @@ from .packing import Encoded, Encoder, Pack, encode, maskable, pack
 # %% auto #0
 __all__ = ['LONG', 'BLOCK', 'PADDINGS', 'probe_documents', 'with_room', 'long_document', 'ProbeError', 'Check', 'make_check',
            'Layer', 'ProbeReport', 'layer_inputs', 'run_layer', 'wrong_mask', 'probe_layers', 'last_moves',
-           'probe_ends', 'end_moves', 'stock_states', 'exchanged', 'probe', 'prove']
+           'probe_ends', 'turned_round', 'stock_states', 'exchanged', 'probe', 'prove']
 
 # %% ../../nbs/model/06_probe.ipynb #8f67e4c6
 def _gradient(first: int, change: int) -> Image.Image:
@@ -218,23 +218,20 @@ def probe_ends(backbone, one: Pack) -> list[Check]:
     n, causal = len(one), not backbone.bidirectional
     start, end = slice(0, BLOCK), slice(n - BLOCK, n)
     for (_, window), i in first.items():
-        inputs = layer_inputs(backbone, one, [i])[i]
-        sees = window_mask(n, causal, window)
+        (x, *args), kwargs = layer_inputs(backbone, one, [i])[i]
+        def run(x): return run_layer(backbone.text.layers[i], x, args, kwargs)[0].float()
+        before, sees = run(x), window_mask(n, causal, window)
         for name, moved, watched in (("start to end", start, end), ("end to start", end, start)):
             must = bool(sees[watched, moved].any())
-            value = end_moves(backbone.text.layers[i], inputs, moved, watched)
+            value = float((run(turned_round(x, moved)) - before)[watched].abs().max() / before.abs().max())
             checks.append(make_check(f"layer {i}, {name} of {n} tokens", value, "move" if must else "stay"))
     return checks
 
-def end_moves(layer, inputs: tuple, # its positional and keyword arguments
-              moved: slice, watched: slice) -> float:
-    "How far a layer's outputs in one place move when its inputs in another are turned round."
-    (x, *args), kwargs = inputs
-    other = x.clone()
-    other[:, moved] = other[:, moved].flip(-1)
-    before = run_layer(layer, x, args, kwargs)[0].float()
-    after = run_layer(layer, other, args, kwargs)[0].float()
-    return float((after - before)[watched].abs().max() / before.abs().max())
+def turned_round(x: Tensor, where: slice) -> Tensor: # [1, T, hidden]
+    "Inputs of a layer of which some are turned round: the same numbers in another order."
+    out = x.clone()
+    out[:, where] = out[:, where].flip(-1)
+    return out
 
 # %% ../../nbs/model/06_probe.ipynb #169299ef
 @torch.no_grad()
