@@ -5,8 +5,6 @@
 # %% ../nbs/01_bidirectional_backbone.ipynb #8752d0ad
 from __future__ import annotations
 import copy
-import math
-import sys
 import warnings
 from pathlib import Path
 import torch
@@ -14,27 +12,32 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConfig
+from transformers import PretrainedConfig
 from .data.documents import BadInput, Document
-from .model.families import families_here, family_named, model_path, tiny_model
-from .model.kernels import IMPLEMENTATIONS, TOWER, Borders, Record, available, choose, find_kernel, why_not
-from .model.cost import checkpoint_activations, small_picture
+from .model.cost import checkpoint_activations
+from .model.families import families_here, small_image, tiny_model
+from .model.kernels import (IMPLEMENTATIONS, TOWER, AttentionTrace, SequenceLayout, available, choose,
+                                find_kernel, why_not)
+from .model.loading import (StoredModel, add_lora, as_device, as_dtype, quiet_loading, random_model,
+                                read_model)
 from .model.packing import Encoder, Pack, encode, pack
 from .model.probe import ProbeReport, probe, prove
 from .model.proven import prove_once
-from .model.saving import SETTINGS, read_settings, write_settings
-from .model.trust import Checked, check_model, check_values, read_tensors, reading
+from .model.saving import write_settings
+from .model.trust import reading
 
 # %% auto #0
-__all__ = ['DTYPES', 'text_model', 'set_causal', 'make_bidirectional', 'make_causal', 'Backbone', 'as_dtype', 'as_device',
-           'load_weights', 'check_room', 'check_holes', 'released', 'is_causal', 'stored_backbone', 'load_backbone',
-           'add_lora', 'save', 'tiny_backbone', 'probe_families', 'attention_maps', 'show_attention', 'pool', 'embed',
-           'multi_vector', 'add_projection', 'read_projection']
+__all__ = ['text_model', 'set_causal', 'make_bidirectional', 'make_causal', 'StockVLM', 'prepare_model', 'dummy_vision_pass',
+           'image_features', 'embed_inputs', 'SwitchableAttention', 'Backbone', 'attention_maps', 'token_labels',
+           'show_attention', 'pool', 'embed_pack', 'default_pooling', 'multi_vector', 'add_projection', 'make_backbone',
+           'load_backbone', 'base_name', 'save', 'tiny_backbone', 'probe_families']
 
 # %% ../nbs/01_bidirectional_backbone.ipynb #73e7e49f
 def text_model(model: nn.Module) -> nn.Module:
-    "The language model inside a Hugging Face VLM: the module that has the decoder `layers`. Raises `BadInput` if there is none."
-    for path in ("model.language_model", "model.text_model", "language_model.model", "language_model", "model"):
+    """The language model inside a Hugging Face VLM: the module that has the decoder `layers`. Raises
+    `BadInput` if there is none."""
+    paths = ("model.language_model", "model.text_model", "language_model.model", "language_model", "model")
+    for path in paths:
         found = model
         for name in path.split("."): found = getattr(found, name, None)
         if found is not None and hasattr(found, "layers"): return found
@@ -42,8 +45,8 @@ def text_model(model: nn.Module) -> nn.Module:
 
 # %% ../nbs/01_bidirectional_backbone.ipynb #9cc96bd6
 def set_causal(model: nn.Module, causal: bool) -> None:
-    """Make a VLM's language model causal or bidirectional: the text config decides masks, the modules decide kernels; both are set.
-    The vision tower is never causal and stays as it is."""
+    """Make a VLM's language model causal or bidirectional: the text config decides masks, the modules
+    decide kernels; both are set. The vision tower is never causal and stays as it is."""
     model.config.get_text_config().is_causal = causal
     for layer in text_model(model).layers:
         for module in layer.modules():
@@ -58,19 +61,13 @@ def make_causal(model: nn.Module) -> None:
     set_causal(model, True)
 
 # %% ../nbs/01_bidirectional_backbone.ipynb #7a863e61
-class Backbone(nn.Module):
-    "A VLM that reads Packs. `.model` is the stock Hugging Face model, `.encoder` makes its inputs."
-    def __init__(self, model: nn.Module, encoder: Encoder, attention: str | None = None, pooling: str | None = None,
-                 prompts: dict[str, str] | None = None):
+class StockVLM(nn.Module):
+    "A stock Hugging Face VLM with its Encoder: where its parts are, and what it says of itself."
+    def __init__(self, model: nn.Module, encoder: Encoder):
         super().__init__()
-        self.model, self.encoder, self.claim, self.peft = model, encoder, None, None
-        self.pooling, self.prompts, self.projection = pooling, dict(prompts or {}), None
-        self.base, self.history, self.head = None, [], True # what it was made of, how, and whether it can predict words
-        if encoder.mask_token_id >= model.get_input_embeddings().num_embeddings:
-            model.resize_token_embeddings(len(encoder.tokenizer), pad_to_multiple_of=64)
-        encoder.family.prepare(model)
-        if encoder.family.axes == 3: self.vision.config._attn_implementation = TOWER # Qwen's towers: all windows of a layer at once
-        self.use_kernel(attention or choose(self.device, self.dtype, self.softcap))
+        self.model = model
+        self.encoder = encoder
+        self.declared_bidirectional = None # overrules the config, where somebody says otherwise
 
     @property
     def text(self) -> nn.Module:
@@ -90,7 +87,8 @@ class Backbone(nn.Module):
     @property
     def bidirectional(self) -> bool:
         "What the model says of itself; `probe` finds out whether it is true."
-        return not getattr(self.text.config, "is_causal", True) if self.claim is None else self.claim
+        if self.declared_bidirectional is not None: return self.declared_bidirectional
+        return not getattr(self.text.config, "is_causal", True)
 
     @property
     def device(self) -> torch.device:
@@ -105,8 +103,67 @@ class Backbone(nn.Module):
     @property
     def shared(self) -> bool:
         "Is it being trained by several processes? Then each part that learns must take part on each of them."
-        return self.training and torch.is_grad_enabled() and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        return several and self.training and torch.is_grad_enabled()
 
+    def __repr__(self) -> str:
+        size = f"{len(self.text.layers)} layers of {self.hidden_size}"
+        mask = "bidirectional" if self.bidirectional else "causal"
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"{type(self).__name__}({self.encoder.family.name}, {size}, {mask}, {dtype}, {self.device})"
+
+# %% ../nbs/01_bidirectional_backbone.ipynb #a814a79e
+def prepare_model(model: nn.Module, encoder: Encoder) -> None:
+    """Make a stock model read what the Encoder writes, in place: room for the mask token, the family's own
+    changes, the tower's kernel."""
+    if encoder.mask_token_id >= model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(encoder.tokenizer), pad_to_multiple_of=64)
+    encoder.family.prepare(model)
+    if encoder.family.axes == 3: encoder.family.vision(model).config._attn_implementation = TOWER
+
+# %% ../nbs/01_bidirectional_backbone.ipynb #9fc975e0
+def dummy_vision_pass(backbone: StockVLM, x: Tensor) -> Tensor:
+    """Input embeddings of a Pack without images, as they are. Where other processes may be at work in the
+    vision tower at this moment, a small image passes it with weight zero: they wait for this one's part
+    of the gradient, or of the shards."""
+    learns = any(p.requires_grad for p in backbone.vision.parameters())
+    sharded = any(hasattr(m, "unshard") for m in backbone.vision.modules())
+    if not (backbone.shared and (learns or sharded)): return x
+    pixels, grid, size = small_image(backbone.encoder.family)
+    images, deep = image_features(backbone, pixels.to(x.device), grid.to(x.device), size.to(x.device))
+    for features in (images, *(deep or ())): x = x + (features * 0).sum().to(x.dtype)
+    return x
+
+def image_features(backbone: StockVLM, pixels: Tensor, # [P, patch_dim]
+                   grid: Tensor, sizes: Tensor # [I, 3], [I, 2]
+                   ) -> tuple[Tensor, list[Tensor] | None]: # [N, hidden] for image tokens, and deepstack features
+    "The vision tower's output for the pixels of all images of a Pack."
+    dtype = next(backbone.vision.parameters()).dtype
+    return backbone.encoder.family.features(backbone.model, pixels.to(dtype), grid, sizes)
+
+# %% ../nbs/01_bidirectional_backbone.ipynb #e20bfb5a
+def embed_inputs(backbone: StockVLM, pack: Pack, pixel_values: Tensor | None = None, # None: the Pack's own
+                 input_ids: Tensor | None = None) -> tuple[Tensor, dict]:
+    """Input embeddings `[1, T, hidden]`: tokens, and the vision tower's output in the places of image
+    tokens; and what the family's language model wants besides. Raises `BadInput` where places and
+    features are not as many."""
+    ids = pack.input_ids if input_ids is None else input_ids
+    pixels = pack.pixel_values if pixel_values is None else pixel_values
+    at = pack.image_tokens
+    x = backbone.model.get_input_embeddings()(ids.index_fill(0, at, 0)) # an image token may lie outside the table
+    if not len(pixels): return dummy_vision_pass(backbone, x)[None], {}
+    images, deep = image_features(backbone, pixels, pack.image_grid_thw, pack.image_sizes)
+    if len(images) != len(at):
+        raise BadInput(f"{len(images)} image features for {len(at)} image tokens in Pack "
+                       f"{', '.join(pack.ids[:3])}: the model's vision config and its image processor disagree")
+    x = x.index_put((at,), images.to(x.dtype))[None]
+    if deep is None: return x, {}
+    is_image = torch.zeros_like(ids, dtype=torch.bool).index_fill(0, at, True)
+    return x, dict(visual_pos_masks=is_image[None], deepstack_visual_embeds=deep)
+
+# %% ../nbs/01_bidirectional_backbone.ipynb #c197fcca
+class SwitchableAttention(StockVLM):
+    "A stock VLM whose language model attends through one of moca's kernels."
     @property
     def softcap(self) -> float | None:
         "The limit on attention scores that some models have."
@@ -115,268 +172,92 @@ class Backbone(nn.Module):
     @property
     def kernel(self) -> str:
         "The attention kernel in use."
-        return next((k for k, name in IMPLEMENTATIONS.items() if name == self.text.config._attn_implementation),
-                    self.text.config._attn_implementation)
-
-    def use_kernel(self, name: str, dtype: torch.dtype | None = None # of the activations, where autocast makes it another than the weights'
-                   ) -> None:
-        "Run attention through another of moca's kernels. Raises `BadInput` if this machine or this model cannot."
-        find_kernel(name)
-        if reason := why_not(name, self.device, dtype or self.dtype, self.softcap):
-            raise BadInput(f"attention {name!r} cannot run here: {reason}")
-        self.set_attention(IMPLEMENTATIONS[name])
+        name = self.text.config._attn_implementation
+        return next((kernel for kernel, registered in IMPLEMENTATIONS.items() if registered == name), name)
 
     def set_attention(self, name: str) -> None:
         "Set the language model's attention by its name in transformers; the vision tower keeps its own."
         self.text.config._attn_implementation = name
 
-    def borders(self, pack: Pack) -> Borders:
-        "Where the Pack's Documents start and end, for the kernels."
-        return Borders(pack.lengths, pack.input_ids.device)
+    def use_kernel(self, name: str,
+                   dtype: torch.dtype | None = None # of the activations, where autocast makes it another
+                   ) -> None:
+        """Run attention through another of moca's kernels. Raises `BadInput` if this machine or this model
+        cannot."""
+        find_kernel(name)
+        if reason := why_not(name, self.device, dtype or self.dtype, self.softcap):
+            raise BadInput(f"attention {name!r} cannot run here: {reason}")
+        self.set_attention(IMPLEMENTATIONS[name])
 
-    def inputs(self, pack: Pack, pixel_values: Tensor | None = None, input_ids: Tensor | None = None) -> tuple[Tensor, dict]:
-        """Input embeddings `[1, T, hidden]`: tokens, and the vision tower's output in the places of image tokens;
-        and what the family's language model wants besides."""
-        ids, pixels = pack.input_ids if input_ids is None else input_ids, pack.pixel_values if pixel_values is None else pixel_values
-        at = pack.image_tokens
-        x = self.model.get_input_embeddings()(ids.index_fill(0, at, 0)) # some families' image token lies outside the table
-        if not len(pixels): return self.glance(x)[None], {}
-        images, deep = self.encoder.family.features(self.model, pixels.to(next(self.vision.parameters()).dtype),
-                                                    pack.image_grid_thw, pack.image_sizes)
-        if len(images) != len(at):
-            raise BadInput(f"{len(images)} image features for {len(at)} image tokens in Pack {', '.join(pack.ids[:3])}: "
-                           "the model's vision config and its image processor disagree")
-        x = x.index_put((at,), images.to(x.dtype))[None]
-        return x, {} if deep is None else dict(visual_pos_masks=torch.zeros_like(ids, dtype=torch.bool).index_fill(0, at, True)[None],
-                                               deepstack_visual_embeds=deep)
+# %% ../nbs/01_bidirectional_backbone.ipynb #f2225546
+class Backbone(SwitchableAttention):
+    "A VLM that reads Packs. `.model` is the stock Hugging Face model, `.encoder` makes its inputs."
+    def __init__(self, model: nn.Module, encoder: Encoder,
+                 attention: str | None = None, # a kernel; None: chosen for device and dtype
+                 pooling: str | None = None, # of states into one vector: "mean", "last"; None: as the mask is
+                 prompts: dict[str, str] | None = None): # name -> text before the input
+        super().__init__(model, encoder)
+        self.pooling = pooling
+        self.prompts = dict(prompts or {})
+        self.projection = None # for multi-vector embeddings
+        self.base = None # the name of the model that it was made of
+        self.history = [] # and how, a sentence a step
+        self.head = True # can it predict words?
+        self.peft = None # the same model with adapters
+        prepare_model(model, encoder)
+        self.use_kernel(attention or choose(self.device, self.dtype, self.softcap))
 
-    def glance(self, x: Tensor) -> Tensor:
-        """The embeddings of a Pack without pictures, as they are. Where other processes may be at work in the vision tower at this moment,
-        a small picture passes it with weight zero: they wait for this one's part of the gradient, or of the shards."""
-        awaited = any(p.requires_grad for p in self.vision.parameters()) or any(hasattr(m, "unshard") for m in self.vision.modules())
-        if not (self.shared and awaited): return x
-        rows, *where = (o.to(x.device) for o in small_picture(self.encoder.family))
-        images, deep = self.encoder.family.features(self.model, rows.to(next(self.vision.parameters()).dtype), *where)
-        return x + sum((o * 0).sum() for o in (images, *(deep or ()))).to(x.dtype)
+    def run_text(self, x: Tensor, positions: Tensor, lengths: list[int], **more) -> Tensor: # [T, hidden]
+        "The language model over Documents of these lengths, end to end."
+        layout = SequenceLayout(lengths, x.device)
+        out = self.text(inputs_embeds=x, position_ids=positions, use_cache=False, borders=layout, **more)
+        return out.last_hidden_state[0]
 
     def forward(self, pack: Pack, pixel_values: Tensor | None = None, input_ids: Tensor | None = None,
-                record: Record | None = None) -> Tensor:
+                trace: AttentionTrace | None = None) -> Tensor:
         "Hidden states `[T, hidden]` after the final norm."
-        x, more = self.inputs(pack, pixel_values, input_ids)
-        places = pack.position_ids[:, None] if self.encoder.family.axes > 1 else pack.position_ids
-        if record is not None: more["record"] = record
-        if self.encoder.family.packs:
-            return self.text(inputs_embeds=x, position_ids=places, use_cache=False, borders=self.borders(pack), **more).last_hidden_state[0]
-        # recurrent layers would carry one Document into the next
-        parts = zip(x.split(pack.lengths, 1), places.split(pack.lengths, -1), pack.lengths)
-        return torch.cat([self.text(inputs_embeds=y, position_ids=p, use_cache=False, borders=Borders([n], x.device),
-                                    **more).last_hidden_state[0] for y, p, n in parts])
-
-# %% ../nbs/01_bidirectional_backbone.ipynb #1cae2eea
-DTYPES = {"bf16": torch.bfloat16, "bfloat16": torch.bfloat16, "fp16": torch.float16, "float16": torch.float16, "half": torch.float16,
-          "fp32": torch.float32, "float32": torch.float32, "float": torch.float32}
-
-def as_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    "A type of numbers by its name or itself. Raises `BadInput` for another one."
-    found = DTYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype
-    if found in DTYPES.values(): return found
-    raise BadInput(f"dtype {str(dtype)!r} is none that a model computes in: use bf16, fp16 or fp32")
-
-def as_device(device: str | torch.device) -> torch.device:
-    "A device of this machine. Raises `BadInput` for one that it does not have."
-    try: found = torch.device(device)
-    except (RuntimeError, TypeError) as e: raise BadInput(f"there is no device {str(device)!r}: use cpu, cuda, cuda:1 or mps") from e
-    count = dict(cuda=torch.cuda.device_count(), mps=int(torch.backends.mps.is_available())).get(found.type, 1)
-    if found.type in ("cuda", "mps") and (found.index or 0) >= count:
-        raise BadInput(f"device {str(device)!r} is not here: torch {torch.__version__} finds {count or 'no'} {found.type} device"
-                       f"{'' if count == 1 else 's'}; use cpu")
-    return found
-
-# %% ../nbs/01_bidirectional_backbone.ipynb #51f1d6cf
-def load_weights(path: str, checked: Checked, # what `check_model` found there
-                 dtype: torch.dtype, strict: bool = True,
-                 needs_head: bool = False # a missing vocabulary head is an error too
-                 ) -> tuple[nn.Module, list[str]]: # the stock model, and the weights that were not there
-    "The stock model with its weights, all of them finite. Raises `BadInput` that lists missing and unexpected ones."
-    with reading(path):
-        check_room(path, AutoConfig.from_pretrained(path, trust_remote_code=False), checked)
-        model, info = AutoModelForImageTextToText.from_pretrained(
-            path, dtype=dtype, output_loading_info=True, use_safetensors=True, trust_remote_code=False, ignore_mismatched_sizes=False)
-    missing, unexpected = (sorted(info[f"{kind}_keys"]) for kind in ("missing", "unexpected"))
-    headless = [k for k in missing if k.endswith("lm_head.weight")]
-    if headless and needs_head:
-        raise BadInput(f"{path} has no vocabulary head ({headless[0]}), as embedding models are published: "
-                       "stage 1 predicts words, so start it from the model that this one was made of")
-    if strict: check_holes(path, [k for k in missing if k not in headless], unexpected)
-    check_values(model.state_dict().items(), path)
-    return model, missing
-
-def check_room(path: str, config: PretrainedConfig, checked: Checked) -> None:
-    "Refuse a config that makes a model far larger than its weights. Raises `BadInput`."
-    held = sum(math.prod(shape) for _, shape in checked.tensors.values())
-    with torch.device("meta"): net = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
-    asked = sum(x.numel() for x in (*net.parameters(), *net.buffers()))
-    if asked > 2 * held + 2**20:
-        raise BadInput(f"{path}: config.json makes a model of {asked:,} numbers, and its weights are {held:,}: they do not belong together")
-
-def check_holes(path: str, missing: list[str], unexpected: list[str]) -> None:
-    "Refuse weights that are missing or left over. Raises `BadInput` that lists them."
-    wrong = {f"{kind} weights": keys for kind, keys in (("missing", missing), ("unexpected", unexpected)) if keys}
-    if not wrong: return
-    lists = "; ".join(f"{len(keys)} {kind}: {', '.join(keys[:8])}{' ...' if len(keys) > 8 else ''}" for kind, keys in wrong.items())
-    raise BadInput(f"{path} has {lists}; a model with holes runs on random numbers (strict=False loads it all the same)")
-
-# %% ../nbs/01_bidirectional_backbone.ipynb #92823a82
-def released(model: str | Path | None, checked: Checked) -> str | None:
-    """Where the processor is of weights that MoCa's authors released, by their hub name or the class that their config names:
-    an empty string for "with the weights"; None for other models."""
-    named, config = str(model).startswith("moca-embed/MoCa-Qwen25VL"), checked.config
-    if not named and "Qwen2_5ForEmbedding" not in (config.get("architectures") or ()): return None
-    size = "3B" if (config.get("text_config") or config).get("hidden_size") == 2048 else "7B"
-    return "" if any(file.name == "tokenizer.json" for file in checked.files) else f"Qwen/Qwen2.5-VL-{size}-Instruct"
-
-def is_causal(model: nn.Module) -> bool:
-    "What the text config says."
-    return getattr(model.config.get_text_config(), "is_causal", True)
-
-def stored_backbone(model: str | Path | None, bidirectional: bool | None, dtype: torch.dtype, device: torch.device, *,
-                    attention: str | None, strict: bool, needs_head: bool, encoder: Encoder | None, processor: str | Path | None,
-                    max_length: int | None, end_token: bool | None, **limits
-                    ) -> tuple[Backbone, list[Path] | None]: # and the files it was made of; None if not of files alone
-    "The Backbone of a directory, with the options of `load_backbone`. Raises `BadInput`."
-    path = model_path(model)
-    checked = check_model(path)
-    family_named(checked.config.get("model_type"))
-    saved = read_settings(path)
-    if not saved and (theirs := released(model, checked)) is not None:
-        bidirectional, end_token, processor = bidirectional is not False, bool(end_token), processor or theirs or None
-    files = checked.files if encoder is None else None
-    if encoder is None:
-        place = model_path(processor or path)
-        if processor: files = files + check_model(place, weights=False).files
-        ends = saved.get("end_token", True) if end_token is None else end_token
-        encoder = Encoder.from_pretrained(place, saved.get("max_length", 2048) if max_length is None else max_length, end_token=ends, **limits)
-    net, missing = load_weights(path, checked, dtype, strict, needs_head)
-    if saved.get("bidirectional", not is_causal(net)) == is_causal(net):
-        raise BadInput(f"{path}: {SETTINGS} says {'bidirectional' if saved['bidirectional'] else 'causal'} "
-                       "and config.json the opposite: one of them was changed by hand")
-    set_causal(net, is_causal(net) if bidirectional is None else not bidirectional) # the modules follow the config
-    with reading(path): backbone = Backbone(net.to(device), encoder, attention, prompts=saved.get("prompts"))
-    if saved.get("bidirectional") == backbone.bidirectional: # pooling belongs to the mask it was trained with
-        backbone.pooling = saved.get("pooling")
-    if saved.get("projection"): backbone.projection = read_projection(path, backbone.hidden_size).to(device)
-    backbone.base = saved.get("base") or ("moca-tiny-base" if model is None else None if Path(model).exists() else str(model))
-    backbone.history, backbone.head = list(saved.get("history", [])), not any(k.endswith("lm_head.weight") for k in missing)
-    if not backbone.head and saved.get("head") is not False:
-        warnings.warn(f"{path} has no vocabulary head: it embeds, but stage 1 cannot start from it", stacklevel=3)
-    return backbone, files if set(missing) <= {"lm_head.weight"} else None # random numbers are proven for themselves only
-
-# %% ../nbs/01_bidirectional_backbone.ipynb #179a1b72
-def load_backbone(model: str | Path | PretrainedConfig | None = None, # directory, hub name, config (random weights); None: embedded model
-                  bidirectional: bool | None = None, # None: as the model says
-                  dtype: str | torch.dtype = torch.float32, device: str | torch.device = "cpu", # "bf16", "cuda:1", ...
-                  attention: str | None = None, # a kernel of moca.model.kernels; None: chosen for device and dtype
-                  lora: int | dict | None = None, # train low-rank adapters of this rank (PEFT), not all weights; a dict goes to LoraConfig
-                  checkpointing: str = "none", # recompute activations in the backward pass: none, selective or full (moca.model.cost)
-                  strict: bool = True, # missing or unexpected weights are an error
-                  check: bool | None = None, # run the probe and refuse a model that fails it; None: unless it has passed before
-                  needs_head: bool = False, # stage 1 predicts words: a vocabulary head must be there, and a mask token is learnt
-                  encoder: Encoder | None = None, # needed where `model` is a config
-                  processor: str | Path | None = None, # where the tokenizer and image processor lie; None: with the model
-                  max_length: int | None = None, end_token: bool | None = None, # None: as the model says
-                  **limits) -> Backbone: # limits: min_pixels, max_pixels
-    """Load a Backbone of any family in `moca.model.families.FAMILIES`.
-    Raises `BadInput` for what is no such model, lacks weights or wants to run code; `ProbeError` when the model is not what it says."""
-    dtype, device = as_dtype(dtype), as_device(device)
-    if not isinstance(model, PretrainedConfig):
-        backbone, files = stored_backbone(
-            model, bidirectional, dtype, device, attention=attention, strict=strict, needs_head=needs_head, encoder=encoder,
-            processor=processor, max_length=max_length, end_token=end_token, **limits)
-    elif encoder is None:
-        raise BadInput("a config has no tokenizer: give encoder=Encoder(tokenizer, image_processor, config) with it")
-    else:
-        net, files = AutoModelForImageTextToText.from_config(model, dtype=dtype, trust_remote_code=False), None
-        set_causal(net, is_causal(net) if bidirectional is None else not bidirectional)
-        backbone = Backbone(net.to(device), encoder, attention)
-    backbone.eval()
-    with reading("the model" if isinstance(model, PretrainedConfig) else model or "the embedded model"):
-        if check is not False: prove(backbone) if files is None else prove_once(backbone, files, again=bool(check))
-    if lora: add_lora(backbone, mask_row=needs_head, **(lora if isinstance(lora, dict) else dict(r=lora)))
-    checkpoint_activations(backbone.model, checkpointing)
-    return backbone
-
-# %% ../nbs/01_bidirectional_backbone.ipynb #26237284
-def add_lora(backbone: Backbone, r: int = 16,
-             mask_row: bool = False, # train the embedding of a new mask token too: nobody has taught the model what it means
-             **config) -> None:
-    "Freeze the weights and put low-rank adapters on the language model's linear layers (PEFT); `config` goes to `LoraConfig`."
-    try: from peft import LoraConfig, get_peft_model
-    except ImportError as e: raise BadInput("lora needs the package peft: pip install 'moca[lora]'") from e
-    inside = {id(m) for m in backbone.text.layers.modules()}
-    names = [n for n, m in backbone.model.named_modules() if isinstance(m, nn.Linear) and id(m) in inside]
-    options = dict(r=r, lora_alpha=2 * r, target_modules=names)
-    if mask_row and backbone.encoder.added_mask:
-        table = next(n for n, m in backbone.model.named_modules() if m is backbone.model.get_input_embeddings())
-        options["trainable_token_indices"] = {table: [backbone.encoder.mask_token_id]}
-    # in a tuple: no second owner of the weights
-    backbone.peft = (get_peft_model(backbone.model, LoraConfig(**options | config)),)
-    if head := backbone.model.get_output_embeddings(): # a tied head is wrapped too; nobody ever has to predict the mask token
-        backbone.model.set_output_embeddings(getattr(head, "original_module", head))
-
-# %% ../nbs/01_bidirectional_backbone.ipynb #4c9fa80c
-def save(backbone: Backbone, path, pooling: str | None = None, multi_vector: bool = False) -> None:
-    """Write weights (safetensors), config, tokenizer, image processor, settings and a card:
-    a directory that stock transformers loads too, and that says that it is bidirectional."""
-    path = Path(path)
-    model = copy.deepcopy(backbone.peft[0]).merge_and_unload() if backbone.peft else backbone.model
-    weights = None if backbone.head else {k: v for k, v in model.state_dict().items() if not k.endswith("lm_head.weight")}
-    model.save_pretrained(path, state_dict=weights)
-    backbone.encoder.save_pretrained(path)
-    how = pooling or backbone.pooling or ("mean" if backbone.bidirectional else "last")
-    write_settings(backbone, path, pooling=how, multi_vector=multi_vector)
-
-# %% ../nbs/01_bidirectional_backbone.ipynb #d34fb9bd
-def tiny_backbone(family: str, bidirectional: bool = True, seed: int = 0, attention: str | None = None, **text) -> Backbone:
-    "A Backbone of a family's small random model; keywords change its text config."
-    model, tokenizer, processor = tiny_model(family, seed, **text)
-    backbone = Backbone(model, Encoder(tokenizer, processor, model.config), attention)
-    set_causal(model, not bidirectional)
-    return backbone.eval()
-
-def probe_families(families: list[str] | None = None, # None: all that the installed transformers can read
-                   kernels: list[str] | None = None, # None: all that the machine has
-                   device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, progress: bool = False) -> list[ProbeReport]:
-    "Probe small random bidirectional models: one report a family and kernel, the stock kernels with three paddings included."
-    out, can = [], [k for k, why in available(device, dtype).items() if why is None and (kernels is None or k in kernels)]
-    for family in tqdm(families or [f for f, why in families_here().items() if why is None], desc="probe", unit="family",
-                       disable=not progress):
-        backbone = tiny_backbone(family).to(device, dtype)
-        for kernel in can:
-            backbone.use_kernel(kernel)
-            out.append(probe(backbone, stock=("sdpa", "eager")))
-    return out
+        x, more = embed_inputs(self, pack, pixel_values, input_ids)
+        if trace is not None: more["trace"] = trace
+        positions = pack.position_ids[:, None] if self.encoder.family.axes > 1 else pack.position_ids
+        if self.encoder.family.packs: return self.run_text(x, positions, pack.lengths, **more)
+        parts = zip(x.split(pack.lengths, 1), positions.split(pack.lengths, -1), pack.lengths)
+        return torch.cat([self.run_text(part, at, [n], **more) for part, at, n in parts])
 
 # %% ../nbs/01_bidirectional_backbone.ipynb #4cd469b9
 @torch.no_grad()
 def attention_maps(backbone: Backbone, doc: Document) -> list[Tensor]:
     "Attention weights of each layer, `[heads, T, T]`, for one Document."
-    record = Record()
-    record.weights = True
-    backbone(pack([encode(backbone.encoder, doc)]).to(backbone.device), record=record)
-    return [r["weights"] for r in record]
+    trace = AttentionTrace()
+    trace.weights = True
+    backbone(pack([encode(backbone.encoder, doc)]).to(backbone.device), trace=trace)
+    return [layer["weights"] for layer in trace]
 
-def show_attention(before: Backbone, after: Backbone, doc: Document, layer: int = -1, names=("causal", "bidirectional")):
+# %% ../nbs/01_bidirectional_backbone.ipynb #827a0780
+def token_labels(encoder: Encoder, doc: Document) -> list[str]:
+    """A label a token of a Document, for pictures: its text; `image` at the first token of an image,
+    nothing at its others."""
+    labels, before = [], None
+    for token in encode(encoder, doc).input_ids.tolist():
+        text = encoder.tokenizer.decode([token])
+        text = text.replace("<|vision_", "<").replace("<|", "<").replace("|>", ">")
+        if token == encoder.image_token_id: text = "" if before == token else "image"
+        labels.append(text)
+        before = token
+    return labels
+
+def show_attention(before: Backbone, after: Backbone, doc: Document, layer: int = -1,
+                   names=("causal", "bidirectional")):
     "Two attention maps side by side, mean over heads: a matplotlib Figure."
     import matplotlib.pyplot as plt
-    e = encode(before.encoder, doc)
-    tokens = ["▪" if t == before.encoder.image_token_id else
-              before.encoder.tokenizer.decode([t]).replace("<|vision_", "<").replace("|>", ">") for t in e.input_ids.tolist()]
-    fig, axes = plt.subplots(1, 2, figsize=(11, 5.2), layout="constrained")
-    for ax, b, name in zip(axes, (before, after), names):
-        m = attention_maps(b, doc)[layer].float().mean(0).cpu()
-        ax.imshow(m.sqrt(), cmap="Blues"); ax.set_title(name)
-        ax.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=6); ax.set_yticks(range(len(tokens)), tokens, fontsize=6)
-        ax.set_xlabel("looks at"); ax.set_ylabel("token")
+    labels = token_labels(before.encoder, doc)
+    fig, axes = plt.subplots(1, 2, figsize=(11, 5.6), layout="constrained")
+    for ax, backbone, name in zip(axes, (before, after), names):
+        weights = attention_maps(backbone, doc)[layer].float().mean(0).cpu()
+        ax.imshow(weights.sqrt(), cmap="Blues")
+        ax.set_title(name)
+        ax.set_xticks(range(len(labels)), labels, rotation=90)
+        ax.set_yticks(range(len(labels)), labels)
+        ax.set(xlabel="is looked at", ylabel="looks")
     return fig
 
 # %% ../nbs/01_bidirectional_backbone.ipynb #63bddfdd
@@ -388,15 +269,22 @@ def pool(hidden: Tensor, # [T, hidden]
     if how == "last": return hidden[(cu_seqlens[1:] - 1).long()].float()
     if how != "mean": raise BadInput(f"pooling {how!r} is unknown: use 'mean' or 'last'")
     lengths = cu_seqlens.diff().long()
-    owner = torch.repeat_interleave(torch.arange(len(lengths), device=hidden.device), lengths, output_size=len(hidden))
-    total = torch.zeros(len(lengths), hidden.shape[1], device=hidden.device).index_add(0, owner, hidden.float())
-    return total / lengths[:, None]
+    documents = torch.arange(len(lengths), device=hidden.device)
+    owner = torch.repeat_interleave(documents, lengths, output_size=len(hidden))
+    total = torch.zeros(len(lengths), hidden.shape[1], device=hidden.device)
+    return total.index_add(0, owner, hidden.float()) / lengths[:, None]
 
-def embed(backbone: Backbone, pack: Pack, how: str | None = None, # None: mean if bidirectional, else last
-          ) -> Tensor: # [D, hidden] float32, unit rows
+# %% ../nbs/01_bidirectional_backbone.ipynb #0ca621ba
+def embed_pack(backbone: Backbone, pack: Pack,
+               how: str | None = None, # None: mean if bidirectional, else last
+               ) -> Tensor: # [D, hidden] float32, unit rows
     "Embeddings of a Pack's Documents."
-    how = how or backbone.pooling or ("mean" if backbone.bidirectional else "last")
+    how = how or backbone.pooling or default_pooling(backbone)
     return F.normalize(pool(backbone(pack), pack.cu_seqlens, how), dim=-1)
+
+def default_pooling(backbone: Backbone) -> str:
+    "The pooling that fits a model's mask."
+    return "mean" if backbone.bidirectional else "last"
 
 # %% ../nbs/01_bidirectional_backbone.ipynb #16eed563
 def multi_vector(backbone: Backbone, pack: Pack) -> list[Tensor]: # [D] of [tokens, dim] float32, unit rows
@@ -406,19 +294,113 @@ def multi_vector(backbone: Backbone, pack: Pack) -> list[Tensor]: # [D] of [toke
     return list(F.normalize(hidden, dim=-1).split(pack.lengths))
 
 def add_projection(backbone: Backbone, dim: int, seed: int = 0) -> None:
-    "Give the Backbone a linear projection `[hidden] -> [dim]` for multi-vector embeddings, with random orthogonal rows."
-    if not 0 < dim <= backbone.hidden_size: raise BadInput(f"a projection to {dim} numbers: give 1 to {backbone.hidden_size}")
+    """Give the Backbone a linear projection `[hidden] -> [dim]` for multi-vector embeddings, with random
+    orthogonal rows."""
+    if not 0 < dim <= backbone.hidden_size:
+        raise BadInput(f"a projection to {dim} numbers: give 1 to {backbone.hidden_size}")
     layer = nn.Linear(backbone.hidden_size, dim, bias=False)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed); nn.init.orthogonal_(layer.weight)
+        torch.manual_seed(seed)
+        nn.init.orthogonal_(layer.weight)
     backbone.projection = layer.to(backbone.device)
 
-def read_projection(path: str, width: int | None = None) -> nn.Linear: # width: of the hidden states it must fit
-    "The projection of a saved directory. Raises `BadInput` if its file is missing, damaged, of another shape or not finite."
-    file = Path(path)/"projection.safetensors"
-    weight = read_tensors(file).get("weight")
-    if weight is None or weight.ndim != 2 or not weight.is_floating_point() or weight.shape[1] != (width or weight.shape[1]):
-        raise BadInput(f"{file} holds no matrix `weight` for hidden states of {width}: save the model again")
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
-    with torch.no_grad(): layer.weight.copy_(weight)
-    return layer
+# %% ../nbs/01_bidirectional_backbone.ipynb #9fe6c05c
+def make_backbone(stored: StoredModel, device: torch.device, attention: str | None = None) -> Backbone:
+    "The Backbone of what `read_model` has found: mask set, kernel chosen, settings taken over."
+    net, saved = stored.model, stored.settings
+    set_causal(net, not stored.bidirectional) # the modules follow the config
+    backbone = Backbone(net.to(device), stored.encoder, attention, prompts=saved.get("prompts"))
+    if saved.get("bidirectional") == backbone.bidirectional: # pooling belongs to the mask it was trained with
+        backbone.pooling = saved.get("pooling")
+    if stored.projection is not None: backbone.projection = stored.projection.to(device)
+    backbone.history = list(saved.get("history", []))
+    backbone.head = not any(name.endswith("lm_head.weight") for name in stored.missing)
+    if not backbone.head and saved.get("head") is not False:
+        warnings.warn(f"{stored.name} has no vocabulary head: it embeds, but stage 1 cannot start from it",
+                      stacklevel=3)
+    return backbone.eval()
+
+# %% ../nbs/01_bidirectional_backbone.ipynb #179a1b72
+def load_backbone(
+    model: str | Path | PretrainedConfig | None = None, # directory, hub name; config: random weights; None: embedded
+    bidirectional: bool | None = None, # None: as the model says
+    dtype: str | torch.dtype = torch.float32, # or "bf16", ...
+    device: str | torch.device = "cpu", # or "cuda:1", ...
+    attention: str | None = None, # a kernel of moca.model.kernels; None: chosen for device and dtype
+    lora: int | dict | None = None, # train adapters of this rank, not all weights; a dict goes to PEFT's LoraConfig
+    checkpointing: str = "none", # recompute activations in the backward pass: none, selective, full
+    strict: bool = True, # missing or unexpected weights are an error
+    check: bool | None = None, # probe it, and refuse it if it fails; None: unless it has passed before
+    needs_head: bool = False, # stage 1 predicts words: the vocabulary head must be there, a mask token is learnt
+    encoder: Encoder | None = None, # needed where `model` is a config
+    processor: str | Path | None = None, # where tokenizer and image processor lie; None: with the model
+    max_length: int | None = None, # tokens of a Document; None: as the model says
+    end_token: bool | None = None, # after each Document; None: as the model says
+    **limits) -> Backbone: # min_pixels, max_pixels
+    """Load a Backbone of any family in `moca.model.families.FAMILIES`. Raises `BadInput` for what is no such
+    model, lacks weights or wants to run code; `ProbeError` when the model is not what it says."""
+    dtype, device = as_dtype(dtype), as_device(device)
+    if isinstance(model, PretrainedConfig):
+        stored = random_model(model, dtype, bidirectional=bidirectional, encoder=encoder)
+    else:
+        stored = read_model(model, dtype, bidirectional=bidirectional, strict=strict, needs_head=needs_head,
+                            encoder=encoder, processor=processor, max_length=max_length, end_token=end_token,
+                            **limits)
+    with reading(stored.name):
+        backbone = make_backbone(stored, device, attention)
+        if check is not False and stored.files is None: prove(backbone)
+        elif check is not False: prove_once(backbone, stored.files, again=bool(check))
+    backbone.base = base_name(model, stored)
+    if lora: add_lora(backbone, mask_row=needs_head, **(lora if isinstance(lora, dict) else dict(r=lora)))
+    checkpoint_activations(backbone.model, checkpointing)
+    return backbone
+
+def base_name(model: str | Path | PretrainedConfig | None, stored: StoredModel) -> str | None:
+    "The name of the model that all this was made of, as far as it is known."
+    if stored.settings.get("base"): return stored.settings["base"]
+    if model is None: return "moca-tiny-base"
+    if isinstance(model, PretrainedConfig) or Path(model).exists(): return None
+    return str(model)
+
+# %% ../nbs/01_bidirectional_backbone.ipynb #4c9fa80c
+def save(backbone: Backbone, path,
+         pooling: str | None = None, # None: the Backbone's own, else the one that fits its mask
+         multi_vector: bool = False # it was trained to give a vector a token
+         ) -> None:
+    """Write weights (safetensors), config, tokenizer, image processor, settings and a card:
+    a directory that stock transformers loads too, and that says that it is bidirectional."""
+    path = Path(path)
+    model = copy.deepcopy(backbone.peft).merge_and_unload() if backbone.peft else backbone.model
+    weights = model.state_dict()
+    if not backbone.head: weights = {k: v for k, v in weights.items() if not k.endswith("lm_head.weight")}
+    model.save_pretrained(path, state_dict=None if backbone.head else weights)
+    backbone.encoder.save_pretrained(path)
+    pooling = pooling or backbone.pooling or default_pooling(backbone)
+    write_settings(backbone, path, pooling=pooling, multi_vector=multi_vector)
+
+# %% ../nbs/01_bidirectional_backbone.ipynb #d34fb9bd
+def tiny_backbone(family: str, bidirectional: bool = True, seed: int = 0, attention: str | None = None,
+                  **text) -> Backbone: # entries of the text config
+    "A Backbone of a family's small random model; keywords change its text config."
+    model, tokenizer, processor = tiny_model(family, seed, **text)
+    backbone = Backbone(model, Encoder(tokenizer, processor, model.config), attention)
+    set_causal(model, not bidirectional)
+    return backbone.eval()
+
+# %% ../nbs/01_bidirectional_backbone.ipynb #7fefec20
+def probe_families(families: list[str] | None = None, # None: all that the installed transformers can read
+                   kernels: list[str] | None = None, # None: all that the machine has
+                   device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32,
+                   progress: bool = False) -> list[ProbeReport]: # progress: with a bar
+    """Probe small random bidirectional models: one report a family and kernel, the stock kernels with
+    three paddings included."""
+    if families is None: families = [family for family, why in families_here().items() if why is None]
+    usable = [kernel for kernel, why in available(device, dtype).items() if why is None]
+    reports = []
+    for family in tqdm(families, desc="probe", unit="family", disable=not progress):
+        backbone = tiny_backbone(family).to(device, dtype)
+        for kernel in usable:
+            if kernels is not None and kernel not in kernels: continue
+            backbone.use_kernel(kernel)
+            with quiet_loading(): reports.append(probe(backbone, stock=("sdpa", "eager"))) # no advice on faster kernels
+    return reports

@@ -12,118 +12,164 @@ from dataclasses import dataclass
 from functools import cache, partial
 import psutil
 import torch
-from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 from ..data.documents import BadInput
-from .kernels import reach
+from .families import small_image
+from .kernels import window_bounds
 from .packing import Pack
 
 # %% auto #0
-__all__ = ['pairs', 'vision_pairs', 'linear_weights', 'small_picture', 'vision_work', 'Work', 'useful_flops', 'matmul_peak',
-           'ceiling', 'out_of_memory', 'free_memory', 'saved_bytes', 'block_elements', 'Memory', 'vision_blocks',
-           'estimate_memory', 'keep_products', 'checkpoint_activations', 'device_memory', 'peak_memory',
-           'choose_checkpointing']
+__all__ = ['pairs', 'vision_pairs', 'linear_weights', 'vision_work', 'TowerFlops', 'FlopCounter', 'useful_flops', 'matmul_peak',
+           'out_of_memory', 'free_memory', 'ceiling', 'saved_bytes', 'block_elements', 'vision_blocks', 'Memory',
+           'activation_bytes', 'estimate_memory', 'keep_products', 'checkpoint_activations', 'device_memory',
+           'peak_memory', 'choose_checkpointing']
 
 # %% ../../nbs/model/09_cost.ipynb #3e7d0a08
 def pairs(n: int, causal: bool = False, window: int | None = None) -> int:
     "How many pairs (i, j) of a Document's n tokens look at each other."
-    left, right = (n - 1 if r < 0 else min(r, n - 1) for r in reach(causal, window))
+    left, right = [n - 1 if r < 0 else min(r, n - 1) for r in window_bounds(causal, window)]
     return n * (left + 1 + right) - (left * (left + 1) + right * (right + 1)) // 2
 
-def vision_pairs(config, grid: list[int], windowed: bool) -> int:
-    "Pairs of patches of one picture: every tile or frame with itself, or in windows (Qwen2.5-VL)."
-    tiles, rows, cols = grid
-    if not windowed: return tiles * (rows * cols)**2
+# %% ../../nbs/model/09_cost.ipynb #f2e540ef
+def vision_pairs(config, grid: list[int], # tiles, rows and columns of patches
+                 windowed: bool) -> int:
+    "Pairs of patches of one image: every tile or frame with itself, or in windows (Qwen2.5-VL)."
+    tiles, rows, columns = grid
+    if not windowed: return tiles * (rows * columns)**2
     side = config.window_size // config.patch_size # of a window, in patches
-    cut = lambda n: [min(side, n - k) for k in range(0, n, side)]
-    return tiles * sum((r * c)**2 for r in cut(rows) for c in cut(cols))
+    total = 0
+    for height in _cut(rows, side):
+        for width in _cut(columns, side): total += (height * width)**2
+    return tiles * total
+
+def _cut(n: int, side: int) -> list[int]:
+    "A length in pieces of at most `side`."
+    return [min(side, n - start) for start in range(0, n, side)]
 
 # %% ../../nbs/model/09_cost.ipynb #3e7d0a12
-def linear_weights(module: nn.Module, every: int = 2) -> float:
-    "FLOPs a row of all linear layers of a module, forward and backward: 2 a weight, `every` times, once more where it is trained."
-    return sum(2.0 * m.weight.numel() * (every + m.weight.requires_grad) for m in module.modules() if isinstance(m, nn.Linear))
+def linear_weights(module: nn.Module, every: int = 2 # passes that every weight takes part in
+                   ) -> float:
+    """FLOPs a row of all linear layers of a module, forward and backward: 2 a weight, `every` times, once
+    more where it is trained."""
+    linear = [m for m in module.modules() if isinstance(m, nn.Linear)]
+    return sum(2.0 * m.weight.numel() * (every + m.weight.requires_grad) for m in linear)
 
-def small_picture(family) -> tuple[Tensor, Tensor, Tensor]:
-    "Rows, grid and size of a small grey picture, as a family's tower takes them."
-    image = Image.new("RGB", (56, 56), "grey")
-    return family.rows([image]), torch.tensor([family.picture(*image.size).grid]), torch.tensor([image.size[::-1]])
-
+# %% ../../nbs/model/09_cost.ipynb #14306de1
 def vision_work(backbone) -> float:
-    "FLOPs a patch of the vision tower and of what connects it, without attention: counted on a small picture."
-    found, trained = [0.0], any(p.requires_grad for p in backbone.vision.parameters())
+    "FLOPs a patch of the vision tower and of what connects it, without attention: counted on a small image."
+    total, trained = 0.0, any(p.requires_grad for p in backbone.vision.parameters())
     def count(module, args, out):
+        nonlocal total
         rows = out.numel() / module.weight.shape[0] # output positions
-        times = 1 + (trained and isinstance(module, nn.Linear)) + module.weight.requires_grad # nobody wants the gradient of pixels
-        found[0] += 2.0 * rows * module.weight.numel() * times
-    modules = [m for m in backbone.model.modules() if isinstance(m, (nn.Linear, nn.Conv2d, nn.Conv3d))]
-    hooks = [m.register_forward_hook(count) for m in modules]
-    rows, *where = (x.to(backbone.device) for x in small_picture(backbone.encoder.family))
+        times = 1 + module.weight.requires_grad
+        if trained and isinstance(module, nn.Linear): times += 1 # nobody wants the gradient of pixels
+        total += 2.0 * rows * module.weight.numel() * times
+    kinds = (nn.Linear, nn.Conv2d, nn.Conv3d)
+    hooks = [m.register_forward_hook(count) for m in backbone.model.modules() if isinstance(m, kinds)]
+    pixels, grid, size = [x.to(backbone.device) for x in small_image(backbone.encoder.family)]
     try:
-        with torch.no_grad(): backbone.encoder.family.features(backbone.model, rows.to(next(backbone.vision.parameters()).dtype), *where)
+        dtype = next(backbone.vision.parameters()).dtype
+        with torch.no_grad(): backbone.encoder.family.features(backbone.model, pixels.to(dtype), grid, size)
     finally:
-        for h in hooks: h.remove()
-    return found[0] / len(rows)
+        for hook in hooks: hook.remove()
+    return total / len(pixels)
+
+# %% ../../nbs/model/09_cost.ipynb #22dabfa3
+class TowerFlops:
+    "Useful FLOPs of training steps of a Backbone's vision tower."
+    def __init__(self, backbone):
+        self.config, self.patch = backbone.vision.config, vision_work(backbone)
+        depth = getattr(self.config, "depth", None) or self.config.num_hidden_layers
+        full = getattr(self.config, "fullatt_block_indexes", None)
+        self.full = depth if full is None else len(full) # layers without windows
+        self.windowed = depth - self.full
+        self.width = getattr(self.config, "embed_dim", None) or self.config.hidden_size
+        self.times = 3 if any(p.requires_grad for p in backbone.vision.parameters()) else 1
+
+    def __call__(self, p: Pack) -> float:
+        "Useful FLOPs of forward and backward of a Pack's images."
+        seen = 0
+        for grid in p.image_grid_thw.tolist():
+            if self.full: seen += self.full * vision_pairs(self.config, grid, windowed=False)
+            if self.windowed: seen += self.windowed * vision_pairs(self.config, grid, windowed=True)
+        return self.patch * len(p.pixel_values) + 4.0 * self.width * self.times * seen
 
 # %% ../../nbs/model/09_cost.ipynb #3e7d0a13
-class Work:
-    "Useful FLOPs of training steps of a Backbone; made after layers are frozen or adapted, before the model is sharded."
+class FlopCounter:
+    """Useful FLOPs of training steps of a Backbone; made after layers are frozen or adapted, before the
+    model is sharded."""
     def __init__(self, backbone):
-        text, vision = backbone.text.config, backbone.vision.config
-        self.causal, self.window = not backbone.bidirectional, getattr(text, "sliding_window", None)
-        layers = len(backbone.text.layers)
-        self.kinds = list(getattr(text, "layer_types", None) or ["full_attention"] * layers)
-        self.width = text.num_attention_heads * (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
-        self.token, self.patch, self.vision = linear_weights(backbone.text.layers), vision_work(backbone), vision
-        depth, full = getattr(vision, "depth", None) or vision.num_hidden_layers, getattr(vision, "fullatt_block_indexes", None)
-        self.full, self.windows = (depth, 0) if full is None else (len(full), depth - len(full))
-        self.vision_width = getattr(vision, "embed_dim", None) or vision.hidden_size
-        self.vision_times = 3 if any(p.requires_grad for p in backbone.vision.parameters()) else 1
+        config, layers = backbone.text.config, backbone.text.layers
+        self.causal, self.window = not backbone.bidirectional, getattr(config, "sliding_window", None)
+        self.kinds = list(getattr(config, "layer_types", None) or ["full_attention"] * len(layers))
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self.width = config.num_attention_heads * head_dim
+        self.token, self.tower = linear_weights(layers), TowerFlops(backbone)
 
     def attention(self, lengths: list[int], kind: str = "full_attention") -> float:
-        "FLOPs of one layer's attention: two products forward, four backward; none for layers that have no attention."
+        """FLOPs of one layer's attention: two products forward, four backward; none for layers that have
+        no attention."""
         if "attention" not in kind or "linear" in kind: return 0.0
-        return 12.0 * self.width * sum(pairs(n, self.causal, self.window if "sliding" in kind else None) for n in lengths)
+        window = self.window if "sliding" in kind else None
+        return 12.0 * self.width * sum(pairs(n, self.causal, window) for n in lengths)
 
-    def __call__(self, p: Pack, heads: list[tuple[nn.Module, int]] = (), # linear layers on top, and how many rows each takes
+    def __call__(self, p: Pack,
+                 heads: list[tuple[nn.Module, int]] = (), # linear layers on top, and how many rows each takes
                  decoders: list[nn.Module] = () # further decoder layers over the whole Pack
                  ) -> float:
         "Useful FLOPs of forward and backward of a Pack."
-        total = self.token * len(p) + sum(self.attention(p.lengths, k) for k in self.kinds)
+        total = self.token * len(p) + sum(self.attention(p.lengths, kind) for kind in self.kinds)
         total += sum(linear_weights(d) * len(p) + self.attention(p.lengths) for d in decoders)
-        total += sum(linear_weights(h) * n for h, n in heads)
-        if not len(p.pixel_values): return total
-        kinds = [(windowed, n) for windowed, n in ((False, self.full), (True, self.windows)) if n]
-        seen = sum(n * vision_pairs(self.vision, g, windowed) for g in p.image_grid_thw.tolist() for windowed, n in kinds)
-        return total + self.patch * len(p.pixel_values) + 4.0 * self.vision_width * self.vision_times * seen
+        total += sum(linear_weights(head) * rows for head, rows in heads)
+        return total + self.tower(p)
 
+# %% ../../nbs/model/09_cost.ipynb #c9a9b6a5
 def useful_flops(backbone, packs: list[Pack], rows: int = 0 # positions whose vocabulary scores are needed
                  ) -> float:
     "Useful FLOPs of forward and backward of some Packs, with a vocabulary head on `rows` of their positions."
-    work = Work(backbone)
+    work = FlopCounter(backbone)
     return sum(work(p) for p in packs) + linear_weights(backbone.model.lm_head) * rows
 
 # %% ../../nbs/model/09_cost.ipynb #3e7d0a19
 @cache
-def matmul_peak(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, repeats: int = 10) -> float:
-    "FLOP/s of a large square matrix product of random numbers, the best of several; measured once for a device and type."
+def matmul_peak(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
+                repeats: int = 10) -> float:
+    """FLOP/s of a large square matrix product of random numbers, the best of several; measured once for a
+    device and type."""
     device = torch.device(device)
-    n = (8192 if dtype != torch.float32 else 4096) if device.type == "cuda" else 1024
-    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in "ab")
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    n = 1024
+    if device.type == "cuda": n = 4096 if dtype == torch.float32 else 8192
+    a = torch.randn(n, n, device=device).to(dtype)
+    b = torch.randn(n, n, device=device).to(dtype)
     seconds = []
     for _ in range(repeats + 2):
-        wait()
+        if device.type == "cuda": torch.cuda.synchronize()
         began = time.perf_counter()
         a @ b
-        wait()
+        if device.type == "cuda": torch.cuda.synchronize()
         seconds.append(time.perf_counter() - began)
     return 2.0 * n**3 / min(seconds)
 
 # %% ../../nbs/model/09_cost.ipynb #7e085d61
+def out_of_memory(e: BaseException) -> bool:
+    "Does an exception say that memory ran out, of a GPU or of the machine?"
+    if isinstance(e, (torch.OutOfMemoryError, MemoryError)): return True
+    words = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(e, RuntimeError) and any(w in str(e) for w in words)
+
+def free_memory() -> None:
+    "Give back what a forward pass that failed has left behind."
+    gc.collect()
+    if torch.cuda.is_available(): torch.cuda.empty_cache()
+
+# %% ../../nbs/model/09_cost.ipynb #83237450
 def ceiling(reached: float, # FLOP/s of a run
-            device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, before: float | None = None) -> float:
-    "The FLOP/s to compare a run with: `before` or `matmul_peak`, measured again where the run was faster, and never less than the run."
+            device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
+            before: float | None = None # an earlier measurement
+            ) -> float:
+    """The FLOP/s to compare a run with: `before` or `matmul_peak`, measured again where the run was
+    faster, and never less than the run."""
     peak = before or matmul_peak(device, dtype)
     if reached <= peak: return peak
     try: again = matmul_peak.__wrapped__(device, dtype)
@@ -132,36 +178,37 @@ def ceiling(reached: float, # FLOP/s of a run
         again = 0.0
     return max(peak, again, reached)
 
-def out_of_memory(e: BaseException) -> bool:
-    "Does an exception say that memory ran out, of a GPU or of the machine?"
-    words = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    return isinstance(e, (torch.OutOfMemoryError, MemoryError)) or isinstance(e, RuntimeError) and any(w in str(e) for w in words)
-
-def free_memory() -> None:
-    "Give back what a forward pass that failed has left behind."
-    gc.collect()
-    if torch.cuda.is_available(): torch.cuda.empty_cache()
-
 # %% ../../nbs/model/09_cost.ipynb #3e7d0a23
 @contextmanager
 def saved_bytes(but: nn.Module | None = None # its weights do not count
                 ):
-    "`with saved_bytes() as held:` then `held()` is the number of bytes that autograd keeps for the backward pass."
+    """`with saved_bytes() as held:` then `held()` is the number of bytes that autograd keeps for the
+    backward pass."""
     own = {p.untyped_storage().data_ptr() for p in but.parameters()} if but is not None else set()
     kept = {}
-    def pack_(x):
+    def keep(x):
         if not hasattr(x, "untyped_storage") or x.untyped_storage().data_ptr() in own: return x
-        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes(), x # held, so that an address is not used twice
+        storage = x.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes(), x # held, so that an address is not used twice
         return x
-    with torch.autograd.graph.saved_tensors_hooks(pack_, lambda x: x): yield lambda: sum(n for n, _ in kept.values())
+    def held(): return sum(n for n, _ in kept.values())
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x): yield held
 
 # %% ../../nbs/model/09_cost.ipynb #3e7d0a26
 def block_elements(block: nn.Module) -> tuple[float, float, int]:
-    "Numbers that a transformer block keeps a row: everything, only the outputs of its linear layers, only its input."
+    """Numbers that a transformer block keeps a row: everything, only the outputs of its linear layers,
+    only its input."""
     linear = [m for m in block.modules() if isinstance(m, nn.Linear)]
-    every, out = sum(m.in_features + m.out_features for m in linear), sum(m.out_features for m in linear)
-    return every, out, min(min(m.in_features, m.out_features) for m in linear)
+    everything = sum(m.in_features + m.out_features for m in linear)
+    outputs = sum(m.out_features for m in linear)
+    return everything, outputs, min(min(m.in_features, m.out_features) for m in linear)
 
+def vision_blocks(backbone) -> list[nn.Module]:
+    "The blocks of the vision tower."
+    from transformers.modeling_layers import GradientCheckpointingLayer
+    return [m for m in backbone.vision.modules() if isinstance(m, GradientCheckpointingLayer)]
+
+# %% ../../nbs/model/09_cost.ipynb #247923c3
 @dataclass
 class Memory:
     "Bytes of a training step at its worst moment, on one process."
@@ -176,12 +223,23 @@ class Memory:
         return self.weights + self.gradients + self.optimizer + self.activations
 
     def __str__(self):
-        return ", ".join(f"{k} {v / 2**30:.1f}" for k, v in vars(self).items()) + f": {self.total / 2**30:.1f} GiB"
+        parts = ", ".join(f"{name} {size / 2**30:.1f}" for name, size in vars(self).items())
+        return f"{parts}: {self.total / 2**30:.1f} GiB"
 
-def vision_blocks(backbone) -> list[nn.Module]:
-    "The blocks of the vision tower."
-    from transformers.modeling_layers import GradientCheckpointingLayer
-    return [m for m in backbone.vision.modules() if isinstance(m, GradientCheckpointingLayer)]
+# %% ../../nbs/model/09_cost.ipynb #c77b7db5
+def activation_bytes(backbone, tokens: int, patches: int, precision: str, checkpointing: str) -> float:
+    "Bytes of the activations that the blocks of a Backbone keep, the largest recomputed block included."
+    narrow, stream = 4 if precision == "fp32" else 2, 2 if precision == "bf16-pure" else 4
+    learns = any(p.requires_grad for p in backbone.vision.parameters())
+    blocks = [(block, tokens) for block in backbone.text.layers]
+    if learns: blocks += [(block, patches) for block in vision_blocks(backbone)]
+    kept = largest = 0.0
+    for block, n in blocks:
+        everything, outputs, width = block_elements(block)
+        whole = n * (everything * narrow + 4 * 4 * width) # norms work in fp32
+        kept += dict(none=whole, selective=n * outputs * narrow, full=n * width * stream)[checkpointing]
+        if checkpointing != "none": largest = max(largest, whole) # one block at a time is recomputed
+    return kept + largest
 
 # %% ../../nbs/model/09_cost.ipynb #3e7d0a37
 def estimate_memory(backbone, tokens: int, # of one forward pass
@@ -189,39 +247,37 @@ def estimate_memory(backbone, tokens: int, # of one forward pass
                     precision: str = "fp32", checkpointing: str = "none",
                     rows: int = 0, # positions whose vocabulary scores are computed at once
                     shards: int = 1, # processes among which FSDP2 cuts the model
-                    average: bool = False) -> Memory:
+                    average: bool = False) -> Memory: # a running average of the weights is kept too
     "What a training step of a Backbone will need, by formula."
-    wide, narrow, stream = 4, 4 if precision == "fp32" else 2, 2 if precision == "bf16-pure" else 4
-    trained, every = (sum(p.numel() for p in backbone.parameters() if p.requires_grad or all_) for all_ in (False, True))
-    stored = 2 if precision == "bf16-pure" else 4
-    cast = 2 * every if precision == "bf16" else 0 # autocast keeps a bf16 image of the weights
-    held = trained * (8 + 4 * average + (4 if precision == "bf16-pure" else 0))
-    which, kept, largest = {"none": 0, "selective": 1, "full": 2}[checkpointing], 0.0, 0.0
-    learns = any(p.requires_grad for p in backbone.vision.parameters())
-    towers = ((backbone.text.layers, tokens), (vision_blocks(backbone) if learns else (), patches))
-    for layers, n in towers:
-        for block in layers:
-            elements = block_elements(block)
-            everything = n * (elements[0] * narrow + 4 * wide * elements[2]) # norms work in fp32
-            kept += (everything, n * elements[1] * narrow, n * elements[2] * stream)[which]
-            if which: largest = max(largest, everything) # one block at a time is recomputed
-    kept += rows * backbone.model.lm_head.weight.shape[0] * (wide + narrow)
-    step = trained * 2 / shards if precision == "bf16-pure" else 0 # then gradients are in fp32, and activations are gone
-    return Memory((every * stored + cast) / shards, trained * stored / shards, held / shards, max(kept + largest, step))
+    pure, narrow = precision == "bf16-pure", 4 if precision == "fp32" else 2
+    stored = 2 if pure else 4
+    every = sum(p.numel() for p in backbone.parameters())
+    trained = sum(p.numel() for p in backbone.parameters() if p.requires_grad)
+    cast = 2 * every if precision == "bf16" else 0 # autocast keeps a bf16 copy of the weights
+    moments = trained * (8 + 4 * average + (4 if pure else 0))
+    kept = activation_bytes(backbone, tokens, patches, precision=precision, checkpointing=checkpointing)
+    kept += rows * backbone.model.lm_head.weight.shape[0] * (4 + narrow)
+    step = trained * 2 / shards if pure else 0 # then gradients are in fp32, and activations are gone
+    return Memory(weights=(every * stored + cast) / shards, gradients=trained * stored / shards,
+                  optimizer=moments / shards, activations=max(kept, step))
 
 # %% ../../nbs/model/09_cost.ipynb #3e7d0a28
 def keep_products(context, op, *args, **kwargs):
     "The policy of `selective`: results of matrix products and of attention are kept."
     name = str(op)
-    expensive = any(k in name for k in ("aten.mm", "aten.addmm", "aten.bmm", "attention", "attn", "convolution"))
+    products = ("aten.mm", "aten.addmm", "aten.bmm", "attention", "attn", "convolution")
+    expensive = any(product in name for product in products)
     return CheckpointPolicy.MUST_SAVE if expensive else CheckpointPolicy.PREFER_RECOMPUTE
 
 def checkpoint_activations(model: nn.Module, how: str = "full") -> None:
-    "Recompute activations of a Hugging Face model in its backward pass: none, selective or full."
-    if how not in ("none", "selective", "full"): raise BadInput(f"checkpointing {how!r}: use none, selective or full")
+    """Recompute activations of a Hugging Face model in its backward pass: none, selective or full. Raises
+    `BadInput` for another."""
+    if how not in ("none", "selective", "full"):
+        raise BadInput(f"checkpointing {how!r}: use none, selective or full")
     if how == "none": return
     options = dict(use_reentrant=False)
-    if how == "selective": options["context_fn"] = partial(create_selective_checkpoint_contexts, keep_products)
+    if how == "selective":
+        options["context_fn"] = partial(create_selective_checkpoint_contexts, keep_products)
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable(options)
 
@@ -238,11 +294,13 @@ def peak_memory(device) -> float:
     except ImportError: return 0.0 # Windows
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1.0 if sys.platform == "darwin" else 1024.0)
 
+# %% ../../nbs/model/09_cost.ipynb #5486a8b9
 def choose_checkpointing(backbone, tokens: int, limit: float, # bytes there are
-                         **how) -> tuple[str, str]: # to `estimate_memory`
+                         **how) -> tuple[str, str]: # how: to `estimate_memory`
     "The least recomputation that fits into nine tenths of a memory, and a line that says why."
     for name in ("none", "selective", "full"):
         memory = estimate_memory(backbone, tokens, checkpointing=name, **how)
         if memory.total <= .9 * limit: break
     fits = "" if memory.total <= .9 * limit else "; it may not fit: lower pack_tokens, or shard the model"
-    return name, f"checkpointing {name}: about {memory.total / 2**30:.1f} of {limit / 2**30:.1f} GiB ({memory}) for {tokens:,} tokens{fits}"
+    size = f"about {memory.total / 2**30:.1f} of {limit / 2**30:.1f} GiB ({memory})"
+    return name, f"checkpointing {name}: {size} for {tokens:,} tokens{fits}"

@@ -21,24 +21,39 @@ from ..data.documents import BadInput, MocaError
 from ..masking import attention_mask, document_ids
 
 # %% auto #0
-__all__ = ['KERNELS', 'IMPLEMENTATIONS', 'TOWER', 'reach', 'window_mask', 'Groups', 'Borders', 'kernel', 'find_kernel',
-           'pack_mask', 'attention_weights', 'eager', 'sdpa', 'library', 'call_varlen', 'call_flash', 'varlen', 'flex',
-           'flash', 'why_not', 'available', 'choose', 'Record', 'hf_attention', 'tower_attention']
+__all__ = ['ATTENTION', 'KERNELS', 'HALF', 'IMPLEMENTATIONS', 'TOWER', 'layer_kinds', 'window_bounds', 'window_mask', 'Groups',
+           'group_by_length', 'SequenceLayout', 'block_mask', 'kernel', 'find_kernel', 'library', 'why_not',
+           'pack_mask', 'attention_weights', 'eager', 'sdpa', 'call_varlen', 'varlen', 'call_flash', 'flex', 'flash',
+           'available', 'choose', 'AttentionTrace', 'hf_attention', 'tower_attention']
+
+# %% ../../nbs/model/05_kernels.ipynb #4b236f6e
+ATTENTION = ("full_attention", "sliding_attention") # the layer types that have a mask
+
+def layer_kinds(backbone) -> list[tuple[str, int | None]]:
+    "Kind and window (None: no limit) of each decoder layer, as the text config states them."
+    config = backbone.text.config
+    kinds = getattr(config, "layer_types", None) or ["full_attention"] * len(backbone.text.layers)
+    window = getattr(config, "sliding_window", None)
+    return [(kind, window if kind == "sliding_attention" else None) for kind in kinds]
 
 # %% ../../nbs/model/05_kernels.ipynb #48f86dd4
-def reach(causal: bool, window: int | None) -> tuple[int, int]:
-    """How many tokens back and ahead a token may look, -1 for no limit: what FlashAttention calls `window_size`.
-    Raises `BadInput` for a window below 1."""
+def window_bounds(causal: bool, window: int | None) -> tuple[int, int]:
+    """How many tokens back and ahead a token may look, -1 for no limit: what FlashAttention calls
+    `window_size`. Raises `BadInput` for a window below 1."""
     if window is None: return -1, 0 if causal else -1
-    if window < 1: raise BadInput(f"the attention window is {window}: give 1 token or more, or None for no window")
+    if window < 1:
+        raise BadInput(f"the attention window is {window}: give 1 token or more, or None for no window")
     return (window - 1, 0) if causal else (window, window)
 
+# %% ../../nbs/model/05_kernels.ipynb #2483419e
 def window_mask(length: int, causal: bool, window: int | None, device=None) -> Tensor: # [T, T] bool
     "May token i look at token j, as far as direction and window go?"
-    left, right = reach(causal, window)
+    left, right = window_bounds(causal, window)
+    if left < 0: left = length
+    if right < 0: right = length
     at = torch.arange(length, device=device)
     back = at[:, None] - at # how far j lies behind i
-    return (back <= (left if left >= 0 else length)) & (-back <= (right if right >= 0 else length))
+    return (back <= left) & (-back <= right)
 
 # %% ../../nbs/model/05_kernels.ipynb #5ba6d36d
 @dataclass
@@ -49,24 +64,38 @@ class Groups:
     shapes: list[tuple[int, int]] # (documents, length) of each group
     sorted: bool = False # they already lie in this order
 
+def group_by_length(lengths: list[int], device="cpu") -> Groups:
+    "Documents of equal length side by side, the shortest first."
+    starts = [0, *accumulate(lengths)]
+    members = {} # length -> where its Documents start
+    for start, n in sorted(zip(starts, lengths), key=lambda place: place[1]):
+        members.setdefault(n, []).append(start)
+    spans = []
+    for n, found in members.items():
+        spans += [torch.arange(start, start + n) for start in found]
+    order = torch.cat(spans)
+    return Groups(order.to(device, non_blocking=True), order.argsort().to(device, non_blocking=True),
+                  shapes=[(len(found), n) for n, found in members.items()], sorted=lengths == sorted(lengths))
+
 # %% ../../nbs/model/05_kernels.ipynb #0f992668
-class Borders:
-    "Where each Document of a Pack starts and ends: `lengths`, `total`, `longest`, `cu_seqlens` [D+1] int32 on `device`."
+class SequenceLayout:
+    """Where each Document of a Pack starts and ends: `lengths`, `total`, `longest`, `cu_seqlens` [D+1]
+    int32 on `device`."""
     def __init__(self, lengths: list[int], # tokens of each Document, in the order of the Pack
                  device="cpu"):
-        if not lengths: raise BadInput("a Pack needs at least one Document: its list of lengths is empty")
-        for d, n in enumerate(lengths):
-            if not isinstance(n, int) or n < 1:
-                raise BadInput(f"Document {d} of the Pack has length {n!r}: give a whole number from 1 upwards")
-        self.lengths, self.total, self.longest, self.device = list(lengths), sum(lengths), max(lengths), torch.device(device)
-        self._cu, self._block_masks = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32), {}
+        _check_lengths(lengths)
+        self.lengths, self.device = list(lengths), torch.device(device)
+        self.total, self.longest = sum(lengths), max(lengths)
+        self._cu = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
         self.cu_seqlens = self._cu.to(device, non_blocking=True)
+        self.block_masks = {} # of `flex`
 
     @classmethod
-    def of(cls, cu_seqlens: Tensor) -> Borders: # [D+1] integers, starting at 0
+    def of(cls, cu_seqlens: Tensor) -> SequenceLayout: # [D+1] integers, starting at 0
         "From a Pack's borders, on their device. Reads them back from it: once per Pack, not once per layer."
         cu = cu_seqlens.tolist()
-        if not cu or cu[0] != 0: raise BadInput(f"cu_seqlens is {cu[:8]}: it must start at 0, such as [0, 5, 9]")
+        if not cu or cu[0] != 0:
+            raise BadInput(f"cu_seqlens is {cu[:8]}: it must start at 0, such as [0, 5, 9]")
         return cls([b - a for a, b in zip(cu, cu[1:])], cu_seqlens.device)
 
     @cached_property
@@ -77,44 +106,51 @@ class Borders:
     @cached_property
     def groups(self) -> Groups:
         "Documents of equal length side by side, for `sdpa`."
-        members, starts = {}, self._cu.tolist()
-        for start, n in sorted(zip(starts, self.lengths), key=lambda o: o[1]): members.setdefault(n, []).append(start)
-        order = torch.cat([torch.arange(s, s + n) for n, found in members.items() for s in found])
-        return Groups(*(o.to(self.device, non_blocking=True) for o in (order, order.argsort())),
-                      [(len(found), n) for n, found in members.items()], self.lengths == sorted(self.lengths))
+        return group_by_length(self.lengths, self.device)
 
-    def block_mask(self, causal: bool, window: int | None) -> BlockMask:
-        """The mask of `flex`: which blocks of 128 x 128 are empty, full, or in between. On CUDA it is made by a compiled function that
-        never forms [T, T]."""
-        if (causal, window) not in self._block_masks:
-            limits = torch.tensor([self.total if n < 0 else n for n in reach(causal, window)]).to(self.device, non_blocking=True)
-            ids = self.ids
-            def sees(batch, head, i, j): return (ids[i] == ids[j]) & (i - j <= limits[0]) & (j - i <= limits[1])
-            make = _compiled(create_block_mask) if self.device.type == "cuda" else create_block_mask
-            self._block_masks[causal, window] = make(sees, None, None, self.total, self.total, device=self.device)
-        return self._block_masks[causal, window]
+def _check_lengths(lengths: list[int]) -> None:
+    "Raises `BadInput` for lengths that no Pack has."
+    if not lengths: raise BadInput("a Pack needs at least one Document: its list of lengths is empty")
+    for d, n in enumerate(lengths):
+        if not isinstance(n, int) or n < 1:
+            raise BadInput(f"Document {d} of the Pack has length {n!r}: give a whole number from 1 upwards")
 
+# %% ../../nbs/model/05_kernels.ipynb #c4828f44
 @cache
 def _compiled(f: Callable) -> Callable:
     "`torch.compile(f)`, once."
     return torch.compile(f)
 
+def block_mask(layout: SequenceLayout, causal: bool, window: int | None) -> BlockMask:
+    "The mask of `flex`. On CUDA it is made by a compiled function that never forms [T, T]."
+    known = layout.block_masks
+    if (causal, window) in known: return known[causal, window]
+    bounds = [layout.total if n < 0 else n for n in window_bounds(causal, window)]
+    limits, ids = torch.tensor(bounds).to(layout.device, non_blocking=True), layout.ids
+    def sees(batch, head, i, j): return (ids[i] == ids[j]) & (i - j <= limits[0]) & (j - i <= limits[1])
+    make = _compiled(create_block_mask) if layout.device.type == "cuda" else create_block_mask
+    known[causal, window] = make(sees, None, None, layout.total, layout.total, device=layout.device)
+    return known[causal, window]
+
 # %% ../../nbs/model/05_kernels.ipynb #2c960180
-KERNELS: dict[str, Callable] = {} # name -> f(q, k, v, borders, causal, window, scale, softcap), the oracle first
+# name -> f(q, k, v, borders, causal, window, scale, softcap), the oracle first
+KERNELS: dict[str, Callable] = {}
 
 def kernel(f: Callable) -> Callable:
     "Register a kernel under its name."
     @wraps(f)
     def run(q: Tensor, # [heads, T, d]
             k: Tensor, v: Tensor, # [kv heads, T, d], heads a multiple of kv heads
-            borders: Borders, causal: bool,
-            window: int | None = None, # sliding window in tokens, as `reach` reads it
+            borders: SequenceLayout, causal: bool,
+            window: int | None = None, # sliding window in tokens, as `window_bounds` reads it
             scale: float | None = None, # of the scores; None: 1 / sqrt(d)
             softcap: float | None = None # scores become softcap * tanh(scores / softcap)
             ) -> Tensor: # [T, heads, d]
         backward = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
-        if reason := why_not(f.__name__, q.device, q.dtype, softcap, backward): raise MocaError(reason)
-        return f(q, k, v, borders, causal, window, q.shape[-1]**-.5 if scale is None else scale, softcap)
+        reason = why_not(f.__name__, q.device, q.dtype, softcap=softcap, backward=backward)
+        if reason: raise MocaError(reason)
+        if scale is None: scale = q.shape[-1]**-.5
+        return f(q, k, v, borders, causal=causal, window=window, scale=scale, softcap=softcap)
     KERNELS[f.__name__] = run
     return run
 
@@ -122,47 +158,13 @@ def find_kernel(name: str) -> Callable:
     "A kernel by its name. Raises `BadInput` with the names there are, and the nearest."
     if name in KERNELS: return KERNELS[name]
     near = difflib.get_close_matches(str(name), KERNELS, 1)
-    raise BadInput(f"there is no kernel {name!r}" + (f" (did you mean {near[0]}?)" if near else "") + f": there are {', '.join(KERNELS)}")
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    raise BadInput(f"there is no kernel {name!r}{hint}: there are {', '.join(KERNELS)}")
 
-# %% ../../nbs/model/05_kernels.ipynb #bb4bed5c
-def pack_mask(borders: Borders, causal: bool, window: int | None = None) -> Tensor: # [T, T] bool
-    "Who may look at whom in a Pack: inside a Document, in the direction, within the window."
-    return (attention_mask(borders.cu_seqlens, "causal" if causal else "bidirectional")
-            & window_mask(borders.total, causal, window, borders.device))
-
-def attention_weights(q: Tensor, k: Tensor, borders: Borders, causal: bool, window: int | None, scale: float,
-                      softcap: float | None) -> Tensor: # [heads, T, T]
-    "The attention weights, which no other kernel forms: rows sum to 1."
-    scores = q.float() @ _expand(q, k)[0].float().transpose(-1, -2) * scale
-    if softcap: scores = softcap * (scores / softcap).tanh()
-    return scores.masked_fill(~pack_mask(borders, causal, window), -torch.inf).softmax(-1)
-
-def _expand(q: Tensor, *kv: Tensor) -> list[Tensor]:
-    "Keys and values with one head per query head (grouped-query attention shares them)."
-    return [x.repeat_interleave(len(q) // len(x), 0) if len(x) != len(q) else x for x in kv]
-
-@kernel
-def eager(q, k, v, borders, causal, window, scale, softcap):
-    "The explicit mask, T x T a head."
-    return (attention_weights(q, k, borders, causal, window, scale, softcap) @ _expand(q, v)[0].float()).transpose(0, 1).to(q.dtype)
-
-# %% ../../nbs/model/05_kernels.ipynb #c557a016
-@kernel
-def sdpa(q, k, v, borders, causal, window, scale, softcap):
-    "Documents of equal length as one batch of `scaled_dot_product_attention`."
-    groups, left, out = borders.groups, reach(causal, window)[0], []
-    if not groups.sorted: q, k, v = (x.index_select(1, groups.order) for x in (q, k, v))
-    k, v = _expand(q, k, v)
-    for (n, length), *parts in zip(groups.shapes, *(x.split([n * length for n, length in groups.shapes], 1) for x in (q, k, v))):
-        parts = [x.unflatten(1, (n, length)).transpose(0, 1) for x in parts]
-        mask = window_mask(length, causal, window, q.device) if window is not None and left < length - 1 else None
-        o = F.scaled_dot_product_attention(*parts, attn_mask=mask, scale=scale, is_causal=causal and length > 1 and mask is None)
-        out.append(o.transpose(0, 1).flatten(1, 2))
-    out = torch.cat(out, 1)
-    return (out if groups.sorted else out.index_select(1, groups.inverse)).transpose(0, 1)
-
-# %% ../../nbs/model/05_kernels.ipynb #8b97ce1f
-_LIBRARY = dict(varlen=("torch.nn.attention.varlen", "varlen_attn"), flash=("flash_attn", "flash_attn_varlen_func"))
+# %% ../../nbs/model/05_kernels.ipynb #0bafedfb
+HALF = (torch.bfloat16, torch.float16)
+_LIBRARY = dict(varlen=("torch.nn.attention.varlen", "varlen_attn"),
+                flash=("flash_attn", "flash_attn_varlen_func"))
 
 @cache
 def library(name: str) -> Callable | None:
@@ -171,6 +173,84 @@ def library(name: str) -> Callable | None:
     try: return getattr(import_module(module), function)
     except (ImportError, AttributeError, OSError): return None
 
+# %% ../../nbs/model/05_kernels.ipynb #c8321c20
+def why_not(name: str, device="cpu", dtype: torch.dtype = torch.float32, softcap: float | None = None,
+            backward: bool = False) -> str | None:
+    "Why a kernel can't run there, in one sentence; None if it can. Raises `BadInput` for an unknown kernel."
+    find_kernel(name)
+    device = torch.device(device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        return "torch finds no CUDA device on this machine"
+    if softcap and name in ("sdpa", "varlen"):
+        return f"{name} can't cap attention scores (softcap): use eager, flex or flash"
+    if name == "flex": return _why_not_flex(device, backward)
+    if name in _LIBRARY: return _why_not_library(name, device, dtype)
+    return None
+
+def _why_not_flex(device: torch.device, backward: bool) -> str | None:
+    "The same for FlexAttention."
+    if device.type not in ("cpu", "cuda"): return f"flex runs on the CPU and on CUDA, not on {device.type}"
+    if device.type == "cuda" and not find_spec("triton"): return "flex needs the package triton on CUDA"
+    if device.type == "cpu" and backward: return "flex has no backward pass on the CPU: use sdpa or eager"
+    return None
+
+def _why_not_library(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
+    "The same for the kernels of torch and flash-attn."
+    if library(name) is None:
+        if name == "flash": return "flash needs the package flash-attn, which is not installed"
+        return "varlen needs torch 2.10 or newer"
+    if device.type != "cuda": return f"{name} runs on CUDA only, not on {device.type}"
+    if dtype not in HALF: return f"{name} needs bfloat16 or float16, not {str(dtype).removeprefix('torch.')}"
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return f"{name} needs a GPU of compute capability 8.0 or newer"
+    return None
+
+# %% ../../nbs/model/05_kernels.ipynb #bb4bed5c
+def pack_mask(borders: SequenceLayout, causal: bool, window: int | None = None) -> Tensor: # [T, T] bool
+    "Who may look at whom in a Pack: inside a Document, in the direction, within the window."
+    inside = attention_mask(borders.cu_seqlens, "causal" if causal else "bidirectional")
+    return inside & window_mask(borders.total, causal, window, borders.device)
+
+# %% ../../nbs/model/05_kernels.ipynb #17fed7fb
+def _expand(q: Tensor, *kv: Tensor) -> list[Tensor]:
+    "Keys and values with one head per query head (grouped-query attention shares them)."
+    return [x.repeat_interleave(len(q) // len(x), 0) if len(x) != len(q) else x for x in kv]
+
+def attention_weights(q: Tensor, k: Tensor, borders: SequenceLayout, causal: bool, window: int | None,
+                      scale: float, softcap: float | None) -> Tensor: # [heads, T, T]
+    "The attention weights, which no other kernel forms: rows sum to 1."
+    k = _expand(q, k)[0]
+    scores = q.float() @ k.float().transpose(-1, -2) * scale
+    if softcap: scores = softcap * (scores / softcap).tanh()
+    return scores.masked_fill(~pack_mask(borders, causal, window), -torch.inf).softmax(-1)
+
+@kernel
+def eager(q, k, v, borders, causal, window, scale, softcap):
+    "The explicit mask, T x T a head."
+    weights = attention_weights(q, k, borders, causal=causal, window=window, scale=scale, softcap=softcap)
+    return (weights @ _expand(q, v)[0].float()).transpose(0, 1).to(q.dtype)
+
+# %% ../../nbs/model/05_kernels.ipynb #c557a016
+@kernel
+def sdpa(q, k, v, borders, causal, window, scale, softcap):
+    "Documents of equal length as one batch of `scaled_dot_product_attention`."
+    groups, left, out = borders.groups, window_bounds(causal, window)[0], []
+    if not groups.sorted: q, k, v = [x.index_select(1, groups.order) for x in (q, k, v)]
+    k, v = _expand(q, k, v)
+    sizes = [n * length for n, length in groups.shapes]
+    for shape, *qkv in zip(groups.shapes, q.split(sizes, 1), k.split(sizes, 1), v.split(sizes, 1)):
+        batch = [x.unflatten(1, shape).transpose(0, 1) for x in qkv]
+        length = shape[1]
+        bites = window is not None and left < length - 1
+        mask = window_mask(length, causal, window, q.device) if bites else None
+        o = F.scaled_dot_product_attention(*batch, attn_mask=mask, scale=scale,
+                                           is_causal=causal and length > 1 and mask is None)
+        out.append(o.transpose(0, 1).flatten(1, 2))
+    out = torch.cat(out, 1)
+    if not groups.sorted: out = out.index_select(1, groups.inverse)
+    return out.transpose(0, 1)
+
+# %% ../../nbs/model/05_kernels.ipynb #8b97ce1f
 @cache
 def _parameters(f: Callable) -> frozenset[str]:
     "The names of a function's parameters."
@@ -180,115 +260,137 @@ def _pad(x: Tensor, multiple: int) -> Tensor:
     "Zeros at the end of the last axis, up to the next multiple."
     return F.pad(x, (0, -x.shape[-1] % multiple)) if x.shape[-1] % multiple else x
 
+# %% ../../nbs/model/05_kernels.ipynb #61258dfa
 def call_varlen(attend: Callable, # torch's varlen_attn, of any version
-                q: Tensor, k: Tensor, v: Tensor, borders: Borders, causal: bool, window: int | None, scale: float) -> Tensor:
-    "torch's `varlen_attn`, in the words that its version understands."
+                q: Tensor, k: Tensor, v: Tensor, borders: SequenceLayout, causal: bool, window: int | None,
+                scale: float) -> Tensor:
+    """torch's `varlen_attn`, in the words that its version understands. Raises `MocaError` for a window
+    that it does not know."""
     knows, d, cu, n = _parameters(attend), q.shape[-1], borders.cu_seqlens, borders.longest
-    if "enable_gqa" not in knows: k, v = _expand(q, k, v)
-    q, k, v = (_pad(x.transpose(0, 1), 8) for x in (q, k, v))
-    options = dict(window_size=reach(causal, window)) if "window_size" in knows else dict(is_causal=causal)
     if window is not None and "window_size" not in knows:
-        raise MocaError(f"varlen_attn of torch {torch.__version__} knows no sliding window: use sdpa or flex, or torch 2.11 or newer")
+        raise MocaError(f"varlen_attn of torch {torch.__version__} knows no sliding window: "
+                        "use sdpa or flex, or torch 2.11 or newer")
+    if "enable_gqa" not in knows: k, v = _expand(q, k, v)
+    q, k, v = [_pad(x.transpose(0, 1), 8) for x in (q, k, v)]
+    options = {}
+    if "window_size" in knows: options["window_size"] = window_bounds(causal, window)
+    else: options["is_causal"] = causal
     if "enable_gqa" in knows: options["enable_gqa"] = q.shape[1] != k.shape[1]
     if "scale" in knows: options["scale"] = scale
     else: q = q * (scale * q.shape[-1]**.5) # it divides by sqrt(d) of its own accord
     return attend(q, k, v, cu, cu, n, n, **options)[..., :d]
 
-def call_flash(attend: Callable, # flash_attn_varlen_func
-               q: Tensor, k: Tensor, v: Tensor, borders: Borders, causal: bool, window: int | None, scale: float,
-               softcap: float | None) -> Tensor:
-    "flash-attn's `flash_attn_varlen_func`."
-    d, cu, n = q.shape[-1], borders.cu_seqlens, borders.longest
-    q, k, v = (_pad(x.transpose(0, 1), 8) for x in (q, k, v))
-    options = dict(softcap=softcap) if softcap else {}
-    return attend(q, k, v, cu, cu, n, n, softmax_scale=scale, causal=causal, window_size=reach(causal, window), **options)[..., :d]
-
 @kernel
 def varlen(q, k, v, borders, causal, window, scale, softcap):
     "torch's variable-length FlashAttention."
-    return call_varlen(library("varlen"), q, k, v, borders, causal, window, scale)
+    return call_varlen(library("varlen"), q, k, v, borders, causal=causal, window=window, scale=scale)
+
+# %% ../../nbs/model/05_kernels.ipynb #756a3a04
+def call_flash(attend: Callable, # flash_attn_varlen_func
+               q: Tensor, k: Tensor, v: Tensor, borders: SequenceLayout, causal: bool, window: int | None,
+               scale: float, softcap: float | None) -> Tensor:
+    "flash-attn's `flash_attn_varlen_func`."
+    d, cu, n = q.shape[-1], borders.cu_seqlens, borders.longest
+    q, k, v = [_pad(x.transpose(0, 1), 8) for x in (q, k, v)]
+    options = dict(softmax_scale=scale, causal=causal, window_size=window_bounds(causal, window))
+    if softcap: options["softcap"] = softcap
+    return attend(q, k, v, cu, cu, n, n, **options)[..., :d]
 
 # %% ../../nbs/model/05_kernels.ipynb #8ba0f407
 @kernel
 def flex(q, k, v, borders, causal, window, scale, softcap):
     "FlexAttention, compiled on CUDA."
     def cap(score, batch, head, i, j): return softcap * torch.tanh(score / softcap)
-    attend, d = _compiled(flex_attention) if q.is_cuda else flex_attention, q.shape[-1]
-    q, k, v = (_pad(x, 16)[None] if q.is_cuda else x.detach()[None] for x in (q, k, v)) # on the CPU it takes nothing that wants a gradient
-    out = attend(q, k, v, score_mod=cap if softcap else None, block_mask=borders.block_mask(causal, window), scale=scale,
-                 enable_gqa=q.shape[1] != k.shape[1])
+    d = q.shape[-1]
+    attend = _compiled(flex_attention) if q.is_cuda else flex_attention
+    if q.is_cuda: q, k, v = [_pad(x, 16)[None] for x in (q, k, v)]
+    else: q, k, v = [x.detach()[None] for x in (q, k, v)] # on the CPU it takes nothing that wants a gradient
+    out = attend(q, k, v, score_mod=cap if softcap else None, block_mask=block_mask(borders, causal, window),
+                 scale=scale, enable_gqa=q.shape[1] != k.shape[1])
     return out[0, ..., :d].transpose(0, 1)
 
 @kernel
 def flash(q, k, v, borders, causal, window, scale, softcap):
     "FlashAttention of the package flash-attn."
-    return call_flash(library("flash"), q, k, v, borders, causal, window, scale, softcap)
+    return call_flash(library("flash"), q, k, v, borders, causal=causal, window=window, scale=scale,
+                      softcap=softcap)
 
-# %% ../../nbs/model/05_kernels.ipynb #5b4d994b
-def why_not(name: str, device="cpu", dtype: torch.dtype = torch.float32, softcap: float | None = None,
-            backward: bool = False) -> str | None:
-    "Why a kernel can't run there, in one sentence; None if it can. Raises `BadInput` for an unknown kernel."
-    find_kernel(name)
-    device = torch.device(device)
-    if device.type == "cuda" and not torch.cuda.is_available(): return "torch finds no CUDA device on this machine"
-    if softcap and name in ("sdpa", "varlen"): return f"{name} can't cap attention scores (softcap): use eager, flex or flash"
-    if name == "flex":
-        if device.type not in ("cpu", "cuda"): return f"flex runs on the CPU and on CUDA, not on {device.type}"
-        if device.type == "cuda" and not find_spec("triton"): return "flex needs the package triton on CUDA"
-        if device.type == "cpu" and backward: return "flex has no backward pass on the CPU: use sdpa or eager"
-    if name in _LIBRARY:
-        if library(name) is None:
-            return "flash needs the package flash-attn, which is not installed" if name == "flash" else "varlen needs torch 2.10 or newer"
-        if device.type != "cuda": return f"{name} runs on CUDA only, not on {device.type}"
-        if dtype not in (torch.bfloat16, torch.float16): return f"{name} needs bfloat16 or float16, not {str(dtype).removeprefix('torch.')}"
-        if torch.cuda.get_device_capability(device) < (8, 0): return f"{name} needs a GPU of compute capability 8.0 or newer"
-
+# %% ../../nbs/model/05_kernels.ipynb #2a37045f
 def available(device="cpu", dtype: torch.dtype = torch.float32, softcap: float | None = None,
               backward: bool = False) -> dict[str, str | None]: # kernel -> None, or why it can't run
     "Which kernels can run there, and why the others can't."
-    return {name: why_not(name, device, dtype, softcap, backward) for name in KERNELS}
+    return {name: why_not(name, device, dtype, softcap=softcap, backward=backward) for name in KERNELS}
 
 def choose(device, dtype: torch.dtype, # that attention will see: under autocast, its dtype
            softcap: float | None = None) -> str:
-    "The name of the best kernel for training and use there (this section's list). Raises `MocaError` if none can run."
-    order = [] if torch.device(device).type != "cuda" else ["flex", "flash"] if softcap else ["varlen", "flash", "flex"]
-    if not softcap and dtype not in (torch.bfloat16, torch.float16): order = []
-    reasons = available(device, dtype, softcap, backward=True)
-    for name in (*order, "sdpa", "eager"):
+    """The name of the best kernel for training and use there (this section's list). Raises `MocaError` if
+    none can run."""
+    order = ["sdpa", "eager"]
+    if torch.device(device).type == "cuda":
+        if softcap: order = ["flex", "flash", *order]
+        elif dtype in HALF: order = ["varlen", "flash", "flex", *order]
+    reasons = available(device, dtype, softcap=softcap, backward=True)
+    for name in order:
         if reasons[name] is None: return name
     raise MocaError(reasons["eager"])
 
 # %% ../../nbs/model/05_kernels.ipynb #623c5a42
-class Record(list):
-    "A list for `record=`: one dict a layer. With `weights = True` also the attention weights of a Pack of one Document."
+class AttentionTrace(list):
+    """A list for `trace=`: one dict a layer. With `weights = True` also the attention weights of a Pack of
+    one Document."""
     weights = False
 
+def _note(trace: list, module, q: Tensor, k: Tensor, borders: SequenceLayout, kernel: str, causal: bool,
+          window: int | None, **how) -> None: # scale and softcap
+    "Write down what one attention call was told."
+    weights = None
+    if getattr(trace, "weights", False):
+        if len(borders.lengths) != 1:
+            raise MocaError("attention weights are recorded for a Pack of one Document, "
+                            f"not of {len(borders.lengths)}")
+        weights = attention_weights(q, k, borders, causal=causal, window=window, **how).detach()
+    trace.append(dict(layer=getattr(module, "layer_idx", None), kernel=kernel, causal=causal, window=window,
+                      weights=weights))
+
+# %% ../../nbs/model/05_kernels.ipynb #1a2579ec
+def _check_call(name: str, query: Tensor, borders: SequenceLayout | None, dropout: float,
+                s_aux: Tensor | None) -> None:
+    "Raises `MocaError` for a call of a model that a kernel cannot answer."
+    if borders is None:
+        raise MocaError(f"moca_{name} attention runs on Packs: call the Backbone, not the model inside it")
+    rows, tokens = query.shape[0], query.shape[2]
+    if rows != 1 or tokens != borders.total:
+        raise MocaError(f"moca_{name} attention got {rows} rows of {tokens} tokens for a Pack of "
+                        f"{borders.total}: a Pack is one row, all of it")
+    if dropout:
+        raise MocaError(f"moca_{name} attention has no dropout: "
+                        "set attention_dropout of the model's text config to 0")
+    if s_aux is not None: raise MocaError(f"moca_{name} attention knows no attention sinks")
+
+def _one_row(*tensors: Tensor) -> list[Tensor]: # [1, heads, T, d] -> [heads, T, d]
+    "The Pack's row, in one dtype under autocast."
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device): return [x[0] for x in tensors]
+    return [x[0].to(torch.get_autocast_dtype(device)) for x in tensors]
+
+# %% ../../nbs/model/05_kernels.ipynb #6ad89d52
 def hf_attention(name: str) -> Callable:
     "A kernel as transformers calls attention functions."
     run = find_kernel(name)
-    def attention(module, query: Tensor, key: Tensor, value: Tensor, # [1, heads, T, d], [1, kv heads, T, d] twice
+    def attention(module, query: Tensor, # [1, heads, T, d]
+                  key: Tensor, value: Tensor, # [1, kv heads, T, d]
                   attention_mask=None, # no mask is used
-                  scaling: float | None = None, dropout: float = 0.0, borders: Borders | None = None, record: list | None = None,
-                  is_causal: bool | None = None, sliding_window: int | None = None, softcap: float | None = None,
-                  s_aux: Tensor | None = None, **kwargs) -> tuple[Tensor, None]: # [1, T, heads, d]
-        if borders is None: raise MocaError(f"moca_{name} attention runs on Packs: call the Backbone, not the model inside it")
-        if query.shape[0] != 1 or query.shape[2] != borders.total:
-            raise MocaError(f"moca_{name} attention got {query.shape[0]} rows of {query.shape[2]} tokens for a Pack of {borders.total}: "
-                            "a Pack is one row, all of it")
-        if dropout: raise MocaError(f"moca_{name} attention has no dropout: set attention_dropout of the model's text config to 0")
-        if s_aux is not None: raise MocaError(f"moca_{name} attention knows no attention sinks")
+                  scaling: float | None = None, dropout: float = 0.0, borders: SequenceLayout | None = None,
+                  trace: list | None = None, is_causal: bool | None = None, sliding_window: int | None = None,
+                  softcap: float | None = None, s_aux: Tensor | None = None,
+                  **kwargs) -> tuple[Tensor, None]: # [1, T, heads, d]
+        _check_call(name, query, borders, dropout=dropout, s_aux=s_aux)
         causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-        scale, device = query.shape[-1]**-.5 if scaling is None else scaling, query.device.type
-        q, k, v = (x[0].to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x[0] for x in (query, key, value))
-        if record is not None:
-            weights = None
-            if getattr(record, "weights", False):
-                if len(borders.lengths) != 1:
-                    raise MocaError(f"attention weights are recorded for a Pack of one Document, not of {len(borders.lengths)}")
-                weights = attention_weights(q, k, borders, causal, sliding_window, scale, softcap).detach()
-            record.append(dict(layer=getattr(module, "layer_idx", None), kernel=name, causal=causal, window=sliding_window,
-                               weights=weights))
-        return run(q, k, v, borders, causal, sliding_window, scale, softcap)[None], None
+        scale = query.shape[-1]**-.5 if scaling is None else scaling
+        q, k, v = _one_row(query, key, value)
+        how = dict(causal=causal, window=sliding_window, scale=scale, softcap=softcap)
+        if trace is not None: _note(trace, module, q, k, borders, kernel=name, **how)
+        return run(q, k, v, borders, **how)[None], None
     return attention
 
 # kernel -> the name for `set_attn_implementation`
@@ -298,17 +400,19 @@ for name, registered in IMPLEMENTATIONS.items(): AttentionInterface.register(reg
 # %% ../../nbs/model/05_kernels.ipynb #299591b5
 TOWER = "moca_tower_flash" # the name for the config of a vision tower that attends inside windows
 
-def tower_attention(module, query: Tensor, key: Tensor, value: Tensor, attention_mask=None, # [1, heads, P, d]; no mask is used
-                    scaling: float | None = None, dropout: float = 0.0, cu_seq_lens_q: Tensor | None = None, **kwargs) -> tuple[Tensor,
-                        None]: # [1, P, heads, d]
+def tower_attention(module, query: Tensor, key: Tensor, value: Tensor, # [1, heads, P, d]
+                    attention_mask=None, # no mask is used
+                    scaling: float | None = None, dropout: float = 0.0, cu_seq_lens_q: Tensor | None = None,
+                    **kwargs) -> tuple[Tensor, None]: # [1, P, heads, d]
     "All windows of a tower's layer in one call of `varlen` where it runs, else of `sdpa`."
     if cu_seq_lens_q is None or dropout:
-        raise MocaError(f"{TOWER} attention is for vision towers that give the borders of their windows and have no dropout")
+        raise MocaError(f"{TOWER} attention is for vision towers that give the borders of their windows "
+                        "and have no dropout")
     borders = getattr(cu_seq_lens_q, "moca_borders", None)
-    if borders is None: borders = cu_seq_lens_q.moca_borders = Borders.of(cu_seq_lens_q)
-    device, scale = query.device.type, query.shape[-1]**-.5 if scaling is None else scaling
-    q, k, v = (x[0].to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x[0] for x in (query, key, value))
+    if borders is None: borders = cu_seq_lens_q.moca_borders = SequenceLayout.of(cu_seq_lens_q)
+    scale = query.shape[-1]**-.5 if scaling is None else scaling
+    q, k, v = _one_row(query, key, value)
     run = find_kernel("sdpa" if why_not("varlen", q.device, q.dtype) else "varlen")
-    return run(q, k, v, borders, False, None, scale)[None], None
+    return run(q, k, v, borders, causal=False, scale=scale)[None], None
 
 AttentionInterface.register(TOWER, tower_attention)

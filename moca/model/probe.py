@@ -6,26 +6,34 @@
 from __future__ import annotations
 import copy
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from ..data.documents import Document, MocaError, document
-from .kernels import Record, window_mask
+from .kernels import ATTENTION, AttentionTrace, layer_kinds, window_mask
 from .packing import Encoded, Encoder, Pack, encode, maskable, pack
 
 # %% auto #0
-__all__ = ['LONG', 'BLOCK', 'ATTENTION', 'PADDINGS', 'probe_documents', 'with_room', 'long_document', 'ProbeError', 'Check',
-           'Layer', 'ProbeReport', 'layer_kinds', 'probe_layers', 'wrong_mask', 'layer_inputs', 'probe_ends',
-           'stock_states', 'probe', 'exchanged', 'prove']
+__all__ = ['LONG', 'BLOCK', 'PADDINGS', 'probe_documents', 'with_room', 'long_document', 'ProbeError', 'Check', 'make_check',
+           'Layer', 'ProbeReport', 'layer_inputs', 'run_layer', 'wrong_mask', 'probe_layers', 'last_moves',
+           'probe_ends', 'turned_round', 'stock_states', 'exchanged', 'probe', 'prove']
 
 # %% ../../nbs/model/06_probe.ipynb #8f67e4c6
-def probe_documents() -> list[Document]:
-    "Two small Documents, text before and after a picture."
-    image = lambda a, b: Image.linear_gradient("L").resize((84, 56)).point(lambda v: a + v * b // 256).convert("RGB")
-    return [document(["the first text ", image(20, 200), " and what follows it, up to the last word"], id="A"),
-            document(["another one ", image(250, -180), " with an end"], id="B")]
+def _gradient(first: int, change: int) -> Image.Image:
+    "A small grey image whose rows go from one value to another."
+    ramp = Image.linear_gradient("L").resize((84, 56))
+    return ramp.point(lambda v: first + v * change // 256).convert("RGB")
 
+def probe_documents() -> list[Document]:
+    "Two small Documents, text before and after an image."
+    first = ["the first text ", _gradient(20, 200), " and what follows it, up to the last word"]
+    second = ["another one ", _gradient(250, -180), " with an end"]
+    return [document(first, id="A"), document(second, id="B")]
+
+# %% ../../nbs/model/06_probe.ipynb #507a8e8d
 LONG, BLOCK = 512, 64 # tokens of the long Document, and of each of its ends that is disturbed and watched
 
 def with_room(encoder: Encoder, tokens: int) -> Encoder:
@@ -48,13 +56,21 @@ class ProbeError(MocaError):
 
 @dataclass
 class Check:
-    """One answer: a relative difference in hidden states (largest absolute one, divided by the largest state),
-    and whether it is as it must be."""
+    """One answer: a relative difference in hidden states (largest absolute one, divided by the largest
+    state), and whether it is as it must be."""
     name: str
     value: float
     ok: bool
     must: str # "move", "stay" or "equal"
 
+    def __str__(self) -> str:
+        return f"{'ok' if self.ok else 'FAILS':6s}{self.name:34s}{self.value:9.1e}  must {self.must}"
+
+def make_check(name: str, value: float, must: str, limit: float = 0.0) -> Check:
+    "A check, judged: what must move has a value above the limit, what must stay or be equal has not."
+    return Check(name, value, value > limit if must == "move" else value <= limit, must)
+
+# %% ../../nbs/model/06_probe.ipynb #f38fcc9c
 @dataclass
 class Layer:
     "One decoder layer: what kind it is, what it must see, what it sees, what its kernel was told."
@@ -71,6 +87,20 @@ class Layer:
         "It sees what it must, and its kernel was told the right mask."
         return (self.sees_ahead, self.spans) == self.must and not self.told
 
+    @property
+    def problem(self) -> str:
+        "What is wrong with it."
+        if self.told: return self.told
+        if self.sees_ahead and not self.must[0]: return "sees ahead"
+        if not self.sees_ahead: return "does not see ahead"
+        return "sees beyond its window" if self.spans else "does not see from end to end"
+
+    def __str__(self) -> str:
+        sight = "both ways" if self.sees_ahead else "back only"
+        note = self.told or (f"window {self.window}" if self.window else "")
+        name = f"layer {self.index}, {self.kind}"
+        return f"{'ok' if self.ok else 'FAILS':6s}{name:34s}{sight:>9s}  {note}".rstrip()
+
 # %% ../../nbs/model/06_probe.ipynb #a4a47dfb
 @dataclass
 class ProbeReport:
@@ -85,7 +115,7 @@ class ProbeReport:
     @property
     def ok(self) -> bool:
         "Every check and every layer is as it must be."
-        return all(c.ok for c in self.checks) and all(o.ok for o in self.layers)
+        return all(c.ok for c in self.checks) and all(layer.ok for layer in self.layers)
 
     def __getitem__(self, name: str) -> float:
         "The value of one check."
@@ -94,56 +124,55 @@ class ProbeReport:
     @property
     def failures(self) -> list[str]:
         "Everything that is wrong, in words that name layer and kernel."
-        words = {"move": "should move and does not", "stay": "should not move and does", "equal": "should be equal and is not"}
-        return [f"{c.name}: {words[c.must]} ({c.value:.1e}, kernel {self.kernel})" for c in self.checks if not c.ok] + \
-               [f"layer {o.index} ({o.kind}, kernel {self.kernel}): "
-                + (o.told or ("sees ahead" if o.sees_ahead and not o.must[0] else "does not see ahead" if not o.sees_ahead
-                              else "does not see from end to end" if not o.spans else "sees beyond its window"))
-                for o in self.layers if not o.ok]
+        words = dict(move="should move and does not", stay="should not move and does",
+                     equal="should be equal and is not")
+        found = []
+        for c in self.checks:
+            if not c.ok: found.append(f"{c.name}: {words[c.must]} ({c.value:.1e}, kernel {self.kernel})")
+        for layer in self.layers:
+            if not layer.ok: found.append(f"layer {layer.index} ({layer.kind}, kernel {self.kernel}): {layer.problem}")
+        return found
 
-    def __str__(self):
-        ahead = sum(o.sees_ahead for o in self.layers)
-        never = [o for o in self.layers if o.kind not in ATTENTION]
+    def summary(self) -> str:
+        "One line."
+        ahead = sum(layer.sees_ahead for layer in self.layers)
+        never = [layer for layer in self.layers if layer.kind not in ATTENTION]
         note = f" ({len(never)} are {never[0].kind}, which only looks back)" if never else ""
-        return (f"{self.model}: {ahead} of {len(self.layers)} layers bidirectional{note}, kernel {self.kernel}, "
-                f"{sum(c.ok for c in self.checks)} of {len(self.checks)} checks passed"
-                + "".join(f"\n  FAILS {f}" for f in self.failures))
+        passed = sum(c.ok for c in self.checks)
+        return (f"{self.model}: {ahead} of {len(self.layers)} layers bidirectional{note}, "
+                f"kernel {self.kernel}, {passed} of {len(self.checks)} checks passed")
+
+    def __str__(self) -> str:
+        return self.summary() + "".join(f"\n  FAILS {failure}" for failure in self.failures)
 
     def table(self) -> str:
         "Checks and layers, one a line."
-        rows = [f"{'ok' if c.ok else 'FAILS':6s}{c.name:34s}{c.value:9.1e}  must {c.must}" for c in self.checks]
-        rows += [(f"{'ok' if o.ok else 'FAILS':6s}{f'layer {o.index}, {o.kind}':34s}{'both ways' if o.sees_ahead else 'back only':>9s}  "
-                  f"{o.told or (f'window {o.window}' if o.window else '')}").rstrip() for o in self.layers]
-        return "\n".join([str(self).splitlines()[0], *rows])
+        return "\n".join([self.summary(), *map(str, self.checks), *map(str, self.layers)])
 
-ATTENTION = ("full_attention", "sliding_attention")
+# %% ../../nbs/model/06_probe.ipynb #7c8a4f9c
+@torch.no_grad()
+def layer_inputs(backbone, one: Pack, chosen: list[int],
+                 trace: AttentionTrace | None = None
+                 ) -> dict[int, tuple]: # layer -> its positional and keyword arguments
+    "What some decoder layers get for a Pack; the model runs no further than to the last of them."
+    layers, calls, hooks = backbone.text.layers, {}, []
+    for i in chosen:
+        def keep(module, args, kwargs, i=i): calls[i] = args, kwargs
+        hooks.append(layers[i].register_forward_pre_hook(keep, with_kwargs=True))
+    try:
+        backbone.text.layers = layers[:max(chosen) + 1]
+        backbone(one, trace=trace)
+    finally:
+        backbone.text.layers = layers
+        for hook in hooks: hook.remove()
+    return calls
+
+def run_layer(layer, x: Tensor, args: tuple, kwargs: dict) -> Tensor: # as x
+    "One decoder layer, whatever form its result has."
+    out = layer(x, *args, **kwargs)
+    return out[0] if isinstance(out, tuple) else out
 
 # %% ../../nbs/model/06_probe.ipynb #440295eb
-def layer_kinds(backbone) -> list[tuple[str, int | None]]:
-    "Kind and window of each decoder layer, as the text config states them."
-    config = backbone.text.config
-    kinds = getattr(config, "layer_types", None) or ["full_attention"] * len(backbone.text.layers)
-    return [(k, getattr(config, "sliding_window", None) if k == "sliding_attention" else None) for k in kinds]
-
-@torch.no_grad()
-def probe_layers(backbone, one: Pack) -> list[Layer]:
-    "Run each decoder layer alone on the inputs it gets for a Pack of one Document."
-    calls, record = [], Record()
-    hooks = [layer.register_forward_pre_hook(lambda m, args, kwargs: calls.append((m, args, kwargs)), with_kwargs=True)
-             for layer in backbone.text.layers]
-    try: backbone(one, record=record)
-    finally:
-        for h in hooks: h.remove()
-    told, out, causal = {r["layer"]: r for r in list(record)}, [], not backbone.bidirectional
-    for i, ((layer, (x, *args), kwargs), (kind, window)) in enumerate(zip(calls, layer_kinds(backbone))):
-        ends = lambda x: (y[0] if isinstance(y := layer(x, *args, **kwargs), tuple) else y)[0, [-2, 0]]
-        moved = x.clone(); moved[:, -1] += x.std() * torch.linspace(-1, 1, x.shape[-1], device=x.device, dtype=x.dtype)
-        open_ = kind in ATTENTION and not causal
-        must = open_, open_ and bool(window_mask(x.shape[1], False, window)[0, -1])
-        near, far = ((ends(moved) - ends(x)).abs().amax(-1) > 0).tolist()
-        out.append(Layer(i, kind, window, near, far, must, wrong_mask(told.get(i), kind, window, causal)))
-    return out
-
 def wrong_mask(told: dict | None, kind: str, window: int | None, causal: bool) -> str:
     "What is wrong with what a kernel was told; an empty string if nothing."
     if kind not in ATTENTION: return ""
@@ -151,118 +180,159 @@ def wrong_mask(told: dict | None, kind: str, window: int | None, causal: bool) -
     if told["causal"] != causal:
         return (f"its kernel was told {'causal' if told['causal'] else 'bidirectional'}, "
                 f"the model says {'causal' if causal else 'bidirectional'}")
-    if told["window"] != window: return f"its kernel was told a window of {told['window']}, the config says {window}"
+    if told["window"] != window:
+        return f"its kernel was told a window of {told['window']}, the config says {window}"
     return ""
 
-# %% ../../nbs/model/06_probe.ipynb #7c8a4f9c
+# %% ../../nbs/model/06_probe.ipynb #78820b1c
 @torch.no_grad()
-# layer -> its positional and keyword arguments
-def layer_inputs(backbone, one: Pack, chosen: list[int]) -> dict[int, tuple]:
-    "What some decoder layers get for a Pack; the model runs no further than to the last of them."
-    layers, calls, hooks = backbone.text.layers, {}, []
-    for i in chosen:
-        keep = lambda module, args, kwargs, i=i: calls.update({i: (args, kwargs)})
-        hooks.append(layers[i].register_forward_pre_hook(keep, with_kwargs=True))
-    try:
-        backbone.text.layers = layers[:max(chosen) + 1]
-        backbone(one)
-    finally:
-        backbone.text.layers = layers
-        for hook in hooks: hook.remove()
-    return calls
+def probe_layers(backbone, one: Pack) -> list[Layer]:
+    "Run each decoder layer alone on the inputs it gets for a Pack of one Document."
+    layers, trace, out = backbone.text.layers, AttentionTrace(), []
+    inputs = layer_inputs(backbone, one, list(range(len(layers))), trace)
+    told = {call["layer"]: call for call in list(trace)}
+    for i, (kind, window) in enumerate(layer_kinds(backbone)):
+        (x, *args), kwargs = inputs[i]
+        near, far = last_moves(layers[i], x, args, kwargs)
+        sees = kind in ATTENTION and backbone.bidirectional
+        must = sees, sees and bool(window_mask(x.shape[1], False, window)[0, -1])
+        wrong = wrong_mask(told.get(i), kind, window, causal=not backbone.bidirectional)
+        out.append(Layer(i, kind, window, sees_ahead=near, spans=far, must=must, told=wrong))
+    return out
 
+def last_moves(layer, x: Tensor, args: tuple, kwargs: dict) -> tuple[bool, bool]:
+    "Does a layer's last input move the output before it, and its first output?"
+    moved = x.clone()
+    moved[:, -1] += x.std() * torch.linspace(-1, 1, x.shape[-1], device=x.device, dtype=x.dtype)
+    before, after = run_layer(layer, x, args, kwargs), run_layer(layer, moved, args, kwargs)
+    change = (after - before)[0].abs().amax(-1)
+    return bool(change[-2] > 0), bool(change[0] > 0)
+
+# %% ../../nbs/model/06_probe.ipynb #b2bbe988
 @torch.no_grad()
-# name, largest relative difference, "move" or "stay"
-def probe_ends(backbone, one: Pack) -> list[tuple[str, float, str]]:
+def probe_ends(backbone, one: Pack) -> list[Check]:
     "Do the ends of a long Document move each other, in the first attention layer of each kind?"
-    first = {}
+    first, checks = {}, []
     for i, kind in enumerate(layer_kinds(backbone)):
         if kind[0] in ATTENTION: first.setdefault(kind, i)
-    n, causal, found = len(one), not backbone.bidirectional, []
-    for (kind, window), i in first.items():
+    n, causal = len(one), not backbone.bidirectional
+    start, end = slice(0, BLOCK), slice(n - BLOCK, n)
+    for (_, window), i in first.items():
         (x, *args), kwargs = layer_inputs(backbone, one, [i])[i]
-        run = lambda x: y[0] if isinstance(y := backbone.text.layers[i](x, *args, **kwargs), tuple) else y
-        before, sees = run(x)[0].float(), window_mask(n, causal, window)
-        start, end = slice(0, BLOCK), slice(n - BLOCK, n)
+        def run(x): return run_layer(backbone.text.layers[i], x, args, kwargs)[0].float()
+        before, sees = run(x), window_mask(n, causal, window)
         for name, moved, watched in (("start to end", start, end), ("end to start", end, start)):
-            other = x.clone()
-            other[:, moved] = other[:, moved].flip(-1)
-            value = float((run(other)[0].float() - before)[watched].abs().max() / before.abs().max())
-            must = bool(sees[watched, moved].any()) and not (causal and moved is end)
-            found.append((f"layer {i}, {name} of {n} tokens", value, "move" if must else "stay"))
-    return found
+            must = bool(sees[watched, moved].any())
+            value = float((run(turned_round(x, moved)) - before)[watched].abs().max() / before.abs().max())
+            checks.append(make_check(f"layer {i}, {name} of {n} tokens", value, "move" if must else "stay"))
+    return checks
+
+def turned_round(x: Tensor, where: slice) -> Tensor: # [1, T, hidden]
+    "Inputs of a layer of which some are turned round: the same numbers in another order."
+    out = x.clone()
+    out[:, where] = out[:, where].flip(-1)
+    return out
 
 # %% ../../nbs/model/06_probe.ipynb #169299ef
 @torch.no_grad()
-def stock_states(backbone, e: Encoded, left: int = 0, right: int = 0, kernel: str = "sdpa") -> Tensor: # [T, hidden]
-    "Hidden states of one Document from transformers' own forward with padding on either side: its positions, its masks, its kernels."
-    device, pad = backbone.device, backbone.encoder.tokenizer.pad_token_id or 0
-    n = len(e)
-    ids = torch.nn.functional.pad(e.input_ids, (left, right), value=pad).to(device)[None]
-    mask = torch.nn.functional.pad(torch.ones(n, dtype=torch.long), (left, right)).to(device)[None]
-    tower = next(backbone.vision.parameters())
-    inputs = backbone.encoder.family.stock(e.pixel_values.to(device, tower.dtype), e.image_grid_thw.to(device),
-                                           e.image_sizes.to(device), ids)
+def stock_states(backbone, e: Encoded, left: int = 0, right: int = 0, # tokens of padding on either side
+                 kernel: str = "sdpa") -> Tensor: # [T, hidden]
+    """Hidden states of one Document from transformers' own forward with padding: its positions, its masks,
+    its kernels."""
+    device, n = backbone.device, len(e)
+    pad = backbone.encoder.tokenizer.pad_token_id or 0
+    ids = F.pad(e.input_ids, (left, right), value=pad).to(device)[None]
+    mask = F.pad(torch.ones(n, dtype=torch.long), (left, right)).to(device)[None]
+    pixels = e.pixel_values.to(device, next(backbone.vision.parameters()).dtype)
+    inputs = backbone.encoder.family.stock(pixels, e.image_grid_thw.to(device), e.image_sizes.to(device), ids)
     before = backbone.text.config._attn_implementation
     try:
         backbone.set_attention(kernel)
-        return backbone.model.model(input_ids=ids, attention_mask=mask, use_cache=False, **inputs).last_hidden_state[0, left:left + n]
+        out = backbone.model.model(input_ids=ids, attention_mask=mask, use_cache=False, **inputs)
     finally: backbone.set_attention(before)
+    return out.last_hidden_state[0, left:left + n]
 
 # %% ../../nbs/model/06_probe.ipynb #41609d5d
+def exchanged(ids: Tensor, at: list[int]) -> Tensor:
+    "The ids with those at some places exchanged for another of the text's own."
+    out = ids.clone()
+    candidates = at[::-1] + list(range(len(ids)))
+    for i in at: out[i] = next(int(ids[j]) for j in candidates if ids[j] != ids[i])
+    return out
+
+# %% ../../nbs/model/06_probe.ipynb #f56d0037
+def _one_document(backbone, a: Pack, ha: Tensor, size: Callable[[Tensor], float]) -> list[Check]:
+    "What a change of a token or of the image moves in a Pack of one Document; `ha` are its states."
+    text = maskable(backbone.encoder, a.input_ids).nonzero()[:, 0].tolist()
+    images = a.image_tokens
+    late = backbone(a, input_ids=exchanged(a.input_ids, [text[-1]]))
+    early = backbone(a, input_ids=exchanged(a.input_ids, [text[0]]))
+    negative = backbone(a, pixel_values=-a.pixel_values)
+    ahead = "move" if backbone.bidirectional else "stay"
+    return [make_check("last token, first state", size(late[0] - ha[0]), ahead),
+            make_check("first token, last state", size(early[-1] - ha[-1]), "move"),
+            make_check("text after, picture's states", size(late[images] - ha[images]), ahead),
+            make_check("text before, picture's states", size(early[images] - ha[images]), "move"),
+            make_check("picture, text before it", size(negative[text[0]] - ha[text[0]]), ahead),
+            make_check("picture, text after it", size(negative[text[-1]] - ha[text[-1]]), "move")]
+
+# %% ../../nbs/model/06_probe.ipynb #8ed46525
+def _neighbours(backbone, ea: Encoded, eb: Encoded, ha: Tensor, size: Callable[[Tensor], float],
+                limit: float) -> list[Check]:
+    "Whether two Documents in a Pack are what they are alone, and whether one moves the other."
+    both, n, pixels = pack([ea, eb]).to(backbone.device), len(ea), len(ea.pixel_values)
+    h, hb = backbone(both), backbone(pack([eb]).to(backbone.device))
+    text = maskable(backbone.encoder, both.input_ids[:n]).nonzero()[:, 0].tolist()
+    other = torch.cat([-both.pixel_values[:pixels], both.pixel_values[pixels:]])
+    changed = backbone(both, input_ids=exchanged(both.input_ids, text), pixel_values=other)
+    exact = ha.dtype == torch.float32 and backbone.device.type == "cpu"
+    apart = max(size(h[:n] - ha), size(h[n:] - hb))
+    return [make_check("Document A, Document B", size(changed[n:] - h[n:]), "stay", 0.0 if exact else limit),
+            make_check("packed, alone", apart, "equal", limit)]
+
+# %% ../../nbs/model/06_probe.ipynb #7c02a3f6
 PADDINGS = {"unpadded": (0, 0), "padded right": (0, 5), "padded left": (5, 0)}
 
+def _stock(backbone, e: Encoded, ha: Tensor, size: Callable[[Tensor], float], kernels: tuple[str, ...],
+           limit: float) -> list[Check]:
+    "Whether transformers' own forward gives the same states, with each of its kernels and each padding."
+    checks = []
+    for kernel in kernels:
+        for name, (left, right) in PADDINGS.items():
+            theirs = stock_states(backbone, e, left=left, right=right, kernel=kernel)
+            checks.append(make_check(f"stock {kernel}, {name}", size(theirs - ha), "equal", limit))
+    return checks
+
+# %% ../../nbs/model/06_probe.ipynb #803eae99
 @torch.no_grad()
 def probe(backbone, stock: tuple[str, ...] = ("sdpa",), # transformers' own kernels to compare with
           tolerance: float | None = None # relative; None: 1e-5 in fp32, 2e-2 in half precision
           ) -> ProbeReport:
     "Ask a Backbone who sees whom. Weights, mode, config and kernel are left as they were."
-    began, training, device = time.perf_counter(), backbone.training, backbone.device
+    began, training = time.perf_counter(), backbone.training
     backbone.eval()
     encoder = with_room(backbone.encoder, LONG)
-    ea, eb = (encode(encoder, d) for d in probe_documents())
-    both, a = pack([ea, eb]).to(device), pack([ea]).to(device)
-    n, images, open_ = len(a), a.image_tokens, backbone.bidirectional
-    h, ha, hb = backbone(both), backbone(a), backbone(pack([eb]).to(device))
-    exact = ha.dtype == torch.float32
-    limit, scale = tolerance or (1e-5 if exact else 2e-2), float(ha.abs().max())
-    size = lambda x: float(x.float().abs().max()) / scale
-    report = ProbeReport(backbone.model.config.model_type, backbone.kernel, open_)
-    add = lambda name, value, must, limit=0.0: report.checks.append(
-        Check(name, value, value > limit if must == "move" else value <= limit, must))
-    text = maskable(backbone.encoder, a.input_ids).nonzero()[:, 0].tolist()
-    late, early = (backbone(a, input_ids=exchanged(a.input_ids, [i])) for i in (text[-1], text[0]))
-    dark = backbone(a, pixel_values=-a.pixel_values)
-    ahead = "move" if open_ else "stay"
-    add("last token, first state", size(late[0] - ha[0]), ahead)
-    add("first token, last state", size(early[-1] - ha[-1]), "move")
-    add("text after, picture's states", size(late[images] - ha[images]), ahead)
-    add("text before, picture's states", size(early[images] - ha[images]), "move")
-    add("picture, text before it", size(dark[text[0]] - ha[text[0]]), ahead)
-    add("picture, text after it", size(dark[text[-1]] - ha[text[-1]]), "move")
-    pixels = torch.cat([-both.pixel_values[:len(ea.pixel_values)], both.pixel_values[len(ea.pixel_values):]])
-    changed = backbone(both, input_ids=exchanged(both.input_ids, text), pixel_values=pixels)
-    add("Document A, Document B", size(changed[n:] - h[n:]), "stay", 0.0 if exact and device.type == "cpu" else limit)
-    add("packed, alone", max(size(h[:n] - ha), size(h[n:] - hb)), "equal", limit)
-    for kernel in stock:
-        for name, (left, right) in PADDINGS.items():
-            add(f"stock {kernel}, {name}", size(stock_states(backbone, ea, left, right, kernel) - ha), "equal", limit)
-    for name, value, must in probe_ends(backbone, pack([long_document(encoder)]).to(device)):
-        add(name, value, must)
-    report.layers = probe_layers(backbone, a)
+    ea, eb = [encode(encoder, doc) for doc in probe_documents()]
+    a = pack([ea]).to(backbone.device)
+    ha = backbone(a)
+    limit = tolerance or (1e-5 if ha.dtype == torch.float32 else 2e-2)
+    scale = float(ha.abs().max())
+    def size(x): return float(x.float().abs().max()) / scale
+    checks = _one_document(backbone, a, ha, size)
+    checks += _neighbours(backbone, ea, eb, ha, size=size, limit=limit)
+    checks += _stock(backbone, ea, ha, size=size, kernels=stock, limit=limit)
+    checks += probe_ends(backbone, pack([long_document(encoder)]).to(backbone.device))
+    report = ProbeReport(backbone.model.config.model_type, backbone.kernel, backbone.bidirectional,
+                         layers=probe_layers(backbone, a), checks=checks)
     backbone.train(training)
     report.seconds = time.perf_counter() - began
     return report
 
-def exchanged(ids: Tensor, at: list[int]) -> Tensor:
-    "The ids with those at some places exchanged for another of the text's own."
-    out = ids.clone()
-    for i in at: out[i] = next(int(ids[j]) for j in at[::-1] + list(range(len(ids))) if ids[j] != ids[i])
-    return out
-
 # %% ../../nbs/model/06_probe.ipynb #0477c534
-def prove(backbone, **kwargs) -> ProbeReport:
+def prove(backbone, **kwargs) -> ProbeReport: # kwargs: to `probe`
     "Run the probe; raise `ProbeError` with what is wrong if the model is not what it says."
     report = probe(backbone, **kwargs)
-    if not report.ok: raise ProbeError(f"{type(backbone.model).__name__} fails the probe: {'; '.join(report.failures[:6])}")
+    if not report.ok:
+        failures = "; ".join(report.failures[:6])
+        raise ProbeError(f"{type(backbone.model).__name__} fails the probe: {failures}")
     return report

@@ -18,16 +18,16 @@ from .probe import ProbeReport, prove
 from ..data.tables import cache_home
 
 # %% auto #0
-__all__ = ['cache_folder', 'note', 'noted', 'hashed', 'file_digest', 'code_mark', 'proof_key', 'prove_once']
+__all__ = ['proof_folder', 'write_record', 'read_record', 'short_hash', 'file_digest', 'code_mark', 'proof_key', 'prove_once']
 
 # %% ../../nbs/model/07_proven.ipynb #f8874f99
-def cache_folder() -> Path:
+def proof_folder() -> Path:
     "Where proofs are kept: below `$MOCA_CACHE`, else below `~/.cache/moca`."
     return cache_home()/"proven"
 
-def note(name: str, value: dict) -> None:
+def write_record(name: str, value: dict) -> None:
     "Keep a small record, atomically; where nothing can be written, nothing is kept."
-    folder = cache_folder()
+    folder = proof_folder()
     part = folder/f".{name}.{os.getpid()}.{time.monotonic_ns()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -36,33 +36,34 @@ def note(name: str, value: dict) -> None:
     except OSError:
         with contextlib.suppress(OSError): part.unlink()
 
-def noted(name: str) -> dict:
+def read_record(name: str) -> dict:
     "A record; empty where there is none or it is damaged."
-    try: found = json.loads((cache_folder()/f"{name}.json").read_bytes())
+    try: found = json.loads((proof_folder()/f"{name}.json").read_bytes())
     except (OSError, ValueError, RecursionError): return {}
     return found if isinstance(found, dict) else {}
 
 # %% ../../nbs/model/07_proven.ipynb #e1effa0f
-def hashed(*words) -> str:
+def short_hash(*words) -> str:
     "A short name for some words."
     return blake2b(json.dumps(words).encode(), digest_size=16).hexdigest()
 
 def file_digest(file: Path) -> str:
     "BLAKE2b of a file; remembered while place, size, times and inode stay the same."
     s = file.stat()
-    name = hashed(str(file.resolve()), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino)
-    if isinstance(known := noted(f"file-{name}").get("digest"), str): return known
+    name = "file-" + short_hash(str(file.resolve()), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino)
+    known = read_record(name).get("digest")
+    if isinstance(known, str): return known
     h = blake2b(digest_size=16)
     with file.open("rb") as f:
         while block := f.read(2**22): h.update(block)
-    if time.time() - max(s.st_mtime, s.st_ctime) > 2: note(f"file-{name}", dict(digest=h.hexdigest()))
+    if time.time() - max(s.st_mtime, s.st_ctime) > 2: write_record(name, dict(digest=h.hexdigest()))
     return h.hexdigest()
 
 # %% ../../nbs/model/07_proven.ipynb #fa4fcb02
 def code_mark() -> str:
     "Changes when a file of the installed moca does."
-    files = sorted(Path(moca.__file__).parent.rglob("*.py"))
-    return hashed([(file.name, (s := file.stat()).st_size, s.st_mtime_ns) for file in files])
+    stats = [(file.name, file.stat()) for file in sorted(Path(moca.__file__).parent.rglob("*.py"))]
+    return short_hash([(name, s.st_size, s.st_mtime_ns) for name, s in stats])
 
 def proof_key(backbone, files: Iterable[Path]) -> str:
     "A name for everything that a probe's answer depends on, of a Backbone that was loaded from some files."
@@ -70,16 +71,19 @@ def proof_key(backbone, files: Iterable[Path]) -> str:
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     content = sorted((file.name, file_digest(file)) for file in files)
     size = dict(e.image_processor.size) if e.image_processor.size else None
-    return hashed(content, backbone.kernel, str(backbone.dtype), machine, backbone.bidirectional, e.max_length, e.tail, size,
-                  str(getattr(backbone.vision.config, "_attn_implementation", None)), moca.__version__, torch.__version__, transformers.__version__, code_mark())
+    tower = str(getattr(backbone.vision.config, "_attn_implementation", None))
+    versions = (moca.__version__, torch.__version__, transformers.__version__)
+    return short_hash(content, backbone.kernel, str(backbone.dtype), machine, backbone.bidirectional, e.max_length,
+                      e.tail, size, tower, *versions, code_mark())
 
 # %% ../../nbs/model/07_proven.ipynb #97746c12
 def prove_once(backbone, files: Iterable[Path], # what it was loaded from
                again: bool = False # probe it, whatever is remembered
                ) -> ProbeReport | None: # None: it had passed before
-    "Run the probe unless this very model has passed it in this very setting. Raises `ProbeError` when the model is not what it says."
-    key = proof_key(backbone, files)
-    if not again and noted(f"proof-{key}").get("passed") is True: return None
+    """Run the probe unless this very model has passed it in this very setting. Raises `ProbeError` when the
+    model is not what it says."""
+    name = f"proof-{proof_key(backbone, files)}"
+    if not again and read_record(name).get("passed") is True: return None
     report = prove(backbone)
-    note(f"proof-{key}", dict(passed=True, found=str(report)))
+    write_record(name, dict(passed=True, found=str(report)))
     return report

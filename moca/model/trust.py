@@ -18,9 +18,9 @@ from ..data.documents import BadInput, MocaError
 
 # %% auto #0
 __all__ = ['MAX_JSON', 'MAX_BRACKETS', 'CLASSES', 'WAYS_OUT', 'READ', 'CODE', 'FLOATS', 'DTYPES', 'LAYERS', 'SIZES', 'plain_file',
-           'read_json', 'entries', 'words', 'request', 'check_entries', 'inside', 'check_place', 'files_of',
-           'weight_files', 'missing_weights', 'tensor_table', 'too_large', 'check_sizes', 'Checked', 'check_model',
-           'check_modules', 'finite', 'check_values', 'read_tensors', 'reading']
+           'read_json', 'entries', 'strings_in', 'request', 'check_entries', 'allowed_folders', 'check_place',
+           'files_of', 'missing_weights', 'weight_files', 'tensor_table', 'too_large', 'check_sizes', 'check_modules',
+           'Checked', 'check_model', 'finite', 'check_values', 'read_tensors', 'reading']
 
 # %% ../../nbs/model/02_trust.ipynb #9cee68e5
 MAX_JSON = 64 * 2**20 # bytes: twice the largest tokenizer.json that is published
@@ -33,51 +33,62 @@ def plain_file(file: Path) -> Path:
     if not stat.S_ISREG(kind): raise BadInput(f"{file} is no plain file: a model directory holds nothing else")
     return file
 
+def _parse(file: Path):
+    "What a JSON file says. Raises `ValueError` for one with too many brackets, or what reading raises."
+    data = file.read_bytes()
+    if data.count(b"[") + data.count(b"{") > MAX_BRACKETS: raise ValueError("it holds millions of lists or objects")
+    return json.loads(data.decode("utf-8"))
+
 def read_json(file: str | Path) -> dict | list:
-    "What a JSON file of a model directory says. Raises `BadInput` for one that is no plain file, too large, too deep, or no JSON."
+    """What a JSON file of a model directory says. Raises `BadInput` for one that is no plain file, too
+    large, too deep, or no JSON."""
     file = plain_file(Path(file))
-    if (size := file.stat().st_size) > MAX_JSON:
+    size = file.stat().st_size
+    if size > MAX_JSON:
         raise BadInput(f"{file} is too large for what it is: {size / 2**20:.0f} MiB, at most {MAX_JSON >> 20} are read")
-    try:
-        data = file.read_bytes()
-        if data.count(b"[") + data.count(b"{") > MAX_BRACKETS: raise ValueError("it holds millions of lists or objects")
-        found = json.loads(data.decode("utf-8"))
+    try: found = _parse(file)
     except RecursionError as e: raise BadInput(f"{file} cannot be read: its brackets lie too deep in each other") from e
     except (OSError, ValueError) as e: raise BadInput(f"{file} cannot be read: {str(e)[:200]}") from e
     if not isinstance(found, (dict, list)): raise BadInput(f"{file} holds a {type(found).__name__}, not an object")
     return found
 
 # %% ../../nbs/model/02_trust.ipynb #34b282a0
-CLASSES = ("tokenizer_class", "slow_tokenizer_class", "processor_class", "image_processor_type", "video_processor_type",
-           "feature_extractor_type", "architectures")
-
 def entries(found: dict | list) -> Iterator[tuple[str, str, object]]:
-    """Every `(path, key, value)` of a JSON document whose value is no number, at any depth: `text_config.auto_map`, `auto_map`, ...
-    A vocabulary has a hundred thousand numbers, which ask for nothing."""
+    """Every `(path, key, value)` of a JSON document whose value is no number, at any depth:
+    `text_config.auto_map`, `auto_map`, ... A vocabulary has a hundred thousand numbers, which ask for
+    nothing."""
     todo = [("", found)]
     while todo:
         where, here = todo.pop()
-        for key, value in here.items() if isinstance(here, dict) else enumerate(here):
+        named = isinstance(here, dict)
+        for key, value in here.items() if named else enumerate(here):
             holds = isinstance(value, (dict, list))
-            if not holds and (isinstance(here, list) or type(value) in (int, float)): continue
+            if not holds and (not named or type(value) in (int, float)): continue
             path = f"{where}.{key}" if where else str(key)
-            if isinstance(here, dict): yield path, key, value
+            if named: yield path, key, value
             if holds: todo.append((path, value))
 
-def words(value) -> list[str]:
+# %% ../../nbs/model/02_trust.ipynb #315f9a13
+CLASSES = ("tokenizer_class", "slow_tokenizer_class", "processor_class", "image_processor_type", "video_processor_type",
+           "feature_extractor_type", "architectures")
+
+def strings_in(value) -> list[str]:
     "The strings of a value: itself, or those that a list or an object holds, at any depth."
     if isinstance(value, str): return [value]
     inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return [word for one in inside for word in words(one)]
+    found = []
+    for one in inside: found += strings_in(one)
+    return found
 
 def request(key: str, value) -> str:
     "What an entry asks for that moca never does; an empty string for all that is harmless."
     if key in ("auto_map", "custom_pipelines") and isinstance(value, (str, list, dict)) and value:
         return "names code to run"
     if key == "trust_remote_code" and value is True: return "wants to be trusted with code"
-    if ("implementation" in key or "kernel" in key) and any("/" in word for word in words(value)):
+    if ("implementation" in key or "kernel" in key) and any("/" in text for text in strings_in(value)):
         return "is code to fetch"
-    if key in CLASSES and not all(word.isidentifier() for word in words(value)): return "names code outside transformers"
+    if key in CLASSES and not all(text.isidentifier() for text in strings_in(value)):
+        return "names code outside transformers"
     if key == "transformers_weights" and value: return "names another file of weights"
     if key == "use_pretrained_backbone" and value is True: return "wants weights from the network"
     if key == "quantization_config" and value: return "says that the weights are quantised"
@@ -91,18 +102,20 @@ WAYS_OUT = {
 }
 
 def check_entries(file: Path, found: dict | list) -> None:
-    "Refuse a JSON document that asks for code, a kernel, or weights from elsewhere. Raises `BadInput` naming file and entry."
+    """Refuse a JSON document that asks for code, a kernel, or weights from elsewhere. Raises `BadInput`
+    naming file and entry."""
     for path, key, value in entries(found):
-        if why := request(key, value):
-            shown = "" if isinstance(value, bool) else f" ({', '.join(words(value))[:80]})"
-            out = WAYS_OUT.get(why, "remove the entry")
-            raise BadInput(f"{file}: {path} {why}{shown}, which moca never does: {out}")
+        why = request(key, value)
+        if not why: continue
+        shown = "" if isinstance(value, bool) else f" ({', '.join(strings_in(value))[:80]})"
+        out = WAYS_OUT.get(why, "remove the entry")
+        raise BadInput(f"{file}: {path} {why}{shown}, which moca never does: {out}")
 
 # %% ../../nbs/model/02_trust.ipynb #3b61e9e8
 READ = (".json", ".safetensors", ".jinja", ".txt", ".model")
 CODE = (".py", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".so")
 
-def inside(path: Path) -> list[Path]:
+def allowed_folders(path: Path) -> list[Path]:
     "The folders that a model directory's links may lead to: itself, and its own blobs in the hub's cache."
     root = path.resolve()
     return [root, root.parent.parent/"blobs"] if root.parent.name == "snapshots" else [root]
@@ -115,33 +128,19 @@ def check_place(file: Path, allowed: list[Path]) -> Path:
         raise BadInput(f"{file} is a link that leads out of its directory, to {real}: put the file itself there")
     return plain_file(file)
 
+# %% ../../nbs/model/02_trust.ipynb #12d6cf4d
 def files_of(path: Path) -> tuple[list[Path], list[Ignored]]:
-    "The files of a model directory that are read, its modules' folders included, and those that are not. Raises `BadInput`."
-    allowed, read, ignored = inside(path), [], []
+    """The files of a model directory that are read, its modules' folders included, and those that are not.
+    Raises `BadInput`."""
+    allowed, read, ignored = allowed_folders(path), [], []
     folders = [path, *(p for p in sorted(path.glob("[0-9]*_*")) if p.is_dir())] # sentence-transformers' modules
-    for file in (file for folder in folders for file in sorted(folder.iterdir())):
-        if file.suffix in READ: read.append(check_place(file, allowed))
-        elif file.suffix in CODE: ignored.append(Ignored(file.name, "code or pickled, which moca never runs"))
+    for folder in folders:
+        for file in sorted(folder.iterdir()):
+            if file.suffix in READ: read.append(check_place(file, allowed))
+            elif file.suffix in CODE: ignored.append(Ignored(file.name, "code or pickled, which moca never runs"))
     return read, ignored
 
 # %% ../../nbs/model/02_trust.ipynb #cb35589a
-FLOATS = ("F64", "F32", "F16", "BF16")
-DTYPES = (*FLOATS, "I64", "I32", "I16", "I8", "U8", "BOOL")
-
-def weight_files(path: Path) -> list[Path]:
-    "The weight files of a model directory, as its index names them. Raises `BadInput` for names that are none of its own files."
-    single, index = path/"model.safetensors", path/"model.safetensors.index.json"
-    if not index.exists() and not single.exists(): raise BadInput(f"{path} holds {missing_weights(path)}")
-    if not index.exists(): return [single]
-    found = read_json(index)
-    names = found.get("weight_map") if isinstance(found, dict) else None
-    if not isinstance(names, dict) or not names: raise BadInput(f"{index} holds no weight_map: it names no file")
-    for name in {str(n) for n in names.values()}:
-        if not re.fullmatch(r"[^/\\\0]{1,200}\.safetensors", name):
-            raise BadInput(f"{index} names {name[:80]!r}, which is no safetensors file of this directory: save the model again")
-        if not (path/name).exists(): raise BadInput(f"{index} names {name[:80]}, and there is no such file: the copy is not complete")
-    return [single] if single.exists() else [path/name for name in sorted(set(names.values()))]
-
 def missing_weights(path: Path) -> str:
     "What a directory without weights holds instead, and what to do about it."
     for suffix in ("bin", "pt", "pth", "ckpt"):
@@ -152,16 +151,47 @@ def missing_weights(path: Path) -> str:
         return f"no model.safetensors and no index, only {file.name}: save the model again with save_pretrained"
     return "no weights: a .safetensors file is missing"
 
+def weight_files(path: Path) -> list[Path]:
+    """The weight files of a model directory, as its index names them. Raises `BadInput` for names that are
+    none of its own files."""
+    single, index = path/"model.safetensors", path/"model.safetensors.index.json"
+    if not index.exists() and not single.exists(): raise BadInput(f"{path} holds {missing_weights(path)}")
+    if not index.exists(): return [single]
+    names = _index_names(index)
+    return [single] if single.exists() else [path/name for name in names]
+
+def _index_names(index: Path) -> list[str]:
+    "The files that an index of weights names. Raises `BadInput`."
+    found = read_json(index)
+    places = found.get("weight_map") if isinstance(found, dict) else None
+    if not isinstance(places, dict) or not places: raise BadInput(f"{index} holds no weight_map: it names no file")
+    names = {str(name) for name in places.values()}
+    for name in names:
+        if not re.fullmatch(r"[^/\\\0]{1,200}\.safetensors", name):
+            raise BadInput(f"{index} names {name[:80]!r}, which is no safetensors file of this directory: "
+                           "save the model again")
+        if not (index.parent/name).exists():
+            raise BadInput(f"{index} names {name[:80]}, and there is no such file: the copy is not complete")
+    return sorted(names)
+
 # %% ../../nbs/model/02_trust.ipynb #11428b5e
+FLOATS = ("F64", "F32", "F16", "BF16")
+DTYPES = (*FLOATS, "I64", "I32", "I16", "I8", "U8", "BOOL")
+
+def _table(file: Path) -> dict[str, tuple[str, list[int]]]:
+    "Type and shape of each tensor in one file. Raises `BadInput` for a damaged one."
+    try:
+        with safe_open(plain_file(file), "np") as f:
+            slices = {name: f.get_slice(name) for name in f.keys()}
+            return {name: (s.get_dtype(), s.get_shape()) for name, s in slices.items()}
+    except (SafetensorError, OSError, OverflowError) as e: raise BadInput(f"{file} is damaged: {str(e)[:200]}") from e
+
 def tensor_table(files: Iterable[Path]) -> dict[str, tuple[str, list[int]]]:
-    "Type and shape of each tensor in some safetensors files, from their heads alone. Raises `BadInput` naming file and tensor."
+    """Type and shape of each tensor in some safetensors files, from their heads alone. Raises `BadInput`
+    naming file and tensor."""
     table = {}
     for file in files:
-        try:
-            with safe_open(plain_file(Path(file)), "np") as f:
-                found = {name: f.get_slice(name) for name in f.keys()}
-                found = {name: (s.get_dtype(), s.get_shape()) for name, s in found.items()}
-        except (SafetensorError, OSError, OverflowError) as e: raise BadInput(f"{file} is damaged: {str(e)[:200]}") from e
+        found = _table(Path(file))
         for name, (dtype, _) in found.items():
             if dtype not in DTYPES:
                 raise BadInput(f"{file}: {name} is of type {dtype}, and moca computes in float32, bfloat16 and float16: "
@@ -191,6 +221,20 @@ def check_sizes(file: Path, config: dict, table: dict[str, tuple[str, list[int]]
             raise BadInput(f"{file}: {where}{key} is {part[key]:,}, and the weights are {len(table):,} tensors of "
                            f"{numbers:,} numbers: they are not this model's, or the config was changed")
 
+# %% ../../nbs/model/02_trust.ipynb #52c77131
+def check_modules(file: Path, modules) -> None:
+    """Refuse sentence-transformers modules that are neither its own nor moca's. Raises `BadInput` naming
+    the module."""
+    ours = ("sentence_transformers.", "torch.nn.", "moca.")
+    for module in modules if isinstance(modules, list) else [None]:
+        entry = module if isinstance(module, dict) else {}
+        kind, place = entry.get("type"), entry.get("path", "")
+        if not isinstance(kind, str) or not kind.startswith(ours):
+            raise BadInput(f"{file} names a module of its own ({str(kind)[:80]}), which is code that moca never runs: "
+                           "take a model of sentence-transformers' own modules")
+        if not isinstance(place, str) or Path(place).is_absolute() or ".." in Path(place).parts:
+            raise BadInput(f"{file} names the folder {str(place)[:80]!r}, which lies outside the directory")
+
 # %% ../../nbs/model/02_trust.ipynb #c4f5e63e
 @dataclass
 class Checked:
@@ -203,8 +247,9 @@ class Checked:
 def check_model(path: str | Path,
                 weights: bool = True # False: a directory of a processor, or of a config alone
                 ) -> Checked:
-    """Refuse a model directory that asks for code, whose links or names lead out of it, whose weights are pickled, missing or damaged,
-    or whose config promises more than they hold. Reads every JSON file and no weight. Raises `BadInput` naming the file."""
+    """Refuse a model directory that asks for code, whose links or names lead out of it, whose weights are
+    pickled, missing or damaged, or whose config promises more than they hold. Reads every JSON file and
+    no weight. Raises `BadInput` naming the file."""
     path = Path(path)
     try: read, ignored = files_of(path)
     except OSError as e: raise BadInput(f"{path} cannot be read: {e.strerror}") from e
@@ -214,23 +259,13 @@ def check_model(path: str | Path,
         raise BadInput(f"{path} holds an adapter (adapter_config.json), which brings its own base: "
                        "merge the two (PEFT's merge_and_unload) and save the whole model")
     check_modules(path/"modules.json", found.get(path/"modules.json", []))
-    config = found.get(path/"config.json", {} if (path/"preprocessor_config.json") in found and not weights else None)
+    needless = path/"preprocessor_config.json" in found and not weights
+    config = found.get(path/"config.json", {} if needless else None)
     if not isinstance(config, dict): raise BadInput(f"{path/'config.json'} is missing or holds no object")
-    if not weights: return Checked(config, {}, read, ignored)
+    if not weights: return Checked(config, files=read, ignored=ignored)
     tensors = tensor_table(weight_files(path))
     check_sizes(path/"config.json", config, tensors)
-    return Checked(config, tensors, read, ignored)
-
-def check_modules(file: Path, modules) -> None:
-    "Refuse sentence-transformers modules that are neither its own nor moca's. Raises `BadInput` naming the module."
-    ours = ("sentence_transformers.", "torch.nn.", "moca.")
-    for one in modules if isinstance(modules, list) else [None]:
-        kind, place = (one.get("type"), one.get("path", "")) if isinstance(one, dict) else (None, "")
-        if not isinstance(kind, str) or not kind.startswith(ours):
-            raise BadInput(f"{file} names a module of its own ({str(kind)[:80]}), which is code that moca never runs: "
-                           "take a model of sentence-transformers' own modules")
-        if not isinstance(place, str) or Path(place).is_absolute() or ".." in Path(place).parts:
-            raise BadInput(f"{file} names the folder {str(place)[:80]!r}, which lies outside the directory")
+    return Checked(config, tensors, files=read, ignored=ignored)
 
 # %% ../../nbs/model/02_trust.ipynb #9f9fcba8
 def finite(x) -> bool:
@@ -245,7 +280,8 @@ def check_values(tensors: Iterable[tuple[str, object]], where) -> None:
         if not finite(x): raise BadInput(f"{where}: {name} holds NaN or infinity, so the file is damaged or its training failed")
 
 def read_tensors(file: str | Path) -> dict:
-    "The tensors of one safetensors file, which is plain, undamaged, and finite. Raises `BadInput` naming the file."
+    """The tensors of one safetensors file, which is plain, undamaged, and finite. Raises `BadInput` naming
+    the file."""
     from safetensors.torch import load_file
     file = Path(file)
     tensor_table([file])

@@ -15,16 +15,27 @@ from .config import TrainConfig
 from .optimizer import sharding
 
 # %% auto #0
-__all__ = ['recomputation', 'training_backbone']
+__all__ = ['training_dtypes', 'recomputation', 'training_backbone']
+
+# %% ../../nbs/training/06_model.ipynb #173a7ba0
+def training_dtypes(precision: str) -> tuple[torch.dtype, torch.dtype]: # of the weights, of what the kernels see
+    "The two dtypes that the option `precision` means."
+    stored = torch.bfloat16 if precision == "bf16-pure" else torch.float32
+    compute = torch.float32 if precision == "fp32" else torch.bfloat16
+    return stored, compute
 
 # %% ../../nbs/training/06_model.ipynb #a32a4438
-def recomputation(backbone: Backbone, cfg: TrainConfig, accelerator) -> str:
-    "The option `checkpointing`; for `auto`, what the memory estimate says of a Pack whose tokens are half text, half pictures."
+def recomputation(backbone: Backbone, cfg: TrainConfig, accelerator) -> str: # none, selective or full
+    """The option `checkpointing`; for `auto`, what the memory estimate says of a Pack whose tokens are
+    half text, half images."""
     if cfg.checkpointing != "auto": return cfg.checkpointing
-    tokens, shards = getattr(cfg, "pack_tokens", cfg.max_length), accelerator.num_processes if sharding(accelerator) else 1
-    patches, rows = tokens // 2 * backbone.encoder.unit, int(tokens * getattr(cfg, "text_ratio", 0))
-    how, line = choose_checkpointing(backbone, tokens, device_memory(accelerator.device), patches=patches, rows=rows,
-                                     precision=cfg.precision, shards=shards, average=cfg.ema is not None)
+    tokens = getattr(cfg, "pack_tokens", cfg.max_length)
+    how, line = choose_checkpointing(
+        backbone, tokens, device_memory(accelerator.device), precision=cfg.precision,
+        patches=tokens // 2 * backbone.encoder.unit,
+        rows=int(tokens * getattr(cfg, "text_ratio", 0)),
+        shards=accelerator.num_processes if sharding(accelerator) else 1,
+        average=cfg.ema is not None)
     if accelerator.is_main_process: tqdm.write(line, file=sys.stderr)
     return how
 
@@ -35,14 +46,17 @@ def training_backbone(
     bidirectional: bool,
     needs_head: bool = False, # stage 1 predicts words
 ) -> Backbone:
-    "The Backbone that a training run starts with, on its device, proved with the kernel and the precision it will train with."
-    stored = torch.bfloat16 if cfg.precision == "bf16-pure" else torch.float32 # the weights are kept in it
-    seen = torch.float32 if cfg.precision == "fp32" else torch.bfloat16        # the kernels see it
-    backbone = load_backbone(cfg.base, bidirectional, stored, accelerator.device, check=False, lora=cfg.lora,
-                             needs_head=needs_head, max_length=cfg.max_length, end_token=cfg.end_token,
-                             min_pixels=cfg.min_pixels, max_pixels=cfg.max_pixels)
-    backbone.use_kernel(cfg.attention or choose(accelerator.device, seen, backbone.softcap), seen)
-    with accelerator.autocast(): report = prove(backbone, tolerance=None if seen == torch.float32 else 2e-2)
+    """The Backbone that a training run starts with, on its device, proved with the kernel and the
+    precision it will train with. Raises `BadInput` for a model that cannot be loaded, `ProbeError` for
+    one that fails."""
+    stored, compute = training_dtypes(cfg.precision)
+    backbone = load_backbone(
+        cfg.base, bidirectional=bidirectional, dtype=stored, device=accelerator.device, check=False, lora=cfg.lora,
+        needs_head=needs_head, max_length=cfg.max_length, end_token=cfg.end_token,
+        min_pixels=cfg.min_pixels, max_pixels=cfg.max_pixels)
+    kernel = cfg.attention or choose(accelerator.device, compute, backbone.softcap)
+    backbone.use_kernel(kernel, compute)
+    with accelerator.autocast(): report = prove(backbone, tolerance=None if compute == torch.float32 else 2e-2)
     accelerator.print(report)
     if cfg.freeze_vision: backbone.vision.requires_grad_(False)
     checkpoint_activations(backbone.model, recomputation(backbone, cfg, accelerator))
