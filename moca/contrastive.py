@@ -11,29 +11,33 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from .backbone import Backbone, add_projection, embed, multi_vector
+from .backbone import Backbone, add_projection, embed_pack, multi_vector
 from .training.model import training_backbone
 from .training.config import TrainConfig, one_of, within
-from .data.corpus import INSTRUCTIONS, LANGUAGES, load_corpus
+from .data.corpus import load_corpus
+from .data.corpus_pairs import INSTRUCTIONS, LANGUAGES
 from .data.account import Report
-from .data.documents import BadInput, Document, Pair
+from .data.documents import Document, Pair
+from .data.errors import BadInput
 from .embedder import Embedder
 from .finetuning.gradcache import (accumulate_gradcache, gather_embeddings, gather_rows, process_rank,
                                        process_sizes)
 from .finetuning.losses import LossConfig, PairIds, contrastive_loss, learnt_scale, scale_of
 from .finetuning.pair_batch import WEIGHTS, PairBatch, batch_of, make_batch # noqa: F401
 from .model.similarity import Embeddings, pool_tokens
-from .model.cost import Work
+from .model.cost import FlopCounter
 from .data.mixtures import load_mixture, open_pairs
-from .model.packing import CUT, SCALED, Encoded, encode, encoder_mark
-from .data.pairs import labels, only
+from .model.splitting import CUT, SCALED, encoder_mark
+from .model.encoding import Encoded, encode
+from .data.pairs import pair_labels, select_pairs
 from .training.processes import on_main, say, summed
-from .data.rows import Lazy, digest
+from .data.rows import MapDataset, fingerprint
 from .training.run import same_data
 from .model.saving import set_prompts
 from .finetuning.batching import TaskBatches, describe_tasks
-from .training.loop import end_run, fit, start_run
-from .data.files import need_space
+from .training.loop import fit
+from .training.start import end_run, start_run
+from .data.files import check_disk_space
 
 # %% auto #0
 __all__ = ['SMALL', 'QWEN_3B', 'QWEN_7B', 'OFFICIAL_CODE', 'FinetuneConfig', 'parse_numbers', 'loss_options', 'batching_options',
@@ -151,7 +155,7 @@ class Contrastive(nn.Module):
     def forward(self, pack) -> tuple[Tensor, Tensor]: # vectors [D, dim] or [T, dim], and the scale [1] = 1 / temperature
         "Vectors of a Pack's Documents, or of its tokens."
         if self.multi_vector: vectors = torch.cat(multi_vector(self.backbone, pack)).float()
-        else: vectors = embed(self.backbone, pack, self.cfg.pooling)
+        else: vectors = embed_pack(self.backbone, pack, self.cfg.pooling)
         if self.log_scale is None: return vectors, vectors.new_full((1,), 1 / self.cfg.temperature)
         return vectors, scale_of(self.log_scale)
 
@@ -186,7 +190,7 @@ def stage_pairs(cfg: FinetuneConfig) -> tuple[Sequence[Pair], Report]:
         pairs = load_corpus().pairs("train", seed=cfg.seed)
         report = Report("the embedded corpus", len(pairs))
     else: pairs, report = open_pairs(cfg.data, verify=True, workers=4, progress=True)
-    chosen = only(only(pairs, "task", cfg.tasks), "kind", cfg.kinds)
+    chosen = select_pairs(select_pairs(pairs, "task", cfg.tasks), "kind", cfg.kinds)
     left = len(pairs) - len(chosen)
     if left: report.notes["left out by tasks or kinds"] = left
     return chosen, report
@@ -195,8 +199,8 @@ def stage_pairs(cfg: FinetuneConfig) -> tuple[Sequence[Pair], Report]:
 def stage_batches(cfg: FinetuneConfig, pairs: Sequence[Pair]) -> TaskBatches:
     "The global batch of any step: of the pairs that the weights of a mixture draw for its epoch."
     among = None
-    if isinstance(pairs, Lazy): among = lambda epoch: pairs.draw(cfg.seed, epoch) # noqa: E731
-    return TaskBatches(labels(pairs, "task"), cfg.batch_size, cfg.seed, among, **batching_options(cfg))
+    if isinstance(pairs, MapDataset): among = lambda epoch: pairs.draw(cfg.seed, epoch) # noqa: E731
+    return TaskBatches(pair_labels(pairs, "task"), cfg.batch_size, cfg.seed, among, **batching_options(cfg))
 
 # %% ../nbs/03_contrastive.ipynb #30d7316b
 def contrastive_model(cfg: FinetuneConfig, accelerator) -> Contrastive:
@@ -250,7 +254,7 @@ class StepBatches:
 def contents_of(pairs: Sequence[Pair], report: Report) -> str:
     """A digest of what pairs are made of, without making them: of their files and images, or of the
     embedded corpus."""
-    return digest(pairs.signature(), report.files_mark) if isinstance(pairs, Lazy) else load_corpus().digest
+    return fingerprint(pairs.signature(), report.files_mark) if isinstance(pairs, MapDataset) else load_corpus().digest
 
 # %% ../nbs/03_contrastive.ipynb #ecebed01
 def save_embedder(model: Contrastive, cfg: FinetuneConfig, tasks: Sequence[str], steps: int) -> None: # tasks of the pairs
@@ -261,7 +265,7 @@ def save_embedder(model: Contrastive, cfg: FinetuneConfig, tasks: Sequence[str],
                                   f"{len(tasks):,} pairs of "
                                   f"{len(set(tasks))} tasks, lr {cfg.lr:g}, seed {cfg.seed}")
     size = sum(p.numel() * p.element_size() for p in model.parameters())
-    need_space(cfg.out, size, "the model", "free some space and go on with --resume; the last state is kept")
+    check_disk_space(cfg.out, size, "the model", "free some space and go on with --resume; the last state is kept")
     Embedder(model.backbone, cfg.pooling, cfg.multi_vector).save_pretrained(Path(cfg.out)/"model")
 
 # %% ../nbs/03_contrastive.ipynb #33016fe2
@@ -312,7 +316,7 @@ def finetune(cfg: FinetuneConfig,
                               contents_of_the_pairs=contents_of(pairs, report),
                                            tokenizer_and_limits=encoder_mark(model.backbone.encoder)))
     report.keep(out/"bad_samples.jsonl", cfg.max_bad, accelerator.is_main_process) # of data that was not refused
-    work = Work(model.backbone)
+    work = FlopCounter(model.backbone)
     def flops(micro: list[PairBatch]) -> float: return sum(b.chunks.flops(work) for b in micro)
     batches = StepBatches(cfg, plan, pairs, report, model.backbone.encoder, began)
     log = fit(model, batches, cfg, steps, weights=WEIGHTS, accelerator=accelerator, name="stage 2",

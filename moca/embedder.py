@@ -16,13 +16,17 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 from .data.account import Report
-from .backbone import Backbone, embed, load_backbone, multi_vector as token_vectors, save
+from .backbone import Backbone, embed_pack, load_backbone, multi_vector as token_vectors, save
 from .data.files import atomic
-from .data.documents import BadInput, Document, ImageRef, document
-from .model.families import model_path
-from .model.similarity import packed, pool_tokens
-from .model.packing import CUT, SCALED, Encoded, Encoder, Pack, ahead, check_content, layout, pack
-from .model.packing import encode as encode_document
+from .data.documents import Document, document
+from .data.images import ImageRef
+from .data.errors import BadInput
+from .model.directories import model_path
+from .model.similarity import as_embeddings, pool_tokens
+from .model.packing import Pack, prefetch, pack
+from .model.splitting import CUT, SCALED
+from .model.encoding import Encoded, Encoder, check_content, layout
+from .model.encoding import encode as encode_document
 from .model.planning import plan
 from .model.saving import read_settings
 
@@ -242,7 +246,7 @@ def encode(self: Embedder,
     def make(chosen): return pack([given.encoded(i) for i in chosen])
     out = [None] * len(given)
     with _in_eval(self.backbone), _bar(progress, len(given)) as bar:
-        for chosen, one in zip(packs, ahead(make, packs)):
+        for chosen, one in zip(packs, prefetch(make, packs)):
             vectors = self.vectors(one, multi, token_pooling)
             for i, v in zip(chosen, vectors): out[i] = v.clone() # no view of the whole Pack's
             bar.update(len(chosen))
@@ -253,8 +257,8 @@ def encode(self: Embedder,
 def vectors(self: Embedder, one: Pack, multi_vector: bool, token_pooling: int = 1) -> Sequence[Tensor]:
     "One vector `[dim]` of each Document of a Pack, or its token vectors `[tokens, dim]`, on the CPU."
     one = one.to(self.backbone.device)
-    if not multi_vector: return embed(self.backbone, one, self.pooling).cpu()
-    found = pool_tokens(packed(token_vectors(self.backbone, one)), token_pooling)
+    if not multi_vector: return embed_pack(self.backbone, one, self.pooling).cpu()
+    found = pool_tokens(as_embeddings(token_vectors(self.backbone, one)), token_pooling)
     return found.values.cpu().split(found.lengths)
 
 @contextmanager

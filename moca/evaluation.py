@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
-from .data.documents import BadInput, Document, MocaError, Task
+from .data.documents import Document, Task
+from .data.errors import BadInput, MocaError
 from .model.similarity import maxsim
 from .style import COLORS, styled
 if TYPE_CHECKING: from matplotlib.figure import Figure

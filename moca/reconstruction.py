@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from .backbone import Backbone, load_backbone, save
 from .data.account import Report
 from .data.corpus import load_corpus
-from .data.documents import BadInput, Document
-from .data.files import atomic, need_space
-from .data.rows import Lazy
+from .data.documents import Document
+from .data.errors import BadInput
+from .data.files import atomic, check_disk_space
+from .data.rows import MapDataset
 from .masking import NOISES, PATCH_MASKS, TEXT_MASKS
-from .model.cost import Work
-from .model.packing import encoder_mark
+from .model.cost import FlopCounter
+from .model.splitting import encoder_mark
 from .model.planning import describe, fill, plan
 from .model.trust import read_tensors
 from .pretraining.corruption import OBJECTIVES, Corruption, CorruptionConfig, corrupt # noqa: F401
@@ -32,7 +33,9 @@ from .pretraining.figures import show_progress, show_rebuilt, show_snapshots, sh
 from .pretraining.heads import PixelDecoder, head_flops, masked_cross_entropy
 from .pretraining.stage import held_out, pack_batches, split_to_length, stage_documents
 from .training.config import TrainConfig, make_config, one_of, within
-from .training.loop import accumulate, end_run, fit, start_run
+from .training.loop import fit
+from .training.accumulation import accumulate
+from .training.start import end_run, start_run
 from .training.model import training_backbone
 from .training.processes import on_main, say, summed
 from .training.run import same_data
@@ -192,7 +195,7 @@ class Reconstruction(nn.Module):
 # %% ../nbs/02_joint_reconstruction.ipynb #438ff3f3
 def stage_flops(recon: Reconstruction) -> Callable[[list[Corruption]], float]:
     "`flops(micro)`: useful FLOPs of forward and backward of some corrupted Packs."
-    work, head = Work(recon.backbone), recon.backbone.model.lm_head
+    work, head = FlopCounter(recon.backbone), recon.backbone.model.lm_head
     return lambda micro: sum(work(c.pack) + head_flops(work, head, recon.decoder, c) for c in micro)
 
 # %% ../nbs/02_joint_reconstruction.ipynb #f6a1843b
@@ -200,11 +203,11 @@ SMALL = dict(lr=4e-4, schedule="cosine", pack_tokens=1024, packs_per_step=1, max
 
 # %% ../nbs/02_joint_reconstruction.ipynb #7c981b33
 def stage_data(cfg: PretrainConfig, backbone: Backbone, accelerator, docs: Sequence[Document], report: Report
-               ) -> tuple[list[Document], Lazy, np.ndarray, str]: # held out, to train on, their table, a note
+               ) -> tuple[list[Document], MapDataset, np.ndarray, str]: # held out, to train on, their table, a note
     """Split, measured and split off: the Documents of a run. The account of what cannot be used is kept in
     `cfg.out`."""
     main, out = accelerator.is_main_process, Path(cfg.out)
-    contents = docs.signature() if isinstance(docs, Lazy) else load_corpus().digest
+    contents = docs.signature() if isinstance(docs, MapDataset) else load_corpus().digest
     data = dict(contents_of_the_documents=contents, tokenizer_and_limits=encoder_mark(backbone.encoder))
     on_main(accelerator, lambda: same_data(out, **data))
     cache = out/"lengths.npz" if cfg.data else None
@@ -215,13 +218,13 @@ def stage_data(cfg: PretrainConfig, backbone: Backbone, accelerator, docs: Seque
     return *held_out(docs, table, cfg), note
 
 # %% ../nbs/02_joint_reconstruction.ipynb #01f4a70d
-def start_pixel_bias(recon: Reconstruction, cfg: PretrainConfig, docs: Lazy, table: np.ndarray) -> None:
+def start_pixel_bias(recon: Reconstruction, cfg: PretrainConfig, docs: MapDataset, table: np.ndarray) -> None:
     "Let the decoder's output start from the mean patch of the corpus, where `cfg.pixel_bias` says so."
     if recon.decoder is None or cfg.pixel_bias != "mean" or not table[:, 1].any(): return
     some = [docs[i] for i in np.flatnonzero(table[:, 1])[:300]]
     recon.decoder.to_pixels.bias.data.copy_(average_target(recon.backbone.encoder, some, cfg))
 
-def first_packs(cfg: PretrainConfig, docs: Lazy, table: np.ndarray) -> tuple[list, np.ndarray]:
+def first_packs(cfg: PretrainConfig, docs: MapDataset, table: np.ndarray) -> tuple[list, np.ndarray]:
     "The Packs of the first epoch (none for bins) and the lengths of its Documents."
     lengths = table[docs.draw(cfg.seed, 0), 0]
     return (plan(lengths, cfg.pack_tokens, cfg.seed) if cfg.batching == "packs" else []), lengths
@@ -235,7 +238,7 @@ def save_stage(recon: Reconstruction, cfg: PretrainConfig, steps: int, tokens: i
     """Write the model directory and, apart from it, the heads that later stages drop. Raises `MocaError`
     where the disk is full."""
     size, out = sum(p.numel() * p.element_size() for p in recon.parameters()), Path(cfg.out)
-    need_space(out, size, "the model", "free some space and go on with --resume; the last state is kept")
+    check_disk_space(out, size, "the model", "free some space and go on with --resume; the last state is kept")
     done = f"stage 1 ({cfg.objective}): {steps:,} steps, {tokens:,} tokens, lr {cfg.lr:g}, seed {cfg.seed}"
     recon.backbone.history.append(done)
     with atomic(out/"model") as part: save(recon.backbone, part)

@@ -28,12 +28,13 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 from moca.data.account import Report
-from moca.backbone import Backbone, add_projection, load_backbone, read_projection, save
+from moca.backbone import Backbone, add_projection, load_backbone, save
+from moca.model.loading import read_projection
 from moca.training.checkpoints import load_state, save_state
 from moca.data.errors import MocaError
-from moca.model.families import tiny_model
+from moca.model.tiny import tiny_model
 from moca.data.mixtures import load_documents, open_pairs
-from moca.model.packing import Encoder
+from moca.model.encoding import Encoder
 from moca.reconstruction import PretrainConfig
 from moca.model.saving import read_settings
 from moca.training.config import make_config

@@ -20,7 +20,9 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 import moca.finetuning.gradcache as gradcache
-from moca.backbone import add_lora, checkpoint_activations, tiny_backbone
+from moca.backbone import tiny_backbone
+from moca.model.cost import checkpoint_activations
+from moca.model.loading import add_lora
 from moca.contrastive import Contrastive, FinetuneConfig
 from moca.finetuning.pair_batch import WEIGHTS, make_batch
 from moca.data.documents import Pair, document

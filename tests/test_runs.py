@@ -31,7 +31,7 @@ def toy(out, mode):
     import torch
     from torch import nn
 
-    from moca.data.documents import BadInput
+    from moca.data.errors import BadInput
     from moca.training.config import TrainConfig
     from moca.training.loop import fit
     from moca.training.start import end_run, start_run
@@ -84,7 +84,7 @@ def stage(out, mode):
 
 def main(mode, out):
     "Exit codes: 0 finished, 2 an error in one sentence, 3 stopped."
-    from moca.data.documents import MocaError
+    from moca.data.errors import MocaError
     from moca.training.loop import Stopped
     try: (stage if mode in ("pretrain", "finetune") else toy)(out, mode)
     except Stopped as e: print(e, file=sys.stderr, flush=True); sys.exit(3)

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from moca.backbone import tiny_backbone
 from moca.training.checkpoints import full_tensor
 from moca.data.documents import document
-from moca.model.packing import encode
+from moca.model.encoding import encode
 from moca.reconstruction import PretrainConfig, Reconstruction, corrupt, load_stage, save_stage
 from moca.training.run import release_lock
 from moca.training.accumulation import accumulate

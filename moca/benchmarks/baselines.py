@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from ..data.documents import Document, ImageRef, Task
+from ..data.documents import Document, Task
+from ..data.images import ImageRef
 from ..evaluation import Score, evaluate
 
 # %% auto #0

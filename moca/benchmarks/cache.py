@@ -18,7 +18,9 @@ from torch import Tensor
 from ..training.checkpoints import named_tensors
 from ..data.content import image_key
 from ..data.files import atomic
-from ..data.documents import BadInput, Document, ImageRef
+from ..data.documents import Document
+from ..data.images import ImageRef
+from ..data.errors import BadInput
 from ..embedder import Embedder
 
 # %% auto #0

@@ -7,9 +7,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 import torch
-from ..data.documents import BadInput, Document, ImageRef
+from ..data.documents import Document
+from ..data.images import ImageRef
+from ..data.errors import BadInput
 from ..embedder import Embedder
-from ..model.packing import layout
+from ..model.encoding import layout
 
 # %% auto #0
 __all__ = ['MODEL', 'GOLDEN', 'TOLERANCE', 'golden_pairs', 'example_image', 'cosines', 'GoldenRow', 'golden', 'golden_text']

@@ -9,7 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 from .mmeb import INSTRUCTIONS, META_TASK, TARGETS
-from ..data.documents import BadInput, Document, Task
+from ..data.documents import Document, Task
+from ..data.errors import BadInput
 from ..data.files import atomic
 
 # %% auto #0

@@ -10,8 +10,12 @@ from dataclasses import replace
 import numpy as np
 import torch
 from PIL import Image
-from ..data.corpus import Corpus, article_text, caption, load_corpus, picture, same, scene_image
-from ..data.documents import Document, ImageRef, Task, prompt
+from ..data.corpus import Corpus, load_corpus
+from ..data.corpus_pairs import article_text, image_document, same_concept
+from ..data.corpus_documents import caption
+from ..data.corpus_parts import scene_image
+from ..data.documents import Document, Task, prompt
+from ..data.images import ImageRef
 from ..evaluation import check_task, discounts, gains_of
 
 # %% auto #0
@@ -37,9 +41,9 @@ def scene_picture_task(corpus: Corpus, split: str) -> Task:
         thing = s["items"][n % len(s["items"])]
         scene = Document(f"scene_picture/{s['scene_id']}", (corpus.image("scenes", s["scene_id"]),))
         queries.append(prompt(CORNER.format(thing["corner"]), scene))
-        relevant.append({j for j, r in enumerate(rows) if same(r, items[thing["image_id"]])})
+        relevant.append({j for j, r in enumerate(rows) if same_concept(r, items[thing["image_id"]])})
     return Task(name="scene_picture", family="retrieval", metric="precision@1", queries=queries,
-                candidates=[picture(corpus, r) for r in rows], relevant=relevant,
+                candidates=[image_document(corpus, r) for r in rows], relevant=relevant,
                 note="Finds the thing that stands in a named corner of a scene: picture and text together "
                      "ask for a picture.")
 

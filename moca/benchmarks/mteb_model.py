@@ -13,7 +13,9 @@ from torch import Tensor
 from .cache import model_digest
 from .vidore import PAGE
 from ..data.account import Report
-from ..data.documents import BadInput, Document, ImageRef, MocaError, blank, prompt
+from ..data.documents import Document, blank, prompt
+from ..data.images import ImageRef
+from ..data.errors import BadInput, MocaError
 from ..embedder import Embedder
 
 # %% auto #0

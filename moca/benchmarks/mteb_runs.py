@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from .mteb_model import need_mteb
 from .results import Row
-from ..data.documents import BadInput, Document, MocaError, Task
+from ..data.documents import Document, Task
+from ..data.errors import BadInput, MocaError
 from ..evaluation import Score, bootstrap, chance, measure
 
 # %% auto #0

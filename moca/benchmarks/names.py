@@ -14,7 +14,8 @@ from .mteb_model import need_mteb
 from .vidore import METRICS, read_vidore
 from ..data.account import Ignored, Report
 from ..data.corpus import TASKS
-from ..data.documents import BadInput, Task
+from ..data.documents import Task
+from ..data.errors import BadInput
 from ..data.opening import SUFFIXES
 
 # %% auto #0

@@ -7,8 +7,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from ..data.content import twins
-from ..data.documents import BadInput, ImageRef, Task, blank
+from ..data.content import find_duplicates
+from ..data.documents import Task, blank
+from ..data.images import ImageRef
+from ..data.errors import BadInput
 from ..data.opening import SUFFIXES
 
 # %% auto #0
@@ -55,7 +57,7 @@ def columns_unread(columns: Iterable[str], used: set[str], prefix: str = "") -> 
 def count_unfair(task: Task) -> int:
     "Queries with a candidate that equals a right one and counts as wrong. Raises `BadImage`."
     copies = {} # of a candidate: all that equal it
-    for same in twins(task.candidates):
+    for same in find_duplicates(task.candidates):
         for j in same: copies[j] = set(same)
     n = 0
     for i, relevant in enumerate(task.relevant):

@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from .cache import seal
 from ..data.content import image_key
-from ..data.documents import BadInput, Task
+from ..data.documents import Task
+from ..data.errors import BadInput
 from ..data.files import atomic, remove
 from ..evaluation import Score
 

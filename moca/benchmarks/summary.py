@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from .mmeb import mmeb_means
 from .results import Row
-from ..data.documents import MocaError
+from ..data.errors import MocaError
 from ..data.files import atomic
 from ..evaluation import TASK_FAMILIES, Score, Table
 from ..style import COLORS, styled

@@ -10,7 +10,8 @@ import re
 from dataclasses import asdict
 from pathlib import Path
 from .checks import check_file, check_model, check_reopened, check_tasks, need
-from .grammar import Parser, Place, Usage, add_command, common, decorated_in, keys_of, nearest, positive
+from .grammar import (Parser, Place, Usage, add_command, common, decorated_in, keys_of, nearest,
+                                   positive)
 from .printing import tell, working
 from .use import MODEL, account, best_device, embedder, model_flags, model_name, torch_dtype
 
@@ -55,7 +56,9 @@ def run_evaluate(args: argparse.Namespace) -> int:
     check_reopened(out, "run.json", "an evaluation")
     with working(args.quiet):
         from moca.data.account import Report
-        from moca.benchmarks.runs import find_tasks, kind_of, run_tasks, summary_table
+        from moca.benchmarks.runs import describe_pooling, run_tasks
+        from moca.benchmarks.summary import summary_table
+        from moca.benchmarks.names import find_tasks
         from moca.studies.report import text_table
         report = Report(str(args.data or args.tasks))
         found = find_tasks(tasks, args.data, args.split, args.download, args.limit, report)
@@ -63,10 +66,10 @@ def run_evaluate(args: argparse.Namespace) -> int:
         how = dict(split=args.split, report=report)
         rows = run_tasks(found, model, str(args.model), Path(out), args.force, **how)
         report.adds_up()
-    table = text_table(summary_table(rows, f"model ({kind_of(model)})"))
+    table = text_table(summary_table(rows, f"model ({describe_pooling(model)})"))
     told, folder = evaluate_told(report, args.data), Path(out)
     where = f"results: {folder/'results'}; table and figures: {folder/'table.md'}, {folder/'figures'}"
-    data = dict(model=args.model, kind=kind_of(model), out=out, split=args.split)
+    data = dict(model=args.model, kind=describe_pooling(model), out=out, split=args.split)
     data |= dict(tasks=[score_row(r) for r in rows], account=account(report) if told else None)
     tell(args, "\n".join([table, *told, where]), data)
     return 0
@@ -209,7 +212,8 @@ def check_bench(args: argparse.Namespace) -> list[int]:
     """The budgets. Raises `Usage` for a shape, an arm or a budget that makes no sense, and for an arm whose
     package is missing."""
     check_file("--json", args.json, args.force, (".json",))
-    if getattr(args, "shape", None): check_names("--shape", [args.shape], keys_of("moca.speed.bench", "SHAPES"))
+    if getattr(args, "shape", None):
+        check_names("--shape", [args.shape], keys_of("moca.speed.bench", "SHAPES"))
     if args.what.startswith("stage"):
         arms = keys_of(STAGE_BENCHES[args.what], "ARMS")
         check_names("--arms", names_of(args.arms), arms)
@@ -257,7 +261,8 @@ def timing_flags(p: Parser, budgets: str) -> None:
     "Options of everything that is timed."
     p.add_argument("--budgets", metavar="N,N", help=f"tokens of a Pack (default: {budgets})")
     p.add_argument("--dtype", choices=["fp32", "bf16"], help="default: bf16 on cuda, else fp32")
-    p.add_argument("--repeats", type=positive, default=5, metavar="N", help="timed rounds (default: %(default)s)")
+    p.add_argument("--repeats", type=positive, default=5, metavar="N",
+                   help="timed rounds (default: %(default)s)")
     common(p, "overwrite the file in --json")
 
 def add_stage_bench(sub, name: str, about: str, examples: tuple) -> None:
@@ -268,8 +273,10 @@ def add_stage_bench(sub, name: str, about: str, examples: tuple) -> None:
     if name == "stage1":
         p.add_argument("--mix", choices=["documents", "corpus"],
                        help="a made-up mix, or the embedded corpus (default: documents)")
-        p.add_argument("--tokens", type=positive, metavar="N", help="real tokens of a round (default: by device)")
-    else: p.add_argument("--pairs", type=positive, metavar="N", help="pairs of the batch (default: by device)")
+        p.add_argument("--tokens", type=positive, metavar="N",
+                       help="real tokens of a round (default: by device)")
+    else:
+        p.add_argument("--pairs", type=positive, metavar="N", help="pairs of the batch (default: by device)")
     p.add_argument("--arms", metavar="A,B", help="only these arms, moca among them (default: all)")
     timing_flags(p, "by device")
 

@@ -168,7 +168,7 @@ def sentence(e: BaseException) -> tuple[str, int] | None:
     elif isinstance(e, ModuleNotFoundError): said = package_sentence(e)
     else: said = memory_sentence(e)
     if said is None and isinstance(e, ValueError):
-        from moca.data.documents import MocaError
+        from moca.data.errors import MocaError
         said = str(e) if isinstance(e, MocaError) else None
     return None if said is None else (said, 2)
 

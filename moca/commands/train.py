@@ -59,7 +59,7 @@ def stage_values(args: argparse.Namespace) -> dict:
 def choose_preset(args: argparse.Namespace, base: str | None) -> str:
     "The preset by the size of the base, said on standard error."
     if base is None: return "small"
-    from moca.model.families import model_path
+    from moca.model.directories import model_path
     name, why = preset_for(read_config(model_path(base)))
     note(args, f"preset {name} for this base ({why}); --config chooses another")
     return name
@@ -108,7 +108,7 @@ def memory_note(args: argparse.Namespace, cfg) -> None:
     "Say where the device's memory is small for all of a base's weights."
     if cfg.lora or cfg.base is None: return
     import torch
-    from moca.model.families import model_path
+    from moca.model.directories import model_path
     from moca.model.cost import device_memory
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     text = memory_text(count_weights(model_path(cfg.base)), device_memory(device), str(device))

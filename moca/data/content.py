@@ -22,7 +22,8 @@ from .parquet import LruCache
 
 # %% auto #0
 __all__ = ['BRIGHTNESS', 'COLOUR', 'exact_key', 'normal_text', 'image_key', 'block_means', 'image_difference', 'Sketch', 'sketch',
-           'same_image', 'normal_parts', 'content_key', 'same_content', 'find_duplicates']
+           'same_image', 'normal_parts', 'content_key', 'same_content', 'find_duplicates', 'stable_hash',
+           'content_number', 'id_number']
 
 # %% ../../nbs/data/07_content.ipynb #d93e2dc5
 def exact_key(item: Document | Pair) -> str:
@@ -145,3 +146,18 @@ def find_duplicates(documents: Sequence[Document]) -> list[list[int]]:
     places = defaultdict(list)
     for i, doc in enumerate(documents): places[content_key(doc)].append(i)
     return [found for found in places.values() if len(found) > 1]
+
+# %% ../../nbs/data/07_content.ipynb #9788cf46
+def stable_hash(*parts: str) -> int:
+    "A number below 2^56 that depends on the texts alone: the same in every process and on every machine."
+    joined = "\x1d".join(parts)
+    return int.from_bytes(blake2b(joined.encode(), digest_size=7).digest(), "big")
+
+def content_number(doc: Document) -> int:
+    "`content_key` as a number below 2^56. Raises `BadImage`."
+    return int.from_bytes(content_key(doc)[:7], "big")
+
+# %% ../../nbs/data/07_content.ipynb #36a084dc
+def id_number(doc: Document) -> int:
+    "A Document's id within its source, as a number; without an id, its `content_number`."
+    return stable_hash(doc.source, doc.id) if doc.id else content_number(doc)

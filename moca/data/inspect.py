@@ -14,13 +14,14 @@ from .account import Report, by_reason
 from .documents import Document, Pair
 from .errors import BadInput, printable
 from .layouts import Columns, layout_of, with_json
-from .mixtures import load_mixture, mixed, mixture_file, read_mixture, times
+from .mixtures import load_mixture, open_mixture, mixture_file, read_mixture, repeats
 from .pair_layouts import columns_of, detect
 from .pairs import Pairs
 from .report_html import (bins, counted, histogram, html_bars, html_page, html_table, item_card,
                                    quantiles)
 from .rows import MapDataset, Subset
-from .sources import ROW, Documents, holder, inlined, look, renamed, sift, source_rows
+from .sources import ROW, Documents, inline_source, rename_columns
+from .reading import holder, check_images, keep_valid, source_rows
 
 # %% auto #0
 __all__ = ['EITHER', 'SAMPLES', 'LOOKED', 'measure', 'kind_of', 'evenly_spread', 'layouts_of', 'drawn_of', 'DataSummary',
@@ -29,7 +30,7 @@ __all__ = ['EITHER', 'SAMPLES', 'LOOKED', 'measure', 'kind_of', 'evenly_spread',
 # %% ../../nbs/data/17_inspect.ipynb #07b846ef
 def _measure_document(doc: Document) -> dict[str, list[int]]:
     "Characters and images of a Document, and the size of each image. Decodes every image once."
-    look(doc, verify=True)
+    check_images(doc, verify=True)
     sizes = [image.size for image in doc.images]
     return {"characters": [len(doc.text)], "images": [len(sizes)], "width": [w for w, _ in sizes],
             "height": [h for _, h in sizes]}
@@ -53,7 +54,7 @@ def kind_of(data: str, # a path, a mixture, a source on one line
             options: dict, # of a Source
             ) -> str:
     "documents, pairs, or `EITHER` of them. Raises `BadInput` where `data` cannot be opened."
-    path = mixture_file(data) if inlined(data) is None else None
+    path = mixture_file(data) if inline_source(data) is None else None
     if path is not None: return read_mixture(path).get("kind", "documents")
     source = load_mixture(data, options=options).sources[0]
     if source.format: return "pairs"
@@ -75,7 +76,7 @@ def layouts_of(items: MapDataset, numbers: Sequence[int]) -> tuple[Counter, Coun
         row = part.rows.make(k)
         columns.update(str(c) for c in row if c != ROW)
         if isinstance(part, Pairs): name = part.format
-        else: name = layout_of(Columns(with_json(renamed(row, part.source)))).name
+        else: name = layout_of(Columns(with_json(rename_columns(row, part.source)))).name
         layouts[name] += 1
     return layouts, columns
 
@@ -84,7 +85,7 @@ def drawn_of(items: MapDataset) -> list[dict]:
     "What an epoch draws of each source."
     rows = {part.source.title: (len(part), part.source.weight) for part in items.parts}
     drawn = {}
-    for name, (n, weight) in rows.items(): drawn[name] = sum(round(share * n) for share in times(weight))
+    for name, (n, weight) in rows.items(): drawn[name] = sum(round(share * n) for share in repeats(weight))
     total = max(1, sum(drawn.values()))
     return [dict(source=name, rows=n, weight=weight, an_epoch=drawn[name], share=drawn[name] / total)
             for name, (n, weight) in rows.items()]
@@ -112,7 +113,7 @@ LOOKED = 200 # rows whose layout and columns are told
 
 def _look(found: DataSummary, items: MapDataset, numbers: np.ndarray, workers: int, progress: bool) -> None:
     "Read some rows, and write down what they are like."
-    good, measured = sift(Subset(items, numbers), found.report, measure, workers=workers, progress=progress,
+    good, measured = keep_valid(Subset(items, numbers), found.report, measure, workers=workers, progress=progress,
                           what=found.kind)
     found.report.adds_up()
     for figures in measured:
@@ -135,7 +136,7 @@ def look_at(data: str, # whatever a stage takes: a path, a mixture, a source on 
     told = kind or kind_of(data, options)
     kind = "documents" if told == EITHER else told
     mixture = load_mixture(data, kind, options)
-    items = mixed(mixture, Pairs if kind == "pairs" else Documents, progress)
+    items = open_mixture(mixture, Pairs if kind == "pairs" else Documents, progress)
     numbers = evenly_spread(len(items), limit)
     found = DataSummary(mixture.name, kind, n=len(items), report=Report(mixture.name),
                         sources=drawn_of(items),

@@ -17,12 +17,12 @@ from .opening import open_rows
 from .pair_layouts import PAIR_FORMATS, PassageIndex, columns_of, detect, unread, with_images
 from .pair_sides import ABOUT, HELD, hollow, is_chat, one_of_several, side_parts
 from .rows import MapDataset, Subset, fingerprint
-from .sources import (MOST_NOTES, ROW, Source, _inside, copied, look, place, renamed, row_id, sift,
-                               source_rows)
+from .sources import MOST_NOTES, ROW, Source, image_loader, prefixed_id, rename_columns, row_id
+from .reading import is_repeat, check_images, keep_valid, source_rows
 
 # %% auto #0
 __all__ = ['EMPTY', 'COPY', 'TWICE', 'row_text', 'copies', 'make_pair', 'NegativeTally', 'UnreadNames', 'odd_keys', 'Pairs',
-           'ReadPairs', 'pair_labels', 'select_pairs', 'sift_pairs', 'read_pairs']
+           'ReadPairs', 'pair_labels', 'select_pairs', 'sift_pairs', 'read_pairs', 'check_complete']
 
 # %% ../../nbs/data/14_pairs.ipynb #17ca49fe
 def row_text(row: dict, source: Source, name: str) -> str:
@@ -192,13 +192,13 @@ class Pairs(MapDataset):
         self.tally, self.unread = NegativeTally(len(rows)), UnreadNames(len(rows))
 
     def __len__(self): return len(self.rows)
-    def where(self, i): return place(self.rows.where(i), self.source, self.copy)
+    def where(self, i): return prefixed_id(self.rows.where(i), self.source, self.copy)
 
     def make(self, i) -> Pair:
         row, source = self.rows.make(i), self.source
         ours = self.adapted(i, row)
         id = row_id({ROW: row.get(ROW)} | ours, self.rows.where(i), source, copy=self.copy)
-        image = _inside(source.image_root or self.rows.folder(i), source.max_pixels)
+        image = image_loader(source.image_root or self.rows.folder(i), source.max_pixels)
         made, left = make_pair(ours, id, source, image=image, known=self.tally.known(i))
         self.tally.remember(i, len(ours.get("negatives") or []), left)
         return made
@@ -206,7 +206,7 @@ class Pairs(MapDataset):
     def adapted(self, i: int, row: dict) -> dict:
         "A row in our layout; what is not read of it is noted."
         note = lambda what: self.note(what, i)
-        given = with_images(renamed(row, self.source))
+        given = with_images(rename_columns(row, self.source))
         corpus = {"_corpus": self.corpus} if self.corpus else {}
         ours = PAIR_FORMATS[self.format].adapt(given | corpus, note)
         one_of_several(ours["positives"], note)
@@ -271,11 +271,11 @@ def sift_pairs(pairs: MapDataset, report: Report,
                workers: int = 1, progress: bool = False) -> ReadPairs:
     "The pairs that can be used; the others, and how many negatives the rows have, go to the report."
     def measure(p: Pair) -> tuple[str, str, int]:
-        for doc in (p.query, p.positive, *p.negatives): look(doc, verify)
+        for doc in (p.query, p.positive, *p.negatives): check_images(doc, verify)
         return p.task, p.kind, len(p.negatives)
-    good, found = sift(pairs, report, measure, workers=workers, progress=progress, what="pairs")
+    good, found = keep_valid(pairs, report, measure, workers=workers, progress=progress, what="pairs")
     for i, (_, _, n) in enumerate(found):
-        if not copied(good, i): report.notes[f"{n} hard negative{'s' * (n != 1)}"] += 1
+        if not is_repeat(good, i): report.notes[f"{n} hard negative{'s' * (n != 1)}"] += 1
     tasks, kinds = [task for task, _, _ in found], [kind for _, kind, _ in found]
     return ReadPairs(good.base, good.index, task=tasks, kind=kinds)
 
@@ -296,3 +296,11 @@ def read_pairs(path: str | Path, # a file, a folder, a pattern, or a data set on
     report.adds_up()
     report.raise_if_empty()
     return found, report
+
+# %% ../../nbs/data/14_pairs.ipynb #f10be1db
+def check_complete(pair: Pair) -> Pair:
+    "The pair. Raises `BadInput` if its query or its positive is missing or empty."
+    for name in ("query", "positive"):
+        doc = getattr(pair, name)
+        if doc is None or doc.empty: raise BadInput(f"pair {pair.id} has no {name}: remove the row or complete it")
+    return pair

@@ -17,7 +17,8 @@ import yaml
 from .documents import Document, missing, prompt, row_parts
 from .errors import BadInput, printable
 from .images import ADDRESS, MAX_PIXELS, ImageRef, stored, written
-from .layouts import Columns, holds_nothing, read_row
+from .layouts import Columns, read_row
+from .chats import holds_nothing
 from .paths import data_root
 from .rows import MapDataset, fingerprint
 

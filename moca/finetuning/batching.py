@@ -8,7 +8,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 import torch
-from ..data.documents import BadInput
+from ..data.errors import BadInput
 from ..masking import generator
 
 # %% auto #0

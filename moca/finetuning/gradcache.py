@@ -16,11 +16,14 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from tqdm.auto import tqdm
-from ..training.accumulation import Gradients
-from ..data.documents import Document, ImageRef, MocaError
+from ..training.accumulation import GradientSnapshot
+from ..data.documents import Document
+from ..data.images import ImageRef
+from ..data.errors import MocaError
 from ..model.similarity import Embeddings
 from ..model.cost import free_memory, out_of_memory
-from ..model.packing import Encoder, Pack, ahead, encode, layout, pack
+from ..model.packing import Pack, prefetch, pack
+from ..model.encoding import Encoder, encode, layout
 from ..model.planning import plan
 
 # %% auto #0
@@ -123,7 +126,7 @@ class LazyPacks:
         return len(self.parts) > before
 
     def flops(self, work: Callable) -> float:
-        """Useful FLOPs of the Packs that were made, by a `moca.model.cost.Work`; the second forward pass is
+        """Useful FLOPs of the Packs that were made, by a `moca.model.cost.FlopCounter`; the second forward pass is
         not counted as useful."""
         return sum(map(work, self.seen.values()))
 
@@ -240,7 +243,7 @@ class CachedEmbeddings:
 # %% ../../nbs/finetuning/03_gradcache.ipynb #bd38b40d
 def embed_all(model: nn.Module, step: CachedEmbeddings, accelerator) -> tuple[Tensor, Tensor]:
     "Run over all Packs and keep their vectors; vectors and scale of the last Pack, with graph."
-    for i, one in enumerate(ahead(step.make, step.order)):
+    for i, one in enumerate(prefetch(step.make, step.order)):
         last = i == len(step.order) - 1
         step.states.append(random_state(accelerator.device))
         runs = model if last or step.sharded else accelerator.unwrap_model(model)
@@ -266,7 +269,7 @@ def loss_and_embedding_grads(model: nn.Module, step: CachedEmbeddings, scale: Te
 # %% ../../nbs/finetuning/03_gradcache.ipynb #53a77c7a
 def replay(model: nn.Module, step: CachedEmbeddings, accelerator) -> None:
     "Run over all Packs but the last once more, and feed each the gradient of its vectors."
-    for i, one in enumerate(ahead(step.make, step.order[:-1])):
+    for i, one in enumerate(prefetch(step.make, step.order[:-1])):
         with no_sync_unless(i == len(step.order) - 2, model, accelerator):
             with accelerator.autocast(), restored_rng(step.states[i], accelerator.device):
                 values, scale = model(one)
@@ -322,7 +325,7 @@ def accumulate_gradcache(model: nn.Module, # model(pack) -> (vectors, scale); it
         raise MocaError(f"GradCache takes all that a process has in a step as one batch, not as "
                         f"{len(micro)}: "
                         "a contrastive loss is no sum over micro-batches")
-    batch, before = micro[0].to(accelerator.device), Gradients(model)
+    batch, before = micro[0].to(accelerator.device), GradientSnapshot(model)
     batch.chunks.split_larger(_room.get(model, float("inf")))
     while (found := _attempt(model, batch, weights, accelerator)) is None:
         before.restore()

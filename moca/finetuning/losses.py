@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from ..data.documents import BadInput
+from ..data.errors import BadInput
 from ..model.similarity import Embeddings, document_blocks, similarity_matrix
 from ..style import COLORS
 

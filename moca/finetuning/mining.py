@@ -18,8 +18,10 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 from ..data.files import atomic
-from ..data.content import content_key, same
-from ..data.documents import BadInput, Document, ImageRef, Pair
+from ..data.content import content_key, same_content
+from ..data.documents import Document, Pair
+from ..data.images import ImageRef
+from ..data.errors import BadInput
 from ..data.pairs import check_complete
 from ..embedder import Embedder
 from ..model.similarity import maxsim
@@ -202,8 +204,8 @@ class Answers:
     def copy(self, p: Pair, doc: Document, negatives: Sequence[Document]) -> str | None:
         "Why a Document of another key is a copy; None if it is new. Only images can look the same."
         if not doc.images: return None
-        if any(same(doc, d) for d in self.of[content_key(p.query)].values()): return "copies of known answers"
-        return "copies of other negatives" if any(same(doc, d) for d in negatives) else None
+        if any(same_content(doc, d) for d in self.of[content_key(p.query)].values()): return "copies of known answers"
+        return "copies of other negatives" if any(same_content(doc, d) for d in negatives) else None
 
 # %% ../../nbs/finetuning/04_mining.ipynb #ab5b4d9d
 def searchable(docs: dict[bytes, Document], embed: Callable) -> tuple[dict, Sequence[Tensor]]:
@@ -239,7 +241,7 @@ class TaskMiner:
 def mine_pair(task: TaskMiner, p: Pair, rule: Rule, keep: bool, report: MiningReport) -> Pair:
     "A pair of the task with its negatives."
     asked, positive = content_key(p.query), task.similarity(p)
-    own = [n for n in p.negatives if not n.empty and not same(n, p.positive)] if keep else []
+    own = [n for n in p.negatives if not n.empty and not same_content(n, p.positive)] if keep else []
     def copy(key, kept): return task.answers.copy(p, task.docs[key], [*own, *(task.docs[k] for k in kept)])
     known = task.answers.keys(p) | set(map(content_key, own))
     near, ranked = task.near[asked], task.ranked[asked]

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from ..data.account import Report
 from ..data.content import content_number, id_number
-from ..data.documents import BadInput, Document, Pair
+from ..data.documents import Document, Pair
+from ..data.errors import BadInput
 from ..data.pairs import check_complete
-from ..data.rows import Lazy
+from ..data.rows import MapDataset
 from .gradcache import LazyPacks
 
 # %% auto #0
@@ -170,7 +171,7 @@ def batch_of(encoder, pairs: Sequence[Pair],
     except BadInput: pass
     good = {}
     for i in chosen:
-        name = place = pairs.where(i) if isinstance(pairs, Lazy) else str(i)
+        name = place = pairs.where(i) if isinstance(pairs, MapDataset) else str(i)
         try:
             pair = pairs[i]
             name = pair.id

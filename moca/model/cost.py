@@ -14,7 +14,7 @@ import psutil
 import torch
 from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
-from ..data.documents import BadInput
+from ..data.errors import BadInput
 from .families import small_image
 from .kernels import window_bounds
 from .packing import Pack

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from huggingface_hub import snapshot_download
 import moca
-from ..data.documents import BadInput
+from ..data.errors import BadInput
 
 # %% auto #0
 __all__ = ['FILES', 'base_path', 'fetch_model', 'model_path']

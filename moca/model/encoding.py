@@ -15,7 +15,9 @@ import torch
 import transformers
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
-from ..data.documents import BadImage, BadInput, Document, ImageRef
+from ..data.documents import Document
+from ..data.images import ImageRef
+from ..data.errors import BadImage, BadInput
 from ..masking import text_words
 from .directories import model_path
 from .families import ImageLayout, family_of

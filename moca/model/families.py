@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from transformers.image_processing_utils import select_best_resolution
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
-from ..data.documents import BadInput
+from ..data.errors import BadInput
 
 # %% auto #0
 __all__ = ['FAMILIES', 'ImageLayout', 'largest_grid', 'mrope_positions', 'Family', 'QwenGrid', 'Qwen2VL', 'Qwen25VL', 'Qwen3VL',
            'Qwen35', 'TileRows', 'TileLayout', 'Tiles', 'PaliGemma', 'Gemma3', 'InternVL', 'NamedTiles', 'Idefics3',
-           'SmolVLM', 'LlavaFrame', 'LlavaGrid', 'LlavaOnevision', 'family_named', 'family_of', 'families_here']
+           'SmolVLM', 'LlavaFrame', 'LlavaGrid', 'LlavaOnevision', 'family_named', 'family_of', 'families_here',
+           'small_image']
 
 # %% ../../nbs/model/01a_families.ipynb #cf15c64c
 @dataclass(frozen=True)
@@ -533,3 +534,10 @@ def _why_not_here(record: type[Family]) -> str | None:
     try: getattr(transformers, record.processor)()
     except (AttributeError, ImportError) as e:
         return str(e).strip().split(". ")[0] + f" (transformers {transformers.__version__})"
+
+# %% ../../nbs/model/01a_families.ipynb #3fd5c40f
+def small_image(family: Family) -> tuple[Tensor, Tensor, Tensor]:
+    "Rows, grid and size of a small grey image, as a family's tower takes them."
+    image = Image.new("RGB", (56, 56), "grey")
+    grid = family.image_layout(*image.size).grid
+    return family.rows([image]), torch.tensor([grid]), torch.tensor([image.size[::-1]])

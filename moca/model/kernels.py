@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from transformers import AttentionInterface
-from ..data.documents import BadInput, MocaError
+from ..data.errors import BadInput, MocaError
 from ..masking import attention_mask, document_ids
 
 # %% auto #0

@@ -14,9 +14,10 @@ from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_ba
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConfig
 from transformers.utils import logging
-from ..data.documents import BadInput
-from .families import family_named, model_path
-from .packing import Encoder
+from ..data.errors import BadInput
+from .families import family_named
+from .directories import model_path
+from .encoding import Encoder
 from .saving import read_settings
 from .trust import Checked, check_model, check_values, read_tensors, reading
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 from ..data.account import Report
-from ..data.documents import BadInput, Document, MocaError
-from ..data.rows import Lazy
+from ..data.documents import Document
+from ..data.errors import BadInput, MocaError
+from ..data.rows import MapDataset
 from ..masking import document_ids
 from .encoding import DocumentLayout, Encoded, Encoder, encode, encode_layout, word_ids
 from .splitting import Pieces
@@ -156,7 +157,7 @@ def _encode_one(encoder: Encoder, docs: Sequence[Document], i: int, report: Repo
         return encode(encoder, doc, **options)
     except BadInput as why:
         if report is None: raise
-        place = docs.where(i) if isinstance(docs, Lazy) else str(i)
+        place = docs.where(i) if isinstance(docs, MapDataset) else str(i)
         report.reject(place, why, docs.owner_id(i, name) if isinstance(docs, Pieces) else name or place)
 
 # %% ../../nbs/model/03c_packing.ipynb #e436662b

@@ -12,7 +12,7 @@ from heapq import heappop, heappush
 from itertools import chain
 import numpy as np
 import torch
-from ..data.documents import MocaError
+from ..data.errors import MocaError
 from ..masking import generator
 
 # %% auto #0

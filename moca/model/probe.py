@@ -12,9 +12,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from ..data.documents import Document, MocaError, document
+from ..data.documents import Document, document
+from ..data.errors import MocaError
 from .kernels import ATTENTION, AttentionTrace, layer_kinds, window_mask
-from .packing import Encoded, Encoder, Pack, encode, maskable, pack
+from .packing import Pack, pack
+from .encoding import Encoded, Encoder, encode, maskable
 
 # %% auto #0
 __all__ = ['LONG', 'BLOCK', 'PADDINGS', 'probe_documents', 'with_room', 'long_document', 'ProbeError', 'Check', 'make_check',

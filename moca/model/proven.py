@@ -15,7 +15,7 @@ import torch
 import transformers
 import moca
 from .probe import ProbeReport, prove
-from ..data.tables import cache_home
+from ..data.compressed import cache_home
 
 # %% auto #0
 __all__ = ['proof_folder', 'write_record', 'read_record', 'short_hash', 'file_digest', 'code_mark', 'proof_key', 'prove_once']

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from tokenizers.processors import TemplateProcessing
 import moca
-from ..data.documents import BadInput
+from ..data.errors import BadInput
 from .trust import read_json
 
 # %% auto #0

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from ..data.documents import BadInput
+from ..data.errors import BadInput
 
 # %% auto #0
 __all__ = ['Embeddings', 'as_embeddings', 'similarity_matrix', 'document_blocks', 'maxsim', 'pool_tokens']

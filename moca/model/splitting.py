@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 from ..data.account import Report
-from ..data.documents import BadInput, Document, ImageRef, blank
+from ..data.documents import Document, blank
+from ..data.images import ImageRef
+from ..data.errors import BadInput
 from ..data.files import atomic
-from ..data.rows import Lazy, Listed, Selection, digest
-from ..data.sources import Renamed, marked_files, sift
+from ..data.rows import MapDataset, InMemory, Subset, fingerprint
+from ..data.reading import WithSecondIds, marked_files, keep_valid
 from .encoding import Encoder, check_content, image_layout, image_layouts, refuse_markers, text_ids
 
 # %% auto #0
@@ -176,9 +178,9 @@ def split(encoder: Encoder, doc: Document) -> list[Document]:
     return [take_piece(doc, spans, n) for n, spans in enumerate(pieces)]
 
 # %% ../../nbs/model/03b_splitting.ipynb #22130c20
-class Pieces(Lazy):
+class Pieces(MapDataset):
     "Documents that all fit into `max_length`: whole ones and pieces of long ones, made when they are asked for."
-    def __init__(self, docs: Lazy,
+    def __init__(self, docs: MapDataset,
                  owner: np.ndarray, # [N] Document of each piece
                  number: np.ndarray, # [N] which of its pieces it is
                  cuts: dict[int, list]): # spans of those Documents that are not whole
@@ -218,13 +220,13 @@ def _measure(encoder: Encoder, doc: Document) -> tuple:
     return None if pieces == [everything] else pieces, table, scaled
 
 # %% ../../nbs/model/03b_splitting.ipynb #0f2b37e6
-def measure_all(encoder: Encoder, items: Lazy, workers: int = 1, progress: bool = False) -> dict:
+def measure_all(encoder: Encoder, items: MapDataset, workers: int = 1, progress: bool = False) -> dict:
     """One pass over the data: which items can be used, pieces of each, tokens and patches of each piece;
     spans, notes and rejected rows."""
     own = Report("")
     text_ids(encoder, "", "") # the first call may change the tokenizer's state, which threads must not do
-    good, found = sift(items, own, lambda doc: _measure(encoder, doc), workers, progress, "lengths")
-    second = sorted(good.base.numbers) if isinstance(good.base, Renamed) else [] # items whose id was used before
+    good, found = keep_valid(items, own, lambda doc: _measure(encoder, doc), workers, progress, "lengths")
+    second = sorted(good.base.numbers) if isinstance(good.base, WithSecondIds) else [] # items whose id was used before
     made = Counter()
     cuts, rows = {}, []
     for k, (pieces, table, scaled) in enumerate(found):
@@ -242,7 +244,7 @@ FORMAT = 2 # of the file of lengths, and of the rules that it was made with
 
 def encoder_mark(encoder: Encoder) -> str:
     "A digest of what lengths depend on: tokenizer, image processor, limits."
-    return digest(encoder.family.name, encoder.max_length, encoder.tail, encoder.tokenizer.backend_tokenizer.to_str(),
+    return fingerprint(encoder.family.name, encoder.max_length, encoder.tail, encoder.tokenizer.backend_tokenizer.to_str(),
                   encoder.image_processor.to_json_string())
 
 # %% ../../nbs/model/03b_splitting.ipynb #b6860b61
@@ -298,10 +300,10 @@ def split_all(encoder: Encoder, docs: Sequence[Document], progress: bool = False
               ) -> tuple[Pieces, np.ndarray, str]:
     """Documents that all fit into `max_length`, their tokens and patches `[N, 2]` int64, and one line that says
     what was split and what was made smaller. One pass over the data. Raises `BadInput` if `cache` is of other data."""
-    items = docs if isinstance(docs, Lazy) else Listed(docs)
+    items = docs if isinstance(docs, MapDataset) else InMemory(docs)
     def make(): return measure_all(encoder, items, workers, progress)
     if cache is None: found = make()
-    else: found = load_or_compute(Path(cache), digest(items.signature(), encoder_mark(encoder)), make,
+    else: found = load_or_compute(Path(cache), fingerprint(items.signature(), encoder_mark(encoder)), make,
                                   files=lambda: marked_files(items, workers))
     own = report or Report("the data")
     own.add(found["info"]["report"])
@@ -310,15 +312,15 @@ def split_all(encoder: Encoder, docs: Sequence[Document], progress: bool = False
     return _as_pieces(items, found), found["table"], _split_line(found["counts"], encoder.max_length, scaled)
 
 # %% ../../nbs/model/03b_splitting.ipynb #5e647833
-def _as_pieces(items: Lazy, found: dict) -> Pieces:
+def _as_pieces(items: MapDataset, found: dict) -> Pieces:
     "The usable items in pieces, as `measure_all` found them."
     counts, info = found["counts"], found["info"]
     owner = np.repeat(np.arange(len(counts)), counts)
     first = np.cumsum(counts) - counts # piece of each Document
     number = np.arange(len(owner)) - np.repeat(first, counts)
-    renamed = Renamed(items, info["second"]) if info["second"] else items
+    renamed = WithSecondIds(items, info["second"]) if info["second"] else items
     cuts = {int(k): spans for k, spans in info["cuts"].items()}
-    return Pieces(Selection(renamed, found["keep"]), owner, number, cuts)
+    return Pieces(Subset(renamed, found["keep"]), owner, number, cuts)
 
 def _split_line(counts: np.ndarray, max_length: int, scaled: int) -> str: # counts [Documents]: pieces of each
     "What became of some Documents, in one line."

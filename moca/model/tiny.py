@@ -11,7 +11,7 @@ import transformers
 from tokenizers.processors import TemplateProcessing
 from torch import nn
 from transformers import AutoTokenizer
-from ..data.documents import BadInput
+from ..data.errors import BadInput
 from .directories import base_path
 from .families import FAMILIES
 

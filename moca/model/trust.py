@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from ..data.account import Ignored
-from ..data.documents import BadInput, MocaError
+from ..data.errors import BadInput, MocaError
 
 # %% auto #0
 __all__ = ['MAX_JSON', 'MAX_BRACKETS', 'CLASSES', 'WAYS_OUT', 'READ', 'CODE', 'FLOATS', 'DTYPES', 'LAYERS', 'SIZES', 'plain_file',

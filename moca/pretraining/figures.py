@@ -20,7 +20,7 @@ from .corruption import OBJECTIVES, Corruption, CorruptionConfig, corrupt
 from .corruption import one_frame, patch_targets, target_positions
 from ..data.documents import Document, document
 from ..masking import corrupt_tokens, generator, mask_tokens
-from ..model.packing import Encoded, encode, maskable
+from ..model.encoding import Encoded, encode, maskable
 from ..style import COLORS, styled
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from ..backbone import Backbone
 from .corruption import Corruption
-from ..data.documents import BadInput, MocaError
-from ..model.kernels import Borders
-from ..model.cost import Work, linear_weights
-from ..model.probe import ATTENTION, layer_kinds
+from ..data.errors import BadInput, MocaError
+from ..model.kernels import SequenceLayout
+from ..model.cost import FlopCounter, linear_weights
+from ..model.kernels import ATTENTION, layer_kinds
 
 # %% auto #0
 __all__ = ['DIMENSION', 'chunk_loss', 'chunk_gradient', 'ChunkedCrossEntropy', 'masked_cross_entropy', 'middle_layers',
@@ -112,7 +112,7 @@ def select_layer_kwargs(layer_kwargs: dict, # what a decoder layer was given for
                         lengths: list[int] # of their Documents
                         ) -> dict:
     "The same for some Documents' tokens. Raises `MocaError` for a tensor that it does not know how to cut."
-    out = dict(layer_kwargs, borders=Borders(lengths, rows.device))
+    out = dict(layer_kwargs, borders=SequenceLayout(lengths, rows.device))
     for name, value in layer_kwargs.items():
         if not isinstance(value, (Tensor, tuple)) or value == (): continue
         if name not in DIMENSION:
@@ -188,7 +188,7 @@ def _run_apart(decoder: PixelDecoder, hidden: Tensor, calls: list[list[dict]], c
     return torch.cat(done, 1)[0]
 
 # %% ../../nbs/pretraining/02_heads.ipynb #5724292c
-def head_flops(work: Work, # of the backbone
+def head_flops(work: FlopCounter, # of the backbone
                head: nn.Linear, decoder: PixelDecoder | None, c: Corruption) -> float:
     "Useful FLOPs of forward and backward of both heads on a corrupted Pack."
     total = linear_weights(head) * len(c.logit_positions)

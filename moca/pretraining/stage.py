@@ -9,11 +9,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 import numpy as np
 from ..data.account import Report
-from ..data.corpus import load_corpus, picture_documents
-from ..data.documents import BadInput, Document
+from ..data.corpus import load_corpus
+from ..data.corpus_documents import image_documents
+from ..data.documents import Document
+from ..data.errors import BadInput
 from ..data.mixtures import open_documents
-from ..data.rows import Lazy, Selection
-from ..model.packing import encode_all, split_all
+from ..data.rows import MapDataset, Subset
+from ..model.packing import encode_all
+from ..model.splitting import split_all
 from ..model.planning import bin_costs, bins, cost, deal, plan
 from .corruption import Corruption, corrupt
 from ..training.config import TrainConfig
@@ -35,7 +38,7 @@ def split_to_length(encoder, # of the model: how long a Document may be
                     progress: bool = False,
                     report: Report | None = None, # gets what cannot be used; None: it raises
                     cache: Path | None = None # file for the lengths
-                    ) -> tuple[Lazy, np.ndarray, str]: # pieces, [N, 2] tokens and patches, a note
+                    ) -> tuple[MapDataset, np.ndarray, str]: # pieces, [N, 2] tokens and patches, a note
     "`split_all` with threads; raises `BadInput` where nothing is left."
     pieces, table, note = split_all(encoder, docs, progress, report, workers=4, cache=cache)
     if not len(pieces) and report is None: # a report names its rows
@@ -43,23 +46,23 @@ def split_to_length(encoder, # of the model: how long a Document may be
     return pieces, table, note
 
 # %% ../../nbs/pretraining/04_stage.ipynb #1b392efd
-def held_out(docs: Lazy,
+def held_out(docs: MapDataset,
              table: np.ndarray, # [N, 2] tokens and patches of each Document
              cfg: TrainConfig, # a PretrainConfig: `watch` and `data`
-             most: int = 32) -> tuple[list[Document], Lazy, np.ndarray]:
+             most: int = 32) -> tuple[list[Document], MapDataset, np.ndarray]:
     "Documents to look at on the way; the others to train on, and their table."
     if not cfg.watch: return [], docs, table
     if cfg.data is None:
-        found = [d for d in picture_documents(load_corpus(), "validation") if d.text]
+        found = [d for d in image_documents(load_corpus(), "validation") if d.text]
         return found[::max(1, len(found) // most)][:most], docs, table
     n = min(most, len(docs) // 50)
     first = range(min(len(docs), 40 * n))
     kept = sorted(sorted(first, key=lambda i: table[i, 1] == 0)[:n]) # those with patches first
     rest = np.setdiff1d(np.arange(len(docs)), kept)
-    return [docs[i] for i in kept], Selection(docs, rest), table[rest]
+    return [docs[i] for i in kept], Subset(docs, rest), table[rest]
 
 # %% ../../nbs/pretraining/04_stage.ipynb #8ffd3638
-def pack_steps(docs: Lazy,
+def pack_steps(docs: MapDataset,
                table: np.ndarray, # [N, 2] tokens and patches of each Document
                cfg: TrainConfig, # a PretrainConfig
                processes: int, epoch: int
@@ -71,7 +74,7 @@ def pack_steps(docs: Lazy,
     return deal(packs, costs, processes, cfg.packs_per_step // processes, seed=cfg.seed, epoch=epoch)
 
 # %% ../../nbs/pretraining/04_stage.ipynb #e8b4630d
-def bin_steps(docs: Lazy, table: np.ndarray, cfg: TrainConfig, processes: int, unit: int, epoch: int
+def bin_steps(docs: MapDataset, table: np.ndarray, cfg: TrainConfig, processes: int, unit: int, epoch: int
               ) -> list[list[list[list[int]]]]: # as `pack_steps`; unit: patches of an image token
     "An epoch's micro-batches in bins of cost. Raises `BadInput` where they give less than one step."
     chosen, n = docs.draw(cfg.seed, epoch), cfg.packs_per_step
@@ -88,7 +91,7 @@ def bin_steps(docs: Lazy, table: np.ndarray, cfg: TrainConfig, processes: int, u
         steps.append([micro[k:k + n][rank::processes] for rank in range(processes)])
     return steps
 
-def epoch_steps(docs: Lazy, table: np.ndarray, cfg: TrainConfig, processes: int, unit: int, epoch: int
+def epoch_steps(docs: MapDataset, table: np.ndarray, cfg: TrainConfig, processes: int, unit: int, epoch: int
                 ) -> list[list[list[list[int]]]]: # as `pack_steps`
     "An epoch's micro-batches, in Packs or in bins."
     if cfg.batching == "packs": return pack_steps(docs, table, cfg, processes, epoch)
@@ -115,7 +118,7 @@ class EpochPlan:
         return epoch, step
 
 # %% ../../nbs/pretraining/04_stage.ipynb #47f6dfdb
-def pack_batches(encoder, docs: Lazy,
+def pack_batches(encoder, docs: MapDataset,
                  table: np.ndarray, # [N, 2] tokens and patches of each Document
                  cfg: TrainConfig, # a PretrainConfig
                  processes: int,

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import transformers
 from tqdm.auto import tqdm
-from ..data.documents import BadInput, MocaError
+from ..data.errors import BadInput, MocaError
 
 # %% auto #0
 __all__ = ['resident', 'reset_peak', 'peak', 'now', 'Timed', 'serve', 'Remote', 'built', 'spread', 'in_turns', 'slope', 'off',

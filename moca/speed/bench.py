@@ -16,10 +16,11 @@ from transformers import Qwen2_5_VLConfig
 from ..backbone import Backbone, load_backbone
 from .arms import headline, machine
 from ..data.corpus import load_corpus
-from ..data.documents import BadInput, MocaError
+from ..data.errors import BadInput, MocaError
 from ..model.kernels import available
 from ..masking import generator
-from ..model.packing import Encoded, Encoder, Pack, encode, pack
+from ..model.packing import Pack, pack
+from ..model.encoding import Encoded, Encoder, encode
 from ..model.planning import fill, plan
 
 # %% auto #0

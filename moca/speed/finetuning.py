@@ -15,15 +15,18 @@ from torch import Tensor, nn
 from ..backbone import load_backbone
 from .bench import SHAPES, padded_batch, shaped_backbone
 from .arms import Timed, arm_names, built, gate_arms, headline, in_turns, machine, slope, spread
-from ..contrastive import WEIGHTS, Contrastive, FinetuneConfig, content_key, make_batch
+from ..contrastive import Contrastive, FinetuneConfig
+from ..finetuning.pair_batch import WEIGHTS, make_batch
+from ..data.content import content_number
 from ..data.corpus import load_corpus
-from ..data.documents import BadInput, Pair
-from ..finetuning.gradcache import accumulate
-from ..finetuning.losses import LossConfig, Pairing, contrast
-from ..model.similarity import Vectors
+from ..data.documents import Pair
+from ..data.errors import BadInput
+from ..finetuning.gradcache import accumulate_gradcache
+from ..finetuning.losses import LossConfig, PairIds, contrastive_loss
+from ..model.similarity import Embeddings
 from ..masking import generator
 from ..model.cost import saved_bytes
-from ..model.packing import encode
+from ..model.encoding import encode
 
 # %% auto #0
 __all__ = ['ARMS', 'TOLERANCES', 'Stage2Setting', 'settings', 'corpus_pairs', 'bench_pairs', 'Stage2Arm', 'Cached', 'CachedOwn',
@@ -85,7 +88,7 @@ def bench_pairs(setting: Stage2Setting) -> list[Pair]:
     pairs, found, seen = corpus_pairs(setting.seed), [], set()
     for i in torch.randperm(len(pairs), generator=generator(setting.seed, 0, "bench", "pairs")).tolist():
         p = dataclasses.replace(pairs[i], negatives=pairs[i].negatives[:setting.negatives])
-        keys = {content_key(d) for d in (p.query, p.positive, *p.negatives)}
+        keys = {content_number(d) for d in (p.query, p.positive, *p.negatives)}
         if len(keys) < 2 + setting.negatives or keys & seen: continue
         found.append(p)
         seen |= keys
@@ -151,7 +154,7 @@ class Cached(Stage2Arm):
 
     def step(self, batch) -> Tensor:
         "Forward and backward; the mean loss."
-        return accumulate(self.model, [batch], WEIGHTS, self.accelerator)["nce"]
+        return accumulate_gradcache(self.model, [batch], WEIGHTS, self.accelerator)["nce"]
 
     def packs(self, batch):
         "Vectors of all documents in the order of the batch, with whatever graph is wanted."
@@ -171,7 +174,7 @@ class Direct(Cached):
     "moca without GradCache: all Packs' graphs at once."
     def step(self, batch):
         vectors = self.packs(batch)
-        loss = self.model.loss(Vectors(vectors), vectors.new_full((1,), 1 / self.model.cfg.temperature),
+        loss = self.model.loss(Embeddings(vectors), vectors.new_full((1,), 1 / self.model.cfg.temperature),
         batch)["nce"] / len(batch.queries)
         loss.backward()
         return loss.detach()
@@ -287,10 +290,10 @@ def loss_bytes(pairs: int, dim: int = 64, negatives: int = 1) -> int:
     q, p, n = (F.normalize(torch.randn(k, dim, generator=g), dim=-1).requires_grad_() for k in (pairs, pairs,
     pairs * negatives))
     keys = lambda k, width: torch.arange(k * width).view(k, width)
-    who = Pairing(keys(pairs, 3), -2 - keys(pairs * negatives, 2),
+    who = PairIds(keys(pairs, 3), -2 - keys(pairs * negatives, 2),
     torch.arange(pairs).repeat_interleave(negatives))
     with saved_bytes() as held:
-        contrast(Vectors(q), Vectors(p), Vectors(n), who, LossConfig(), torch.tensor([1 / .03]), None)["nce"]
+        contrastive_loss(Embeddings(q), Embeddings(p), Embeddings(n), who, LossConfig(), torch.tensor([1 / .03]), None)["nce"]
     return held()
 
 def saved_exponent(sizes: tuple[int, ...] = (512, 1024, 2048, 4096)) -> float:

@@ -18,9 +18,9 @@ from .bench import SHAPES, made_up, mixed_documents, random_batches, shaped_back
 from .arms import Timed, arm_names, built, gate_arms, headline, in_turns, machine, slope, spread
 from ..data.corpus import load_corpus
 from ..pretraining.corruption import Corruption, corrupt
-from ..data.documents import BadInput
+from ..data.errors import BadInput
 from ..masking import generator
-from ..model.packing import Encoded, encode
+from ..model.encoding import Encoded, encode
 from ..model.planning import bin_costs, bins, plan
 from ..model.cost import matmul_peak
 from ..reconstruction import PretrainConfig, Reconstruction, stage_flops
@@ -88,7 +88,7 @@ def padded(encoder, c: Corruption, multiple: int = 1) -> dict:
     ids = lay(c.input_ids, at, encoder.tokenizer.pad_token_id or 0)
     inputs = dict(input_ids=ids, attention_mask=lay(torch.ones_like(at), at, 0), use_cache=False,
                   **encoder.family.stock(c.pixel_values, c.pack.image_grid_thw, c.pack.image_sizes, ids))
-    return dict(inputs=inputs, labels=lay(c.token_targets, at[c.read_at + 1], -100),
+    return dict(inputs=inputs, labels=lay(c.token_targets, at[c.logit_positions + 1], -100),
     image_at=at[c.masked_images],
                 pixels=c.patch_targets, ids=list(c.pack.ids))
 
@@ -137,7 +137,7 @@ class Padded(nn.Module):
     def states(self, batch: dict) -> tuple[Tensor, Tensor]:
         "Hidden states `[D, L, hidden]` and the pixels `[K, ...]` predicted at masked image tokens."
         backbone, decoder = self.recon.backbone, self.recon.decoder
-        with decoder.listening(backbone) as given:
+        with decoder.capture_layer_kwargs(backbone) as given:
             hidden = backbone.model.model(**batch["inputs"]).last_hidden_state
         if not len(batch["image_at"]): return hidden, batch["pixels"]
         decoded = decoder.run(hidden, [given[i][0] for i in decoder.copied])
@@ -254,7 +254,7 @@ class Packed(Stage1Arm):
         scores, pixels = self.recon.predict(c)
         mlm = F.cross_entropy(scores.float(), c.token_targets, reduction="none")
         mae = (pixels.float() - c.patch_targets.float()).pow(2).sum(1)
-        return per_document(c.pack.ids, c.pack.document_ids[c.read_at], mlm,
+        return per_document(c.pack.ids, c.pack.document_ids[c.logit_positions], mlm,
         c.pack.document_ids[c.masked_images], mae)
 
 # %% ../../nbs/speed/03_pretraining.ipynb #d1d8c338

@@ -18,10 +18,13 @@ import pyarrow.parquet as pq
 from PIL import Image
 from tqdm.auto import tqdm
 from .arms import headline, machine, peak, reset_peak, resident, slope
-from ..data.documents import BadInput, ImageRef, document
+from ..data.documents import document
+from ..data.images import ImageRef
+from ..data.errors import BadInput
 from ..data.opening import open_rows
-from ..model.packing import Encoder, split
-from ..data.rows import Lazy
+from ..model.splitting import split
+from ..model.encoding import Encoder
+from ..data.rows import MapDataset
 
 # %% auto #0
 __all__ = ['KINDS', 'UNITS', 'row_of', 'write_jsonl', 'write_csv', 'write_json', 'write_parquet', 'write_tar', 'write_pdf',
@@ -98,7 +101,7 @@ def write_txt(path: Path, n: int) -> None:
     path.write_text("\n\n".join([sentence * 8] * (n // (8 * len(sentence)) + 1)), "utf-8")
 
 # %% ../../nbs/speed/05_reading.ipynb #50058df5
-def read_all(rows: Lazy) -> int:
+def read_all(rows: MapDataset) -> int:
     "Go through all rows; the characters of their texts and the pixels of their images, added up."
     total = 0
     for row in rows:

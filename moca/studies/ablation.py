@@ -25,7 +25,8 @@ from ..training.run import clear
 from ..contrastive import QWEN_3B as QWEN2
 from ..contrastive import SMALL as SMALL2
 from ..contrastive import FinetuneConfig, finetune
-from ..data.documents import BadInput, Task
+from ..data.documents import Task
+from ..data.errors import BadInput
 from ..embedder import Embedder
 from ..evaluation import chance
 from ..benchmarks.runs import run_tasks
@@ -34,7 +35,9 @@ from .quickstart import device, run_stage, surroundings
 from ..reconstruction import QWEN_3B as QWEN1
 from ..reconstruction import SMALL as SMALL1
 from ..reconstruction import PretrainConfig, pretrain
-from ..training.loop import Stopped, make_config, read_log
+from ..training.loop import Stopped
+from ..training.config import make_config
+from ..training.log import read_log
 from ..benchmarks.cache import read_record, write_record
 
 # %% auto #0

@@ -13,7 +13,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 from ..data.files import atomic
-from ..data.documents import BadInput, MocaError
+from ..data.errors import BadInput, MocaError
 from ..evaluation import TASK_FAMILIES, Table
 
 # %% auto #0

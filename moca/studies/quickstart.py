@@ -23,23 +23,26 @@ import numpy as np
 import torch
 import yaml
 from ..backbone import Backbone, attention_maps, load_backbone, show_attention
-from ..training.run import claim
-from ..data.files import atomic, need_space, remove
+from ..training.run import prepare_output_dir
+from ..data.files import atomic, check_disk_space, remove
 from ..training.run import begun
 from ..contrastive import SMALL as SMALL2, FinetuneConfig, finetune
-from ..data.corpus import Corpus, load_corpus, picture_documents
-from ..data.documents import BadInput, Document, Task
+from ..data.corpus import Corpus, load_corpus
+from ..data.corpus_documents import image_documents
+from ..data.documents import Document, Task
+from ..data.errors import BadInput
 from ..embedder import Embedder
 from ..benchmarks.baselines import baseline
 from ..evaluation import Score, evaluate, retrieval_grid, similarity
 from ..benchmarks.mocabench import evenly, limit_queries, moca_bench
-from ..pretraining.figures import Named, named, word_tokens
+from ..pretraining.figures import TokenAccuracy, count_correct, word_tokens
 from ..reconstruction import SMALL as SMALL1
 from ..reconstruction import (PretrainConfig, Reconstruction, average_patch, load_stage, masked_accuracy,
                                  patch_errors)
 from ..reconstruction import pretrain, rebuild, show_rebuilt
 from .report import COLUMNS, differences_of, plain, save_figure, slug, write_report
-from ..training.loop import Stopped, make_config
+from ..training.loop import Stopped
+from ..training.config import make_config
 from ..benchmarks.cache import read_record, write_record
 
 # %% auto #0
@@ -94,7 +97,7 @@ def begin(out: str | Path, resume: bool, force: bool, **given) -> tuple[Path, di
     Raises `BadInput`; nothing is deleted for options that make no sense. Raises `MocaError` for a disk
     without room."""
     new = options(**given)
-    out = claim(out, resume, force, "quickstart")
+    out = prepare_output_dir(out, resume, force, "quickstart")
     if resume and (out/"config.yaml").exists():
         old = yaml.safe_load((out/"config.yaml").read_text("utf-8"))
         if not isinstance(old, dict) or old.get("command") != "quickstart":
@@ -104,7 +107,7 @@ def begin(out: str | Path, resume: bool, force: bool, **given) -> tuple[Path, di
             raise BadInput(f"{out} was started with {', '.join(changed)}: resume with the same, or start "
                            "again with --force")
         return out, old
-    need_space(out, NEED)
+    check_disk_space(out, NEED)
     with atomic(out/"config.yaml") as part: part.write_text(yaml.safe_dump(new, sort_keys=False), "utf-8")
     return out, new
 
@@ -127,8 +130,8 @@ def measure_rebuilding(recon: Reconstruction, corpus: Corpus, cfg: PretrainConfi
     right, number] of all
     hidden tokens, and under `words` and `punctuation` of these; under `patches` pixel errors beside both
     painters."""
-    docs = evenly(list(picture_documents(corpus, "test")), limit or 200)
-    mean = average_patch(recon.backbone.encoder, evenly(list(picture_documents(corpus, "train")), 200))
+    docs = evenly(list(image_documents(corpus, "test")), limit or 200)
+    mean = average_patch(recon.backbone.encoder, evenly(list(image_documents(corpus, "train")), 200))
     found = {name: masked_accuracy(recon, docs, cfg, picture=name == "picture") for name in ("picture",
     "text")}
     return dict({name: f.tokens for name, f in found.items()},
@@ -159,14 +162,14 @@ def draw_attention(out: Path, doc: Document) -> dict:
     n = len(base.text.layers)
     return dict(before=ahead(base, doc), after=ahead(after, doc), layer=n, layers=n)
 
-def named_right(recon: Reconstruction, docs: list[Document], cfg: PretrainConfig) -> Named:
+def named_right(recon: Reconstruction, docs: list[Document], cfg: PretrainConfig) -> TokenAccuracy:
     "Hidden tokens that are named right in some Documents."
     right, targets = [], []
     for f in (rebuild(recon, d, cfg) for d in docs):
         asked = [k for k in f["guesses"] if f["hidden"][k]]
         targets += f["tokens"][asked].tolist()
         right += [f["guesses"][k] == int(f["tokens"][k]) for k in asked]
-    return named(torch.tensor(right, dtype=torch.bool), word_tokens(recon.backbone.encoder,
+    return count_correct(torch.tensor(right, dtype=torch.bool), word_tokens(recon.backbone.encoder,
     torch.tensor(targets, dtype=torch.long)))
 
 def draw_rebuilt(out: Path, docs: list[Document], cfg: PretrainConfig, seed: int) -> dict:
@@ -221,7 +224,7 @@ def draw_grids(out: Path, tasks: list[Task], rows: int = 6, k: int = 5) -> dict:
 
 def draw_pictures(out: Path, corpus: Corpus, tasks: list[Task], cfg: PretrainConfig) -> dict:
     "All figures that need a model, with the facts that the report states about them."
-    docs = evenly(list(picture_documents(corpus, "test")), 5)[1:4]
+    docs = evenly(list(image_documents(corpus, "test")), 5)[1:4]
     return dict(attention=draw_attention(out, docs[1]), rebuilt=draw_rebuilt(out, docs, cfg, cfg.seed),
     retrieval=draw_grids(out, tasks))
 

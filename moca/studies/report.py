@@ -14,9 +14,9 @@ from io import BytesIO
 from pathlib import Path
 from matplotlib.figure import Figure
 from ..data.files import atomic
-from ..data.documents import BadInput
+from ..data.errors import BadInput
 from ..evaluation import TASK_FAMILIES, Score, Table, paired_difference, score_plot
-from ..training.loop import read_log, show_log
+from ..training.log import read_log, show_log
 
 # %% auto #0
 __all__ = ['COLUMNS', 'COMPARED', 'LOSSES', 'ASKED', 'STYLE', 'NEXT', 'scores_of', 'differences_of', 'plain', 'percent',

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from tqdm.auto import tqdm
 from .config import one_of
-from ..data.documents import MocaError
+from ..data.errors import MocaError
 from ..model.cost import free_memory, out_of_memory
 from .processes import summed
 

@@ -14,8 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 import moca
-from ..data.documents import BadInput, MocaError, printable
-from ..data.files import atomic, need_space, real
+from ..data.errors import BadInput, MocaError, printable
+from ..data.files import atomic, check_disk_space, link_target
 
 # %% auto #0
 __all__ = ['FORMAT', 'named_tensors', 'full_tensor', 'copy_into', 'save_state', 'file_digest', 'load_state']
@@ -65,7 +65,7 @@ def save_state(path, tensors: dict[str, Tensor], # every process gives its own s
                             "resume from it with a lower lr")
     size = sum(v.numel() * v.element_size() for v in found.values()) + 2**20
     then = "free some space and go on with --resume; what was saved before is kept"
-    need_space(path, size, f"the state after step {step}", then)
+    check_disk_space(path, size, f"the state after step {step}", then)
     _write_state(path, found, dict(step=step) | more)
 
 # %% ../../nbs/training/02_checkpoints.ipynb #1ae8d90b
@@ -108,7 +108,7 @@ def _read_meta(path: Path) -> dict:
 def load_state(path, tensors: dict[str, Tensor]) -> dict:
     """Read a state back into tensors, in place; returns `state.json`. Raises `BadInput` when it is damaged or
     of another model."""
-    path = real(path)
+    path = link_target(path)
     with contextlib.suppress(OSError): # a crash between two renames
         if not path.exists(): path.with_name(path.name + ".old").rename(path)
     meta = _read_meta(path)

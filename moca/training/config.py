@@ -12,21 +12,72 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 import yaml
-from ..data.documents import BadInput, printable
-from ..data.sources import inlined
+from ..data.errors import BadInput, printable
+from ..data.sources import inline_source
 from ..data.files import atomic
 
 # %% auto #0
-__all__ = ['PLACES', 'TrainConfig', 'one_of', 'within', 'typed', 'finite', 'read_options', 'make_config', 'run_config',
-           'save_config', 'from_anywhere', 'absolute_source', 'absolute_path', 'lr_at']
+__all__ = ['MOST', 'LEAST', 'PLACES', 'finite', 'typed', 'one_of', 'within', 'check_ranges', 'TrainConfig', 'read_options',
+           'make_config', 'absolute_path', 'absolute_source', 'from_anywhere', 'save_config', 'run_config', 'lr_at']
+
+# %% ../../nbs/training/01_config.ipynb #e2344c79
+def finite(value) -> int | float | None:
+    "A value as a number; None for what is no number, infinite, or NaN. YAML reads 1e-5 as a string."
+    if isinstance(value, bool): return None
+    if isinstance(value, int): return value
+    try: found = float(value)
+    except (TypeError, ValueError, OverflowError): return None
+    return found if math.isfinite(found) else None
+
+def typed(field: dataclasses.Field, value):
+    "An option's value in the field's type. Raises `BadInput`."
+    kinds = str(field.type).replace(" ", "").split("|")
+    if (value is None or value == "none") and "None" in kinds: return None
+    for kind in kinds:
+        if kind in ("bool", "str") and isinstance(value, dict(bool=bool, str=str)[kind]): return value
+        number = finite(value) if kind in ("int", "float") else None
+        if number is not None and (kind == "float" or number == int(number)):
+            return int(number) if kind == "int" else float(number)
+    raise BadInput(f"option {field.name} is {printable(repr(value))}: it takes {field.type}")
+
+# %% ../../nbs/training/01_config.ipynb #dc356412
+def one_of(name: str, value: str, allowed: tuple) -> None:
+    "Raise `BadInput` unless an option has one of the allowed values."
+    if value not in allowed:
+        raise BadInput(f"option {name} is {printable(repr(value))}: use one of {', '.join(allowed)}")
+
+def within(name: str, value: float | None, low: float, high: float | None) -> None:
+    "Raise `BadInput` unless an option lies between two values; `None` is no value and no limit."
+    if value is None or (value >= low and (high is None or value <= high)): return
+    allowed = f"{low} or more" if high is None else f"a number between {low} and {high}"
+    raise BadInput(f"{name} is {value}: give {allowed}")
+
+# %% ../../nbs/training/01_config.ipynb #3ffac5cc
+MOST = dict(warmup=1, max_bad=1, seed=2**32 - 1)
+LEAST = dict(save_every=0, weight_decay=0, max_length=8, steps=1, log_every=1, lora=1,
+             min_pixels=1, max_pixels=1)
+
+def check_ranges(cfg: TrainConfig) -> None:
+    "Raises `BadInput` for a value that no run can have."
+    one_of("schedule", cfg.schedule, ("linear", "cosine", "constant"))
+    one_of("precision", cfg.precision, ("fp32", "bf16", "bf16-pure"))
+    one_of("checkpointing", cfg.checkpointing, ("none", "selective", "full", "auto"))
+    for name, high in MOST.items(): within(name, getattr(cfg, name), 0, high)
+    for name, low in LEAST.items(): within(name, getattr(cfg, name), low, None)
+    if cfg.ema is not None and not 0 < cfg.ema < 1:
+        raise BadInput(f"ema is {cfg.ema}: give a decay between 0 and 1, such as 0.999")
+    for name in ("lr", "epochs"):
+        if getattr(cfg, name) <= 0: raise BadInput(f"{name} is {getattr(cfg, name)}: give a positive number")
+    if cfg.clip <= 0:
+        raise BadInput(f"clip is {cfg.clip}: give a positive number, a large one for no clipping")
 
 # %% ../../nbs/training/01_config.ipynb #e94e6760
 @dataclass
 class TrainConfig:
     "Options that both stages share."
     out: str = "runs/run" # output directory
-    base: str | None = None # model to start from: directory, hub name, or none for the embedded moca-tiny-base
-    data: str | None = None # documents or pairs: file, folder, hub data set or mixture (YAML or name); none for the embedded corpus
+    base: str | None = None # model to start from: directory, hub name, or none: the embedded moca-tiny-base
+    data: str | None = None # documents or pairs: file, folder, hub data set, mixture; none: the embedded corpus
     max_bad: float = 0.01 # largest share of rows that cannot be used; above it the run stops
     seed: int = 0 # of masks, noise, order and negatives
     steps: int | None = None # optimizer steps; none: as many as `epochs` needs
@@ -36,23 +87,24 @@ class TrainConfig:
     warmup: float = 0.1 # share of the steps
     weight_decay: float = 0.0
     clip: float = 5.0 # largest gradient norm
-    ema: float | None = None # decay of an average of the weights, which is then saved as the model, such as 0.999
+    ema: float | None = None # decay of an average of the weights, then saved as the model, such as 0.999
     precision: str = "fp32" # fp32, bf16 (autocast) or bf16-pure (bf16 weights, fp32 copies in the optimizer)
     max_length: int = 2048 # tokens of a Document
     min_pixels: int | None = None # a smaller image is scaled up to so many; none: the model's own limit
     max_pixels: int | None = None # a larger image is scaled down to so many; none: the model's own limit
-    end_token: bool | None = None # end each Document with the end token; none: as the base was saved, else yes
+    end_token: bool | None = None # end each Document with the end token; none: as the base was, else yes
     freeze_vision: bool = False # leave the vision tower as it is
-    attention: str | None = None # kernel: eager, sdpa, varlen, flex or flash; none: chosen for device and precision
+    attention: str | None = None # kernel: eager, sdpa, varlen, flex, flash; none: by device and precision
     lora: int | None = None # train adapters of this rank on the language model instead of all its weights
-    checkpointing: str = "auto" # recompute activations: none, selective, full, or auto: the least that fits into memory
+    checkpointing: str = "auto" # recompute activations: none, selective, full; auto: the least that fits
     compile: bool = False # torch.compile, block by block
-    tracker: str | None = "auto" # tensorboard, wandb, trackio ...; none; auto: tensorboard where it is installed
+    tracker: str | None = "auto" # tensorboard, wandb, trackio ...; none; auto: tensorboard if installed
     log_every: int = 10 # steps
     save_every: int = 500 # steps between saved states; 0: only at the end or on a signal
 
     # Options that may change when a run goes on; with the learning rate the log gets a note.
-    FREE = ("out", "log_every", "save_every", "tracker", "checkpointing", "compile", "attention", "max_bad", "lr")
+    FREE = ("out", "log_every", "save_every", "tracker", "checkpointing", "compile", "attention", "max_bad",
+            "lr")
 
     def may_change(self, name: str, before) -> bool:
         "May option `name`, which was `before`, have another value when a run goes on?"
@@ -60,53 +112,7 @@ class TrainConfig:
 
     def __post_init__(self):
         for f in dataclasses.fields(self): setattr(self, f.name, typed(f, getattr(self, f.name)))
-        one_of("schedule", self.schedule, ("linear", "cosine", "constant"))
-        one_of("precision", self.precision, ("fp32", "bf16", "bf16-pure"))
-        one_of("checkpointing", self.checkpointing, ("none", "selective", "full", "auto"))
-        shares, least = dict(warmup=1, max_bad=1, seed=2**32 - 1), dict(save_every=0, weight_decay=0, max_length=8)
-        least |= dict.fromkeys(("steps", "log_every", "lora", "min_pixels", "max_pixels"), 1)
-        for name, high in shares.items(): within(name, getattr(self, name), 0, high)
-        for name, low in least.items(): within(name, getattr(self, name), low, None)
-        if self.ema is not None and not 0 < self.ema < 1:
-            raise BadInput(f"ema is {self.ema}: give a decay between 0 and 1, such as 0.999")
-        if self.lr <= 0: raise BadInput(f"lr is {self.lr}: give a positive number")
-        if self.epochs <= 0: raise BadInput(f"epochs is {self.epochs}: give a positive number")
-        if self.clip <= 0:
-            raise BadInput(f"clip is {self.clip}: give a positive number, a large one for no clipping")
-
-# %% ../../nbs/training/01_config.ipynb #dc356412
-def one_of(name: str, value: str, allowed: tuple) -> None:
-    "Raise `BadInput` unless an option has one of the allowed values."
-    if value not in allowed: raise BadInput(f"option {name} is {printable(repr(value))}: use one of {', '.join(allowed)}")
-
-def within(name: str, value: float | None, low: float, high: float | None) -> None:
-    "Raise `BadInput` unless an option lies between two values; `None` is no value and no limit."
-    if value is None or (value >= low and (high is None or value <= high)): return
-    raise BadInput(f"{name} "
-                   "is "
-                   f"{value}: "
-                   "give " + (f"{low} or more" if high is None else f"a number between {low} and {high}"))
-
-def typed(field: dataclasses.Field, value):
-    "An option's value in the field's type. Raises `BadInput`."
-    kinds = str(field.type).replace(" ", "").split("|")
-    if value is None or value == "none":
-        if "None" in kinds: return None
-    for kind in kinds:
-        if kind in ("bool", "str") and isinstance(value, dict(bool=bool, str=str)[kind]): return value
-        number = finite(value) if kind in ("int", "float") else None
-        if number is not None and (kind == "float" or number == int(number)):
-            return int(number) if kind == "int" else float(number)
-    raise BadInput(f"option {field.name} is {printable(repr(value))}: it takes {field.type}")
-
-def finite(value) -> int | float | None:
-    "A value as a number; None for what is no number, infinite, or NaN. YAML reads 1e-5 as a string."
-    if isinstance(value, bool): return None
-    if isinstance(value, int): return value
-    try: found = float(value)
-    except (TypeError, ValueError, OverflowError): return None
-    return found if math.isfinite(found) else None
-
+        check_ranges(self)
 
 # %% ../../nbs/training/01_config.ipynb #b0af98b0
 def read_options(path, missing_ok: bool = False # no file, or none that can be read: no options
@@ -124,23 +130,58 @@ def read_options(path, missing_ok: bool = False # no file, or none that can be r
     if found is None: raise BadInput(f"the config file {path} is empty: it should hold `name: value` lines")
     raise BadInput(f"the config file {path} holds no options: write `name: value` lines")
 
-def make_config(kind: type, *sources: dict | str | Path | None) -> TrainConfig:
+# %% ../../nbs/training/01_config.ipynb #3257a8b7
+def make_config(kind: type, # TrainConfig or a stage's
+                *sources: dict | str | Path | None) -> TrainConfig: # options, or YAML files of them
     """A config of class `kind` from dicts and YAML files, later ones win. Raises `BadInput` for an unknown
     option, naming the nearest."""
     known, values = {f.name for f in dataclasses.fields(kind)}, {}
     for source in sources:
         if source is None: continue
         given = source if isinstance(source, dict) else read_options(source)
-        for name, value in given.items():
-            if name not in known:
-                near = difflib.get_close_matches(str(name), known, 1)
-                hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(sorted(known))}"
-                raise BadInput(f"unknown option {printable(repr(name))}: {hint}")
-            values[name] = value
+        for name in given:
+            if name in known: continue
+            raise BadInput(f"unknown option {printable(repr(name))}: {_hint(name, known)}")
+        values |= given
     return kind(**values)
 
+def _hint(name: str, known: set[str]) -> str:
+    "What an unknown option may have been meant to be."
+    near = difflib.get_close_matches(str(name), known, 1)
+    return f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(sorted(known))}"
+
+# %% ../../nbs/training/01_config.ipynb #a39d333d
+PLACES = ("data", "image_root", "cache", "corpus") # options of a source that are paths
+
+def absolute_path(path: str) -> str:
+    "The absolute path of what is there, or of a pattern that something matches; any other text as it is."
+    try: here = Path(path).exists() or _matches(path)
+    except (OSError, ValueError): return path # a text that can be no path
+    return str(Path(path).absolute()) if here else path
+
+def _matches(pattern: str) -> bool:
+    "Is it a pattern that something on the disk matches?"
+    return glob.has_magic(pattern) and next(glob.iglob(pattern, recursive=True), None) is not None
+
+def absolute_source(data: str) -> str:
+    "A path, or a source on one line, with absolute paths."
+    source = inline_source(data)
+    if source is None: return absolute_path(data)
+    paths = {k: absolute_path(source[k]) for k in PLACES if isinstance(source.get(k), str)}
+    return json.dumps(source | paths, ensure_ascii=False, default=str)
+
+def from_anywhere(options: dict) -> dict:
+    "Options of a stage whose `data` and `base`, where they are on the disk, are absolute paths."
+    paths = {k: options[k] for k in ("data", "base") if isinstance(options.get(k), str)}
+    return options | {k: absolute_source(v) for k, v in paths.items()}
+
 # %% ../../nbs/training/01_config.ipynb #8b200b26
-def run_config(kind: type, out) -> TrainConfig:
+def save_config(cfg, path) -> None:
+    "Write a config as YAML; paths so that they hold in whatever folder it is read."
+    options = from_anywhere(dataclasses.asdict(cfg))
+    with atomic(path) as part: part.write_text(yaml.safe_dump(options, sort_keys=False), "utf-8")
+
+def run_config(kind: type, out) -> TrainConfig: # out: the run's directory
     """The config that a run was started with. Raises `BadInput` where its `config.yaml` is gone or lacks an
     option."""
     path = Path(out)/"config.yaml"
@@ -154,36 +195,14 @@ def run_config(kind: type, out) -> TrainConfig:
                        "--config and --resume")
     return make_config(kind, found)
 
-def save_config(cfg, path) -> None:
-    "Write a config as YAML; paths so that they hold in whatever folder it is read."
-    options = from_anywhere(dataclasses.asdict(cfg))
-    with atomic(path) as part: part.write_text(yaml.safe_dump(options, sort_keys=False), "utf-8")
-
-# %% ../../nbs/training/01_config.ipynb #a39d333d
-PLACES = ("data", "image_root", "cache", "corpus") # options of a source that are paths
-
-def from_anywhere(options: dict) -> dict:
-    "Options of a stage whose `data` and `base`, where they are on the disk, are absolute paths."
-    paths = {k: options[k] for k in ("data", "base") if isinstance(options.get(k), str)}
-    return options | {k: absolute_source(v) for k, v in paths.items()}
-
-def absolute_source(data: str) -> str:
-    "A path, or a source on one line, with absolute paths."
-    source = inlined(data)
-    if source is None: return absolute_path(data)
-    paths = {k: absolute_path(source[k]) for k in PLACES if isinstance(source.get(k), str)}
-    return json.dumps(source | paths, ensure_ascii=False, default=str)
-
-def absolute_path(path: str) -> str:
-    "The absolute path of what is there, or of a pattern that something matches; any other text as it is."
-    try: here = Path(path).exists() or glob.has_magic(path) and any(True for _ in glob.iglob(path, recursive=True))
-    except (OSError, ValueError): return path # a text that can be no path
-    return str(Path(path).absolute()) if here else path
-
 # %% ../../nbs/training/01_config.ipynb #a6fa56b0
-def lr_at(step: int, total: int, cfg: TrainConfig) -> float:
+def lr_at(step: int, # from 0
+          total: int, # steps of the run
+          cfg: TrainConfig) -> float:
     "Learning rate of a step (from 0): linear warm-up, then linear or cosine decay to 0, or constant."
     warm = round(cfg.warmup * total)
     if step < warm: return cfg.lr * (step + 1) / warm
-    share = (step - warm) / max(1, total - warm)
-    return cfg.lr * {"linear": 1 - share, "cosine": (1 + math.cos(math.pi * share)) / 2, "constant": 1.0}[cfg.schedule]
+    share = (step - warm) / max(1, total - warm) # of what comes after the warm-up
+    if cfg.schedule == "linear": return cfg.lr * (1 - share)
+    if cfg.schedule == "cosine": return cfg.lr * ((1 + math.cos(math.pi * share)) / 2)
+    return cfg.lr

@@ -8,7 +8,7 @@ import json
 import os
 from pathlib import Path
 from ..data.account import json_lines
-from ..data.documents import BadInput, MocaError
+from ..data.errors import BadInput, MocaError
 from ..data.files import atomic, write_error
 from ..style import COLORS
 

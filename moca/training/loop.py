@@ -4,10 +4,8 @@
 
 # %% ../../nbs/training/08_loop.ipynb #dfd39c0e
 from __future__ import annotations
-import dataclasses
-import json
+import contextlib
 import math
-import os
 import signal
 import sys
 import threading
@@ -15,98 +13,112 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-import matplotlib.pyplot as plt
 import torch
 from accelerate import Accelerator
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
-from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, set_seed
+from fastcore.basics import patch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from .accumulation import accumulate, weighted
 from .checkpoints import load_state, named_tensors, save_state
-from .config import TrainConfig, from_anywhere, lr_at, make_config, one_of, read_options, save_config # noqa: F401
-from ..data.documents import BadInput, MocaError
+from .config import TrainConfig, lr_at
+from .log import Log
+from ..data.errors import BadInput, MocaError
 from ..model.cost import ceiling, out_of_memory, peak_memory
-from .processes import Pulse, make_accelerator, on_main, summed
-from .run import claim, free_on_error, hold, let_go, trained
-from ..data.files import atomic, need_space, real, write_error
-from .optimizer import Average, MasterAdamW, clip, compiled, shard, sharding
+from .processes import Heartbeat, summed
+from .run import has_state, release_on_error
+from ..data.files import check_disk_space, link_target
+from .optimizer import EMA, MasterAdamW, clip, compiled, shard, sharding
 
 # %% auto #0
-__all__ = ['NAMES', 'SIGNALS', 'copies', 'Run', 'Stopped', 'Diverged', 'StopSignal', 'Ahead', 'Meter', 'parse_row', 'read_log',
-           'write_log', 'extend_log', 'last_line_end', 'Log', 'Loop', 'with_words', 'stopped', 'room_for',
-           'changed_rate', 'take_step', 'end_step', 'fit', 'find_tracker', 'start_run', 'claim_run', 'same_options',
-           'end_run', 'show_log']
+__all__ = ['NAMES', 'SIGNALS', 'wrap_ddp', 'TrainState', 'StopSignal', 'Stopped', 'Diverged', 'stopped', 'Prefetcher',
+           'changed_rate', 'Saver', 'with_words', 'step_totals', 'throughput', 'ProgressMeter', 'fit']
 
 # %% ../../nbs/training/08_loop.ipynb #0c5d1e06
-def copies(model: nn.Module, accelerator: Accelerator) -> nn.Module:
+def wrap_ddp(model: nn.Module, accelerator: Accelerator) -> nn.Module:
     """The model as DistributedDataParallel. Its buffers are constants, so no forward pass waits for the other
     processes to send theirs."""
     wrapped = accelerator.prepare_model(model)
-    name = "forward_sync_buffers" if hasattr(wrapped, "forward_sync_buffers") else "broadcast_buffers" # torch 2.13, before
+    new = hasattr(wrapped, "forward_sync_buffers") # torch 2.13
+    name = "forward_sync_buffers" if new else "broadcast_buffers"
     setattr(wrapped, name, False)
     return wrapped
 
-class Run:
+# %% ../../nbs/training/08_loop.ipynb #f822f8ca
+class TrainState:
     """What a run trains: the model as its processes share it, the optimizer, the average of the weights, the
-    count of skipped steps."""
+    count of skipped steps. Raises `BadInput` if there is nothing to train."""
     def __init__(self, model: nn.Module, cfg: TrainConfig, accelerator: Accelerator):
-        self.cfg, self.accelerator, self.plugin, self.skipped, self.in_a_row = cfg, accelerator, sharding(accelerator), 0, 0
+        self.cfg, self.accelerator = cfg, accelerator
+        self.skipped = self.in_a_row = 0
         self.model = self.wrapped = model.to(accelerator.device).train()
+        self.plugin = sharding(accelerator)
         if self.plugin: self.gather = shard(model, self.plugin, cfg.precision == "bf16")
-        elif accelerator.num_processes > 1: self.wrapped = copies(model, accelerator)
+        elif accelerator.num_processes > 1: self.wrapped = wrap_ddp(model, accelerator)
         named = {k: p for k, p in model.named_parameters() if p.requires_grad}
         if not named: raise BadInput("there is nothing to train: every weight is frozen")
         self.optimizer = MasterAdamW(named, lr=cfg.lr, betas=(.9, .999), weight_decay=cfg.weight_decay)
-        self.average = Average(self.optimizer, cfg.ema) if cfg.ema else None
+        self.average = EMA(self.optimizer, cfg.ema) if cfg.ema else None
 
-    def update(self, means: dict[str, Tensor], weights: dict[str, float], lr: float) -> dict:
-        """Take a step with the gradients that are there, or say why it is skipped: a row for the log. What is
-        not finite becomes None."""
-        for group in self.optimizer.param_groups: group["lr"] = lr
-        norm, values = clip(self.optimizer.take(), self.cfg.clip), torch.stack(list(means.values())).tolist()
-        found = dict(zip(means, values))
-        row = dict(loss=weighted(found, weights), norm=norm, **found)
-        wrong = [f"{k} {row[k]}" for k in ("loss", "norm") if not math.isfinite(row[k])]
-        self.in_a_row = self.in_a_row + 1 if wrong else 0
-        self.skipped += bool(wrong)
-        if not wrong:
-            self.optimizer.step()
-            if self.average: self.average.update()
-        self.optimizer.zero_grad()
-        return {k: v if math.isfinite(v) else None for k, v in row.items()} | dict(skipped=", ".join(wrong) or None)
+# %% ../../nbs/training/08_loop.ipynb #963e9185
+@patch
+def step(self: TrainState, # with gradients in its parameters
+         means: dict[str, Tensor], # the losses' means over all processes
+         weights: dict[str, float], # of the losses
+         lr: float) -> dict: # a row for the log
+    """Take a step with the gradients that are there, or say why it is skipped: a row for the log. What is
+    not finite becomes None."""
+    for group in self.optimizer.param_groups: group["lr"] = lr
+    norm = clip(self.optimizer.take_gradients(), self.cfg.clip)
+    values = torch.stack(list(means.values())).tolist() # one transfer from the device
+    found = dict(zip(means, values))
+    row = dict(loss=weighted(found, weights), norm=norm, **found)
+    wrong = [f"{k} {row[k]}" for k in ("loss", "norm") if not math.isfinite(row[k])]
+    if wrong: self._skip()
+    else: self._take()
+    self.optimizer.zero_grad()
+    row = {k: v if math.isfinite(v) else None for k, v in row.items()}
+    return row | dict(skipped=", ".join(wrong) or None)
 
-    def tensors(self) -> dict[str, Tensor]:
-        "All that is saved, by name; weights as the optimizer has them, in fp32."
-        parts = dict(model=named_tensors(self.model) | self.optimizer.masters, optimizer=self.optimizer.tensors())
-        if self.average: parts["average"] = self.average.tensors
-        return {f"{part}.{k}": v for part, found in parts.items() for k, v in found.items()}
+@patch
+def _take(self: TrainState) -> None:
+    "The step itself."
+    self.in_a_row = 0
+    self.optimizer.step()
+    if self.average: self.average.update()
 
-    def save(self, path: Path, step: int) -> None:
-        "Write the state; every process calls it."
-        save_state(path, self.tensors(), step, self.accelerator.is_main_process, skipped=self.skipped, in_a_row=self.in_a_row)
+@patch
+def _skip(self: TrainState) -> None:
+    "Count a step that is not taken."
+    self.in_a_row += 1
+    self.skipped += 1
 
-    def load(self, path: Path) -> int:
-        "Read the state back; the number of steps done."
-        meta = load_state(path, self.tensors())
-        self.optimizer.round()
-        self.skipped, self.in_a_row = meta.get("skipped", 0), meta.get("in_a_row", 0)
-        return meta["step"]
+# %% ../../nbs/training/08_loop.ipynb #00b709b1
+@patch
+def tensors(self: TrainState) -> dict[str, Tensor]:
+    "All that is saved, by name; weights as the optimizer has them, in fp32."
+    parts = dict(model=named_tensors(self.model) | self.optimizer.masters, optimizer=self.optimizer.tensors())
+    if self.average: parts["average"] = self.average.tensors
+    out = {}
+    for part, found in parts.items():
+        for name, tensor in found.items(): out[f"{part}.{name}"] = tensor
+    return out
 
-    def finish(self) -> None:
-        "Leave the trained weights, or their average, in the model: in one piece on the main process."
-        if self.average: self.average.export()
-        if self.plugin: self.gather(self.accelerator.is_main_process)
-        elif self.wrapped is not self.model: self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
+@patch
+def save(self: TrainState, path: Path, step: int) -> None:
+    "Write the state; every process calls it."
+    counts = dict(skipped=self.skipped, in_a_row=self.in_a_row)
+    save_state(path, self.tensors(), step, main=self.accelerator.is_main_process, **counts)
+
+@patch
+def load(self: TrainState, path: Path) -> int:
+    "Read the state back; the number of steps done."
+    meta = load_state(path, self.tensors())
+    self.optimizer.round_weights()
+    self.skipped = meta.get("skipped", 0)
+    self.in_a_row = meta.get("in_a_row", 0)
+    return meta["step"]
 
 # %% ../../nbs/training/08_loop.ipynb #bde5d20b
-class Stopped(KeyboardInterrupt):
-    "A run that was asked to stop and has saved its state; `number` is the signal."
-    number: int | None = None
-
-class Diverged(MocaError):
-    "A run whose last three steps had a loss or gradient that is not finite."
-
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 SIGNALS = tuple(getattr(signal, n) for n in NAMES if hasattr(signal, n)) # Windows has two of them
 
@@ -128,174 +140,96 @@ class StopSignal:
     def __exit__(self, *error):
         for s, handler in self.before.items(): signal.signal(s, handler)
 
+# %% ../../nbs/training/08_loop.ipynb #9f5cc6cf
+class Stopped(KeyboardInterrupt):
+    "A run that was asked to stop and has saved its state; `number` is the signal."
+    number: int | None = None
+
+class Diverged(MocaError):
+    "A run whose last three steps had a loss or gradient that is not finite."
+
+def stopped(stop: StopSignal, words: str) -> Stopped:
+    "The end of a run that was asked to stop."
+    error = Stopped(words)
+    error.number = stop.number
+    return error
+
 # %% ../../nbs/training/08_loop.ipynb #a8e3a785
-class Ahead:
+class Prefetcher:
     """Makes the next step's batches in a thread while the model works on this one's; the first error is kept
     in `error`."""
-    def __init__(self, batches, total: int, accelerator, stop: StopSignal):
-        self.make = lambda step: batches(step, accelerator.process_index, accelerator.num_processes)
-        self.total = total
-        self.stop, self.next, self.error = stop, None, None
+    def __init__(self, batches: Callable[[int, int, int], list], # (step, rank, processes) -> micro-batches
+                 total: int, # steps
+                 accelerator: Accelerator, stop: StopSignal):
+        self.batches, self.total, self.stop = batches, total, stop
+        self.rank, self.processes = accelerator.process_index, accelerator.num_processes
+        self.next = self.error = None
 
     def __enter__(self): return self
 
     def __exit__(self, *error):
         if self.next: self.next[1].join(2) # a thread that hangs is left behind
 
-    def start(self, step: int):
+    def start(self, step: int) -> None:
         "Begin to make a step's batches."
         box = {}
-        def work():
-            try: box["value"] = self.make(step)
-            except BaseException as e: box["error"] = e
-        thread = threading.Thread(target=work, daemon=True)
+        thread = threading.Thread(target=self._make, args=(step, box), daemon=True)
         thread.start()
         self.next = step, thread, box
 
-    def __call__(self, step: int):
-        """A step's batches; None where they cannot be made (see `error`), or when a stop is asked for while
-        they are not there yet."""
-        if self.next is None or self.next[0] != step: self.start(step)
-        _, thread, box = self.next
-        while thread.is_alive():
-            thread.join(.1)
-            if thread.is_alive() and self.stop.asked: return None
-        self.next, self.error = None, box.get("error")
-        if self.error is not None: return None
-        if step + 1 < self.total: self.start(step + 1)
-        return box["value"]
+    def _make(self, step: int, box: dict) -> None:
+        "What the thread does: the batches, or the error, go into the box."
+        try: box["value"] = self.batches(step, self.rank, self.processes)
+        except BaseException as e: box["error"] = e
 
-# %% ../../nbs/training/08_loop.ipynb #0c5d1e10
-class Meter:
-    """`with Meter(...) as meter: meter(row, flops)`: a progress bar on the main process, numbers for the
-    tracker, and a line at the end."""
-    def __init__(self, name: str, start: int, total: int, cfg: TrainConfig, accelerator: Accelerator, measured: bool):
-        self.name, self.cfg, self.accelerator, self.rows, self.recent = name, cfg, accelerator, [], deque(maxlen=20)
-        self.bar = tqdm(initial=start, total=total, desc=name, unit="step", disable=not accelerator.is_main_process)
-        self.dtype = torch.float32 if cfg.precision == "fp32" else torch.bfloat16
-        self.peak = ceiling(0, accelerator.device, self.dtype) if measured and accelerator.is_main_process else None
+# %% ../../nbs/training/08_loop.ipynb #ef283097
+@patch
+def __call__(self: Prefetcher, step: int) -> list | None:
+    """A step's batches; None where they cannot be made (see `error`), or when a stop is asked for while
+    they are not there yet."""
+    if self.next is None or self.next[0] != step: self.start(step)
+    _, thread, box = self.next
+    while thread.is_alive():
+        thread.join(.1)
+        if thread.is_alive() and self.stop.asked: return None
+    self.next, self.error = None, box.get("error")
+    if self.error is not None: return None
+    if step + 1 < self.total: self.start(step + 1)
+    return box["value"]
 
-    def __enter__(self): return self
+# %% ../../nbs/training/08_loop.ipynb #f60765ac
+def _room_for(state: TrainState, path: Path) -> None:
+    """Raises `MocaError` unless the disk has room for the state: twice, where there is none yet, for a new
+    one is written beside the old."""
+    size = sum(v.numel() * v.element_size() for v in state.tensors().values())
+    check_disk_space(link_target(path), size if path.exists() else 2 * size)
 
-    def __call__(self, row: dict, flops: float) -> None:
-        "After a step: its row of the log and the useful FLOPs of all processes."
-        self.rows.append((row["seconds"], row["tokens"], flops, row["fill"], bool(row["skipped"])))
-        self.recent.append(self.rows[-1])
-        self.bar.update()
-        if row["step"] % self.cfg.log_every and row["step"] != self.bar.total: return
-        own = ("step", "lr", "seconds", "tokens", "fill", "norm", "skipped", "note")
-        found = {k: v for k, v in row.items() if k not in own and v is not None} | self.rates(self.recent)
-        self.bar.set_postfix({k: f"{v:.3f}" if v < 10 else f"{v:,.0f}" for k, v in found.items()}, refresh=False)
-        self.accelerator.log(found | {k: row[k] for k in ("lr", "norm") if row[k] is not None}, step=row["step"])
-
-    def rates(self, rows) -> dict[str, float]:
-        "Tokens a second, fill and MFU over some steps."
-        seconds, tokens, flops, fills, _ = map(list, zip(*rows))
-        out, fills = {"tok/s": sum(tokens) / max(sum(seconds), 1e-9)}, [f for f in fills if f is not None]
-        if fills: out["fill"] = sum(fills) / len(fills)
-        if self.peak:
-            each = sum(flops) / max(sum(seconds), 1e-9) / self.accelerator.num_processes
-            self.peak = ceiling(each, self.accelerator.device, self.dtype, self.peak)
-            out["mfu"] = each / self.peak
-        return out
-
-    def __exit__(self, kind, *error):
-        self.bar.close()
-        if not self.rows or not self.accelerator.is_main_process: return
-        rates, skipped = self.rates(self.rows), sum(r[4] for r in self.rows)
-        line = [f"{len(self.rows)} steps in {sum(r[0] for r in self.rows):.0f} s", f"{rates['tok/s']:,.0f} tokens/s",
-                *(f"{k} {rates[k]:.0%}" for k in ("fill", "mfu") if k in rates),
-                f"peak {peak_memory(self.accelerator.device) / 2**30:.1f} GiB", *([f"{skipped} skipped"] if skipped else [])]
-        tqdm.write(f"{self.name}: {', '.join(line)}", file=sys.stderr)
-
-# %% ../../nbs/training/08_loop.ipynb #0c5d1e11
-def parse_row(line: bytes) -> dict | None:
-    "A line of a log; None if it is none."
-    try: row = json.loads(line)
-    except (ValueError, RecursionError): return None # JSON's and Unicode's errors are both
-    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
-
-def read_log(path: Path, upto: int) -> list[dict]:
-    """The logged steps up to `upto`; what was cut off at the end is left out. Raises `BadInput` for damage
-    elsewhere."""
-    if not Path(path).exists(): return []
-    rows = [parse_row(line) for line in Path(path).read_bytes().split(b"\n") if line.strip()]
-    while rows and rows[-1] is None: rows.pop()
-    if None in rows:
-        raise BadInput(f"line {rows.index(None) + 1} of {path} is damaged: remove it, or start again with "
-                       "--force")
-    return [row for row in rows if row["step"] <= upto]
-
-def write_log(path: Path, log: list[dict]) -> None:
-    "One JSON object a line, atomically."
-    with atomic(path) as part: part.write_text("".join(json.dumps(row) + "\n" for row in log), "utf-8")
-
-# %% ../../nbs/training/08_loop.ipynb #0362ae14
-def extend_log(path: Path, rows: list[dict]) -> None:
-    """Add rows behind the last whole line of a log. Raises `MocaError` when it cannot be written; the rows
-    before stay."""
-    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
-    try:
-        with open(path, "ab") as f:
-            end = last_line_end(path)
-            with open(path, "rb") as before:
-                before.seek(end)
-                rest = before.read()
-            f.truncate(end)
-            if parse_row(rest): data = rest + b"\n" + data # only the end of the line was missing
-            try:
-                f.write(data)
-                f.flush()
-                os.fsync(f.fileno())
-            except OSError:
-                os.truncate(path, end)
-                raise
-    except OSError as e:
-        raise MocaError(f"can't write {path}: {write_error(e) or e.strerror}; mend that and go on "
-                        "with --resume") from e
-
-def last_line_end(path: Path, block: int = 2**16) -> int:
-    "The number of bytes up to and with the last end of a line."
-    with open(path, "rb") as f:
-        at = f.seek(0, os.SEEK_END)
-        while at:
-            start = max(0, at - block)
-            f.seek(start)
-            found = f.read(at - start).rfind(b"\n")
-            if found >= 0: return start + found + 1
-            at = start
-    return 0
-
-# %% ../../nbs/training/08_loop.ipynb #dec7557b
-class Log:
-    "The rows of a run, in memory and, on the main process, in `log.jsonl`."
-    def __init__(self, path: Path, upto: int, # steps done
-                 main: bool):
-        self.path, self.main, self.rows = path, main, read_log(path, upto)
-        self.written = len(self.rows)
-        if main: write_log(path, self.rows)
-
-    def write(self) -> None:
-        "Write what has been added since."
-        if self.main and len(self.rows) > self.written: extend_log(self.path, self.rows[self.written:])
-        self.written = len(self.rows)
+def changed_rate(rows: list[dict], total: int, cfg: TrainConfig) -> dict:
+    "A note for the log where a run goes on with another learning rate than it had."
+    if not rows: return {}
+    step, had = rows[-1]["step"], rows[-1]["lr"]
+    has = lr_at(step - 1, total, cfg)
+    if math.isclose(had, has, rel_tol=1e-9): return {}
+    return dict(note=f"resumed with lr={cfg.lr:g}: step {step} had the rate {had:g} and would now "
+                     f"have {has:g}")
 
 # %% ../../nbs/training/08_loop.ipynb #6b825eea
-class Loop:
-    "What a loop knows between two steps: the run, its log, and how much of it is saved."
-    def __init__(self, run: Run, total: int, resume: bool):
-        self.run, self.cfg, self.accelerator, self.total = run, run.cfg, run.accelerator, total
-        self.out = Path(run.cfg.out)
-        self.state, going_on = self.out/"state", resume and trained(self.out)
-        if self.accelerator.is_main_process: room_for(run, self.state)
-        self.start = self.saved = run.load(self.state) if going_on else 0
+class Saver:
+    "What is saved of a run, and when: its state and its log. On its making a run that goes on is loaded."
+    def __init__(self, state: TrainState, total: int, resume: bool):
+        self.state, self.cfg, self.accelerator, self.total = state, state.cfg, state.accelerator, total
+        self.out = Path(state.cfg.out)
+        self.path = self.out/"state"
+        going_on = resume and has_state(self.out)
+        if self.accelerator.is_main_process: _room_for(state, self.path)
+        self.start = self.saved = state.load(self.path) if going_on else 0
         self.log = Log(self.out/"log.jsonl", self.start, self.accelerator.is_main_process)
-        self.note = changed_rate(self.log.rows, total, self.cfg)
+        self.log.note = changed_rate(self.log.rows, total, self.cfg)
 
     def save(self, step: int) -> None:
         "Write log and state, if that is not done yet; all processes call it."
         self.log.write()
-        if step > self.saved: self.run.save(self.state, step)
+        if step > self.saved: self.state.save(self.path, step)
         self.saved = max(step, self.saved)
 
     def leave(self, step: int) -> str:
@@ -304,68 +238,139 @@ class Loop:
         if not step: return f"nothing was trained yet: go on in {self.out} with --resume"
         return f"the state after step {step} is saved in {self.out}: go on with --resume"
 
-    def check(self, step: int, ahead: Ahead, stop: StopSignal, ready: bool) -> None:
-        "Before a step: leave, all processes together, where one has no batches for it."
-        failed, waiting = summed([ahead.error is not None, not ready], self.accelerator)
-        if failed:
-            raise with_words(ahead.error or MocaError("another process could not go "
-                                                      "on; its message says why"), self.leave(step))
-        if waiting: raise stopped(stop, f"stopped before step {step + 1} of {self.total}; {self.leave(step)}")
+# %% ../../nbs/training/08_loop.ipynb #9c914f5a
+@patch
+def before(self: Saver, step: int, # from 0
+           prefetch: Prefetcher, stop: StopSignal, ready: bool) -> None: # ready: this process has its batches
+    "Before a step: leave, all processes together, where one has no batches for it."
+    failed, waiting = summed([prefetch.error is not None, not ready], self.accelerator)
+    if failed:
+        error = prefetch.error or MocaError("another process could not go on; its message says why")
+        raise with_words(error, self.leave(step))
+    if waiting: raise stopped(stop, f"stopped before step {step + 1} of {self.total}; {self.leave(step)}")
 
-# %% ../../nbs/training/08_loop.ipynb #6d9f45eb
 def with_words(error: BaseException, words: str) -> BaseException:
     "An error whose message ends with some words; where it isn't ours, they are printed."
     if isinstance(error, MocaError): error.args = (f"{error}; {words}",)
     else: tqdm.write(words, file=sys.stderr)
     return error
 
-def stopped(stop: StopSignal, words: str) -> Stopped:
-    "The end of a run that was asked to stop."
-    error = Stopped(words)
-    error.number = stop.number
-    return error
-
-def room_for(run: Run, state: Path) -> None:
-    """Raises `MocaError` unless the disk has room for the state: twice, where there is none yet, for a new
-    one is written beside the old."""
-    size = sum(v.numel() * v.element_size() for v in run.tensors().values())
-    need_space(real(state), size if state.exists() else 2 * size)
-
-def changed_rate(rows: list[dict], total: int, cfg: TrainConfig) -> dict:
-    "A note for the log where a run goes on with another learning rate than it had."
-    if not rows: return {}
-    had, has = rows[-1]["lr"], lr_at(rows[-1]["step"] - 1, total, cfg)
-    if math.isclose(had, has, rel_tol=1e-9): return {}
-    step = rows[-1]["step"]
-    return dict(note=f"resumed with lr={cfg.lr:g}: step {step} had the rate {had:g} and would now have {has:g}")
-
-# %% ../../nbs/training/08_loop.ipynb #5cb87cda
-def take_step(loop: Loop, step: int, micro: list, weights: dict[str, float], accumulate: Callable) -> dict:
-    """Gradients and the step: the row of `Run.update`. Where gradients fail nothing has changed, and a
-    process alone saves first."""
-    run = loop.run
-    try: means = accumulate(run.wrapped, micro, weights, run.accelerator)
+# %% ../../nbs/training/08_loop.ipynb #99b4e604
+@patch
+@contextlib.contextmanager
+def rescue(self: Saver, step: int): # from 0
+    "`with saver.rescue(step):` where gradients fail nothing has changed, and a process alone saves first."
+    try: yield
     except Exception as e:
         words = "memory does not suffice: use checkpointing=full, or begin a new run with a lower pack_tokens"
         error = MocaError(words) if out_of_memory(e) else e
-        raise with_words(error, loop.leave(step)) if run.accelerator.num_processes == 1 else error from e
-    return run.update(means, weights, lr_at(step, loop.total, loop.cfg))
+        if self.accelerator.num_processes == 1: raise with_words(error, self.leave(step))
+        if error is e: raise
+        raise error from e
 
-def end_step(loop: Loop, row: dict, asked: bool, stop: StopSignal) -> None:
-    "Log a step, save where it is time to, and end a run that is hopeless or was asked to stop."
-    step, cfg, out = row["step"], loop.cfg, loop.out
-    loop.log.rows.append(row | loop.note)
-    loop.note = {}
-    if loop.run.in_a_row == 3:
-        loop.log.write()
+# %% ../../nbs/training/08_loop.ipynb #7d54f905
+@patch
+def after(self: Saver, row: dict, # of the step, which is in the log
+          asked: bool, stop: StopSignal) -> None: # asked: some process was asked to stop
+    """Save where it is time to, and end a run that is hopeless (`Diverged`) or was asked to stop
+    (`Stopped`)."""
+    step, cfg = row["step"], self.cfg
+    if self.state.in_a_row == 3:
+        self.log.write()
         raise Diverged(f"steps {step - 2} to {step} were skipped ({row['skipped']}): resume with a lower "
-                       "lr, or look at their data; "
-                       f"the last good state is kept in {out}")
-    if asked or step == loop.total or cfg.save_every and step % cfg.save_every == 0: loop.save(step)
-    elif step % cfg.log_every == 0: loop.log.write()
+                       f"lr, or look at their data; the last good state is kept in {self.out}")
+    due = cfg.save_every and step % cfg.save_every == 0
+    if asked or due or step == self.total: self.save(step)
+    elif step % cfg.log_every == 0: self.log.write()
     if asked:
-        words = f"stopped after step {step} of {loop.total}; the state is saved in {out}: go on with --resume"
-        raise stopped(stop, words)
+        raise stopped(stop, f"stopped after step {step} of {self.total}; the state is saved in {self.out}: "
+                            "go on with --resume")
+
+# %% ../../nbs/training/08_loop.ipynb #86545e5f
+@patch
+def finish(self: TrainState) -> None:
+    "Leave the trained weights, or their average, in the model: in one piece on the main process."
+    if self.average: self.average.export()
+    if self.plugin: self.gather(self.accelerator.is_main_process)
+    elif self.wrapped is not self.model: self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
+
+# %% ../../nbs/training/08_loop.ipynb #1331881a
+def step_totals(micro: list, # this process's micro-batches
+                asked: bool, # this process was asked to stop
+                flops: float, # this process's useful FLOPs
+                accelerator: Accelerator) -> tuple[float, float, float, float]:
+    "Sums over all processes: how many were asked to stop, tokens, room in the Packs, useful FLOPs."
+    room = sum(getattr(b, "capacity", 0) for b in micro)
+    tokens = sum(b.tokens for b in micro)
+    return tuple(summed([asked, tokens, room, flops], accelerator))
+
+def throughput(began: float, tokens: float, room: float) -> dict:
+    "Seconds since `began`, tokens, and their share of the room in the Packs: columns of the log."
+    seconds = round(time.perf_counter() - began, 4)
+    return dict(seconds=seconds, tokens=int(tokens), fill=round(tokens / room, 4) if room else None)
+
+# %% ../../nbs/training/08_loop.ipynb #0c5d1e10
+class ProgressMeter:
+    """`with ProgressMeter(...) as meter: meter(row, flops)`: a progress bar on the main process, numbers for
+    the tracker, and a line at the end."""
+    def __init__(self, name: str, # of the run, beside the bar
+                 start: int, total: int, # steps
+                 cfg: TrainConfig, accelerator: Accelerator,
+                 measured: bool): # useful FLOPs are known: show MFU
+        self.name, self.cfg, self.accelerator = name, cfg, accelerator
+        self.rows, self.recent = [], deque(maxlen=20)
+        main = accelerator.is_main_process
+        self.bar = tqdm(initial=start, total=total, desc=name, unit="step", disable=not main)
+        self.dtype = torch.float32 if cfg.precision == "fp32" else torch.bfloat16
+        self.peak = ceiling(0, accelerator.device, self.dtype) if measured and main else None
+
+    def __enter__(self): return self
+
+    def __call__(self, row: dict, flops: float) -> None:
+        "After a step: its row of the log and the useful FLOPs of all processes."
+        self.rows.append((row["seconds"], row["tokens"], flops, row["fill"], bool(row["skipped"])))
+        self.recent.append(self.rows[-1])
+        self.bar.update()
+        if row["step"] % self.cfg.log_every == 0 or row["step"] == self.bar.total: self.show(row)
+
+# %% ../../nbs/training/08_loop.ipynb #d19d22f7
+@patch
+def rates(self: ProgressMeter, rows) -> dict[str, float]:
+    "Tokens a second, fill and MFU over some steps."
+    seconds = max(sum(r[0] for r in rows), 1e-9)
+    out = {"tok/s": sum(r[1] for r in rows) / seconds}
+    fills = [r[3] for r in rows if r[3] is not None]
+    if fills: out["fill"] = sum(fills) / len(fills)
+    if self.peak:
+        each = sum(r[2] for r in rows) / seconds / self.accelerator.num_processes
+        self.peak = ceiling(each, self.accelerator.device, self.dtype, self.peak)
+        out["mfu"] = each / self.peak
+    return out
+
+@patch
+def show(self: ProgressMeter, row: dict) -> None:
+    "Losses and rates, beside the bar and for the tracker."
+    own = ("step", "lr", "seconds", "tokens", "fill", "norm", "skipped", "note")
+    found = {k: v for k, v in row.items() if k not in own and v is not None} | self.rates(self.recent)
+    self.bar.set_postfix({k: f"{v:.3f}" if v < 10 else f"{v:,.0f}" for k, v in found.items()}, refresh=False)
+    self.accelerator.log(found | {k: row[k] for k in ("lr", "norm") if row[k] is not None}, step=row["step"])
+
+# %% ../../nbs/training/08_loop.ipynb #34c05899
+@patch
+def summary(self: ProgressMeter) -> str:
+    "The run in one line."
+    rates, skipped = self.rates(self.rows), sum(r[4] for r in self.rows)
+    seconds = sum(r[0] for r in self.rows)
+    line = [f"{len(self.rows)} steps in {seconds:.0f} s", f"{rates['tok/s']:,.0f} tokens/s"]
+    line += [f"{k} {rates[k]:.0%}" for k in ("fill", "mfu") if k in rates]
+    line.append(f"peak {peak_memory(self.accelerator.device) / 2**30:.1f} GiB")
+    if skipped: line.append(f"{skipped} skipped")
+    return f"{self.name}: {', '.join(line)}"
+
+@patch
+def __exit__(self: ProgressMeter, *error) -> None:
+    self.bar.close()
+    if self.rows and self.accelerator.is_main_process: tqdm.write(self.summary(), file=sys.stderr)
 
 # %% ../../nbs/training/08_loop.ipynb #11f4e702
 def fit(model: nn.Module, # model(batch) -> loss sums by name
@@ -375,111 +380,31 @@ def fit(model: nn.Module, # model(batch) -> loss sums by name
         accelerator: Accelerator, name: str = "train", resume: bool = False,
         accumulate: Callable = accumulate, # forward and backward of a step
         flops: Callable[[list], float] | None = None # useful FLOPs of a process's micro-batches, for MFU
-        ) -> list[dict]:
-    """Train; returns the log. State goes to `cfg.out/state`, a line a step to `cfg.out/log.jsonl`. A micro-batch has
-    `counts`, `tokens`, `to`, and perhaps `capacity` and `halves`. Raises `Stopped` after a signal and the error of data
-    that cannot be used, with the state saved; `Diverged` after three skipped steps in a row, with the last good state
-    untouched; `Lost` where another process has ended."""
-    loop = Loop(Run(model, cfg, accelerator), total, resume)
-    meter = Meter(name, loop.start, total, cfg, accelerator, flops is not None)
-    with (free_on_error(loop.out), StopSignal() as stop, Ahead(batches, total, accelerator, stop) as ahead,
-          Pulse(accelerator) as pulse, compiled(model, cfg.compile), meter):
-        for step in range(loop.start, total):
-            with pulse.during(step, "making its batches"):
-                began, micro = time.perf_counter(), ahead(step)
-                loop.check(step, ahead, stop, micro is not None)
-            with pulse.during(step, "training"):
-                found = take_step(loop, step, micro, weights, accumulate)
-                room = sum(getattr(b, "capacity", 0) for b in micro)
-                here = [stop.asked, sum(b.tokens for b in micro), room, flops(micro) if flops else 0]
-                asked, tokens, capacity, work = summed(here, accelerator)
-                seconds, fill = round(time.perf_counter() - began, 4), round(tokens / capacity, 4) if capacity else None
-                lr = lr_at(step, total, cfg)
-                row = dict(step=step + 1, lr=lr, seconds=seconds, tokens=int(tokens), fill=fill, **found)
+        ) -> list[dict]: # the log
+    """Train; returns the log. State goes to `cfg.out/state`, a line a step to `cfg.out/log.jsonl`. A micro-batch
+    has `counts`, `tokens`, `to`, and perhaps `capacity` and `halves`. Raises `Stopped` after a signal and the error
+    of data that cannot be used, with the state saved; `Diverged` after three skipped steps in a row, with the last
+    good state untouched; `Lost` where another process has ended."""
+    state = TrainState(model, cfg, accelerator)
+    saver = Saver(state, total, resume)
+    log = saver.log
+    with (release_on_error(saver.out), StopSignal() as stop,
+          Prefetcher(batches, total, accelerator, stop) as prefetch,
+          Heartbeat(accelerator) as heartbeat, compiled(model, cfg.compile),
+          ProgressMeter(name, saver.start, total, cfg, accelerator, measured=flops is not None) as meter):
+        for step in range(saver.start, total):
+            began, lr = time.perf_counter(), lr_at(step, total, cfg)
+            with heartbeat.during(step, "making its batches"):
+                micro = prefetch(step)
+                saver.before(step, prefetch, stop, ready=micro is not None)
+            with heartbeat.during(step, "training"):
+                with saver.rescue(step): means = accumulate(state.wrapped, micro, weights, accelerator)
+                taken = state.step(means, weights, lr)
+                useful = flops(micro) if flops else 0
+                asked, tokens, room, work = step_totals(micro, stop.asked, useful, accelerator)
+                row = dict(step=step + 1, lr=lr, **throughput(began, tokens, room), **taken)
+                log.append(row)
                 meter(row, work)
-                end_step(loop, row, bool(asked), stop)
-    loop.run.finish()
-    return loop.log.rows
-
-# %% ../../nbs/training/08_loop.ipynb #0c5d1e13
-def find_tracker(name: str | None) -> str | None:
-    """A tracker as accelerate names it; `auto` is tensorboard where it is installed. Raises `BadInput` for an
-    unknown or missing one."""
-    here, known = [str(t) for t in get_available_trackers()], sorted(map(str, LOGGER_TYPE_TO_CLASS))
-    if name in (None, *here): return name
-    if name == "auto": return "tensorboard" if "tensorboard" in here else None
-    one_of("tracker", name, ("auto", "none", *known))
-    raise BadInput(f"option tracker is {name!r}, which is not installed: pip install {name}, or use one of "
-                   f"none, {', '.join(known)}")
-
-# %% ../../nbs/training/08_loop.ipynb #0847844d
-def start_run(cfg: TrainConfig, resume: bool = False, force: bool = False,
-              stage: str = "run") -> Accelerator: # stage: the command, for the mark
-    """Claim and lock the output directory, save the config (a resumed run must have the same), seed, and make
-    the Accelerator."""
-    tracker = find_tracker(cfg.tracker)
-    copies = DistributedDataParallelKwargs(find_unused_parameters=True)
-    accelerator = make_accelerator(mixed_precision="bf16" if cfg.precision == "bf16" else "no", kwargs_handlers=[copies],
-                                   log_with=tracker, project_config=ProjectConfiguration(cfg.out, logging_dir=cfg.out))
-    on_main(accelerator, lambda: claim_run(cfg, resume, force, stage))
-    set_seed(cfg.seed)
-    if tracker == "tensorboard": accelerator.init_trackers("tensorboard") # a folder beside config.yaml
-    elif tracker: accelerator.init_trackers("moca", dataclasses.asdict(cfg))
-    return accelerator
-
-# %% ../../nbs/training/08_loop.ipynb #0847844e
-def claim_run(cfg: TrainConfig, resume: bool, force: bool, stage: str = "run") -> None:
-    """Make a run directory this process's own. Raises `BadInput` if it is in use, not empty, or of a run with
-    other options."""
-    out = Path(cfg.out)
-    if out.is_dir(): hold(out) # before anything in it is touched
-    try:
-        hold(claim(out, resume, force, stage))
-        if resume and trained(out): same_options(cfg, out)
-        save_config(cfg, out/"config.yaml")
-    except BaseException:
-        let_go(out)
-        raise
-
-def same_options(cfg: TrainConfig, out: Path) -> None:
-    """Raises `BadInput` where a run goes on with options that must not change; what its damaged config no
-    longer tells is named on stderr."""
-    before = from_anywhere(read_options(out/"config.yaml", missing_ok=True))
-    now = from_anywhere(dataclasses.asdict(cfg))
-    if before: # an option that older runs did not have was what its default says
-        later = {f.name: f.default for f in dataclasses.fields(cfg) if f.name in getattr(cfg, "LATER", ())}
-        before = later | before
-    lost = [k for k in now if k not in before]
-    if lost:
-        tqdm.write(f"{out/'config.yaml'} does not say "
-                   f"{', '.join(lost[:3])}{' ...' * (len(lost) > 3)}: going on with the "
-                   "options given", file=sys.stderr)
-    differ = [k for k in before.keys() & now.keys() if before[k] != now[k]]
-    changed = [k for k in differ if not cfg.may_change(k, before[k])]
-    if changed:
-        raise BadInput(f"{out} was started with other options "
-                       f"({', '.join(f'{k}={before[k]}' for k in sorted(changed))}): "
-                       f"resume with the same, or start again with --force")
-
-def end_run(cfg: TrainConfig, accelerator: Accelerator) -> None:
-    "After the model is saved: close trackers, unlock the directory."
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
-    let_go(cfg.out)
-
-# %% ../../nbs/training/08_loop.ipynb #b8545c0b
-def show_log(log: list[dict], names: list[str], smooth: int = 10, ax=None):
-    """Loss curves: raw values faint, running mean over `smooth` steps on top; a tick below where a step was
-    skipped."""
-    ax = ax or plt.subplots(figsize=(6, 2.6), layout="constrained")[1]
-    for name in names:
-        points = [(r["step"], r[name]) for r in log if r.get(name) is not None]
-        if not points: continue
-        x, y = zip(*points)
-        mean = [sum(y[max(0, i - smooth + 1):i + 1]) / len(y[max(0, i - smooth + 1):i + 1]) for i in range(len(y))]
-        line, = ax.plot(x, mean, label=name)
-        ax.plot(x, y, alpha=.25, lw=.8, color=line.get_color())
-    for r in log:
-        if r.get("skipped"): ax.axvline(r["step"], ymax=.06, color="crimson", lw=2)
-    ax.set_xlabel("step"); ax.set_ylabel("loss"); ax.legend()
-    return ax
+                saver.after(row, bool(asked), stop)
+    state.finish()
+    return log.rows

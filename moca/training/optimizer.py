@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from ..data.documents import BadInput
+from ..data.errors import BadInput
 from ..model.kernels import IMPLEMENTATIONS
 
 # %% auto #0

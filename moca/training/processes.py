@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from fastcore.basics import patch
 from tqdm.auto import tqdm
-from ..data.documents import BadInput, MocaError
+from ..data.errors import BadInput, MocaError
 
 # %% auto #0
 __all__ = ['BROKEN', 'launched', 'make_accelerator', 'summed', 'say', 'on_main', 'is_broken', 'Lost', 'Heartbeat', 'missing',

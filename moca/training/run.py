@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 from .. import __version__
 from .config import read_options, run_config
-from ..data.documents import BadInput
-from ..data.files import atomic, real, remove
+from ..data.errors import BadInput
+from ..data.files import atomic, link_target, remove
 try: import fcntl
 except ImportError: fcntl = None # Windows: no lock
 
@@ -92,7 +92,7 @@ def is_ours(name: str) -> bool:
 # %% ../../nbs/training/07_run.ipynb #81f2d435
 def state_dirs(out) -> list[Path]:
     "Where the state of a run is: its place, and where it waits while a new one takes that place."
-    state = real(Path(out)/"state")
+    state = link_target(Path(out)/"state")
     return [state, state.with_name(state.name + ".old")]
 
 def has_state(out) -> bool:

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, set_seed
 from tqdm.auto import tqdm
-from ..data.documents import BadInput
+from ..data.errors import BadInput
 from .config import TrainConfig, from_anywhere, one_of, read_options, save_config
 from .processes import make_accelerator, on_main
 from .run import acquire_lock, has_state, prepare_output_dir, release_lock
@@ -36,6 +36,9 @@ def same_options(cfg: TrainConfig, out: Path) -> None:
     """Raises `BadInput` where a run goes on with options that must not change; what its damaged config no
     longer tells is named on stderr."""
     before = from_anywhere(read_options(out/"config.yaml", missing_ok=True))
+    if before: # an option that older runs did not have was what its default says
+        later = {f.name: f.default for f in dataclasses.fields(cfg) if f.name in getattr(cfg, "LATER", ())}
+        before = later | before
     now = from_anywhere(dataclasses.asdict(cfg))
     lost = [k for k in now if k not in before]
     if lost:
