@@ -139,7 +139,8 @@ def dummy_vision_pass(backbone: StockVLM, x: Tensor) -> Tensor:
 
 def image_features(backbone: StockVLM, pixels: Tensor, # [P, patch_dim]
                    grid: Tensor, sizes: Tensor # [I, 3], [I, 2]
-                   ) -> tuple[Tensor, list[Tensor] | None]: # [N, hidden] for image tokens, and deepstack features
+                   ) -> tuple[Tensor,
+                              list[Tensor] | None]: # [N, hidden] for image tokens, and deepstack features
     "The vision tower's output for the pixels of all images of a Pack."
     dtype = next(backbone.vision.parameters()).dtype
     return backbone.encoder.family.features(backbone.model, pixels.to(dtype), grid, sizes)
@@ -153,12 +154,14 @@ def embed_inputs(backbone: StockVLM, pack: Pack, pixel_values: Tensor | None = N
     ids = pack.input_ids if input_ids is None else input_ids
     pixels = pack.pixel_values if pixel_values is None else pixel_values
     at = pack.image_tokens
-    x = backbone.model.get_input_embeddings()(ids.index_fill(0, at, 0)) # an image token may lie outside the table
+    # an image token may lie outside the table
+    x = backbone.model.get_input_embeddings()(ids.index_fill(0, at, 0))
     if not len(pixels): return dummy_vision_pass(backbone, x)[None], {}
     images, deep = image_features(backbone, pixels, pack.image_grid_thw, pack.image_sizes)
     if len(images) != len(at):
         raise BadInput(f"{len(images)} image features for {len(at)} image tokens in Pack "
-                       f"{', '.join(pack.ids[:3])}: the model's vision config and its image processor disagree")
+                       f"{', '.join(pack.ids[:3])}: the model's vision config and its image processor "
+                       "disagree")
     x = x.index_put((at,), images.to(x.dtype))[None]
     if deep is None: return x, {}
     is_image = torch.zeros_like(ids, dtype=torch.bool).index_fill(0, at, True)
@@ -325,12 +328,14 @@ def make_backbone(stored: StoredModel, device: torch.device, attention: str | No
 
 # %% ../nbs/01_bidirectional_backbone.ipynb #179a1b72
 def load_backbone(
-    model: str | Path | PretrainedConfig | None = None, # directory, hub name; config: random weights; None: embedded
+    model: str | Path | PretrainedConfig
+    | None = None, # directory, hub name; config: random weights; None: embedded
     bidirectional: bool | None = None, # None: as the model says
     dtype: str | torch.dtype = torch.float32, # or "bf16", ...
     device: str | torch.device = "cpu", # or "cuda:1", ...
     attention: str | None = None, # a kernel of moca.model.kernels; None: chosen for device and dtype
-    lora: int | dict | None = None, # train adapters of this rank, not all weights; a dict goes to PEFT's LoraConfig
+    lora: int | dict
+    | None = None, # train adapters of this rank, not all weights; a dict goes to PEFT's LoraConfig
     checkpointing: str = "none", # recompute activations in the backward pass: none, selective, full
     strict: bool = True, # missing or unexpected weights are an error
     check: bool | None = None, # probe it, and refuse it if it fails; None: unless it has passed before
@@ -405,5 +410,6 @@ def probe_families(families: list[str] | None = None, # None: all that the insta
         for kernel in usable:
             if kernels is not None and kernel not in kernels: continue
             backbone.use_kernel(kernel)
-            with quiet_loading(): reports.append(probe(backbone, stock=("sdpa", "eager"))) # no advice on faster kernels
+            # no advice on faster kernels
+            with quiet_loading(): reports.append(probe(backbone, stock=("sdpa", "eager")))
     return reports

@@ -152,7 +152,9 @@ class Contrastive(nn.Module):
         self.options, self.multi_vector = loss_options(cfg), cfg.multi_vector
         self.log_scale = learnt_scale(cfg.temperature) if cfg.learn_temperature else None
 
-    def forward(self, pack) -> tuple[Tensor, Tensor]: # vectors [D, dim] or [T, dim], and the scale [1] = 1 / temperature
+    def forward(self, pack) -> tuple[Tensor,
+                                     # vectors [D, dim] or [T, dim], and the scale [1] = 1 / temperature
+                                     Tensor]:
         "Vectors of a Pack's Documents, or of its tokens."
         if self.multi_vector: vectors = torch.cat(multi_vector(self.backbone, pack)).float()
         else: vectors = embed_pack(self.backbone, pack, self.cfg.pooling)
@@ -220,7 +222,8 @@ def stage_prompts(cfg: FinetuneConfig, tasks: Sequence[str]) -> dict[str, str]: 
     if cfg.data is None: return corpus_prompts(tasks)
     sources = load_mixture(cfg.data, "pairs").sources
     queries = {s.task or s.name or "query": s.instruction for s in sources if s.instruction}
-    targets = {f"{s.task or s.name}_document".lstrip("_"): s.target_instruction for s in sources if s.target_instruction}
+    targets = {f"{s.task or s.name}_document".lstrip("_"): s.target_instruction for s in sources if
+    s.target_instruction}
     return queries | targets
 
 # %% ../nbs/03_contrastive.ipynb #fb874dfd
@@ -254,10 +257,12 @@ class StepBatches:
 def contents_of(pairs: Sequence[Pair], report: Report) -> str:
     """A digest of what pairs are made of, without making them: of their files and images, or of the
     embedded corpus."""
-    return fingerprint(pairs.signature(), report.files_mark) if isinstance(pairs, MapDataset) else load_corpus().digest
+    return fingerprint(pairs.signature(),
+                       report.files_mark) if isinstance(pairs, MapDataset) else load_corpus().digest
 
 # %% ../nbs/03_contrastive.ipynb #ecebed01
-def save_embedder(model: Contrastive, cfg: FinetuneConfig, tasks: Sequence[str], steps: int) -> None: # tasks of the pairs
+def save_embedder(model: Contrastive, cfg: FinetuneConfig, tasks: Sequence[str],
+                  steps: int) -> None: # tasks of the pairs
     """Write `model/`, an Embedder with its prompts and how it was made. Raises `MocaError` where the
     disk is full."""
     set_prompts(model.backbone, model.backbone.prompts | stage_prompts(cfg, tasks))
@@ -265,7 +270,8 @@ def save_embedder(model: Contrastive, cfg: FinetuneConfig, tasks: Sequence[str],
                                   f"{len(tasks):,} pairs of "
                                   f"{len(set(tasks))} tasks, lr {cfg.lr:g}, seed {cfg.seed}")
     size = sum(p.numel() * p.element_size() for p in model.parameters())
-    check_disk_space(cfg.out, size, "the model", "free some space and go on with --resume; the last state is kept")
+    check_disk_space(cfg.out, size, "the model",
+                     "free some space and go on with --resume; the last state is kept")
     Embedder(model.backbone, cfg.pooling, cfg.multi_vector).save_pretrained(Path(cfg.out)/"model")
 
 # %% ../nbs/03_contrastive.ipynb #33016fe2
@@ -315,7 +321,8 @@ def finetune(cfg: FinetuneConfig,
             lambda: same_data(out, number_of_pairs=len(pairs),
                               contents_of_the_pairs=contents_of(pairs, report),
                                            tokenizer_and_limits=encoder_mark(model.backbone.encoder)))
-    report.keep(out/"bad_samples.jsonl", cfg.max_bad, accelerator.is_main_process) # of data that was not refused
+    # of data that was not refused
+    report.keep(out/"bad_samples.jsonl", cfg.max_bad, accelerator.is_main_process)
     work = FlopCounter(model.backbone)
     def flops(micro: list[PairBatch]) -> float: return sum(b.chunks.flops(work) for b in micro)
     batches = StepBatches(cfg, plan, pairs, report, model.backbone.encoder, began)
@@ -342,7 +349,8 @@ def image_grid(encoded: Encoded, merge: int, image: int = 0) -> tuple[int, int, 
     return sum(h * w for h, w in shapes[:image]), *shapes[image]
 
 # %% ../nbs/03_contrastive.ipynb #69d74e1d
-def attention_maps(e: Embedder, query: Document, page: Document) -> tuple[list[str], Tensor]: # words, [words, rows, columns]
+def attention_maps(e: Embedder, query: Document,
+                   page: Document) -> tuple[list[str], Tensor]: # words, [words, rows, columns]
     """Similarity of each token of a query with the vectors of a page's first image. Raises `BadInput`
     for a page without images."""
     if not page.images:
@@ -378,7 +386,8 @@ def show_interaction(e: Embedder, query: Document, page: Document,
     return fig
 
 # %% ../nbs/03_contrastive.ipynb #9b0201e6
-QWEN_3B = dict(base="runs/cpt/model", precision="bf16", max_pixels=1024 * 28 * 28) # the rest are FinetuneConfig's defaults
+# the rest are FinetuneConfig's defaults
+QWEN_3B = dict(base="runs/cpt/model", precision="bf16", max_pixels=1024 * 28 * 28)
 QWEN_7B = QWEN_3B # the base decides the size
 
 # What the authors' repository does where it and the paper differ.

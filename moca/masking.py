@@ -34,11 +34,13 @@ def _kind(x: Tensor) -> str:
     return f"{x.dtype} of shape {list(x.shape)}"
 
 # %% ../nbs/00_masking.ipynb #58296155
-def attention_mask(cu_seqlens_or_length: Tensor | int, # borders [D+1] of packed Documents, or the length T of one
+def attention_mask(cu_seqlens_or_length: Tensor
+                   | int, # borders [D+1] of packed Documents, or the length T of one
                    kind: str # "bidirectional" or "causal"
                    ) -> Tensor: # [T, T] bool
     """May the token of row i (query) look at the token of column j (key)? Block-diagonal over Documents;
-    `bidirectional` is MoCa's (paper 2.1). On the device of the borders. For pictures, oracles and short inputs:
+    `bidirectional` is MoCa's (paper 2.1). On the device of the borders. For pictures, oracles and short
+    inputs:
     it holds T * T bytes. `ValueError` for an unknown kind, a negative length or broken borders."""
     if kind not in ("bidirectional", "causal"):
         raise ValueError(f"kind is {kind!r}: give 'bidirectional' or 'causal'")
@@ -167,7 +169,8 @@ def _first_of_word(word_ids: Tensor) -> Tensor:
 
 # %% ../nbs/00_masking.ipynb #29c8e2a4
 def _runs(n: int, ratio: float, mean: float, generator: torch.Generator) -> Tensor:
-    """[n] bool with `round(ratio * n)` True in runs of about `mean`: runs and gaps are random compositions, then
+    """[n] bool with `round(ratio * n)` True in runs of about `mean`: runs and gaps are random compositions,
+    then
     all is turned round."""
     k = round(ratio * n)
     if k in (0, n): return torch.full((n,), k > 0)
@@ -210,7 +213,8 @@ def mask_tokens(maskable: Tensor, # [T] bool: False at special, vision and image
                 span: float = 3.0 # mean tokens of a run, for "span"
                 ) -> Tensor: # [T] bool, on the device of `maskable`
     """Tokens to hide among the maskable ones (paper 2.2), drawn on the CPU.
-    `ValueError` for a ratio outside [0, 1], an unknown kind, a `maskable` that is not bool [T], or words that do
+    `ValueError` for a ratio outside [0, 1], an unknown kind, a `maskable` that is not bool [T], or words
+    that do
     not fit it."""
     _check_text(maskable, ratio, kind, word_ids, span)
     free = maskable.cpu()
@@ -227,7 +231,8 @@ _segment = regex.compile(r".+?\b", regex.WORD | regex.DOTALL) # up to the next b
 _nothing = regex.compile(r"[\s\p{Cf}\p{Cc}]+") # spaces, joiners that stand alone, control characters
 
 def text_words(text: str) -> list[int]: # one number a character
-    """The word of each character of a text, counted from 0; -1 where there is nothing to see: spaces, control and
+    """The word of each character of a text, counted from 0; -1 where there is nothing to see: spaces,
+    control and
     format characters."""
     out = []
     for k, segment in enumerate(_segment.findall(text)):
@@ -254,7 +259,8 @@ def mask_patches(grids: int | list[tuple[int, int]], # image tokens in all, or e
                  kind: str = "bernoulli" # a coin a token (paper); "exact": so many an image; "block": in rectangles
                  ) -> Tensor: # [n] bool, on the CPU: the images' tokens in order, row by row
     """Image tokens to hide, merged 2 x 2 tokens in Qwen's families (paper 2.2).
-    `ValueError` for a ratio outside [0, 1], an unknown kind or a negative size; `block` needs rows and columns."""
+    `ValueError` for a ratio outside [0, 1], an unknown kind or a negative size; `block` needs rows and
+    columns."""
     _check(ratio, kind, PATCH_MASKS)
     grids = _check_grids(grids, kind)
     sizes = [rows * columns for rows, columns in grids]
@@ -269,7 +275,8 @@ def mask_patches(grids: int | list[tuple[int, int]], # image tokens in all, or e
 def _block_mask(rows: int, columns: int, ratio: float, generator: torch.Generator,
                 smallest: int = 4 # image tokens of a rectangle
                 ) -> Tensor:
-    """[rows * columns] bool: rectangles with sides from 1:3 to 3:1 until `round(ratio * n)` are hidden, the last
+    """[rows * columns] bool: rectangles with sides from 1:3 to 3:1 until `round(ratio * n)` are hidden, the
+    last
     cut short (BEiT, alg. 1)."""
     hidden = torch.zeros(rows, columns, dtype=torch.bool)
     rest = round(ratio * rows * columns)
@@ -295,7 +302,8 @@ def _check_pixels(pixel_values: Tensor, masked: Tensor, noise: str, unit: int) -
     if pixel_values.ndim != 2:
         raise ValueError(f"pixel_values has shape {list(pixel_values.shape)}: give [patches, values a patch]")
     if masked.dtype != torch.bool or masked.ndim != 1 or len(masked) * unit != len(pixel_values):
-        raise ValueError(f"masked is {_kind(masked)} for {len(pixel_values)} patches: give bool, one for {unit} "
+        raise ValueError(f"masked is {_kind(masked)} for {len(pixel_values)} patches: give bool, one for "
+                         f"{unit} "
                          "consecutive patches")
 
 # %% ../nbs/00_masking.ipynb #f38a506e
@@ -305,8 +313,10 @@ def corrupt_patches(pixel_values: Tensor, # [P, dim] normalised pixels, `unit` c
                     noise: str = "gaussian", # for each value (paper); "shared": one for all (authors' code); "learned", "zero"
                     unit: int = 4 # rows an image token
                     ) -> Tensor: # [P, dim], a new tensor on the device and of the dtype of `pixel_values`
-    """Patches with noise at the masked image tokens; the other rows are bit-equal (paper 2.2). The noise is drawn
-    on the CPU in fp32 and is a function of the generator and the shape alone; `learned` and `zero` leave zeros.
+    """Patches with noise at the masked image tokens; the other rows are bit-equal (paper 2.2). The noise is
+    drawn
+    on the CPU in fp32 and is a function of the generator and the shape alone; `learned` and `zero` leave
+    zeros.
     `ValueError` for an unknown noise, or a mask that does not fit the rows."""
     _check_pixels(pixel_values, masked, noise, unit)
     if noise == "gaussian": new = torch.randn(pixel_values.shape, generator=generator)
@@ -340,7 +350,8 @@ def draw_masks(kind: str = "bidirectional", # or "causal"
                patch_mask: str = "bernoulli", # one of PATCH_MASKS
                axes=None # three of matplotlib's; None makes a figure
                ) -> list: # the three Axes
-    """Three pictures: the attention mask of a Pack, a caption with hidden tokens, an image of 4 x 6 tokens with
+    """Three pictures: the attention mask of a Pack, a caption with hidden tokens, an image of 4 x 6 tokens
+    with
     hidden ones."""
     import matplotlib.pyplot as plt
     if axes is None:
@@ -360,7 +371,8 @@ def draw_masks(kind: str = "bidirectional", # or "causal"
 
 # %% ../nbs/00_masking.ipynb #c13c2fc0
 def explore_masks():
-    """An ipywidgets explorer of `draw_masks`: kind of mask, number and length of Documents, both ratios, both ways
+    """An ipywidgets explorer of `draw_masks`: kind of mask, number and length of Documents, both ratios,
+    both ways
     to choose, seed."""
     import ipywidgets as widgets
     import matplotlib.pyplot as plt

@@ -91,7 +91,8 @@ def _check_values(cfg: PretrainConfig) -> None:
     "Raise `BadInput` for an unknown choice, or a number that is too small."
     allowed = dict(objective=tuple(OBJECTIVES), text_mask=TEXT_MASKS, patch_mask=PATCH_MASKS, noise=NOISES,
                    pixel_bias=("zero", "mean"), reduction=("global", "micro"), batching=("packs", "bins"))
-    least = dict(decoder_depth=0, span=1, watch=0, mae_weight=0, pack_tokens=8, packs_per_step=1, head_chunk=1)
+    least = dict(decoder_depth=0, span=1, watch=0, mae_weight=0, pack_tokens=8, packs_per_step=1,
+    head_chunk=1)
     for name, values in allowed.items(): one_of(name, getattr(cfg, name), values)
     for name, low in least.items(): within(name, getattr(cfg, name), low, None)
 
@@ -106,7 +107,8 @@ def _check_ratios(cfg: PretrainConfig) -> None:
         raise BadInput(f"option {name} is {ratio}: give a share greater than 0 and less than 1{zero}")
 
 # %% ../nbs/02_joint_reconstruction.ipynb #60416d5f
-WEIGHTS = dict(mlm=1.0, mlm_text=0.0, mlm_image=0.0, right_text=0.0, right_image=0.0) # in the loss; of mae: cfg.mae_weight
+# in the loss; of mae: cfg.mae_weight
+WEIGHTS = dict(mlm=1.0, mlm_text=0.0, mlm_image=0.0, right_text=0.0, right_image=0.0)
 
 def loss_weights(cfg: PretrainConfig) -> dict[str, float]:
     "The weight of each sum in the loss; 0: a metric."
@@ -186,7 +188,8 @@ class Reconstruction(nn.Module):
         Document; all fp32."""
         hidden, layer_kwargs = self.encode(c)
         asked, head = hidden[c.logit_positions], self.backbone.model.lm_head
-        words, losses, hits = masked_cross_entropy(asked, head, c.token_targets, chunk=self.chunk, softcap=self.softcap)
+        words, losses, hits = masked_cross_entropy(asked, head, c.token_targets, chunk=self.chunk,
+        softcap=self.softcap)
         if self.backbone.shared: words = words + dummy_head_loss(self, hidden, layer_kwargs, c)
         patches = (self.predict_pixels(hidden, layer_kwargs, c).float() - c.patch_targets).pow(2).sum()
         sums = dict(mlm=words, mae=patches, **sums_by_kind(losses, hits, c.has_image))
@@ -199,11 +202,13 @@ def stage_flops(recon: Reconstruction) -> Callable[[list[Corruption]], float]:
     return lambda micro: sum(work(c.pack) + head_flops(work, head, recon.decoder, c) for c in micro)
 
 # %% ../nbs/02_joint_reconstruction.ipynb #f6a1843b
-SMALL = dict(lr=4e-4, schedule="cosine", pack_tokens=1024, packs_per_step=1, max_length=512, clip=1.0) # for moca-tiny-base
+# for moca-tiny-base
+SMALL = dict(lr=4e-4, schedule="cosine", pack_tokens=1024, packs_per_step=1, max_length=512, clip=1.0)
 
 # %% ../nbs/02_joint_reconstruction.ipynb #7c981b33
 def stage_data(cfg: PretrainConfig, backbone: Backbone, accelerator, docs: Sequence[Document], report: Report
-               ) -> tuple[list[Document], MapDataset, np.ndarray, str]: # held out, to train on, their table, a note
+               ) -> tuple[list[Document], MapDataset, np.ndarray,
+                          str]: # held out, to train on, their table, a note
     """Split, measured and split off: the Documents of a run. The account of what cannot be used is kept in
     `cfg.out`."""
     main, out = accelerator.is_main_process, Path(cfg.out)
@@ -238,7 +243,8 @@ def save_stage(recon: Reconstruction, cfg: PretrainConfig, steps: int, tokens: i
     """Write the model directory and, apart from it, the heads that later stages drop. Raises `MocaError`
     where the disk is full."""
     size, out = sum(p.numel() * p.element_size() for p in recon.parameters()), Path(cfg.out)
-    check_disk_space(out, size, "the model", "free some space and go on with --resume; the last state is kept")
+    check_disk_space(out, size, "the model",
+                     "free some space and go on with --resume; the last state is kept")
     done = f"stage 1 ({cfg.objective}): {steps:,} steps, {tokens:,} tokens, lr {cfg.lr:g}, seed {cfg.seed}"
     recon.backbone.history.append(done)
     with atomic(out/"model") as part: save(recon.backbone, part)
@@ -283,7 +289,8 @@ def pretrain(cfg: PretrainConfig, resume: bool = False, force: bool = False) -> 
         callback = ReconstructionCallback(shown, cfg, steps, keep=accelerator.is_main_process)
         hook = recon.register_forward_pre_hook(callback)
     reduced = functools.partial(accumulate, reduction=cfg.reduction)
-    log = fit(recon, batches, cfg, total=steps, weights=loss_weights(cfg), accelerator=accelerator, name="stage 1",
+    log = fit(recon, batches, cfg, total=steps, weights=loss_weights(cfg), accelerator=accelerator,
+    name="stage 1",
               resume=resume, accumulate=reduced, flops=stage_flops(recon))
     if hook: hook.remove()
 
@@ -315,10 +322,13 @@ def explore_reconstruction(recon: Reconstruction, docs: list[Document], cfg: Pre
 
 # %% ../nbs/02_joint_reconstruction.ipynb #de7bf421
 # The released code's choices; learning rate, warm-up, clipping and ratios are the defaults.
-OFFICIAL_CODE = dict(base="Qwen/Qwen2.5-VL-3B-Instruct", precision="bf16", shift=False, noise="shared", mae_weight=0.1,
+OFFICIAL_CODE = dict(base="Qwen/Qwen2.5-VL-3B-Instruct", precision="bf16", shift=False, noise="shared",
+mae_weight=0.1,
                      max_length=1280, end_token=False, reduction="micro", all_frames=True, batching="bins",
-                     min_pixels=256 * 28 * 28, max_pixels=1024 * 28 * 28, pack_tokens=12800, packs_per_step=128)
+                     min_pixels=256 * 28 * 28, max_pixels=1024 * 28 * 28, pack_tokens=12800,
+                     packs_per_step=128)
 
 # The paper's; the rest are PretrainConfig's defaults.
-QWEN_3B = dict(base="Qwen/Qwen2.5-VL-3B-Instruct", precision="bf16", max_pixels=1024 * 28 * 28, pack_tokens=8192, packs_per_step=64)
+QWEN_3B = dict(base="Qwen/Qwen2.5-VL-3B-Instruct", precision="bf16", max_pixels=1024 * 28 * 28,
+pack_tokens=8192, packs_per_step=64)
 QWEN_7B = dict(QWEN_3B, base="Qwen/Qwen2.5-VL-7B-Instruct", text_ratio=0.6, patch_ratio=0.6)

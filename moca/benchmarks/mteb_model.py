@@ -19,8 +19,8 @@ from ..data.errors import BadInput, MocaError
 from ..embedder import Embedder
 
 # %% auto #0
-__all__ = ['PROMPTS', 'MARK', 'CODE', 'CITATION', 'need_mteb', 'prompt_for', 'row_document', 'batch_documents', 'model_meta',
-           'MtebModel']
+__all__ = ['PROMPTS', 'MARK', 'CODE', 'CITATION', 'need_mteb', 'prompt_for', 'row_document', 'batch_documents', 'documents_of',
+           'model_meta', 'MtebModel']
 
 # %% ../../nbs/benchmarks/09_mteb_model.ipynb #227fea72
 def need_mteb():
@@ -79,6 +79,22 @@ def batch_documents(
     rows = zip(texts if texts is not None else [""] * n, images or [None] * n, batch.get("id") or [None] * n)
     documents = [row_document(text, image, id, first + i) for i, (text, image, id) in enumerate(rows)]
     return [prompt(instruction, d) for d in documents]
+
+# %% ../../nbs/benchmarks/09_mteb_model.ipynb #1c25553f
+def documents_of(inputs, task_metadata, side: str | None, prompts: dict[str, str],
+                 n: int = 64) -> Iterator[list[Document]]:
+    "mteb's batches as Documents with their prompts, about `n` at a time. Raises `BadInput`."
+    instruction, some, met = prompt_for(prompts, task_metadata, side), [], 0
+    for batch in inputs:
+        try: found = batch_documents(batch, instruction, met)
+        except BadInput as why:
+            raise BadInput(f"{task_metadata.name}, {side or 'inputs'}: {why}") from why
+        some += found
+        met += len(found)
+        if len(some) >= n:
+            yield some
+            some = []
+    if some: yield some
 
 # %% ../../nbs/benchmarks/09_mteb_model.ipynb #bc8d8516
 CODE = "https://github.com/moca-authors/moca"
@@ -158,28 +174,13 @@ class MtebModel:
         self._fill(e, name=name, digest=digest or model_digest(e), encode=encode, prompts=prompts, **meta)
         return self
 
-    def documents(self, inputs, task_metadata, side: str | None, n: int = 64) -> Iterator[list[Document]]:
-        """The inputs as Documents with their prompts, about `n` at a time: a corpus of page images need not
-        fit into memory."""
-        instruction, some, met = prompt_for(self.prompts, task_metadata, side), [], 0
-        for batch in inputs:
-            try: found = batch_documents(batch, instruction, met)
-            except BadInput as why:
-                raise BadInput(f"{task_metadata.name}, {side or 'inputs'}: {why}") from why
-            some += found
-            met += len(found)
-            if len(some) >= n:
-                yield some
-                some = []
-        if some: yield some
-
     def encode(self, inputs, *, task_metadata, hf_split, hf_subset, prompt_type=None, **kwargs):
         """Tensor `[N, dim]`, or for a multi-vector model a list of `[tokens, dim]`. Warns once of each kind
         of what was cut or scaled.
         Raises `BadInput` that names an empty row, `MocaError` for vectors that are not finite."""
         side, out, report = prompt_type.value if prompt_type else None, [], Report(task_metadata.name)
         own = self.vectors == self.embedder.encode # not one that remembers
-        for some in self.documents(inputs, task_metadata, side):
+        for some in documents_of(inputs, task_metadata, side, self.prompts):
             made = self.vectors(some, report=report) if own else self.vectors(some)
             if not all(v.isfinite().all() for v in made):
                 raise MocaError(f"the model's vectors for {task_metadata.name} hold NaN or infinity")

@@ -302,5 +302,6 @@ def check_complete(pair: Pair) -> Pair:
     "The pair. Raises `BadInput` if its query or its positive is missing or empty."
     for name in ("query", "positive"):
         doc = getattr(pair, name)
-        if doc is None or doc.empty: raise BadInput(f"pair {pair.id} has no {name}: remove the row or complete it")
+        if doc is None or doc.empty:
+            raise BadInput(f"pair {pair.id} has no {name}: remove the row or complete it")
     return pair

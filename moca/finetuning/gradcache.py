@@ -83,7 +83,8 @@ class LazyPacks:
     def __init__(self, encoder: Encoder, docs: list[Document],
                  budget: int = 8192, # most tokens of a Pack
                  keep: int = 256 * 2**20): # bytes of Packs that are kept for their second use
-        lengths, self.limited = measured(encoder, docs) # limited: (text cut, images made smaller) of each given Document
+        # limited: (text cut, images made smaller) of each given Document
+        lengths, self.limited = measured(encoder, docs)
         order = plan(lengths, budget, shuffle=False, window=max(1, len(docs)))
         flat = list(itertools.chain.from_iterable(order))
         self.encoder, self.budget, self.keep, self.device = encoder, budget, keep, torch.device("cpu")
@@ -126,7 +127,8 @@ class LazyPacks:
         return len(self.parts) > before
 
     def flops(self, work: Callable) -> float:
-        """Useful FLOPs of the Packs that were made, by a `moca.model.cost.FlopCounter`; the second forward pass is
+        """Useful FLOPs of the Packs that were made, by a `moca.model.cost.FlopCounter`; the second forward
+        pass is
         not counted as useful."""
         return sum(map(work, self.seen.values()))
 
@@ -212,7 +214,8 @@ def no_sync_unless(last: bool, model: nn.Module, accelerator):
 class CachedEmbeddings:
     "What is kept between the two runs over the Packs: vectors, and the states of the random numbers."
     def __init__(self, packs: LazyPacks, multi_vector: bool,
-                 order: list[int | None], sharded: bool = False): # as `pack_schedule` says; sharded: each Pack has an image
+                 order: list[int | None],
+                 sharded: bool = False): # as `pack_schedule` says; sharded: each Pack has an image
         self.packs, self.multi_vector, self.order, self.sharded = packs, multi_vector, order, sharded
         self.states, self.values, self.rows = [], [], []
 
@@ -290,7 +293,8 @@ def gradcache_step(model: nn.Module, batch, weights: dict[str, float], accelerat
     return means
 
 # %% ../../nbs/finetuning/03_gradcache.ipynb #6a47e676
-_room: WeakKeyDictionary[nn.Module, float] = WeakKeyDictionary() # half of the tokens that a model had no memory for
+_room: WeakKeyDictionary[nn.Module,
+                         float] = WeakKeyDictionary() # half of the tokens that a model had no memory for
 
 # %% ../../nbs/finetuning/03_gradcache.ipynb #82cfe13f
 def _attempt(model: nn.Module, batch, weights: dict[str, float], accelerator) -> dict[str, Tensor] | None:

@@ -322,7 +322,8 @@ class QueryLoss(NamedTuple):
     filtered: Tensor | None = None # [N] candidates that were too similar
 
 # %% ../../nbs/finetuning/02_losses.ipynb #58cd05b0
-def _row_sums(a: Embeddings, b: Embeddings, scale: Tensor, **what) -> tuple[Tensor, ...]: # what: fields of TiledSimilarity
+def _row_sums(a: Embeddings, b: Embeddings, scale: Tensor,
+              **what) -> tuple[Tensor, ...]: # what: fields of TiledSimilarity
     "`TiledLogSumExp` of two sides."
     m = TiledSimilarity(lengths=(a.lengths, b.lengths), **what)
     return TiledLogSumExp.apply(a.values, b.values, scale, m)

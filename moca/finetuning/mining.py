@@ -106,7 +106,8 @@ class Rule:
         return min(limits)
 
 # %% ../../nbs/finetuning/04_mining.ipynb #88484f0b
-def choose(rule: Rule, scores: list[float], keys: list, # of the candidates, best first; key None: there is none
+def choose(rule: Rule, scores: list[float],
+           keys: list, # of the candidates, best first; key None: there is none
            positive: float, # similarity of the positive
            known: set, # keys of the right answers
            passed: Counter, # counts why candidates are passed over
@@ -204,7 +205,8 @@ class Answers:
     def copy(self, p: Pair, doc: Document, negatives: Sequence[Document]) -> str | None:
         "Why a Document of another key is a copy; None if it is new. Only images can look the same."
         if not doc.images: return None
-        if any(same_content(doc, d) for d in self.of[content_key(p.query)].values()): return "copies of known answers"
+        if any(same_content(doc, d) for d in self.of[content_key(p.query)].values()):
+            return "copies of known answers"
         return "copies of other negatives" if any(same_content(doc, d) for d in negatives) else None
 
 # %% ../../nbs/finetuning/04_mining.ipynb #ab5b4d9d
@@ -222,7 +224,8 @@ class TaskMiner:
                  depth: int): # candidates looked at for a query
         self.docs, self.answers, keys = docs, Answers(pairs), list(docs)
         asked = {content_key(p.query): p.query for p in pairs}
-        outside = {k: p.positive for p in pairs if (k := content_key(p.positive)) not in docs} # positives that are not searched
+        # positives that are not searched
+        outside = {k: p.positive for p in pairs if (k := content_key(p.positive)) not in docs}
         self.q = dict(zip(asked, embed(list(asked.values()))))
         self.d = dict(zip(keys, vectors))
         if outside: self.d |= dict(zip(outside, embed(list(outside.values()))))
@@ -281,12 +284,14 @@ def mine(e: Embedder, pairs: Sequence[Pair],
 def _examples(pairs: list[Pair], most: int) -> list[str]:
     "Some pairs in a line each."
     chosen = [p for p in pairs if p.negatives][::max(1, len(pairs) // max(1, most))][:most]
-    return [f"  {_short(p.query)} -> {_short(p.positive)}; not {', '.join(map(_short, p.negatives))}" for p in chosen]
+    return [f"  {_short(p.query)} -> {_short(p.positive)}; not {', '.join(map(_short, p.negatives))}" for p
+    in chosen]
 
 def _short(doc: Document, most: int = 50) -> str:
     "A Document in a few words."
     text = " ".join(doc.text.split())
-    return "".join(f"[{i.name[-24:]}] " for i in doc.images) + (text if len(text) <= most else text[:most] + " …")
+    return "".join(f"[{i.name[-24:]}] " for i in doc.images) + (text if len(text) <= most else text[:most] +
+    " …")
 
 # %% ../../nbs/finetuning/04_mining.ipynb #a6100ed4
 def image_bytes(ref: ImageRef) -> bytes:

@@ -58,7 +58,8 @@ def hard_negatives(pairs: list[Pair], most: int, distinct: DistinctDocuments) ->
     return found, copies
 
 # %% ../../nbs/finetuning/05_pair_batch.ipynb #a67c03f4
-WEIGHTS = dict(nce=1.0, right=0.0, alone=0.0, filtered=0.0, copies=0.0, temperature=0.0) # only the first is trained, the others are logged
+# only the first is trained, the others are logged
+WEIGHTS = dict(nce=1.0, right=0.0, alone=0.0, filtered=0.0, copies=0.0, temperature=0.0)
 
 @dataclass
 class PairBatch:
@@ -158,7 +159,8 @@ def batch_of(encoder, pairs: Sequence[Pair],
              chosen: Sequence[int], # which of the pairs
              report: Report, # gets pairs that break
              negatives: int = 2, since: float = float("inf"),
-             limited: np.ndarray | None = None, # [pairs, 2] bool, marked here: is a text cut, an image made smaller?
+             limited: np.ndarray
+             | None = None, # [pairs, 2] bool, marked here: is a text cut, an image made smaller?
              **options) -> PairBatch: # options of make_batch
     """The chosen pairs as a batch, without those that turn out to be unusable. Raises `BadInput` when
     too many are."""

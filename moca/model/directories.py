@@ -31,7 +31,8 @@ def fetch_model(name: str) -> str:
         raise BadInput(f"{name} is no directory here, and the Hugging Face hub does not give it: {why}") from e
 
 # %% ../../nbs/model/02_directories.ipynb #9fdab7ba
-def model_path(path: str | Path | None = None # a model directory, a hub name, or None for the model that moca ships
+def model_path(path: str | Path
+               | None = None # a model directory, a hub name, or None for the model that moca ships
                ) -> str:
     """The directory of a model: `None` is the embedded moca-tiny-base, a hub name that of its copy.
     Raises `BadInput` for one that holds no model or cannot be had."""
@@ -44,5 +45,6 @@ def model_path(path: str | Path | None = None # a model directory, a hub name, o
         raise BadInput(f"{path} holds no config.json: "
                        "give the directory of a saved model (a training run keeps its own in RUN/model)")
     if not found and (path.is_absolute() or len(path.parts) != 2):
-        raise BadInput(f"there is no model directory {path}: check the path (a hub name has the form owner/name)")
+        raise BadInput(f"there is no model directory {path}: check the path (a hub name has the form "
+                       "owner/name)")
     return str(path) if found else fetch_model(str(path))

@@ -100,14 +100,17 @@ class Encoder(_Room):
     def from_pretrained(cls, path=None, # directory or hub name; None: the embedded model
                         max_length: int = 2048, # tokens of a Document
                         min_pixels: int | None = None, # an image is scaled up to at least so many pixels
-                        max_pixels: int | None = None, # down to at most so many; None: what the processor says
+                        max_pixels: int
+                        | None = None, # down to at most so many; None: what the processor says
                         end_token: bool = True): # end each Document with the end token
-        "Load tokenizer and image processor. Raises `BadInput` where they are missing or of a family without a record."
+        """Load tokenizer and image processor. Raises `BadInput` where they are missing or of a family without
+        a record."""
         return _load_encoder(cls, path, max_length=max_length, min_pixels=min_pixels, max_pixels=max_pixels,
                              end_token=end_token)
 
     def save_pretrained(self, path) -> None:
-        "Write tokenizer (with its mask token) and image processor (with its pixel limits) into a model directory."
+        """Write tokenizer (with its mask token) and image processor (with its pixel limits) into a model
+        directory."""
         self.tokenizer.save_pretrained(path)
         self.image_processor.save_pretrained(path)
 
@@ -123,7 +126,8 @@ def _warn_without_images(encoder: Encoder) -> None:
     "Warn where `max_length` holds no image at all."
     need = encoder.image_need
     if need > encoder.max_length:
-        warnings.warn(f"max_length={encoder.max_length} holds no image: {encoder.family.name} needs {need} tokens for "
+        warnings.warn(f"max_length={encoder.max_length} holds no image: {encoder.family.name} needs {need} "
+                      "tokens for "
                       f"one, start and end included; texts can be used, Documents with images cannot "
                       f"(max_length={need} or more takes them)", stacklevel=3)
 
@@ -154,7 +158,8 @@ def check_content(doc: Document) -> None:
 
 # %% ../../nbs/model/05_encoding.ipynb #5e888b2b
 def text_ids(encoder: Encoder, text: str, name: str) -> list[int]:
-    "Token ids of a text. Raises `BadInput` naming the Document if the text spells a token that stands for an image."
+    """Token ids of a text. Raises `BadInput` naming the Document if the text spells a token that stands for
+    an image."""
     ids = encoder.tokenizer(text, add_special_tokens=False)["input_ids"]
     refuse_markers(encoder, ids, name)
     return ids
@@ -277,7 +282,8 @@ def length(encoder: Encoder, doc: Document) -> int:
 
 # %% ../../nbs/model/05_encoding.ipynb #6b3e00ec
 def word_numbers(encoder: Encoder, text: str) -> list[int]:
-    "For each token of a text the number of its word; -1 for spaces alone. Tokens that share a word have one number."
+    """For each token of a text the number of its word; -1 for spaces alone. Tokens that share a word have one
+    number."""
     found = encoder.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     owner = text_words(text)
     numbers, number, last = [], -1, None
@@ -337,8 +343,10 @@ def image_segment(encoder: Encoder, placed: PlacedImage, name: str) -> Segment:
     "An image, opened. Raises `BadImage` if its pixels are not as many as planned."
     image, layout = placed
     width, height = layout.options.get("resized", image.size)
-    return Segment(ids=layout.ids, positions=layout.runs, pixels=_pixel_rows(encoder, placed, name), grid=layout.grid,
-                   size=(height, width), patch_at=layout.patch_at, cells=layout.cells, cell_grid=layout.cell_grid)
+    return Segment(ids=layout.ids, positions=layout.runs, pixels=_pixel_rows(encoder, placed, name),
+    grid=layout.grid,
+                   size=(height, width), patch_at=layout.patch_at, cells=layout.cells,
+                   cell_grid=layout.cell_grid)
 
 def _pixel_rows(encoder: Encoder, placed: PlacedImage, name: str) -> Tensor: # [P, patch_dim]
     "The pixels of an image as rows. Raises `BadImage` if they are not as many as planned."
@@ -363,7 +371,8 @@ class Encoded:
     patch_tokens: Tensor # [P / unit] int64: the token that each patch group stands behind; -1: none
     dropped: int = 0 # tokens of text that did not fit into max_length
     cells: Tensor | None = None # [P / unit] int64: the cell of the Document's images that each patch group shows
-    cell_grids: list[tuple[int, int]] = field(default_factory=list) # [I]: rows and columns of cells of each image
+    cell_grids: list[tuple[int,
+                           int]] = field(default_factory=list) # [I]: rows and columns of cells of each image
     word_ids: Tensor | None = None # [T] int64: the word of each token, -1 outside text; if `encode` was asked for words
     scaled: int = 0 # images that were made smaller to fit into max_length
 
@@ -433,5 +442,6 @@ def encode_layout(encoder: Encoder, name: str, laid: DocumentLayout) -> Encoded:
 
 # %% ../../nbs/model/05_encoding.ipynb #30535e48
 def maskable(encoder: Encoder, input_ids: Tensor) -> Tensor:
-    "True where a token may be masked: ordinary text, never special or image tokens (paper 2.2). Same shape as `input_ids`."
+    """True where a token may be masked: ordinary text, never special or image tokens (paper 2.2). Same shape
+    as `input_ids`."""
     return ~torch.isin(input_ids, encoder._special.to(input_ids.device))

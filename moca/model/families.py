@@ -57,9 +57,12 @@ def largest_grid(width: int, height: int, # of an image, in pixels
     return (few, many) if height <= width else (many, few)
 
 # %% ../../nbs/model/01_families.ipynb #b1acf94e
-def mrope_positions(runs: list[int | tuple[int, int]] # numbers of text tokens, and merged grids (rows, columns) of images
+def mrope_positions(runs: list[int
+                               # numbers of text tokens, and merged grids (rows, columns) of images
+                               | tuple[int, int]]
                     ) -> Tensor: # [3, T]
-    """Multimodal rotary positions (time, row, column) of one Document (Qwen2-VL, section 2.1; `get_rope_index`
+    """Multimodal rotary positions (time, row, column) of one Document (Qwen2-VL, section 2.1;
+    `get_rope_index`
     in transformers)."""
     found, at = [], 0
     for run in runs:
@@ -94,7 +97,8 @@ class _Markup:
         "Id of a special token. Raises `BadInput` if the tokenizer lacks it."
         found = self.tokenizer.convert_tokens_to_ids(token)
         if found is None or (found == self.tokenizer.unk_token_id and token != self.tokenizer.unk_token):
-            raise BadInput(f"the tokenizer of this {self.name} model has no token {token}: it belongs to another model")
+            raise BadInput(f"the tokenizer of this {self.name} model has no token {token}: it belongs to "
+                           "another model")
         return found
 
     def text(self, text: str) -> list[int]:
@@ -103,13 +107,16 @@ class _Markup:
 
 # %% ../../nbs/model/01_families.ipynb #6047fe5c
 class Family(_Markup):
-    "One Hugging Face VLM family: sizes to tokens, pixels to rows, rows to features. Subclasses are the records."
+    """One Hugging Face VLM family: sizes to tokens, pixels to rows, rows to features. Subclasses are the
+    records."""
     processor = "" # image processor class in transformers
     tower = "vision_tower" # the vision tower inside model.model
     axes = 1 # rows of position_ids
     first = 0 # the first position
     frames = 1 # copies of an image in a row of pixels (Qwen's towers take two frames)
-    mae = None # why hidden patches cannot be asked for: a tower that mixes pixels before tokens (Q-Former); None: they can
+    # why hidden patches cannot be asked for: a tower that mixes pixels before tokens (Q-Former); None: they
+    # can
+    mae = None
     packs = True # False: a layer type cannot keep Documents apart, so they run one by one
 
     def __init__(self, config, tokenizer, images):
@@ -120,7 +127,8 @@ class Family(_Markup):
     def setup(self) -> None: "Anything a family computes once."
 
     def image_layout(self, width: int, height: int, max_tokens: int | None = None) -> ImageLayout:
-        """What an image of a size in pixels becomes: the largest form of at most `max_tokens` tokens (None: as
+        """What an image of a size in pixels becomes: the largest form of at most `max_tokens` tokens (None:
+        as
         its processor wants it), or the smallest there is."""
         raise NotImplementedError
 
@@ -137,7 +145,8 @@ class Family(_Markup):
     def limit(self, min_pixels: int | None, max_pixels: int | None) -> None:
         "Bound the pixels of an image. Raises `BadInput` where the family's images have one size."
         if min_pixels or max_pixels:
-            raise BadInput(f"{self.name} scales every picture to one size: leave out min_pixels and max_pixels")
+            raise BadInput(f"{self.name} scales every picture to one size: leave out min_pixels and "
+                           "max_pixels")
 
     def prepare(self, model: nn.Module) -> None: "Tell a model what the record changed."
 
@@ -176,7 +185,8 @@ class QwenGrid(Family):
             options = dict(resized=(columns * side, rows * side))
         n = rows * columns
         ids = [self.config.vision_start_token_id, *[self.image_id] * n, self.config.vision_end_token_id]
-        return ImageLayout(ids=ids, runs=[1, (rows, columns), 1], grid=(1, rows * self.merge, columns * self.merge),
+        return ImageLayout(ids=ids, runs=[1, (rows, columns), 1], grid=(1, rows * self.merge, columns *
+        self.merge),
                            patch_at=torch.arange(1, n + 1), cells=torch.arange(n), cell_grid=(rows, columns),
                            options=options)
 
@@ -253,7 +263,8 @@ def _side_of(size) -> int:
 class TileLayout(TileRows):
     "Tokens and cells of a grid of tiles and the whole."
     def tile_cells(self, rows: int, columns: int) -> Tensor:
-        """The cell of the overview that each group of a grid of tiles lies in, tile by tile; the overview's cells
+        """The cell of the overview that each group of a grid of tiles lies in, tile by tile; the overview's
+        cells
         are its own groups."""
         n = self.side // self.block
         row = torch.arange(rows * n) // rows
@@ -287,7 +298,8 @@ class Tiles(TileLayout):
         vectors = torch.cat(list(found)) if isinstance(found, (list, tuple)) else found.flatten(0, -2)
         return vectors, None
 
-    def stock(self, rows, grids, sizes, ids): return dict(pixel_values=self.to_tiles(rows)) if len(grids) else {}
+    def stock(self, rows, grids, sizes, ids):
+        return dict(pixel_values=self.to_tiles(rows)) if len(grids) else {}
 
 # %% ../../nbs/model/01_families.ipynb #dc936b94
 class PaliGemma(Tiles):
@@ -315,7 +327,8 @@ class InternVL(Tiles):
         "Rows and columns of `least` to `most` tiles; (0, 0): the whole image alone."
         if not self.images.crop_to_patches or most < 2: return 0, 0
         size = self.images.size
-        columns, rows = get_optimal_tiled_canvas((height, width), (size["height"], size["width"]), least, most)
+        columns, rows = get_optimal_tiled_canvas((height, width), (size["height"], size["width"]), least,
+        most)
         return (rows, columns) if rows * columns > 1 else (0, 0)
 
     def image_layout(self, width, height, max_tokens=None):
@@ -332,7 +345,8 @@ class NamedTiles(Tiles):
     "Tiles named by row and column, then the whole image."
     def find_block(self): return self.config.scale_factor
     def limit(self, min_pixels, max_pixels):
-        if max_pixels: self.images.size = {"longest_edge": max(1, math.isqrt(max_pixels) // self.size) * self.size}
+        if max_pixels:
+            self.images.size = {"longest_edge": max(1, math.isqrt(max_pixels) // self.size) * self.size}
 
     def image_layout(self, width, height, max_tokens=None):
         found = self.tiled(width, height, {})
@@ -348,7 +362,8 @@ class NamedTiles(Tiles):
         ids, patch_at = self.written(rows, columns)
         side = self.side // self.block
         cells = torch.cat([self.tile_cells(rows, columns), torch.arange(self.tile_tokens)])
-        return ImageLayout(ids=ids, runs=[len(ids)], grid=(max(1, count), self.side, self.side), patch_at=patch_at,
+        return ImageLayout(ids=ids, runs=[len(ids)], grid=(max(1, count), self.side, self.side),
+        patch_at=patch_at,
                            cells=cells, cell_grid=(side, side), options=options)
 
     def written(self, rows, columns) -> tuple[list[int], Tensor]:
@@ -377,7 +392,8 @@ class Idefics3(NamedTiles):
         states = self.vision(model)(pixel_values=tiles, patch_attention_mask=seen).last_hidden_state
         return model.model.connector(states).flatten(0, 1), None
 
-    def stock(self, rows, grids, sizes, ids): return dict(pixel_values=self.to_tiles(rows)[None]) if len(grids) else {}
+    def stock(self, rows, grids, sizes, ids):
+        return dict(pixel_values=self.to_tiles(rows)[None]) if len(grids) else {}
 
 # %% ../../nbs/model/01_families.ipynb #1a312464
 def _tile_marks(rows: int, columns: int) -> list[str]:
@@ -385,7 +401,8 @@ def _tile_marks(rows: int, columns: int) -> list[str]:
     marks = []
     for r in range(1, rows + 1):
         marks += [f"<row_{r}_col_{c}>" for c in range(1, columns + 1)]
-        marks.append("\n" if r < rows else "\n\n") # the empty line before the whole image is one token of its own
+        # the empty line before the whole image is one token of its own
+        marks.append("\n" if r < rows else "\n\n")
     return [*marks, "<global-img>"]
 
 class SmolVLM(Idefics3):
@@ -429,7 +446,8 @@ class LlavaGrid(LlavaFrame):
         at = self._tile_tokens(rows * n, columns * n, top, left)
         cells = self._tile_cells(rows * n, columns * n, top, left)
         return ImageLayout(ids=[self.image_id] * total, runs=[total], grid=(1 + rows * columns, n, n),
-                           patch_at=torch.cat([whole, self._by_tile(at)]), cells=torch.cat([whole, self._by_tile(cells)]),
+                           patch_at=torch.cat([whole, self._by_tile(at)]), cells=torch.cat([whole,
+                           self._by_tile(cells)]),
                            cell_grid=(n, n), options=options)
 
     def _by_tile(self, x: Tensor) -> Tensor:
@@ -459,7 +477,8 @@ class LlavaOnevision(LlavaGrid):
     def setup(self):
         super().setup()
         most = self.most_tiles * self.size**2
-        self.images.image_grid_pinpoints = [list(p) for p in self.images.image_grid_pinpoints if math.prod(p) <= most]
+        self.images.image_grid_pinpoints = [list(p) for p in self.images.image_grid_pinpoints if math.prod(p)
+        <= most]
 
     def limit(self, min_pixels, max_pixels):
         if not max_pixels: return
@@ -502,7 +521,8 @@ def _llava_features(model, tiles: tuple[Tensor, ...], sizes: tuple[Tensor, ...],
     "What the tower makes of some images, padded with empty tiles to the most that one has."
     most = max(map(len, tiles))
     padded = [torch.cat([t, t.new_zeros(most - len(t), *t.shape[1:])]) for t in tiles]
-    return model.model.get_image_features(torch.stack(padded), image_sizes=torch.stack(sizes), return_dict=True,
+    return model.model.get_image_features(torch.stack(padded), image_sizes=torch.stack(sizes),
+    return_dict=True,
                                           **options).pooler_output
 
 def _without_tiles(n: int) -> dict:
@@ -510,11 +530,13 @@ def _without_tiles(n: int) -> dict:
     return dict(batch_num_images=[max(2, n)])
 
 # %% ../../nbs/model/01_families.ipynb #ba9a944d
-FAMILIES = {f.name: f for f in (Qwen2VL, Qwen25VL, Qwen3VL, Qwen35, Idefics3, SmolVLM, LlavaOnevision, Gemma3, PaliGemma,
+FAMILIES = {f.name: f for f in (Qwen2VL, Qwen25VL, Qwen3VL, Qwen35, Idefics3, SmolVLM, LlavaOnevision,
+Gemma3, PaliGemma,
                                 InternVL)}
 
 def family_named(kind: str | None) -> type[Family]:
-    "The record for a model type. Raises `BadInput` for a family that moca does not know, saying what is missing."
+    """The record for a model type. Raises `BadInput` for a family that moca does not know, saying what is
+    missing."""
     if kind not in FAMILIES:
         raise BadInput(f"model type {kind!r} has no record: moca must know how its pictures become tokens; "
                        f"write one (the notebook your_family adds one) or use one of {', '.join(FAMILIES)}")
@@ -526,7 +548,8 @@ def family_of(config) -> type[Family]:
 
 # %% ../../nbs/model/01_families.ipynb #27e629f9
 def families_here() -> dict[str, str | None]: # family -> None, or why its images can't be read here
-    "Which families can be used with the installed transformers; some of its older image processors want torchvision."
+    """Which families can be used with the installed transformers; some of its older image processors want
+    torchvision."""
     return {name: _why_not_here(record) for name, record in FAMILIES.items()}
 
 def _why_not_here(record: type[Family]) -> str | None:

@@ -221,7 +221,8 @@ def add_lora(backbone, r: int = 16, # rank of the adapters
         options["trainable_token_indices"] = {name: [backbone.encoder.mask_token_id]}
     adapted = get_peft_model(model, LoraConfig(**options | config))
     object.__setattr__(backbone, "peft", adapted) # not as a module: no second owner of the weights
-    if head := model.get_output_embeddings(): # a tied head is wrapped too; nobody has to predict the mask token
+    # a tied head is wrapped too; nobody has to predict the mask token
+    if head := model.get_output_embeddings():
         model.set_output_embeddings(getattr(head, "original_module", head))
 
 def _text_linears(model: nn.Module, layers: nn.Module) -> list[str]:

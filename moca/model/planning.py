@@ -29,7 +29,8 @@ def best_fit(order: list[int], # Documents, the longest first
              lengths: list[int], # tokens of every Document
              budget: int # most tokens of a Pack
              ) -> list[list[int]]: # Packs, in the order they were opened
-    "Each Document into the fullest Pack with room for it; among equally full ones, into the one opened first."
+    """Each Document into the fullest Pack with room for it; among equally full ones, into the one opened
+    first."""
     packs = []
     rooms = [] # the different ones of open Packs, sorted
     by_room = defaultdict(list) # room -> heap of the numbers of open Packs
@@ -86,13 +87,16 @@ def _check_lengths(lengths: list[int], budget: int, window: int) -> np.ndarray: 
     sizes = np.asarray(lengths)
     if not sizes.size: return np.zeros(0, np.int64)
     if sizes.ndim != 1 or sizes.dtype.kind not in "iu":
-        raise MocaError(f"lengths is {sizes.dtype} of shape {list(sizes.shape)}: give one whole number a Document")
+        raise MocaError(f"lengths is {sizes.dtype} of shape {list(sizes.shape)}: give one whole number a "
+                        "Document")
     sizes = sizes.astype(np.int64)
     longest, shortest = int(sizes.argmax()), int(sizes.argmin())
     if sizes[longest] > budget:
-        raise MocaError(f"Document {longest} has {sizes[longest]} tokens, more than the Pack budget of {budget}: "
+        raise MocaError(f"Document {longest} has {sizes[longest]} tokens, more than the Pack budget of "
+                        f"{budget}: "
                         f"raise the budget or lower max_length")
-    if sizes[shortest] < 1: raise MocaError(f"Document {shortest} has {sizes[shortest]} tokens: give 1 or more")
+    if sizes[shortest] < 1:
+        raise MocaError(f"Document {shortest} has {sizes[shortest]} tokens: give 1 or more")
     return sizes
 
 # %% ../../nbs/model/08_planning.ipynb #2f50cbff
@@ -118,13 +122,15 @@ def cost(lengths: list[int], # tokens of each Document
          weights: float = 2.77e9, # that each token passes: all layers, without the table of embeddings
          vision: float = 0.63e9 # weights that each patch passes
          ) -> float:
-    "Work of training on Documents that share a Pack, in tokens: 1 is the work of one text token outside attention."
+    """Work of training on Documents that share a Pack, in tokens: 1 is the work of one text token outside
+    attention."""
     attention = 2 * layers * hidden / weights * sum(n * n for n in lengths)
     return sum(lengths) + attention + vision / weights * patches
 
 # %% ../../nbs/model/08_planning.ipynb #e41fc939
 def _deal_step(step: list[int], work: list[float], ranks: int) -> list[list[int]]:
-    "The Packs of a step for each rank: the largest first, each to the rank with least work among those with a free place."
+    """The Packs of a step for each rank: the largest first, each to the rank with least work among those with
+    a free place."""
     hands, loads, places = [[] for _ in range(ranks)], [0.0] * ranks, len(step) // ranks
     for p in sorted(step, key=lambda p: -work[p]):
         free = [rank for rank in range(ranks) if len(hands[rank]) < places]
@@ -141,8 +147,10 @@ def deal(packs: list[list[int]], # as planned
          seed: int = 0, epoch: int = 0, # the order of steps is a function of both
          window: int = 32 # steps whose Packs are exchanged; 1: none
          ) -> list[list[list[list[int]]]]: # steps[step][rank][micro] is a Pack
-    """Packs to steps and ranks, every rank as many in every step, with ranks of a step about equally expensive and
-    the largest Pack of a rank first. Which Packs a step holds depends on `ranks * per_rank` alone. The last step is
+    """Packs to steps and ranks, every rank as many in every step, with ranks of a step about equally
+    expensive and
+    the largest Pack of a rank first. Which Packs a step holds depends on `ranks * per_rank` alone. The last
+    step is
     filled up with the first Packs. Raises `MocaError` for costs that are not one a Document."""
     _check_deal(packs, costs, ranks, per_rank, window)
     each = ranks * per_rank # Packs a step
@@ -212,7 +220,8 @@ def bins(costs: list[int], # of each sample, from `bin_costs`
          seed: int = 0, epoch: int = 0, # the order is a function of both
          drop_last: bool = True # as the authors' code; False: the rest of a bin makes smaller micro-batches
          ) -> list[list[int]]:
-    """Micro-batches of the authors' code (its Dataset): samples of one cost bin, shuffled inside it, and the groups
+    """Micro-batches of the authors' code (its Dataset): samples of one cost bin, shuffled inside it, and the
+    groups
     of `ranks` micro-batches shuffled."""
     if min(budget, ranks) < 1: raise MocaError(f"budget and ranks are {budget} and {ranks}: give 1 or more")
     rng, groups = epoch_generator(seed, epoch, "bins"), []

@@ -132,7 +132,8 @@ class ProbeReport:
         for c in self.checks:
             if not c.ok: found.append(f"{c.name}: {words[c.must]} ({c.value:.1e}, kernel {self.kernel})")
         for layer in self.layers:
-            if not layer.ok: found.append(f"layer {layer.index} ({layer.kind}, kernel {self.kernel}): {layer.problem}")
+            if not layer.ok:
+                found.append(f"layer {layer.index} ({layer.kind}, kernel {self.kernel}): {layer.problem}")
         return found
 
     def summary(self) -> str:

@@ -46,7 +46,8 @@ RULES = { # entry -> is this value one?, and what belongs there
 
 # %% ../../nbs/model/14_saving.ipynb #e3ef4a35
 def read_settings(path: str | Path) -> dict:
-    """What a saved directory says of its use: from `moca.json`, else from sentence-transformers' files, else nothing.
+    """What a saved directory says of its use: from `moca.json`, else from sentence-transformers' files, else
+    nothing.
     Raises `BadInput` naming the file and the entry."""
     file = Path(path)/SETTINGS
     if not file.exists(): return st_settings(Path(path))
@@ -79,7 +80,8 @@ def _ends_with_special(template) -> bool:
 
 # %% ../../nbs/model/14_saving.ipynb #7e2c73ee
 def saved_pooling(path: str | Path) -> str | None:
-    """The pooling that sentence-transformers' file names; None if there is none. Raises `BadInput` for one that
+    """The pooling that sentence-transformers' file names; None if there is none. Raises `BadInput` for one
+    that
     moca does not have."""
     file = Path(path)/"1_Pooling"/"config.json"
     if not file.exists(): return None
@@ -92,7 +94,8 @@ def saved_pooling(path: str | Path) -> str | None:
 
 # %% ../../nbs/model/14_saving.ipynb #0c9d0074
 def st_settings(path: Path) -> dict:
-    """Settings from sentence-transformers' files; empty where there are none. Warns of a chat template that is not
+    """Settings from sentence-transformers' files; empty where there are none. Warns of a chat template that
+    is not
     moca's. Raises `BadInput` naming the file."""
     if not (path/"modules.json").exists(): return {}
     found = dict(bidirectional=_is_open(read_json(path/"config.json")))
@@ -118,7 +121,8 @@ def _is_open(config: dict) -> bool:
 def _warn_of_template(file: Path) -> None:
     "Warn of a chat template that is not moca's."
     if file.exists() and file.read_text("utf-8", errors="replace") != TEMPLATE:
-        warnings.warn(f"{file.parent}: its chat template is not moca's, which lays texts and images end to end: "
+        warnings.warn(f"{file.parent}: its chat template is not moca's, which lays texts and images end to "
+                      "end: "
                       "sentence-transformers gives other vectors", stacklevel=4)
 
 # %% ../../nbs/model/14_saving.ipynb #281e6b9b
@@ -156,19 +160,22 @@ def ending_tokenizer(encoder):
     return tokenizer
 
 # %% ../../nbs/model/14_saving.ipynb #1177ee66
-PROCESSORS = { # family -> the processor that sentence-transformers reads its images with; the same files serve them all
+# family -> the processor that sentence-transformers reads its images with; the same files serve them all
+PROCESSORS = {
     "qwen2_vl": "Qwen2VLProcessor", "qwen2_5_vl": "Qwen2_5_VLProcessor", "qwen3_vl": "Qwen3VLProcessor",
     "qwen3_5": "Qwen3VLProcessor"}
 
 def why_not_st(backbone, multi_vector: bool = False) -> str | None:
     "Why sentence-transformers cannot give a model's vectors; None if it can."
-    if multi_vector or backbone.projection is not None: return "gives a vector a token, through a projection of its own"
+    if multi_vector or backbone.projection is not None:
+        return "gives a vector a token, through a projection of its own"
     family = backbone.encoder.family.name
     return None if family in PROCESSORS else f"is of the family {family}, whose images moca lays out itself"
 
 # %% ../../nbs/model/14_saving.ipynb #55a4318f
 def sentence_transformers_files(backbone, pooling: str) -> dict[str, dict | list]:
-    "The JSON files that make a model directory loadable with `SentenceTransformer(path)`, stock modules only."
+    """The JSON files that make a model directory loadable with `SentenceTransformer(path)`, stock modules
+    only."""
     prefix = "sentence_transformers.sentence_transformer.modules"
     modules = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
     return {
@@ -188,7 +195,8 @@ def _st_transformer(encoder) -> dict:
     modalities = dict(text=how, image=how, message=how | dict(format="structured"))
     return dict(max_seq_length=encoder.max_length, transformer_task="feature-extraction",
                 module_output_name="token_embeddings",
-                processor_kwargs=dict(use_fast=False), # PIL makes the pixels, as here; torchvision would round some otherwise
+                # PIL makes the pixels, as here; torchvision would round some otherwise
+                processor_kwargs=dict(use_fast=False),
                 modality_config=modalities)
 
 def _st_processor(encoder) -> dict:
@@ -218,7 +226,8 @@ def refusal_files(why: str) -> dict[str, dict | list]:
 
 # %% ../../nbs/model/14_saving.ipynb #984da2fc
 def set_prompts(backbone, prompts: dict[str, str]) -> None:
-    """Keep a model's prompts with it: names, such as `query` and `document` or a task's, and the text before the input.
+    """Keep a model's prompts with it: names, such as `query` and `document` or a task's, and the text before
+    the input.
     Raises `BadInput` for what is no text."""
     wrong = [k for k, v in prompts.items() if not isinstance(k, str) or not isinstance(v, str)]
     if wrong: raise BadInput(f"prompt {wrong[0]!r} is no text: give names and texts")
@@ -271,8 +280,10 @@ def _settings_of(backbone, pooling: str, multi_vector: bool) -> dict:
     "What `moca.json` says of a Backbone."
     encoder = backbone.encoder
     size = encoder.image_processor.size
-    return dict(bidirectional=backbone.bidirectional, pooling=pooling, multi_vector=multi_vector, prompts=backbone.prompts,
-                max_length=encoder.max_length, end_token=bool(encoder.tail), image_size=dict(size) if size else None,
+    return dict(bidirectional=backbone.bidirectional, pooling=pooling, multi_vector=multi_vector,
+    prompts=backbone.prompts,
+                max_length=encoder.max_length, end_token=bool(encoder.tail), image_size=dict(size) if size
+                else None,
                 mask_token=encoder.tokenizer.mask_token, added_mask_token=encoder.added_mask,
                 projection=backbone.projection is not None, head=backbone.head, kernel=backbone.kernel,
                 base=backbone.base, history=backbone.history)
@@ -286,8 +297,10 @@ def _write_json(file: Path, value) -> None:
 def write_settings(backbone, path: str | Path,
                    pooling: str, # "mean" or "last"
                    multi_vector: bool = False) -> None:
-    """Write into a saved model's directory what it says of its use: `moca.json`, sentence-transformers' files or a
-    refusal, the tokenizer that goes with them, the projection, a card; and let the umask decide who may read the
+    """Write into a saved model's directory what it says of its use: `moca.json`, sentence-transformers'
+    files or a
+    refusal, the tokenizer that goes with them, the projection, a card; and let the umask decide who may read
+    the
     weights."""
     path, why = Path(path), why_not_st(backbone, multi_vector)
     _write_json(path/SETTINGS, _settings_of(backbone, pooling, multi_vector))
@@ -297,12 +310,14 @@ def write_settings(backbone, path: str | Path,
         ending_tokenizer(backbone.encoder).save_pretrained(path)
         (path/"chat_template.jinja").write_text(TEMPLATE, "utf-8")
     if backbone.projection is not None:
-        save_file({"weight": backbone.projection.weight.detach().cpu().contiguous()}, path/"projection.safetensors")
+        save_file({"weight": backbone.projection.weight.detach().cpu().contiguous()},
+        path/"projection.safetensors")
     (path/"README.md").write_text(model_card(backbone, pooling, multi_vector), "utf-8")
     share_modes(path)
 
 def share_modes(path: Path) -> None:
-    "Give weight files, which safetensors writes for their owner alone, the mode of any other new file: the umask decides."
+    """Give weight files, which safetensors writes for their owner alone, the mode of any other new file: the
+    umask decides."""
     mark = path/".mode"
     mark.touch()
     mode = mark.stat().st_mode & 0o777

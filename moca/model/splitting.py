@@ -143,7 +143,8 @@ def _piece_size(encoder: Encoder, piece: Piece, name: str) -> tuple[int, int]:
 # %% ../../nbs/model/06_splitting.ipynb #04d3fef2
 def find_pieces(encoder: Encoder, doc: Document
                 ) -> tuple[list[list[Span]], list[tuple[int, int]], int]:
-    """Pieces of at most `max_length` tokens as lists of spans, the tokens and patches of each, and how many images
+    """Pieces of at most `max_length` tokens as lists of spans, the tokens and patches of each, and how many
+    images
     are made smaller. A piece with nothing to be seen in it (only spaces) is left out. Raises `BadInput` as
     `layout`."""
     check_content(doc)
@@ -179,7 +180,8 @@ def split(encoder: Encoder, doc: Document) -> list[Document]:
 
 # %% ../../nbs/model/06_splitting.ipynb #22130c20
 class Pieces(MapDataset):
-    "Documents that all fit into `max_length`: whole ones and pieces of long ones, made when they are asked for."
+    """Documents that all fit into `max_length`: whole ones and pieces of long ones, made when they are asked
+    for."""
     def __init__(self, docs: MapDataset,
                  owner: np.ndarray, # [N] Document of each piece
                  number: np.ndarray, # [N] which of its pieces it is
@@ -214,7 +216,8 @@ class Pieces(MapDataset):
 SCALED, SPLIT, CUT = "images scaled down to fit max_length", "split at max_length", "text cut at max_length"
 
 def _measure(encoder: Encoder, doc: Document) -> tuple:
-    "Spans of a Document's pieces (None: it is whole), the tokens and patches of each, and images made smaller."
+    """Spans of a Document's pieces (None: it is whole), the tokens and patches of each, and images made
+    smaller."""
     pieces, table, scaled = find_pieces(encoder, doc)
     everything = [(k, 0, len(part) if isinstance(part, str) else 0) for k, part in enumerate(doc.parts)]
     return None if pieces == [everything] else pieces, table, scaled
@@ -226,7 +229,8 @@ def measure_all(encoder: Encoder, items: MapDataset, workers: int = 1, progress:
     own = Report("")
     text_ids(encoder, "", "") # the first call may change the tokenizer's state, which threads must not do
     good, found = keep_valid(items, own, lambda doc: _measure(encoder, doc), workers, progress, "lengths")
-    second = sorted(good.base.numbers) if isinstance(good.base, WithSecondIds) else [] # items whose id was used before
+    # items whose id was used before
+    second = sorted(good.base.numbers) if isinstance(good.base, WithSecondIds) else []
     made = Counter()
     cuts, rows = {}, []
     for k, (pieces, table, scaled) in enumerate(found):
@@ -244,7 +248,8 @@ FORMAT = 2 # of the file of lengths, and of the rules that it was made with
 
 def encoder_mark(encoder: Encoder) -> str:
     "A digest of what lengths depend on: tokenizer, image processor, limits."
-    return fingerprint(encoder.family.name, encoder.max_length, encoder.tail, encoder.tokenizer.backend_tokenizer.to_str(),
+    return fingerprint(encoder.family.name, encoder.max_length, encoder.tail,
+    encoder.tokenizer.backend_tokenizer.to_str(),
                   encoder.image_processor.to_json_string())
 
 # %% ../../nbs/model/06_splitting.ipynb #b6860b61
@@ -252,7 +257,8 @@ def load_or_compute(path: Path, mark: str, # of data and encoder
                     make: Callable, # a call of `measure_all`
                     files: Callable = lambda: "" # goes through the rows once for the mark of the images they name
                     ) -> dict:
-    """What `make` found, from a file if it is there. Raises `BadInput` if the file is damaged, of another format,
+    """What `make` found, from a file if it is there. Raises `BadInput` if the file is damaged, of another
+    format,
     of another mark, or of other image files."""
     with FileLock(path.with_name(f".{path.name}.lock")):
         if not path.exists():
@@ -267,13 +273,15 @@ def _write_lengths(path: Path, found: dict, mark: str) -> None:
     "Write what `measure_all` found, whole or not at all."
     text = json.dumps(found["info"] | {"mark": mark, "format": FORMAT}).encode()
     arrays = {name: found[name] for name in ("keep", "counts", "table")}
-    with atomic(path) as part, open(part, "wb") as f: np.savez(f, **arrays, info=np.frombuffer(text, np.uint8))
+    with atomic(path) as part, open(part, "wb") as f:
+        np.savez(f, **arrays, info=np.frombuffer(text, np.uint8))
 
 # %% ../../nbs/model/06_splitting.ipynb #dfb8365b
 def _read_lengths(path: Path) -> dict:
     "What `_write_lengths` wrote. Raises `BadInput` if it is damaged."
     try:
-        with np.load(path, allow_pickle=False) as f: found = {k: f[k] for k in ("keep", "counts", "table", "info")}
+        with np.load(path, allow_pickle=False) as f:
+            found = {k: f[k] for k in ("keep", "counts", "table", "info")}
         found["info"] = json.loads(found["info"].tobytes())
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as e:
         raise BadInput(f"{path} is damaged ({e}): start the run again with --force") from e
@@ -296,10 +304,13 @@ def _check_lengths(path: Path, info: dict, mark: str, files: Callable) -> None:
 def split_all(encoder: Encoder, docs: Sequence[Document], progress: bool = False,
               report: Report | None = None, # gets notes and what cannot be used; None: its first raises
               workers: int = 1, # threads; they change nothing
-              cache: str | Path | None = None # file of what the pass found, for other processes and for a run that goes on
+              cache: str | Path
+              | None = None # file of what the pass found, for other processes and for a run that goes on
               ) -> tuple[Pieces, np.ndarray, str]:
-    """Documents that all fit into `max_length`, their tokens and patches `[N, 2]` int64, and one line that says
-    what was split and what was made smaller. One pass over the data. Raises `BadInput` if `cache` is of other data."""
+    """Documents that all fit into `max_length`, their tokens and patches `[N, 2]` int64, and one line that
+    says
+    what was split and what was made smaller. One pass over the data. Raises `BadInput` if `cache` is of
+    other data."""
     items = docs if isinstance(docs, MapDataset) else InMemory(docs)
     def make(): return measure_all(encoder, items, workers, progress)
     if cache is None: found = make()

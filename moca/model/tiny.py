@@ -21,12 +21,14 @@ __all__ = ['TINY', 'TinyRecipe', 'tiny_tokenizer', 'tiny_config', 'tiny_model']
 # %% ../../nbs/model/03_tiny.ipynb #351c9965
 class TinyRecipe(NamedTuple):
     "How to make a small random model of a family."
-    tokens: tuple[str, ...] # special tokens to add, the image token first; none: Qwen's, which the tokenizer has
+    tokens: tuple[str,
+                  ...] # special tokens to add, the image token first; none: Qwen's, which the tokenizer has
     config: Callable[[dict[str, int]], dict] # keywords of its config, from the ids of these tokens
     images: dict # settings of its image processor
 
 # %% ../../nbs/model/03_tiny.ipynb #0e836fe9
-_text = dict(hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+_text = dict(hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4,
+num_key_value_heads=2,
              max_position_embeddings=4096)
 _tile = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, image_size=56,
              patch_size=14)
@@ -48,18 +50,21 @@ TINY = {
     "qwen2_5_vl": TinyRecipe(
         (),
         lambda ids: dict(text_config=dict(_text, **_rope(mrope_section=[2, 3, 3])),
-                         vision_config=dict(_tower, patch_size=14, window_size=56, fullatt_block_indexes=[1])),
+                         vision_config=dict(_tower, patch_size=14, window_size=56,
+                         fullatt_block_indexes=[1])),
         dict(min_pixels=784, max_pixels=784 * 16)),
     "qwen3_vl": TinyRecipe(
         (),
-        lambda ids: dict(text_config=dict(_text, head_dim=16, **_rope(mrope_section=[4, 2, 2], mrope_interleaved=True)),
+        lambda ids: dict(text_config=dict(_text, head_dim=16, **_rope(mrope_section=[4, 2, 2],
+        mrope_interleaved=True)),
                          vision_config=dict(_tower, patch_size=16, num_position_embeddings=64,
                                             deepstack_visual_indexes=[0, 1])),
         dict(min_pixels=1024, max_pixels=1024 * 16, patch_size=16)),
     "qwen3_5": TinyRecipe(
         (),
         lambda ids: dict(text_config=dict(_text, num_hidden_layers=4, head_dim=16, linear_num_key_heads=2,
-                                          linear_num_value_heads=4, linear_key_head_dim=16, linear_value_head_dim=16,
+                                          linear_num_value_heads=4, linear_key_head_dim=16,
+                                          linear_value_head_dim=16,
                                           **_rope(mrope_section=[1, 1, 0], mrope_interleaved=True,
                                                   partial_rotary_factor=.25)),
                          vision_config=dict(_tower, patch_size=16, num_position_embeddings=64)),
@@ -79,7 +84,8 @@ TINY |= {
         dict(size={"longest_edge": 112}, max_image_size={"longest_edge": 56})),
     "llava_onevision": TinyRecipe(
         ("<image>",),
-        lambda ids: dict(text_config=dict(_text, model_type="qwen2"), vision_config=_siglip, image_grid_pinpoints=_grids),
+        lambda ids: dict(text_config=dict(_text, model_type="qwen2"), vision_config=_siglip,
+        image_grid_pinpoints=_grids),
         dict(_square, image_grid_pinpoints=_grids)),
 }
 # some releases (5.20) merge SmolVLM's images in runs of patch_size tokens: a tile needs a multiple of that many
@@ -93,7 +99,8 @@ TINY |= {
     "gemma3": TinyRecipe(
         ("<image_soft_token>", "<start_of_image>", "<end_of_image>"),
         lambda ids: dict(text_config=dict(_text, head_dim=16, query_pre_attn_scalar=16, sliding_window=24,
-                                          layer_types=["sliding_attention", "full_attention", "sliding_attention"]),
+                                          layer_types=["sliding_attention", "full_attention",
+                                          "sliding_attention"]),
                          vision_config=_siglip, mm_tokens_per_image=4,
                          boi_token_index=ids["<start_of_image>"], eoi_token_index=ids["<end_of_image>"]),
         _square),
@@ -104,7 +111,8 @@ TINY |= {
         _square),
     "internvl": TinyRecipe(
         ("<IMG_CONTEXT>", "<img>", "</img>"),
-        lambda ids: dict(text_config=dict(_text, model_type="qwen2"), vision_config=_tile, image_seq_length=4),
+        lambda ids: dict(text_config=dict(_text, model_type="qwen2"), vision_config=_tile,
+        image_seq_length=4),
         dict(_square, crop_to_patches=True, min_patches=1, max_patches=4)),
 }
 
@@ -126,7 +134,8 @@ def _image_tokens(family: str, tokenizer) -> dict[str, int]:
     tokens = TINY[family].tokens
     if tokens: return dict(image_token_id=tokenizer.convert_tokens_to_ids(tokens[0]))
     qwen = dict(image="image_pad", video="video_pad", vision_start="vision_start", vision_end="vision_end")
-    return {f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{token}|>") for name, token in qwen.items()}
+    return {f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{token}|>") for name, token in
+    qwen.items()}
 
 # %% ../../nbs/model/03_tiny.ipynb #c1a4026a
 def tiny_config(family: str, tokenizer, **text):
@@ -134,15 +143,18 @@ def tiny_config(family: str, tokenizer, **text):
     recipe = TINY[family]
     keys = recipe.config({token: tokenizer.convert_tokens_to_ids(token) for token in recipe.tokens})
     rows = -(-len(tokenizer) // 64) * 64 # of the embedding table
-    keys["text_config"] |= dict(vocab_size=rows, pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
+    keys["text_config"] |= dict(vocab_size=rows, pad_token_id=tokenizer.pad_token_id,
+    bos_token_id=tokenizer.bos_token_id,
                                 eos_token_id=tokenizer.eos_token_id, **text)
     return transformers.CONFIG_MAPPING[family](**keys, **_image_tokens(family, tokenizer))
 
 # %% ../../nbs/model/03_tiny.ipynb #e982025b
 def tiny_model(family: str, seed: int = 0, **text) -> tuple[nn.Module, object, object]:
-    """A small random model of a family, its tokenizer and its image processor; keywords change the text config.
+    """A small random model of a family, its tokenizer and its image processor; keywords change the text
+    config.
     Raises `BadInput` for an unknown family."""
-    if family not in TINY: raise BadInput(f"there is no tiny model of family {family!r}: use one of {', '.join(TINY)}")
+    if family not in TINY:
+        raise BadInput(f"there is no tiny model of family {family!r}: use one of {', '.join(TINY)}")
     tokenizer = tiny_tokenizer(family)
     config = tiny_config(family, tokenizer, **text)
     with torch.random.fork_rng(devices=[]):

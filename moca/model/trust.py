@@ -29,14 +29,17 @@ MAX_BRACKETS = 2_000_000 # lists and objects in one file
 def plain_file(file: Path) -> Path:
     "The file, if it is one and no pipe, device or folder. Raises `BadInput` naming it."
     try: kind = file.stat().st_mode
-    except (OSError, ValueError) as e: raise BadInput(f"{file} cannot be read: {getattr(e, 'strerror', None) or e}") from e
-    if not stat.S_ISREG(kind): raise BadInput(f"{file} is no plain file: a model directory holds nothing else")
+    except (OSError, ValueError) as e:
+        raise BadInput(f"{file} cannot be read: {getattr(e, 'strerror', None) or e}") from e
+    if not stat.S_ISREG(kind):
+        raise BadInput(f"{file} is no plain file: a model directory holds nothing else")
     return file
 
 def _parse(file: Path):
     "What a JSON file says. Raises `ValueError` for one with too many brackets, or what reading raises."
     data = file.read_bytes()
-    if data.count(b"[") + data.count(b"{") > MAX_BRACKETS: raise ValueError("it holds millions of lists or objects")
+    if data.count(b"[") + data.count(b"{") > MAX_BRACKETS:
+        raise ValueError("it holds millions of lists or objects")
     return json.loads(data.decode("utf-8"))
 
 def read_json(file: str | Path) -> dict | list:
@@ -45,11 +48,14 @@ def read_json(file: str | Path) -> dict | list:
     file = plain_file(Path(file))
     size = file.stat().st_size
     if size > MAX_JSON:
-        raise BadInput(f"{file} is too large for what it is: {size / 2**20:.0f} MiB, at most {MAX_JSON >> 20} are read")
+        raise BadInput(f"{file} is too large for what it is: {size / 2**20:.0f} MiB, at most "
+                       f"{MAX_JSON >> 20} are read")
     try: found = _parse(file)
-    except RecursionError as e: raise BadInput(f"{file} cannot be read: its brackets lie too deep in each other") from e
+    except RecursionError as e:
+        raise BadInput(f"{file} cannot be read: its brackets lie too deep in each other") from e
     except (OSError, ValueError) as e: raise BadInput(f"{file} cannot be read: {str(e)[:200]}") from e
-    if not isinstance(found, (dict, list)): raise BadInput(f"{file} holds a {type(found).__name__}, not an object")
+    if not isinstance(found, (dict, list)):
+        raise BadInput(f"{file} holds a {type(found).__name__}, not an object")
     return found
 
 # %% ../../nbs/model/04_trust.ipynb #34b282a0
@@ -69,7 +75,8 @@ def entries(found: dict | list) -> Iterator[tuple[str, str, object]]:
             if holds: todo.append((path, value))
 
 # %% ../../nbs/model/04_trust.ipynb #315f9a13
-CLASSES = ("tokenizer_class", "slow_tokenizer_class", "processor_class", "image_processor_type", "video_processor_type",
+CLASSES = ("tokenizer_class", "slow_tokenizer_class", "processor_class", "image_processor_type",
+"video_processor_type",
            "feature_extractor_type", "architectures")
 
 def strings_in(value) -> list[str]:
@@ -96,9 +103,11 @@ def request(key: str, value) -> str:
 
 # %% ../../nbs/model/04_trust.ipynb #7bc1d9c8
 WAYS_OUT = {
-    "names code to run": "use the family's version inside transformers, or remove the entry if the model needs none of it",
+    "names code to run": "use the family's version inside transformers, or remove the entry if the model "
+                         "needs none of it",
     "is code to fetch": "remove the entry and choose with attention=",
-    "says that the weights are quantised": "moca computes in float32, bfloat16 and float16: take the release that is not quantised",
+    "says that the weights are quantised": "moca computes in float32, bfloat16 and float16: take the release "
+                                           "that is not quantised",
 }
 
 def check_entries(file: Path, found: dict | list) -> None:
@@ -123,9 +132,11 @@ def allowed_folders(path: Path) -> list[Path]:
 def check_place(file: Path, allowed: list[Path]) -> Path:
     "Refuse a file that is none, or a link that leads out of the directory. Raises `BadInput` naming it."
     try: real = file.resolve(strict=True)
-    except (OSError, RuntimeError, ValueError) as e: raise BadInput(f"{file} is a link to nothing: {type(e).__name__}") from e
+    except (OSError, RuntimeError, ValueError) as e:
+        raise BadInput(f"{file} is a link to nothing: {type(e).__name__}") from e
     if not any(real.is_relative_to(folder) for folder in allowed):
-        raise BadInput(f"{file} is a link that leads out of its directory, to {real}: put the file itself there")
+        raise BadInput(f"{file} is a link that leads out of its directory, to {real}: put the file itself "
+                       "there")
     return plain_file(file)
 
 # %% ../../nbs/model/04_trust.ipynb #12d6cf4d
@@ -133,11 +144,13 @@ def files_of(path: Path) -> tuple[list[Path], list[Ignored]]:
     """The files of a model directory that are read, its modules' folders included, and those that are not.
     Raises `BadInput`."""
     allowed, read, ignored = allowed_folders(path), [], []
-    folders = [path, *(p for p in sorted(path.glob("[0-9]*_*")) if p.is_dir())] # sentence-transformers' modules
+    # sentence-transformers' modules
+    folders = [path, *(p for p in sorted(path.glob("[0-9]*_*")) if p.is_dir())]
     for folder in folders:
         for file in sorted(folder.iterdir()):
             if file.suffix in READ: read.append(check_place(file, allowed))
-            elif file.suffix in CODE: ignored.append(Ignored(file.name, "code or pickled, which moca never runs"))
+            elif file.suffix in CODE:
+                ignored.append(Ignored(file.name, "code or pickled, which moca never runs"))
     return read, ignored
 
 # %% ../../nbs/model/04_trust.ipynb #cb35589a
@@ -164,7 +177,8 @@ def _index_names(index: Path) -> list[str]:
     "The files that an index of weights names. Raises `BadInput`."
     found = read_json(index)
     places = found.get("weight_map") if isinstance(found, dict) else None
-    if not isinstance(places, dict) or not places: raise BadInput(f"{index} holds no weight_map: it names no file")
+    if not isinstance(places, dict) or not places:
+        raise BadInput(f"{index} holds no weight_map: it names no file")
     names = {str(name) for name in places.values()}
     for name in names:
         if not re.fullmatch(r"[^/\\\0]{1,200}\.safetensors", name):
@@ -184,7 +198,8 @@ def _table(file: Path) -> dict[str, tuple[str, list[int]]]:
         with safe_open(plain_file(file), "np") as f:
             slices = {name: f.get_slice(name) for name in f.keys()}
             return {name: (s.get_dtype(), s.get_shape()) for name, s in slices.items()}
-    except (SafetensorError, OSError, OverflowError) as e: raise BadInput(f"{file} is damaged: {str(e)[:200]}") from e
+    except (SafetensorError, OSError, OverflowError) as e:
+        raise BadInput(f"{file} is damaged: {str(e)[:200]}") from e
 
 def tensor_table(files: Iterable[Path]) -> dict[str, tuple[str, list[int]]]:
     """Type and shape of each tensor in some safetensors files, from their heads alone. Raises `BadInput`
@@ -194,15 +209,18 @@ def tensor_table(files: Iterable[Path]) -> dict[str, tuple[str, list[int]]]:
         found = _table(Path(file))
         for name, (dtype, _) in found.items():
             if dtype not in DTYPES:
-                raise BadInput(f"{file}: {name} is of type {dtype}, and moca computes in float32, bfloat16 and float16: "
+                raise BadInput(f"{file}: {name} is of type {dtype}, and moca computes in float32, bfloat16 "
+                               "and float16: "
                                "take the release that is not quantised")
-            if name in table: raise BadInput(f"{file}: {name} stands in another file too: save the model again")
+            if name in table:
+                raise BadInput(f"{file}: {name} stands in another file too: save the model again")
         table |= found
     return table
 
 # %% ../../nbs/model/04_trust.ipynb #6e0fc275
 LAYERS = ("num_hidden_layers", "num_layers", "n_layers", "encoder_layers", "decoder_layers", "depth")
-SIZES = ("vocab_size", "intermediate_size", "hidden_size", "embed_dim", "d_model", "head_dim", "projection_dim", "out_hidden_size",
+SIZES = ("vocab_size", "intermediate_size", "hidden_size", "embed_dim", "d_model", "head_dim",
+"projection_dim", "out_hidden_size",
          "num_position_embeddings")
 
 def too_large(part: dict, n_tensors: int, n_numbers: int) -> Iterator[str]:
@@ -210,15 +228,18 @@ def too_large(part: dict, n_tensors: int, n_numbers: int) -> Iterator[str]:
     for key, value in part.items():
         if not isinstance(value, int): continue
         if key in LAYERS and value > n_tensors: yield key
-        if key in SIZES and value > max(n_numbers, 2**20): yield key # below a million nothing is harmed: some configs carry leftovers
+        # below a million nothing is harmed: some configs carry leftovers
+        if key in SIZES and value > max(n_numbers, 2**20): yield key
 
 def check_sizes(file: Path, config: dict, table: dict[str, tuple[str, list[int]]]) -> None:
     "Refuse a config that promises more than the weights hold. Raises `BadInput` naming file and entry."
     numbers = sum(math.prod(shape) for _, shape in table.values())
-    parts = [("", config), *((f"{path}.", value) for path, _, value in entries(config) if isinstance(value, dict))]
+    parts = [("", config), *((f"{path}.", value) for path, _, value in entries(config) if isinstance(value,
+    dict))]
     for where, part in parts:
         for key in too_large(part, len(table), numbers):
-            raise BadInput(f"{file}: {where}{key} is {part[key]:,}, and the weights are {len(table):,} tensors of "
+            raise BadInput(f"{file}: {where}{key} is {part[key]:,}, and the weights are {len(table):,} "
+                           "tensors of "
                            f"{numbers:,} numbers: they are not this model's, or the config was changed")
 
 # %% ../../nbs/model/04_trust.ipynb #52c77131
@@ -230,7 +251,8 @@ def check_modules(file: Path, modules) -> None:
         entry = module if isinstance(module, dict) else {}
         kind, place = entry.get("type"), entry.get("path", "")
         if not isinstance(kind, str) or not kind.startswith(ours):
-            raise BadInput(f"{file} names a module of its own ({str(kind)[:80]}), which is code that moca never runs: "
+            raise BadInput(f"{file} names a module of its own ({str(kind)[:80]}), which is code that moca "
+                           "never runs: "
                            "take a model of sentence-transformers' own modules")
         if not isinstance(place, str) or Path(place).is_absolute() or ".." in Path(place).parts:
             raise BadInput(f"{file} names the folder {str(place)[:80]!r}, which lies outside the directory")
@@ -240,7 +262,9 @@ def check_modules(file: Path, modules) -> None:
 class Checked:
     "What was found in a model directory."
     config: dict # config.json
-    tensors: dict[str, tuple[str, list[int]]] = field(default_factory=dict) # name -> type and shape, where weights were asked for
+    tensors: dict[str,
+                  # name -> type and shape, where weights were asked for
+                  tuple[str, list[int]]] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list) # that are read
     ignored: list[Ignored] = field(default_factory=list) # code and pickles, which are not
 
@@ -277,7 +301,9 @@ def finite(x) -> bool:
 def check_values(tensors: Iterable[tuple[str, object]], where) -> None:
     "Refuse tensors that hold NaN or infinity. Raises `BadInput` naming the first."
     for name, x in tensors:
-        if not finite(x): raise BadInput(f"{where}: {name} holds NaN or infinity, so the file is damaged or its training failed")
+        if not finite(x):
+            raise BadInput(f"{where}: {name} holds NaN or infinity, so the file is damaged or its training "
+                           "failed")
 
 def read_tensors(file: str | Path) -> dict:
     """The tensors of one safetensors file, which is plain, undamaged, and finite. Raises `BadInput` naming
@@ -286,7 +312,8 @@ def read_tensors(file: str | Path) -> dict:
     file = Path(file)
     tensor_table([file])
     try: found = load_file(file)
-    except (OSError, SafetensorError, ValueError) as e: raise BadInput(f"{file} is damaged: {str(e)[:200]}") from e
+    except (OSError, SafetensorError, ValueError) as e:
+        raise BadInput(f"{file} is damaged: {str(e)[:200]}") from e
     check_values(found.items(), file)
     return found
 

@@ -173,7 +173,8 @@ def show_rebuilt(recon, # a Reconstruction
     return fig
 
 # %% ../../nbs/pretraining/03_figures.ipynb #8aefd992
-_of_a_word = regex.compile(r"[\p{L}\p{M}\p{N}\uFFFD]") # U+FFFD: a piece of a character, of which one is not known
+# U+FFFD: a piece of a character, of which one is not known
+_of_a_word = regex.compile(r"[\p{L}\p{M}\p{N}\uFFFD]")
 
 def word_tokens(encoder, ids: Tensor) -> Tensor: # [n] integers to [n] bool
     """True for tokens that hold a letter, a mark, a digit, or a piece of a character; False for
@@ -408,7 +409,8 @@ def show_progress(log: list[dict], snapshots: list[dict], smooth: int = 10) -> F
         _draw_metric(kinds, log, f"mlm_{kind}", label=label, smooth=smooth)
         _draw_metric(right, log, f"right_{kind}", label=f"training, {label}", smooth=smooth,
                      beside=f"mlm_{kind}")
-    held_out = dict(words_text_alone="held-out words, no image", words_with_picture="held-out words, with image")
+    held_out = dict(words_text_alone="held-out words, no image",
+                    words_with_picture="held-out words, with image")
     for name, label in held_out.items():
         some = [s for s in snapshots if name in s]
         if some: right.plot([s["step"] for s in some], [s[name] for s in some], "o--", ms=4, label=label)

@@ -82,7 +82,8 @@ def masked_cross_entropy(hidden: Tensor, # [M, hidden] states that are asked
                          chunk: int | None = None, # rows at a time; None: those of 2**25 scores, 128 MiB
                          softcap: float | None = None # scores become softcap * tanh(scores / softcap)
                          ) -> tuple[Tensor, Tensor, Tensor]: # sum, [M] losses, [M] bool: named right
-    """Cross-entropy of a vocabulary head, in O(chunk * vocabulary) memory; the losses of rows carry no gradient.
+    """Cross-entropy of a vocabulary head, in O(chunk * vocabulary) memory; the losses of rows carry no
+    gradient.
     Sharded weights are gathered once."""
     full = lambda p: p.full_tensor() if hasattr(p, "full_tensor") else p
     weight, kind = full(head.weight), hidden.device.type
@@ -98,7 +99,8 @@ def middle_layers(backbone: Backbone, depth: int) -> list[int]:
     there are, or fewer than none."""
     layers = [i for i, (kind, _) in enumerate(layer_kinds(backbone)) if kind in ATTENTION]
     if not 0 <= depth <= len(layers):
-        raise BadInput(f"decoder_depth is {depth}: give 0 to {len(layers)}, the attention layers that this model "
+        raise BadInput(f"decoder_depth is {depth}: give 0 to {len(layers)}, the attention layers that this "
+                       "model "
                        "has to copy")
     middle = len(backbone.text.layers) // 2
     nearest = sorted(layers, key=lambda i: (abs(i - middle), i))
@@ -116,7 +118,8 @@ def select_layer_kwargs(layer_kwargs: dict, # what a decoder layer was given for
     for name, value in layer_kwargs.items():
         if not isinstance(value, (Tensor, tuple)) or value == (): continue
         if name not in DIMENSION:
-            raise MocaError(f"this model's layers are given {name}, which the patch decoder cannot cut to some "
+            raise MocaError(f"this model's layers are given {name}, which the patch decoder cannot cut to "
+                            "some "
                             "Documents")
         if isinstance(value, Tensor): out[name] = value.index_select(DIMENSION[name], rows)
         else: out[name] = tuple(t.index_select(DIMENSION[name], rows) for t in value)

@@ -16,10 +16,9 @@ import statistics
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 import matplotlib.pyplot as plt
-import numpy as np
 import torch
 import yaml
 from ..backbone import Backbone, attention_maps, load_backbone, show_attention

@@ -106,7 +106,8 @@ def _lower_room(model: nn.Module, failed) -> None:
         raise MocaError(too_large(failed, "they are one Document"))
     _room[model] = failed.tokens / 2
     half = failed.tokens // 2
-    tqdm.write(f"{failed.tokens:,} tokens do not fit into memory: forward passes of more than {half:,} are taken "
+    tqdm.write(f"{failed.tokens:,} tokens do not fit into memory: forward passes of more than {half:,} are "
+               "taken "
                "in parts from now on, with the same gradient (a new run would be faster with "
                f"pack_tokens={half})", file=sys.stderr)
 

@@ -381,9 +381,12 @@ def fit(model: nn.Module, # model(batch) -> loss sums by name
         accumulate: Callable = accumulate, # forward and backward of a step
         flops: Callable[[list], float] | None = None # useful FLOPs of a process's micro-batches, for MFU
         ) -> list[dict]: # the log
-    """Train; returns the log. State goes to `cfg.out/state`, a line a step to `cfg.out/log.jsonl`. A micro-batch
-    has `counts`, `tokens`, `to`, and perhaps `capacity` and `halves`. Raises `Stopped` after a signal and the error
-    of data that cannot be used, with the state saved; `Diverged` after three skipped steps in a row, with the last
+    """Train; returns the log. State goes to `cfg.out/state`, a line a step to `cfg.out/log.jsonl`. A
+    micro-batch
+    has `counts`, `tokens`, `to`, and perhaps `capacity` and `halves`. Raises `Stopped` after a signal and
+    the error
+    of data that cannot be used, with the state saved; `Diverged` after three skipped steps in a row, with
+    the last
     good state untouched; `Lost` where another process has ended."""
     state = TrainState(model, cfg, accelerator)
     saver = Saver(state, total, resume)

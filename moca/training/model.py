@@ -18,7 +18,8 @@ from .optimizer import sharding
 __all__ = ['training_dtypes', 'recomputation', 'training_backbone']
 
 # %% ../../nbs/training/06_model.ipynb #173a7ba0
-def training_dtypes(precision: str) -> tuple[torch.dtype, torch.dtype]: # of the weights, of what the kernels see
+def training_dtypes(precision: str) -> tuple[torch.dtype,
+                                             torch.dtype]: # of the weights, of what the kernels see
     "The two dtypes that the option `precision` means."
     stored = torch.bfloat16 if precision == "bf16-pure" else torch.float32
     compute = torch.float32 if precision == "fp32" else torch.bfloat16
@@ -51,12 +52,14 @@ def training_backbone(
     one that fails."""
     stored, compute = training_dtypes(cfg.precision)
     backbone = load_backbone(
-        cfg.base, bidirectional=bidirectional, dtype=stored, device=accelerator.device, check=False, lora=cfg.lora,
+        cfg.base, bidirectional=bidirectional, dtype=stored, device=accelerator.device, check=False,
+        lora=cfg.lora,
         needs_head=needs_head, max_length=cfg.max_length, end_token=cfg.end_token,
         min_pixels=cfg.min_pixels, max_pixels=cfg.max_pixels)
     kernel = cfg.attention or choose(accelerator.device, compute, backbone.softcap)
     backbone.use_kernel(kernel, compute)
-    with accelerator.autocast(): report = prove(backbone, tolerance=None if compute == torch.float32 else 2e-2)
+    with accelerator.autocast():
+        report = prove(backbone, tolerance=None if compute == torch.float32 else 2e-2)
     accelerator.print(report)
     if cfg.freeze_vision: backbone.vision.requires_grad_(False)
     checkpoint_activations(backbone.model, recomputation(backbone, cfg, accelerator))

@@ -218,7 +218,8 @@ def same_data(out, **found) -> None: # what is read, by name (`_` for a space): 
     if before == now: return
     if before and has_state(out):
         changed = "; ".join(_differences(before, now))
-        raise BadInput(f"the data is not what {out} began with ({changed}): resume with the same, or start again "
+        raise BadInput(f"the data is not what {out} began with ({changed}): resume with the same, or start "
+                       "again "
                        "with --force")
     if before: # nothing is trained yet
         for name in ("lengths.npz", "bad_samples.jsonl"): remove(Path(out)/name)
