@@ -16,17 +16,17 @@ from transformers import PretrainedConfig
 from .data.documents import Document
 from .data.errors import BadInput
 from .model.cost import checkpoint_activations
+from .model.encoding import Encoder, encode
 from .model.families import families_here, small_image
-from .model.tiny import tiny_model
 from .model.kernels import (IMPLEMENTATIONS, TOWER, AttentionTrace, SequenceLayout, available, choose,
                                 find_kernel, why_not)
 from .model.loading import (StoredModel, add_lora, as_device, as_dtype, quiet_loading, random_model,
                                 read_model)
 from .model.packing import Pack, pack
-from .model.encoding import Encoder, encode
 from .model.probe import ProbeReport, probe, prove
 from .model.proven import prove_once
 from .model.saving import write_settings
+from .model.tiny import tiny_model
 from .model.trust import reading
 
 # %% auto #0

@@ -15,20 +15,19 @@ from fastcore.basics import patch
 from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
-from .data.account import Report
 from .backbone import Backbone, embed_pack, load_backbone, multi_vector as token_vectors, save
-from .data.files import atomic
+from .data.account import Report
 from .data.documents import Document, document
-from .data.images import ImageRef
 from .data.errors import BadInput
+from .data.files import atomic
+from .data.images import ImageRef
 from .model.directories import model_path
-from .model.similarity import as_embeddings, pool_tokens
-from .model.packing import Pack, prefetch, pack
-from .model.splitting import CUT, SCALED
-from .model.encoding import Encoded, Encoder, check_content, layout
-from .model.encoding import encode as encode_document
+from .model.encoding import Encoded, Encoder, check_content, encode as encode_document, layout
+from .model.packing import Pack, pack, prefetch
 from .model.planning import plan
 from .model.saving import read_settings
+from .model.similarity import as_embeddings, pool_tokens
+from .model.splitting import CUT, SCALED
 
 # %% auto #0
 __all__ = ['SINGLE', 'KINDS', 'NO_IMAGE', 'SUFFIXES', 'NAMED', 'KEEP', 'refuse_table', 'items_of', 'refuse_kind',

@@ -15,13 +15,13 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
-from ..training.checkpoints import named_tensors
 from ..data.content import image_key
-from ..data.files import atomic
 from ..data.documents import Document
-from ..data.images import ImageRef
 from ..data.errors import BadInput
+from ..data.files import atomic
+from ..data.images import ImageRef
 from ..embedder import Embedder
+from ..training.checkpoints import named_tensors
 
 # %% auto #0
 __all__ = ['model_digest', 'image_hash', 'content_hash', 'bytes_digest', 'read_shard', 'write_shard', 'Shards', 'Cached', 'seal',

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 import torch
 from ..data.documents import Document
-from ..data.images import ImageRef
 from ..data.errors import BadInput
+from ..data.images import ImageRef
 from ..embedder import Embedder
 from ..model.encoding import layout
 

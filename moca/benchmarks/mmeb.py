@@ -10,8 +10,8 @@ from pathlib import Path
 from tqdm.auto import tqdm
 from .records import columns_unread, image_below, read_records, text_of, with_notes
 from ..data.documents import Document, Task
-from ..data.images import ImageRef
 from ..data.errors import BadInput, MocaError
+from ..data.images import ImageRef
 from ..data.opening import SUFFIXES
 
 # %% auto #0

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from PIL import Image
 from ..data.corpus import Corpus, load_corpus
-from ..data.corpus_pairs import article_text, image_document, same_concept
 from ..data.corpus_documents import caption
+from ..data.corpus_pairs import article_text, image_document, same_concept
 from ..data.corpus_parts import scene_image
 from ..data.documents import Document, Task, prompt
 from ..data.images import ImageRef

@@ -14,8 +14,8 @@ from .cache import model_digest
 from .vidore import PAGE
 from ..data.account import Report
 from ..data.documents import Document, blank, prompt
-from ..data.images import ImageRef
 from ..data.errors import BadInput, MocaError
+from ..data.images import ImageRef
 from ..embedder import Embedder
 
 # %% auto #0

@@ -16,8 +16,8 @@ from .mmeb import IN_DISTRIBUTION, META_TASK, fetch_mmeb, read_mmeb
 from .mocabench import moca_bench
 from .mteb_model import MARK, need_mteb
 from ..data.documents import Document, Task
-from ..data.images import ImageRef
 from ..data.errors import BadInput
+from ..data.images import ImageRef
 from ..evaluation import chance, gains_of, measure
 
 # %% auto #0

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from ..data.content import find_duplicates
 from ..data.documents import Task, blank
-from ..data.images import ImageRef
 from ..data.errors import BadInput
+from ..data.images import ImageRef
 from ..data.opening import SUFFIXES
 
 # %% auto #0

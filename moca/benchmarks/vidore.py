@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from .records import columns_unread, image_below, read_records, text_of, with_notes
 from ..data.documents import Document, Task
-from ..data.images import ImageRef
 from ..data.errors import BadInput
+from ..data.images import ImageRef
 from ..data.opening import SUFFIXES
 
 # %% auto #0

@@ -7,10 +7,10 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path
 from .corpus_documents import DOCUMENTS, caption, keyed_random, unique_images
-from .corpus_pairs import (
-    LANGUAGES, PAIRS, answers_by_kind, ask, categories, crop_document, emoji_names, fluent_twin,
-    image_document, image_query, name_query, nameable, other_things, page_document, same_concept,
-    scene_grounding, scene_question, text_document, word_query, word_set)
+from .corpus_pairs import (LANGUAGES, PAIRS, answers_by_kind, ask, categories, crop_document,
+                                    emoji_names, fluent_twin, image_document, image_query, name_query,
+                                    nameable, other_things, page_document, same_concept, scene_grounding,
+                                    scene_question, text_document, word_query, word_set)
 from .corpus_parts import CorpusImages, corpus_folder
 from .documents import Document, Pair, Task
 

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 import moca
-from .images import ImageRef
 from .errors import BadInput
+from .images import ImageRef
 
 # %% auto #0
 __all__ = ['PARTS', 'SPLITS', 'SCENE_SIZE', 'corpus_folder', 'CorpusRows', 'Drawing', 'scene_image', 'CorpusImages']

@@ -14,8 +14,8 @@ from .archives import TEXT_SUFFIXES, sample
 from .compressed import unpacked
 from .errors import BadInput
 from .images import MAX_PIXELS, ImageRef
-from .pages import (
-    FRAMES, PdfPage, TiffPage, image_suffixes, more_frames, pdf_pages, tiff_pages, unread_image)
+from .pages import (FRAMES, PdfPage, TiffPage, image_suffixes, more_frames, pdf_pages, tiff_pages,
+                             unread_image)
 from .paths import escaped, opened
 from .rows import MAX_LINE, MapDataset, file_fingerprint, fingerprint
 

@@ -17,12 +17,12 @@ import pyarrow.parquet as pq
 from filelock import FileLock
 from tqdm.auto import tqdm
 from .account import Ignored
+from .compressed import cache_home
 from .errors import BadInput, MocaError
 from .files import atomic
 from .parquet import ParquetRows
 from .rows import ConcatDataset, MapDataset
 from .sources import ROW, Source
-from .compressed import cache_home
 
 # %% auto #0
 __all__ = ['HUB_CAP', 'PART_BYTES', 'GROUP_BYTES', 'hub_name', 'hub_cache_folder', 'read_state', 'write_part', 'shuffled',

@@ -14,14 +14,14 @@ from .account import Report, by_reason
 from .documents import Document, Pair
 from .errors import BadInput, printable
 from .layouts import Columns, layout_of, with_json
-from .mixtures import load_mixture, open_mixture, mixture_file, read_mixture, repeats
+from .mixtures import load_mixture, mixture_file, open_mixture, read_mixture, repeats
 from .pair_layouts import columns_of, detect
 from .pairs import Pairs
+from .reading import check_images, holder, keep_valid, source_rows
 from .report_html import (bins, counted, histogram, html_bars, html_page, html_table, item_card,
                                    quantiles)
 from .rows import MapDataset, Subset
 from .sources import ROW, Documents, inline_source, rename_columns
-from .reading import holder, check_images, keep_valid, source_rows
 
 # %% auto #0
 __all__ = ['EITHER', 'SAMPLES', 'LOOKED', 'measure', 'kind_of', 'evenly_spread', 'layouts_of', 'drawn_of', 'DataSummary',

@@ -16,9 +16,9 @@ from .errors import BadInput
 from .opening import open_rows
 from .pair_layouts import PAIR_FORMATS, PassageIndex, columns_of, detect, unread, with_images
 from .pair_sides import ABOUT, HELD, hollow, is_chat, one_of_several, side_parts
+from .reading import check_images, is_repeat, keep_valid, source_rows
 from .rows import MapDataset, Subset, fingerprint
 from .sources import MOST_NOTES, ROW, Source, image_loader, prefixed_id, rename_columns, row_id
-from .reading import is_repeat, check_images, keep_valid, source_rows
 
 # %% auto #0
 __all__ = ['EMPTY', 'COPY', 'TWICE', 'row_text', 'copies', 'make_pair', 'NegativeTally', 'UnreadNames', 'odd_keys', 'Pairs',

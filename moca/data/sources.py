@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 import yaml
+from .chats import holds_nothing
 from .documents import Document, missing, prompt, row_parts
 from .errors import BadInput, printable
 from .images import ADDRESS, MAX_PIXELS, ImageRef, stored, written
 from .layouts import Columns, read_row
-from .chats import holds_nothing
 from .paths import data_root
 from .rows import MapDataset, fingerprint
 

@@ -16,15 +16,15 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from tqdm.auto import tqdm
-from ..training.accumulation import GradientSnapshot
 from ..data.documents import Document
-from ..data.images import ImageRef
 from ..data.errors import MocaError
-from ..model.similarity import Embeddings
+from ..data.images import ImageRef
 from ..model.cost import free_memory, out_of_memory
-from ..model.packing import Pack, prefetch, pack
 from ..model.encoding import Encoder, encode, layout
+from ..model.packing import Pack, pack, prefetch
 from ..model.planning import plan
+from ..model.similarity import Embeddings
+from ..training.accumulation import GradientSnapshot
 
 # %% auto #0
 __all__ = ['random_state', 'restored_rng', 'measured', 'halves', 'dummy_document', 'LazyPacks', 'make_pack', 'remember',

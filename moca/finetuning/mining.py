@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
-from ..data.files import atomic
 from ..data.content import content_key, same_content
 from ..data.documents import Document, Pair
-from ..data.images import ImageRef
 from ..data.errors import BadInput
+from ..data.files import atomic
+from ..data.images import ImageRef
 from ..data.pairs import check_complete
 from ..embedder import Embedder
 from ..model.similarity import maxsim

@@ -16,8 +16,8 @@ import transformers
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
 from ..data.documents import Document
-from ..data.images import ImageRef
 from ..data.errors import BadImage, BadInput
+from ..data.images import ImageRef
 from ..masking import text_words
 from .directories import model_path
 from .families import ImageLayout, family_of

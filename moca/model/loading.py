@@ -15,9 +15,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConfig
 from transformers.utils import logging
 from ..data.errors import BadInput
-from .families import family_named
 from .directories import model_path
 from .encoding import Encoder
+from .families import family_named
 from .saving import read_settings
 from .trust import Checked, check_model, check_values, read_tensors, reading
 

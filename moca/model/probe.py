@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor
 from ..data.documents import Document, document
 from ..data.errors import MocaError
+from .encoding import Encoded, Encoder, encode, maskable
 from .kernels import ATTENTION, AttentionTrace, layer_kinds, window_mask
 from .packing import Pack, pack
-from .encoding import Encoded, Encoder, encode, maskable
 
 # %% auto #0
 __all__ = ['LONG', 'BLOCK', 'PADDINGS', 'probe_documents', 'with_room', 'long_document', 'ProbeError', 'Check', 'make_check',

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 import transformers
 import moca
-from .probe import ProbeReport, prove
 from ..data.compressed import cache_home
+from .probe import ProbeReport, prove
 
 # %% auto #0
 __all__ = ['proof_folder', 'write_record', 'read_record', 'short_hash', 'file_digest', 'code_mark', 'proof_key', 'prove_once']

@@ -15,11 +15,11 @@ import numpy as np
 from filelock import FileLock
 from ..data.account import Report
 from ..data.documents import Document, blank
-from ..data.images import ImageRef
 from ..data.errors import BadInput
 from ..data.files import atomic
-from ..data.rows import MapDataset, InMemory, Subset, fingerprint
-from ..data.reading import WithSecondIds, marked_files, keep_valid
+from ..data.images import ImageRef
+from ..data.reading import WithSecondIds, keep_valid, marked_files
+from ..data.rows import InMemory, MapDataset, Subset, fingerprint
 from .encoding import Encoder, check_content, image_layout, image_layouts, refuse_markers, text_ids
 
 # %% auto #0

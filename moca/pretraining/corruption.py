@@ -11,8 +11,8 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 from ..masking import corrupt_patches, corrupt_tokens, generator, mask_patches, mask_tokens
-from ..model.packing import Pack, pack
 from ..model.encoding import Encoded, maskable
+from ..model.packing import Pack, pack
 
 # %% auto #0
 __all__ = ['OBJECTIVES', 'Objective', 'CorruptionConfig', 'one_frame', 'patch_targets', 'target_positions', 'draw_hidden',

@@ -15,12 +15,12 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from ..data.files import atomic
-from .corruption import OBJECTIVES, Corruption, CorruptionConfig, corrupt
-from .corruption import one_frame, patch_targets, target_positions
 from ..data.documents import Document, document
+from ..data.files import atomic
 from ..masking import corrupt_tokens, generator, mask_tokens
 from ..model.encoding import Encoded, encode, maskable
+from .corruption import (OBJECTIVES, Corruption, CorruptionConfig, corrupt, one_frame,
+                                         patch_targets, target_positions)
 from ..style import COLORS, styled
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

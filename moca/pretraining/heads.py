@@ -11,11 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from ..backbone import Backbone
-from .corruption import Corruption
 from ..data.errors import BadInput, MocaError
-from ..model.kernels import SequenceLayout
 from ..model.cost import FlopCounter, linear_weights
-from ..model.kernels import ATTENTION, layer_kinds
+from ..model.kernels import ATTENTION, SequenceLayout, layer_kinds
+from .corruption import Corruption
 
 # %% auto #0
 __all__ = ['DIMENSION', 'chunk_loss', 'chunk_gradient', 'ChunkedCrossEntropy', 'masked_cross_entropy', 'middle_layers',

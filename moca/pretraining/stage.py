@@ -16,8 +16,8 @@ from ..data.errors import BadInput
 from ..data.mixtures import open_documents
 from ..data.rows import MapDataset, Subset
 from ..model.packing import encode_all
-from ..model.splitting import split_all
 from ..model.planning import bin_costs, bins, cost, deal, plan
+from ..model.splitting import split_all
 from .corruption import Corruption, corrupt
 from ..training.config import TrainConfig
 

@@ -19,26 +19,22 @@ from pathlib import Path
 import torch
 import yaml
 from tqdm.auto import tqdm
-from .ablation_report import summarise, write_ablation
-from ..data.files import atomic, remove
-from ..training.run import clear
-from ..contrastive import QWEN_3B as QWEN2
-from ..contrastive import SMALL as SMALL2
-from ..contrastive import FinetuneConfig, finetune
+from ..benchmarks.cache import read_record, write_record
+from ..benchmarks.names import find_tasks
+from ..benchmarks.runs import run_tasks
+from ..contrastive import QWEN_3B as QWEN2, SMALL as SMALL2, FinetuneConfig, finetune
 from ..data.documents import Task
 from ..data.errors import BadInput
+from ..data.files import atomic, remove
 from ..embedder import Embedder
 from ..evaluation import chance
-from ..benchmarks.runs import run_tasks
-from ..benchmarks.names import find_tasks
+from ..reconstruction import QWEN_3B as QWEN1, SMALL as SMALL1, PretrainConfig, pretrain
+from .ablation_report import summarise, write_ablation
 from .quickstart import device, run_stage, surroundings
-from ..reconstruction import QWEN_3B as QWEN1
-from ..reconstruction import SMALL as SMALL1
-from ..reconstruction import PretrainConfig, pretrain
-from ..training.loop import Stopped
 from ..training.config import make_config
 from ..training.log import read_log
-from ..benchmarks.cache import read_record, write_record
+from ..training.loop import Stopped
+from ..training.run import clear
 
 # %% auto #0
 __all__ = ['MULTIMODAL', 'TEXT', 'LONG', 'AXES', 'FULL', 'CAUSAL', 'NAKED', 'MMEB_ONLY', 'NEXT', 'BOTH', 'ALL', 'COMPARE',

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
-from ..data.files import atomic
 from ..data.errors import BadInput, MocaError
+from ..data.files import atomic
 from ..evaluation import TASK_FAMILIES, Table
 
 # %% auto #0

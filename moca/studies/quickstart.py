@@ -22,27 +22,24 @@ import matplotlib.pyplot as plt
 import torch
 import yaml
 from ..backbone import Backbone, attention_maps, load_backbone, show_attention
-from ..training.run import prepare_output_dir
-from ..data.files import atomic, check_disk_space, remove
-from ..training.run import begun
+from ..benchmarks.baselines import baseline
+from ..benchmarks.cache import read_record, write_record
+from ..benchmarks.mocabench import evenly, limit_queries, moca_bench
 from ..contrastive import SMALL as SMALL2, FinetuneConfig, finetune
 from ..data.corpus import Corpus, load_corpus
 from ..data.corpus_documents import image_documents
 from ..data.documents import Document, Task
 from ..data.errors import BadInput
+from ..data.files import atomic, check_disk_space, remove
 from ..embedder import Embedder
-from ..benchmarks.baselines import baseline
 from ..evaluation import Score, evaluate, retrieval_grid, similarity
-from ..benchmarks.mocabench import evenly, limit_queries, moca_bench
 from ..pretraining.figures import TokenAccuracy, count_correct, word_tokens
-from ..reconstruction import SMALL as SMALL1
-from ..reconstruction import (PretrainConfig, Reconstruction, average_patch, load_stage, masked_accuracy,
-                                 patch_errors)
-from ..reconstruction import pretrain, rebuild, show_rebuilt
+from ..reconstruction import (SMALL as SMALL1, PretrainConfig, Reconstruction, average_patch, load_stage,
+                                 masked_accuracy, patch_errors, pretrain, rebuild, show_rebuilt)
 from .report import COLUMNS, differences_of, plain, save_figure, slug, write_report
-from ..training.loop import Stopped
 from ..training.config import make_config
-from ..benchmarks.cache import read_record, write_record
+from ..training.loop import Stopped
+from ..training.run import begun, prepare_output_dir
 
 # %% auto #0
 __all__ = ['QUICKSTART1', 'QUICKSTART2', 'NEED', 'GRIDS', 'Parts', 'options', 'begin', 'device', 'measure_scores',

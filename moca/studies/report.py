@@ -13,8 +13,8 @@ from html import escape
 from io import BytesIO
 from pathlib import Path
 from matplotlib.figure import Figure
-from ..data.files import atomic
 from ..data.errors import BadInput
+from ..data.files import atomic
 from ..evaluation import TASK_FAMILIES, Score, Table, paired_difference, score_plot
 from ..training.log import read_log, show_log
 

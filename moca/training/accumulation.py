@@ -12,9 +12,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from tqdm.auto import tqdm
-from .config import one_of
 from ..data.errors import MocaError
 from ..model.cost import free_memory, out_of_memory
+from .config import one_of
 from .processes import summed
 
 # %% auto #0

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 import yaml
 from ..data.errors import BadInput, printable
-from ..data.sources import inline_source
 from ..data.files import atomic
+from ..data.sources import inline_source
 
 # %% auto #0
 __all__ = ['MOST', 'LEAST', 'PLACES', 'finite', 'typed', 'one_of', 'within', 'check_ranges', 'TrainConfig', 'read_options',

@@ -18,16 +18,16 @@ from accelerate import Accelerator
 from fastcore.basics import patch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
+from ..data.errors import BadInput, MocaError
+from ..data.files import check_disk_space, link_target
+from ..model.cost import ceiling, out_of_memory, peak_memory
 from .accumulation import accumulate, weighted
 from .checkpoints import load_state, named_tensors, save_state
 from .config import TrainConfig, lr_at
 from .log import Log
-from ..data.errors import BadInput, MocaError
-from ..model.cost import ceiling, out_of_memory, peak_memory
+from .optimizer import EMA, MasterAdamW, clip, compiled, shard, sharding
 from .processes import Heartbeat, summed
 from .run import has_state, release_on_error
-from ..data.files import check_disk_space, link_target
-from .optimizer import EMA, MasterAdamW, clip, compiled, shard, sharding
 
 # %% auto #0
 __all__ = ['NAMES', 'SIGNALS', 'wrap_ddp', 'TrainState', 'StopSignal', 'Stopped', 'Diverged', 'stopped', 'Prefetcher',

@@ -13,9 +13,9 @@ import socket
 import sys
 from pathlib import Path
 from .. import __version__
-from .config import read_options, run_config
 from ..data.errors import BadInput
 from ..data.files import atomic, link_target, remove
+from .config import read_options, run_config
 try: import fcntl
 except ImportError: fcntl = None # Windows: no lock
 
