@@ -52,8 +52,21 @@ if not TYPE_CHECKING: # a type checker that saw this would believe in every name
         if name not in _HOMES: raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module
         value = getattr(import_module(_HOMES[name]), name)
+        _tell_parameters(value)
         globals()[name] = value
         return value
+
+def _tell_parameters(value):
+    "Put the comments beside the parameters of a function, or of a class's methods, into the docstring: for `help()`."
+    from inspect import getdoc, isfunction, unwrap
+    from fastcore.docments import docments
+    functions = [value] if isfunction(value) else [getattr(o, "__func__", o) for n, o in vars(value).items() if n[0] != "_"]
+    for f in filter(isfunction, map(unwrap, functions)):
+        told = {k: " ".join(v.split()) for k, v in docments(f).items() if v}
+        if not told or "\nParameters:" in (f.__doc__ or ""): continue
+        lines = [f"    {k}: {v}" for k, v in told.items() if k != "return"]
+        if "return" in told: lines.append(f"Returns: {told['return']}")
+        f.__doc__ = "\n".join([getdoc(f) or "", "", "Parameters:", *lines])
 
 def __dir__():
     "What is loaded, and what can be."

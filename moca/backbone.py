@@ -328,14 +328,14 @@ def make_backbone(stored: StoredModel, device: torch.device, attention: str | No
 
 # %% ../nbs/01_bidirectional_backbone.ipynb #179a1b72
 def load_backbone(
-    model: str | Path | PretrainedConfig
-    | None = None, # directory, hub name; config: random weights; None: embedded
+    # directory, hub name; config: random weights; None: embedded
+    model: str | Path | PretrainedConfig | None = None,
     bidirectional: bool | None = None, # None: as the model says
     dtype: str | torch.dtype = torch.float32, # or "bf16", ...
     device: str | torch.device = "cpu", # or "cuda:1", ...
     attention: str | None = None, # a kernel of moca.model.kernels; None: chosen for device and dtype
-    lora: int | dict
-    | None = None, # train adapters of this rank, not all weights; a dict goes to PEFT's LoraConfig
+    # train adapters of this rank, not all weights; a dict goes to PEFT's LoraConfig
+    lora: int | dict | None = None,
     checkpointing: str = "none", # recompute activations in the backward pass: none, selective, full
     strict: bool = True, # missing or unexpected weights are an error
     check: bool | None = None, # probe it, and refuse it if it fails; None: unless it has passed before
@@ -344,7 +344,8 @@ def load_backbone(
     processor: str | Path | None = None, # where tokenizer and image processor lie; None: with the model
     max_length: int | None = None, # tokens of a Document; None: as the model says
     end_token: bool | None = None, # after each Document; None: as the model says
-    **limits) -> Backbone: # min_pixels, max_pixels
+    **limits, # min_pixels, max_pixels
+) -> Backbone:
     """Load a Backbone of any family in `moca.model.families.FAMILIES`. Raises `BadInput` for what is no such
     model, lacks weights or wants to run code; `ProbeError` when the model is not what it says."""
     dtype, device = as_dtype(dtype), as_device(device)

@@ -322,8 +322,8 @@ def score_task(
                  chance=chance(task), n=len(values), candidates=count, per_query=values)
 
 def evaluate(
-    encode: Callable[[list[Document]], Tensor
-                     | list[Tensor]], # documents to [N, D] or a list of [tokens, D]; any device and precision
+    # documents to [N, D] or a list of [tokens, D]; any device and precision
+    encode: Callable[[list[Document]], Tensor | list[Tensor]],
     tasks: Sequence[Task],
     progress: bool = True,
     batch: int = 128, # documents that `encode` gets at a time

@@ -65,6 +65,12 @@ def test_constraints_meet_the_requirements(cfg):
         need = requirements.Requirement(text)
         assert pins[need.name.lower().replace("_", "-")] in need.specifier, text
 
+def test_help_tells_the_parameters():
+    "The comments beside the parameters of the front door's functions and methods stand in `help()`."
+    import moca
+    assert "\n    batch: documents that `encode` gets at a time" in moca.evaluate.__doc__
+    assert "\nParameters:\n" in moca.Embedder.encode.__doc__ and "\n    lora: " in moca.load_backbone.__doc__
+
 # --- package data --------------------------------------------------------------------------------------------------------
 
 def size(folder): return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())

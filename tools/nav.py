@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Check the links between notebooks, pages and files: `tools/nav.py`; with `--fix`, mend those that a new number broke;
-`--renumber nbs/data` numbers the notebooks of a folder anew, 05b_parquet after 05_rows, and mends the links.
+"""Check the links between notebooks, pages and files: `tools/nav.py`; with `--fix`, mend those that a new number broke, and write the
+last line of each workshop notebook, which leads to the one before and the one after; `--renumber nbs/data` numbers the notebooks of a
+folder anew, 05b_parquet after 05_rows, and mends the links.
 
 A link to `data/05_rows.ipynb` is mended if exactly one notebook of that folder is now called NN_rows.ipynb. What cannot be mended is
 printed with the page it stands on; the exit status is then 1.
@@ -82,6 +83,38 @@ def mend(path: Path) -> bool:
         if cell["cell_type"] == "markdown": cell["source"] = mended(path, source(cell)).splitlines(keepends=True)
     return write_nb(nb, path)
 
+FOOTER = "footer" # the id of the last cell of a workshop notebook
+
+def title(path: Path) -> str:
+    "The heading of a notebook."
+    return re.search(r"^# (.+)$", "\n".join(texts(path)), re.M)[1]
+
+def footer(path: Path) -> str | None:
+    "The last line of a workshop notebook: the page before, the table of contents, the page after. None for other notebooks."
+    folder = path.parent
+    if folder.parent != ROOT/"nbs" or not _number.match(path.name) or folder.name == "solutions": return None
+    room = sorted(folder.glob("[0-9][0-9]*_*.ipynb"))
+    i = room.index(path)
+    parts = [f"← [{title(room[i - 1])}]({room[i - 1].name})"] if i else []
+    parts.append("[Contents](../index.ipynb)")
+    if i + 1 < len(room): parts.append(f"[{title(room[i + 1])}]({room[i + 1].name}) →")
+    return " · ".join(parts)
+
+def write_footer(path: Path) -> bool:
+    "Write the last line of a workshop notebook; says whether it changed."
+    line = footer(path)
+    if line is None: return False
+    nb = read_nb(path)
+    nb["cells"] = [c for c in nb["cells"] if c["id"] != FOOTER]
+    nb["cells"].append(dict(cell_type="markdown", id=FOOTER, metadata={}, source=[line]))
+    return write_nb(nb, path)
+
+def wrong_footer(path: Path) -> list[str]:
+    "What is wrong with a notebook's last line."
+    line = footer(path) if path.suffix == ".ipynb" else None
+    if line is None or source(read_nb(path)["cells"][-1]) == line: return []
+    return ["the last line does not lead to its neighbours: tools/nav.py --fix"]
+
 def renumber(folder: Path) -> list[tuple[Path, Path]]:
     "Number the notebooks of a folder from 01 on without gaps, in the order that they have; what was renamed."
     moves = []
@@ -105,7 +138,8 @@ def main() -> int:
     for path in pages():
         name = path.relative_to(ROOT).as_posix()
         if fix and path.name != "README.md" and mend(path): print(f"{name}: mended")
-        for wrong in wrong_links(path):
+        if fix and path.suffix == ".ipynb" and write_footer(path): print(f"{name}: last line written")
+        for wrong in [*wrong_links(path), *wrong_footer(path)]:
             failed += 1
             print(f"{name}: {wrong}")
     return int(failed > 0)

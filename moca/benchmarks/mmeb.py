@@ -177,8 +177,8 @@ def task_files(folder: Path) -> dict[str, list[Path]]:
 # %% ../../nbs/benchmarks/03_mmeb.ipynb #152e9c05
 def read_mmeb(
     path: str | Path, # a file, or a folder with a folder a task, as TIGER-Lab/MMEB-eval
-    images: str | Path
-    | None = None, # where image paths start; default: `images` or `eval_images` in `path`, or `path`
+    # where image paths start; default: `images` or `eval_images` in `path`, or `path`
+    images: str | Path | None = None,
     names: Sequence[str] | None = None, # only these tasks
 ) -> list[Task]:
     """The tasks of MMEB from local Parquet or JSONL files, in MMEB's order; prompts as the files have them.

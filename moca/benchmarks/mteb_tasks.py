@@ -192,8 +192,8 @@ def _mmeb_task(name: str, read: Callable[[], Task]):
 
 # %% ../../nbs/benchmarks/10_mteb_tasks.ipynb #45492a9b
 def mmeb_tasks(
-    data: str | Path
-    | None = None, # a local copy of TIGER-Lab/MMEB-eval; None: fetched from the hub when a task runs
+    # a local copy of TIGER-Lab/MMEB-eval; None: fetched from the hub when a task runs
+    data: str | Path | None = None,
     names: Sequence[str] | None = None, # only these
     cache: str | Path = "data/mmeb", # where to fetch it to
 ) -> list:

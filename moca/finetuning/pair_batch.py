@@ -159,8 +159,8 @@ def batch_of(encoder, pairs: Sequence[Pair],
              chosen: Sequence[int], # which of the pairs
              report: Report, # gets pairs that break
              negatives: int = 2, since: float = float("inf"),
-             limited: np.ndarray
-             | None = None, # [pairs, 2] bool, marked here: is a text cut, an image made smaller?
+             # [pairs, 2] bool, marked here: is a text cut, an image made smaller?
+             limited: np.ndarray | None = None,
              **options) -> PairBatch: # options of make_batch
     """The chosen pairs as a batch, without those that turn out to be unusable. Raises `BadInput` when
     too many are."""

@@ -100,8 +100,8 @@ class Encoder(_Room):
     def from_pretrained(cls, path=None, # directory or hub name; None: the embedded model
                         max_length: int = 2048, # tokens of a Document
                         min_pixels: int | None = None, # an image is scaled up to at least so many pixels
-                        max_pixels: int
-                        | None = None, # down to at most so many; None: what the processor says
+                        # down to at most so many; None: what the processor says
+                        max_pixels: int | None = None,
                         end_token: bool = True): # end each Document with the end token
         """Load tokenizer and image processor. Raises `BadInput` where they are missing or of a family without
         a record."""
