@@ -61,8 +61,8 @@ def _tell_parameters(value):
     from inspect import getdoc, isfunction, unwrap
     from fastcore.docments import docments
     functions = [value] if isfunction(value) else [getattr(o, "__func__", o) for n, o in vars(value).items() if n[0] != "_"]
-    for f in filter(isfunction, map(unwrap, functions)):
-        told = {k: " ".join(v.split()) for k, v in docments(f).items() if v}
+    for f in filter(isfunction, functions):
+        told = {k: " ".join(v.split()) for k, v in docments(unwrap(f)).items() if v}
         if not told or "\nParameters:" in (f.__doc__ or ""): continue
         lines = [f"    {k}: {v}" for k, v in told.items() if k != "return"]
         if "return" in told: lines.append(f"Returns: {told['return']}")
