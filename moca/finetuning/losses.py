@@ -265,7 +265,8 @@ class LossConfig:
     duplicates: bool = True # leave out copies of the positive, positives of equal queries, and the query itself
     symmetric: bool = False # also ask each positive for its query; the mean of both losses
     same_side: str = "none" # more negatives: queries (q-q), documents (d-d) or both
-    filter_above: float | None = None # leave out candidates with a similarity above the positive's plus this (may be negative)
+    # leave out candidates with a similarity above the positive's plus this (may be negative)
+    filter_above: float | None = None
     filter_ratio: float | None = None # ... or above this share of the positive's
     hardness: float = 0.0 # weight negatives by exp(hardness * similarity), as LLaVE does
     dims: tuple[tuple[int, float], ...] = () # Matryoshka: (numbers kept, weight) of each additional loss

@@ -33,7 +33,8 @@ class Pack:
     image_sizes: Tensor # [I, 2] int64
     image_tokens: Tensor # [N] int64
     patch_tokens: Tensor # [P / unit] int64
-    lengths: list[int] # [D]: the differences of cu_seqlens, as Python numbers, so that nothing waits for a GPU to tell them
+    # [D]: the differences of cu_seqlens, as Python numbers, so that nothing waits for a GPU to tell them
+    lengths: list[int]
     ids: list[str] = field(default_factory=list) # one a Document
 
     def __len__(self) -> int: return len(self.input_ids)
