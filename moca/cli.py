@@ -30,7 +30,7 @@ def parser() -> Parser:
                epilog=f"moca COMMAND --help explains a command, with examples.\n{CODES}")
     p.add_argument("--version", action="store_true", help="print the version and leave")
     sub = p.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser, prog="moca",
-    title="commands")
+                           title="commands")
     add_quickstart(sub)
     add_data(sub)
     add_stage(sub, "pretrain", "stage 1: joint reconstruction of masked tokens and patches",

@@ -223,7 +223,7 @@ def stage_prompts(cfg: FinetuneConfig, tasks: Sequence[str]) -> dict[str, str]: 
     sources = load_mixture(cfg.data, "pairs").sources
     queries = {s.task or s.name or "query": s.instruction for s in sources if s.instruction}
     targets = {f"{s.task or s.name}_document".lstrip("_"): s.target_instruction for s in sources if
-    s.target_instruction}
+               s.target_instruction}
     return queries | targets
 
 # %% ../nbs/03_contrastive.ipynb #fb874dfd

@@ -205,7 +205,7 @@ def _check_vectors(x: Tensor | list[Tensor], part: list[tuple[str, Document]], d
     where = f"documents {first.id!r} to {part[-1][1].id!r} (task {task!r})"
     late, widths = isinstance(x, list), {v.shape[-1] for v in x if v.ndim}
     if len(x) != len(part) or widths != {dim or min(widths, default=0)} or not (all(map(len, x)) if late else
-    x.dim() == 2):
+                                                                                x.dim() == 2):
         shape = f"{len(x)} lists of token vectors" if late else list(x.shape)
         raise MocaError(f"encode returned {shape} for {where}: expected [{len(part)}, {dim or 'D'}], one "
                         "vector a document, "
@@ -264,7 +264,7 @@ def similarities(queries: Tensor | list[Tensor], candidates: Tensor | list[Tenso
     return maxsim(queries, candidates) / torch.tensor([[len(q)] for q in queries])
 
 def _chosen_scores(queries: Tensor | list[Tensor], candidates: Tensor | list[Tensor], choices:
-Sequence[Sequence[int]]) -> Tensor:
+                   Sequence[Sequence[int]]) -> Tensor:
     """`[Q, W]`: each query against its own candidates alone; rows are padded with -inf to the longest list of
     choices."""
     pad = torch.nn.utils.rnn.pad_sequence
@@ -313,12 +313,12 @@ def score_task(
 ) -> Score:
     "Rank, measure, bootstrap one task whose documents have been embedded."
     parts = [measure(scores, gains, task.metric) for _, scores, gains in score_blocks(queries, candidates,
-    task)]
+                                                                                      task)]
     values = torch.cat(parts).cpu()
     low, high = bootstrap(values, seed)
     count = round(sum(map(len, task.choices)) / len(task.choices)) if task.choices else len(task.candidates)
     return Score(task=task.name, family=task.family, metric=task.metric, value=values.mean().item(), low=low,
-    high=high,
+                 high=high,
                  chance=chance(task), n=len(values), candidates=count, per_query=values)
 
 def evaluate(
@@ -446,7 +446,7 @@ def score_table(columns: dict[str,
     total = sum(families.values(), [])
     if len(families) > 1: lines.add(f"all {len(total)} tasks, mean", "", total, is_mean=True)
     return Table(["task", "metric", "chance", *columns], lines.rows, frozenset(lines.best),
-    frozenset(lines.means))
+                 frozenset(lines.means))
 
 # %% ../nbs/04_eval.ipynb #ab04db47
 COLOUR_CYCLE = [COLORS[name] for name in ("ink", "causal", "hidden", "bidirectional", "good", "bad")]

@@ -92,7 +92,7 @@ def _check_values(cfg: PretrainConfig) -> None:
     allowed = dict(objective=tuple(OBJECTIVES), text_mask=TEXT_MASKS, patch_mask=PATCH_MASKS, noise=NOISES,
                    pixel_bias=("zero", "mean"), reduction=("global", "micro"), batching=("packs", "bins"))
     least = dict(decoder_depth=0, span=1, watch=0, mae_weight=0, pack_tokens=8, packs_per_step=1,
-    head_chunk=1)
+                 head_chunk=1)
     for name, values in allowed.items(): one_of(name, getattr(cfg, name), values)
     for name, low in least.items(): within(name, getattr(cfg, name), low, None)
 
@@ -189,7 +189,7 @@ class Reconstruction(nn.Module):
         hidden, layer_kwargs = self.encode(c)
         asked, head = hidden[c.logit_positions], self.backbone.model.lm_head
         words, losses, hits = masked_cross_entropy(asked, head, c.token_targets, chunk=self.chunk,
-        softcap=self.softcap)
+                                                   softcap=self.softcap)
         if self.backbone.shared: words = words + dummy_head_loss(self, hidden, layer_kwargs, c)
         patches = (self.predict_pixels(hidden, layer_kwargs, c).float() - c.patch_targets).pow(2).sum()
         sums = dict(mlm=words, mae=patches, **sums_by_kind(losses, hits, c.has_image))
@@ -290,7 +290,7 @@ def pretrain(cfg: PretrainConfig, resume: bool = False, force: bool = False) -> 
         hook = recon.register_forward_pre_hook(callback)
     reduced = functools.partial(accumulate, reduction=cfg.reduction)
     log = fit(recon, batches, cfg, total=steps, weights=loss_weights(cfg), accelerator=accelerator,
-    name="stage 1",
+              name="stage 1",
               resume=resume, accumulate=reduced, flops=stage_flops(recon))
     if hook: hook.remove()
 
@@ -323,12 +323,12 @@ def explore_reconstruction(recon: Reconstruction, docs: list[Document], cfg: Pre
 # %% ../nbs/02_joint_reconstruction.ipynb #de7bf421
 # The released code's choices; learning rate, warm-up, clipping and ratios are the defaults.
 OFFICIAL_CODE = dict(base="Qwen/Qwen2.5-VL-3B-Instruct", precision="bf16", shift=False, noise="shared",
-mae_weight=0.1,
+                     mae_weight=0.1,
                      max_length=1280, end_token=False, reduction="micro", all_frames=True, batching="bins",
                      min_pixels=256 * 28 * 28, max_pixels=1024 * 28 * 28, pack_tokens=12800,
                      packs_per_step=128)
 
 # The paper's; the rest are PretrainConfig's defaults.
 QWEN_3B = dict(base="Qwen/Qwen2.5-VL-3B-Instruct", precision="bf16", max_pixels=1024 * 28 * 28,
-pack_tokens=8192, packs_per_step=64)
+               pack_tokens=8192, packs_per_step=64)
 QWEN_7B = dict(QWEN_3B, base="Qwen/Qwen2.5-VL-7B-Instruct", text_ratio=0.6, patch_ratio=0.6)

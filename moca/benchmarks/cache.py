@@ -39,7 +39,7 @@ def model_digest(e: Embedder) -> str:
         h.update(x.reshape(-1).view(torch.uint8).numpy())
     encoder = b.encoder
     settings = ["multi-vector" if e.multi_vector else e.pooling, b.bidirectional, encoder.max_length,
-    encoder.tail,
+                encoder.tail,
                 encoder.family.name, encoder.image_processor.to_dict()]
     h.update(json.dumps(settings, sort_keys=True, default=str).encode())
     h.update(encoder.tokenizer.backend_tokenizer.to_str().encode())
@@ -129,7 +129,7 @@ class Cached:
     `folder/digest`.
     A damaged file is named on stderr, deleted, and what it held is computed again."""
     def __init__(self, encode: Callable[[list[Document]], Tensor | list[Tensor]], folder: str | Path, digest:
-    str):
+                 str):
         self.encode, self.shards = encode, Shards(Path(folder)/digest)
         self.found = self.made = 0 # Documents
 

@@ -81,7 +81,7 @@ def golden(
     "Compute the four similarities beside the expected ones. Raises `BadInput`."
     pairs = golden_pairs(example_image(model, image))
     e = Embedder.from_pretrained(model, "mean", bidirectional=True, end_token=False, processor=processor,
-    device=device, dtype=dtype,
+                                 device=device, dtype=dtype,
                                  max_length=32768)
     return [GoldenRow(name, value, x) for (name, _, _), value, x in zip(pairs, cosines(e, pairs), expected)]
 

@@ -103,7 +103,7 @@ def _candidates_of(row: dict, where: str) -> list[tuple[str, str]]:
 def _query_of(row: dict, where: str) -> tuple[str, str]:
     "Text and image path of a row's query. Raises `BadInput`."
     text, path = text_of(row.get("qry_text"), where, "qry_text"), text_of(row.get("qry_img_path"), where,
-    "qry_img_path")
+                                                                          "qry_img_path")
     if not text and not path:
         raise BadInput(f"{where}: the query is empty: it has neither qry_text nor qry_img_path")
     return text, path
@@ -136,7 +136,7 @@ class _Rows:
         text, path = _query_of(row, where)
         self.columns |= row.keys()
         self.queries.append(_mmeb_document(f"{self.name}/q{len(self.queries)}", text, self.image(path,
-        where)))
+                                                                                                 where)))
         full = [pair for pair in candidates if any(pair)]
         self.holes += len(candidates) - len(full)
         places = [self.place(pair, where) for pair in full]
@@ -153,7 +153,7 @@ def _mmeb_task(name: str, files: list[Path], images: Sequence[Path]) -> Task:
     note = {True: "MMEB, in distribution", False: "MMEB, out of distribution",
             None: "in MMEB's format"}[IN_DISTRIBUTION.get(name)]
     task = Task(name=name, family=META_TASK.get(name, "retrieval"), metric="precision@1",
-    queries=rows.queries,
+                queries=rows.queries,
                 candidates=rows.candidates, relevant=[{o[0]} for o in rows.choices], choices=rows.choices,
                 note=note)
     empty = f"{rows.holes:,} empty candidates left out" if rows.holes else ""
@@ -165,7 +165,7 @@ def task_files(folder: Path) -> dict[str, list[Path]]:
     `BadInput` if there are none."""
     if not folder.exists(): raise BadInput(f"{folder} does not exist: check the path")
     files = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.suffix.lower() in
-    SUFFIXES)
+                                                     SUFFIXES)
     files = [p for p in files if not any(o.startswith(".") for o in p.relative_to(folder).parts)]
     if not files: raise BadInput(f"{folder} holds no {' or '.join(SUFFIXES)} files")
     tasks = {}
@@ -189,7 +189,7 @@ def read_mmeb(
         if name not in found: raise BadInput(f"{path} has no task {name!r}: it has {', '.join(found)}")
     root = path if path.is_dir() else path.parent
     folders = [Path(images)] if images else [f for f in (root/"images", root/"eval_images", root) if
-    f.is_dir()]
+                                             f.is_dir()]
     order = {name: i for i, name in enumerate(META_TASK)}
     chosen = sorted(found if names is None else names, key=lambda name: (order.get(name, 36), name))
     return [_mmeb_task(name, found[name], folders) for name in chosen]

@@ -74,7 +74,7 @@ def _mean_gains(task: Task, asked: Sequence[int], classes: Sequence[int],
 
 # %% ../../nbs/benchmarks/07_mocabench.ipynb #c76a0b0b
 def _best_value(task: Task, asked: Sequence[int], allowed: Sequence[int], classes: Sequence[int], discount:
-Sequence[float]) -> float:
+                Sequence[float]) -> float:
     "Sum of the best values of queries with one content, whose candidates rank in classes."
     gain = _mean_gains(task, asked, classes, discount)
     size = Counter(classes[j] for j in allowed if classes[j] in gain)
@@ -109,7 +109,7 @@ def image_words(corpus: Corpus, split: str) -> dict[ImageRef, str]:
         for k, item in enumerate(scene["items"]): out[scene_image(corpus, scene, k)] = item["label"]
     for page in corpus.rows("pages", split):
         out[corpus.image("pages", page["page_id"])] = article_text(corpus.row("articles",
-        page["doc_id"])).text
+                                                                              page["doc_id"])).text
     return out
 
 def with_words(task: Task, words: dict[ImageRef, str]) -> Task:
@@ -118,7 +118,7 @@ def with_words(task: Task, words: dict[ImageRef, str]) -> Task:
         parts = [words[p] if isinstance(p, ImageRef) else p for p in d.parts]
         return Document(d.id, ("\n".join(parts),))
     return replace(task, queries=[read(q) for q in task.queries], candidates=[read(c) for c in
-    task.candidates])
+                                                                              task.candidates])
 
 # %% ../../nbs/benchmarks/07_mocabench.ipynb #12cf8669
 def thumbnails(refs: list[ImageRef]) -> torch.Tensor:
@@ -154,5 +154,5 @@ def limit_queries(task: Task, limit: int | None) -> Task:
     for i in asked if task.choices else ():
         choices.append([place[j] for j in task.choices[i]])
     return replace(task, queries=[task.queries[i] for i in asked], candidates=[task.candidates[j] for j in
-    place],
+                                                                               place],
                    relevant=relevant, choices=choices if task.choices else task.choices)

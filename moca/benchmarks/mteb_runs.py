@@ -91,7 +91,7 @@ def run_mteb(task, model, out: Path, progress: bool = True) -> Row: # task: an m
     try:
         task.load_data()
         results = mteb.evaluate(model, task, cache=None, prediction_folder=predictions,
-        show_progress_bar=progress,
+                                show_progress_bar=progress,
                                 encode_kwargs=dict(batch_size=64))
     except MocaError: raise
     except Exception as e: # mteb's, datasets', the hub library's own

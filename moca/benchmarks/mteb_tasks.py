@@ -68,7 +68,7 @@ def mteb_data(task: Task) -> dict:
     for i in range(len(task.queries)):
         relevant[f"q{i}"] = {f"c{j}": math.ceil(g) for j, g in gains_of(task, i).items()}
     return dict(corpus=_table(task.candidates, "c"), queries=_table(task.queries, "q"),
-    relevant_docs=relevant, top_ranked=ranked)
+                relevant_docs=relevant, top_ranked=ranked)
 
 # %% ../../nbs/benchmarks/10_mteb_tasks.ipynb #8ee815b2
 def side_code(documents: Sequence[Document]) -> str:
@@ -113,7 +113,7 @@ def _base():
         def task_specific_scores(self, scores, qrels, results, hf_split, hf_subset):
             "The tie-fair metric and chance."
             return {"fair_" + self.task.metric.replace("@", "_at_"): fair_score(self.task, results),
-            "chance": chance(self.task)}
+                    "chance": chance(self.task)}
     return MocaTask
 
 # %% ../../nbs/benchmarks/10_mteb_tasks.ipynb #86cf2b6e

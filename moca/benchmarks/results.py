@@ -47,7 +47,7 @@ def open_run(
     something else."""
     out = Path(out)
     fresh = dict(model=name, digest=digest, vectors=vectors, dimension=dimension,
-    moca=importlib.metadata.version("moca"))
+                 moca=importlib.metadata.version("moca"))
     if out.exists() and not out.is_dir(): raise BadInput(f"{out} is a file: give a directory")
     if out.is_dir() and any(out.iterdir()):
         try: old = json.loads((out/"run.json").read_text("utf-8"))["digest"]
@@ -81,7 +81,7 @@ def result_of(row: Row, digest: str, data: str, seconds: float, split: str) -> d
     try: version = importlib.metadata.version("mteb")
     except importlib.metadata.PackageNotFoundError: version = None
     entry = {"main_score": s.value, s.metric.replace("@", "_at_"): s.value, "hf_subset": "default",
-    "languages": ["eng-Latn"],
+             "languages": ["eng-Latn"],
              "low": _known(s.low), "high": _known(s.high), "chance": _known(s.chance), "baseline":
              row.baseline,
              "ceiling": row.ceiling, "queries": s.n, "candidates": s.candidates, "family": s.family,
@@ -132,7 +132,7 @@ def _row_from(found: dict, values: list | None) -> Row:
     low, high, floor = (math.nan if e[k] is None else e[k] for k in ("low", "high", "chance"))
     values = None if values is None else torch.tensor(values, dtype=torch.float64)
     score = Score(task=found["task_name"], family=e["family"], metric=e["metric"], value=e["main_score"],
-    low=low, high=high,
+                  low=low, high=high,
                   chance=floor, n=e["queries"], candidates=e["candidates"], per_query=values)
     return Row(score, e["baseline"], e["ceiling"])
 

@@ -60,7 +60,7 @@ def run_tasks(
     `BadInput` and `MocaError`."""
     digest = model_digest(model)
     out = open_run(out, name=name, digest=digest, vectors=describe_pooling(model), dimension=model.dimension,
-    force=force)
+                   force=force)
     work = model.encode if report is None else partial(model.encode, report=report)
     encode = Cached(work, out/"vectors", digest)
     rows = []

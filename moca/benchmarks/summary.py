@@ -23,7 +23,7 @@ __all__ = ['mean_interval', 'by_family', 'summary_table', 'family_bars', 'family
 
 # %% ../../nbs/benchmarks/14_summary.ipynb #5a1da84d
 def mean_interval(scores: Sequence[Score], seed: int = 0, resamples: int = 1000) -> tuple[float, float,
-float]:
+                                                                                          float]:
     """(mean over tasks, low, high): 95 % bootstrap over the queries of each task; NaN limits where a task
     kept no values."""
     value = sum(s.value for s in scores) / len(scores)
@@ -55,14 +55,14 @@ def _task_line(row: Row) -> list[str]:
     "A task's line of the table."
     s = row.score
     return [s.task, s.metric, str(s.n or "–"), str(s.candidates or "–"), _percent(s.chance),
-    _percent(row.baseline),
+            _percent(row.baseline),
             f"{_percent(s.value)} [{_percent(s.low)}, {_percent(s.high)}]", _percent(row.ceiling)]
 
 def _mean_line(label: str, rows: Sequence[Row]) -> list[str]:
     "The line of a mean over tasks."
     value, low, high = mean_interval([r.score for r in rows])
     return [label, "", "", "", _percent(_average([r.score.chance for r in rows])),
-    _percent(_average([r.baseline for r in rows])),
+            _percent(_average([r.baseline for r in rows])),
             f"{_percent(value)} [{_percent(low)}, {_percent(high)}]", _percent(_average([r.ceiling for r in
             rows]))]
 
@@ -114,7 +114,7 @@ def family_bars(rows: Sequence[Row], name: str) -> Figure:
         for x, members in enumerate(found.values()):
             value, low, high = mean_interval([r.score for r in members])
             error = None if math.isnan(low) else [[max(0, 100 * (value - low))], [max(0, 100 * (high -
-            value))]]
+                                                                                                value))]]
             ax.bar(x, 100 * value, .6, yerr=error, color=COLORS["ours"], error_kw=dict(lw=1.2, capsize=3),
                    label=None if x else name)
             _strokes(ax, x, members)

@@ -195,7 +195,7 @@ def bench_tasks() -> list[str]:
 def mmeb_tasks() -> list[str]:
     "The names of MMEB's tasks."
     return [n.rstrip("*") for names in literal_in("moca.benchmarks.mmeb", "MMEB").values() for n in
-    names.split()]
+            names.split()]
 
 def check_tasks(names: list[str], data: str | None, download: bool) -> None:
     "Raise `Usage` for a task that nobody knows, or whose files are neither here nor may be fetched."

@@ -114,7 +114,7 @@ LOOKED = 200 # rows whose layout and columns are told
 def _look(found: DataSummary, items: MapDataset, numbers: np.ndarray, workers: int, progress: bool) -> None:
     "Read some rows, and write down what they are like."
     good, measured = keep_valid(Subset(items, numbers), found.report, measure, workers=workers,
-    progress=progress,
+                                progress=progress,
                           what=found.kind)
     found.report.adds_up()
     for figures in measured:

@@ -257,8 +257,8 @@ def embed_all(model: nn.Module, step: CachedEmbeddings, accelerator) -> tuple[Te
 
 # %% ../../nbs/finetuning/03_gradcache.ipynb #ea2a5eea
 def loss_and_embedding_grads(model: nn.Module, step: CachedEmbeddings, scale: Tensor, batch,
-                             weights: dict[str, float], accelerator) -> tuple[dict[str, Tensor],
-                                                                              Tensor | None]:
+                             weights: dict[str, float], accelerator) -> tuple[dict[str, Tensor], Tensor |
+                             None]:
     "Gradients in the vectors; the global means by name, and the gradient of the scale."
     leaf = scale.detach().requires_grad_(scale.requires_grad)
     sums = accelerator.unwrap_model(model).loss(step.leaf(), leaf, batch)

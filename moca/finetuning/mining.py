@@ -262,7 +262,7 @@ def mine(e: Embedder, pairs: Sequence[Pair],
          keep: bool = False, # keep a pair's own negatives, in front of the mined ones
          approximate_above: int = 1_000_000, # Documents; more are searched by faiss
          pack_tokens: int = 4096, progress: bool = True, examples: int = 3) -> tuple[list[Pair],
-                                                                                     MiningReport]:
+         MiningReport]:
     """Pairs with hard negatives that the model itself finds (each pair keeps its place), and a report.
     Raises `BadInput`."""
     if not len(pairs): raise BadInput("there are no pairs to mine negatives for")
@@ -285,13 +285,13 @@ def _examples(pairs: list[Pair], most: int) -> list[str]:
     "Some pairs in a line each."
     chosen = [p for p in pairs if p.negatives][::max(1, len(pairs) // max(1, most))][:most]
     return [f"  {_short(p.query)} -> {_short(p.positive)}; not {', '.join(map(_short, p.negatives))}" for p
-    in chosen]
+            in chosen]
 
 def _short(doc: Document, most: int = 50) -> str:
     "A Document in a few words."
     text = " ".join(doc.text.split())
     return "".join(f"[{i.name[-24:]}] " for i in doc.images) + (text if len(text) <= most else text[:most] +
-    " …")
+                                                                " …")
 
 # %% ../../nbs/finetuning/04_mining.ipynb #a6100ed4
 def image_bytes(ref: ImageRef) -> bytes:

@@ -344,7 +344,7 @@ def image_segment(encoder: Encoder, placed: PlacedImage, name: str) -> Segment:
     image, layout = placed
     width, height = layout.options.get("resized", image.size)
     return Segment(ids=layout.ids, positions=layout.runs, pixels=_pixel_rows(encoder, placed, name),
-    grid=layout.grid,
+                   grid=layout.grid,
                    size=(height, width), patch_at=layout.patch_at, cells=layout.cells,
                    cell_grid=layout.cell_grid)
 

@@ -186,7 +186,7 @@ class QwenGrid(Family):
         n = rows * columns
         ids = [self.config.vision_start_token_id, *[self.image_id] * n, self.config.vision_end_token_id]
         return ImageLayout(ids=ids, runs=[1, (rows, columns), 1], grid=(1, rows * self.merge, columns *
-        self.merge),
+                                                                        self.merge),
                            patch_at=torch.arange(1, n + 1), cells=torch.arange(n), cell_grid=(rows, columns),
                            options=options)
 
@@ -328,7 +328,7 @@ class InternVL(Tiles):
         if not self.images.crop_to_patches or most < 2: return 0, 0
         size = self.images.size
         columns, rows = get_optimal_tiled_canvas((height, width), (size["height"], size["width"]), least,
-        most)
+                                                 most)
         return (rows, columns) if rows * columns > 1 else (0, 0)
 
     def image_layout(self, width, height, max_tokens=None):
@@ -363,7 +363,7 @@ class NamedTiles(Tiles):
         side = self.side // self.block
         cells = torch.cat([self.tile_cells(rows, columns), torch.arange(self.tile_tokens)])
         return ImageLayout(ids=ids, runs=[len(ids)], grid=(max(1, count), self.side, self.side),
-        patch_at=patch_at,
+                           patch_at=patch_at,
                            cells=cells, cell_grid=(side, side), options=options)
 
     def written(self, rows, columns) -> tuple[list[int], Tensor]:
@@ -478,7 +478,7 @@ class LlavaOnevision(LlavaGrid):
         super().setup()
         most = self.most_tiles * self.size**2
         self.images.image_grid_pinpoints = [list(p) for p in self.images.image_grid_pinpoints if math.prod(p)
-        <= most]
+                                            <= most]
 
     def limit(self, min_pixels, max_pixels):
         if not max_pixels: return
@@ -522,7 +522,7 @@ def _llava_features(model, tiles: tuple[Tensor, ...], sizes: tuple[Tensor, ...],
     most = max(map(len, tiles))
     padded = [torch.cat([t, t.new_zeros(most - len(t), *t.shape[1:])]) for t in tiles]
     return model.model.get_image_features(torch.stack(padded), image_sizes=torch.stack(sizes),
-    return_dict=True,
+                                          return_dict=True,
                                           **options).pooler_output
 
 def _without_tiles(n: int) -> dict:
@@ -531,7 +531,7 @@ def _without_tiles(n: int) -> dict:
 
 # %% ../../nbs/model/01_families.ipynb #ba9a944d
 FAMILIES = {f.name: f for f in (Qwen2VL, Qwen25VL, Qwen3VL, Qwen35, Idefics3, SmolVLM, LlavaOnevision,
-Gemma3, PaliGemma,
+                                Gemma3, PaliGemma,
                                 InternVL)}
 
 def family_named(kind: str | None) -> type[Family]:

@@ -74,7 +74,7 @@ def proof_key(backbone, files: Iterable[Path]) -> str:
     tower = str(getattr(backbone.vision.config, "_attn_implementation", None))
     versions = (moca.__version__, torch.__version__, transformers.__version__)
     return short_hash(content, backbone.kernel, str(backbone.dtype), machine, backbone.bidirectional,
-    e.max_length,
+                      e.max_length,
                       e.tail, size, tower, *versions, code_mark())
 
 # %% ../../nbs/model/11_proven.ipynb #97746c12

@@ -281,7 +281,7 @@ def _settings_of(backbone, pooling: str, multi_vector: bool) -> dict:
     encoder = backbone.encoder
     size = encoder.image_processor.size
     return dict(bidirectional=backbone.bidirectional, pooling=pooling, multi_vector=multi_vector,
-    prompts=backbone.prompts,
+                prompts=backbone.prompts,
                 max_length=encoder.max_length, end_token=bool(encoder.tail), image_size=dict(size) if size
                 else None,
                 mask_token=encoder.tokenizer.mask_token, added_mask_token=encoder.added_mask,
@@ -311,7 +311,7 @@ def write_settings(backbone, path: str | Path,
         (path/"chat_template.jinja").write_text(TEMPLATE, "utf-8")
     if backbone.projection is not None:
         save_file({"weight": backbone.projection.weight.detach().cpu().contiguous()},
-        path/"projection.safetensors")
+                  path/"projection.safetensors")
     (path/"README.md").write_text(model_card(backbone, pooling, multi_vector), "utf-8")
     share_modes(path)
 

@@ -249,7 +249,7 @@ FORMAT = 2 # of the file of lengths, and of the rules that it was made with
 def encoder_mark(encoder: Encoder) -> str:
     "A digest of what lengths depend on: tokenizer, image processor, limits."
     return fingerprint(encoder.family.name, encoder.max_length, encoder.tail,
-    encoder.tokenizer.backend_tokenizer.to_str(),
+                       encoder.tokenizer.backend_tokenizer.to_str(),
                   encoder.image_processor.to_json_string())
 
 # %% ../../nbs/model/06_splitting.ipynb #b6860b61

@@ -28,7 +28,7 @@ class TinyRecipe(NamedTuple):
 
 # %% ../../nbs/model/03_tiny.ipynb #0e836fe9
 _text = dict(hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4,
-num_key_value_heads=2,
+             num_key_value_heads=2,
              max_position_embeddings=4096)
 _tile = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, image_size=56,
              patch_size=14)
@@ -135,7 +135,7 @@ def _image_tokens(family: str, tokenizer) -> dict[str, int]:
     if tokens: return dict(image_token_id=tokenizer.convert_tokens_to_ids(tokens[0]))
     qwen = dict(image="image_pad", video="video_pad", vision_start="vision_start", vision_end="vision_end")
     return {f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{token}|>") for name, token in
-    qwen.items()}
+            qwen.items()}
 
 # %% ../../nbs/model/03_tiny.ipynb #c1a4026a
 def tiny_config(family: str, tokenizer, **text):
@@ -144,7 +144,7 @@ def tiny_config(family: str, tokenizer, **text):
     keys = recipe.config({token: tokenizer.convert_tokens_to_ids(token) for token in recipe.tokens})
     rows = -(-len(tokenizer) // 64) * 64 # of the embedding table
     keys["text_config"] |= dict(vocab_size=rows, pad_token_id=tokenizer.pad_token_id,
-    bos_token_id=tokenizer.bos_token_id,
+                                bos_token_id=tokenizer.bos_token_id,
                                 eos_token_id=tokenizer.eos_token_id, **text)
     return transformers.CONFIG_MAPPING[family](**keys, **_image_tokens(family, tokenizer))
 

@@ -76,7 +76,7 @@ def entries(found: dict | list) -> Iterator[tuple[str, str, object]]:
 
 # %% ../../nbs/model/04_trust.ipynb #315f9a13
 CLASSES = ("tokenizer_class", "slow_tokenizer_class", "processor_class", "image_processor_type",
-"video_processor_type",
+           "video_processor_type",
            "feature_extractor_type", "architectures")
 
 def strings_in(value) -> list[str]:
@@ -220,7 +220,7 @@ def tensor_table(files: Iterable[Path]) -> dict[str, tuple[str, list[int]]]:
 # %% ../../nbs/model/04_trust.ipynb #6e0fc275
 LAYERS = ("num_hidden_layers", "num_layers", "n_layers", "encoder_layers", "decoder_layers", "depth")
 SIZES = ("vocab_size", "intermediate_size", "hidden_size", "embed_dim", "d_model", "head_dim",
-"projection_dim", "out_hidden_size",
+         "projection_dim", "out_hidden_size",
          "num_position_embeddings")
 
 def too_large(part: dict, n_tensors: int, n_numbers: int) -> Iterator[str]:
@@ -235,7 +235,7 @@ def check_sizes(file: Path, config: dict, table: dict[str, tuple[str, list[int]]
     "Refuse a config that promises more than the weights hold. Raises `BadInput` naming file and entry."
     numbers = sum(math.prod(shape) for _, shape in table.values())
     parts = [("", config), *((f"{path}.", value) for path, _, value in entries(config) if isinstance(value,
-    dict))]
+                                                                                                     dict))]
     for where, part in parts:
         for key in too_large(part, len(table), numbers):
             raise BadInput(f"{file}: {where}{key} is {part[key]:,}, and the weights are {len(table):,} "

@@ -157,7 +157,7 @@ def built(module: str, setting, names: list[str],
     try:
         for n in tqdm(names, desc="build", unit="arm", disable=not progress):
             arms[n] = Remote(module, "make_arm", dataclasses.asdict(setting), n) if apart else here(setting,
-            n)
+                                                                                                    n)
         yield arms
     finally:
         for a in arms.values(): a.close()
@@ -200,12 +200,12 @@ def compare(first: dict, other: dict, apart: Callable = worst) -> dict[str, floa
                         f"{', '.join(sorted(first['grads'].keys() ^ other['grads'].keys())[:3])}")
     norm = lambda arrays: math.sqrt(sum(float(np.square(a, dtype=np.float64).sum()) for a in arrays))
     return dict(loss=off(first["loss"], other["loss"]), document=max(apart(a, other["rows"][i]) for i, a in
-    first["rows"].items()),
+                                                                     first["rows"].items()),
                 gradient=norm(g - other["grads"][n] for n, g in first["grads"].items()) /
                 norm(first["grads"].values()))
 
 def gate_arms(arms: dict, tolerances: dict[str, float], apart: Callable = worst) -> dict[str, dict[str,
-float]]:
+                                                                                                   float]]:
     "Compare every arm with the first. Raises `MocaError` above a tolerance: then nothing is timed."
     found, first = {}, None
     for name, arm in arms.items():

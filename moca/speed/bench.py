@@ -62,7 +62,7 @@ def padded_batch(backbone: Backbone, encoded: list[Encoded], chosen: list[int]) 
     cat = lambda name: torch.cat([getattr(e, name) for e in docs]).to(backbone.device)
     ids = torch.nn.utils.rnn.pad_sequence([e.input_ids for e in docs], True, pad).to(backbone.device)
     mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(e.input_ids) for e in docs], True,
-    0).to(backbone.device)
+                                           0).to(backbone.device)
     grids = cat("image_grid_thw")
     return dict(chosen=chosen, lengths=[len(e) for e in docs],
                 inputs=dict(input_ids=ids, attention_mask=mask, use_cache=False,
@@ -91,7 +91,7 @@ def pack_arms(backbone: Backbone, encoded: list[Encoded], budget: int, seed: int
     arms = [Arm("packed", packs, packed, sum(len(p) for _, p in packs))]
     for name in ("padded", "grouped"):
         batches = [padded_batch(backbone, encoded, b) for b in random_batches(lengths, budget, seed, name ==
-        "grouped")]
+                                                                              "grouped")]
         arms.append(Arm(name, batches, padded, sum(b["inputs"]["input_ids"].numel() for b in batches)))
     return arms
 
@@ -99,7 +99,7 @@ def pack_arms(backbone: Backbone, encoded: list[Encoded], budget: int, seed: int
 def loss_of(states: dict[int, Tensor]) -> Tensor:
     "A sum over Documents of something that every state and every direction enters."
     return sum((h.float() * torch.linspace(-1, 1, h.shape[1], device=h.device)).sum(1).tanh().sum() for h in
-    states.values())
+               states.values())
 
 def work(backbone: Backbone, arm: Arm, keep: bool = False) -> dict[int, Tensor]:
     """Forward and backward over all passes of an arm; the gradients add up in the parameters. Returns the
@@ -124,7 +124,7 @@ def gate(backbone: Backbone, arms: list[Arm], tolerance: float) -> dict[str, tup
             raise MocaError(f"arm {arm.name} did other Documents than {arms[0].name}")
         scale = max(float(h.abs().max()) for h in first[0].values())
         found[arm.name] = (max(float((states[i].float() - h.float()).abs().max()) for i, h in
-        first[0].items()) / scale,
+                               first[0].items()) / scale,
                            float((grad - first[1]).norm() / first[1].norm()))
         if max(found[arm.name]) > tolerance:
             raise MocaError(f"arm {arm.name} differs from {arms[0].name} by {found[arm.name][0]:.1e} in "
@@ -165,22 +165,22 @@ def summary(arms: list[Arm], tokens: int) -> list[dict]:
 
 # %% ../../nbs/speed/02_bench.ipynb #487d3027
 def bench_pack(model=None, device: str = "cpu", documents: int = 256, budget: int = 4096, repeats: int = 5,
-seed: int = 0,
+               seed: int = 0,
                dtype: torch.dtype = torch.float32, progress: bool = True) -> dict:
     """Packs against padded batches on the embedded corpus's own mix of lengths, forward and backward; the
     gate comes first."""
     backbone = load_backbone(model, bidirectional=True, device=device, dtype=dtype, max_length=min(budget,
-    2048))
+                                                                                                   2048))
     docs = load_corpus().documents("train")
     chosen = torch.randperm(len(docs), generator=generator(seed, 0, "bench",
-    "documents"))[:documents].tolist()
+                                                           "documents"))[:documents].tolist()
     encoded = [encode(backbone.encoder, docs[i]) for i in tqdm(chosen, desc="encode", unit="doc", disable=not
-    progress)]
+                                                               progress)]
     arms, lengths = pack_arms(backbone, encoded, budget, seed), [len(e) for e in encoded]
     differences = gate(backbone, arms, 1e-4 if dtype == torch.float32 else 5e-2)
     clock(backbone, arms, repeats, progress)
     return dict(bench="pack", machine=machine(device), kernel=backbone.kernel, budget=budget,
-    documents=len(chosen),
+                documents=len(chosen),
                 tokens=sum(lengths), longest=max(lengths), median_length=statistics.median(lengths),
                 fill=fill(plan(lengths, budget, seed), lengths, budget), differences=differences,
                 rows=summary(arms, sum(lengths)))
@@ -189,13 +189,13 @@ seed: int = 0,
 def _text(hidden, inner, layers, heads, vocabulary):
     "The text config of a Qwen2.5-VL with two key-value heads."
     return dict(hidden_size=hidden, intermediate_size=inner, num_hidden_layers=layers,
-    num_attention_heads=heads, num_key_value_heads=2,
+                num_attention_heads=heads, num_key_value_heads=2,
                 vocab_size=vocabulary)
 
 def _tower(hidden, inner, layers, full):
     "The vision config: windows of 8 x 8 patches, whole pictures in the layers `full`."
     return dict(hidden_size=hidden, intermediate_size=inner, depth=layers, num_heads=max(4, hidden // 80),
-    fullatt_block_indexes=full,
+                fullatt_block_indexes=full,
                 window_size=112)
 
 SHAPES = { # language model and vision tower in the shapes of real models, weights random
@@ -209,7 +209,7 @@ SHAPES = { # language model and vision tower in the shapes of real models, weigh
 }
 
 def shaped_backbone(shape: str, device: str = "cpu", dtype: torch.dtype = torch.float32, checkpointing: str =
-"none",
+                    "none",
                     vocabulary: int | None = None, # words; None: the shape's own
                     seed: int = 0) -> Backbone:
     """A bidirectional Backbone with random weights in the shape of a real model, and the embedded model's
@@ -225,12 +225,11 @@ def shaped_backbone(shape: str, device: str = "cpu", dtype: torch.dtype = torch.
     config = Qwen2_5_VLConfig(text_config=text, vision_config=dict(tower,
     out_hidden_size=text["hidden_size"]), tie_word_embeddings=True,
                               **{n: getattr(encoder.family.config, n) for n in ("image_token_id",
-                              "video_token_id", "vision_start_token_id",
-                                                                                "vision_end_token_id")})
+                              "video_token_id", "vision_start_token_id", "vision_end_token_id")})
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(seed)
         return load_backbone(config, bidirectional=True, device=device, dtype=dtype, encoder=encoder,
-        check=False,
+                             check=False,
                              checkpointing=checkpointing)
 
 # %% ../../nbs/speed/02_bench.ipynb #c1bd0000
@@ -254,7 +253,7 @@ def mixed_lengths(budget: int, seed: int = 0) -> list[int]:
 
 # %% ../../nbs/speed/02_bench.ipynb #a95b5e5c
 def bench_kernels(shape: str = "tiny", budgets: tuple[int, ...] = (4096,), device: str = "cpu", dtype:
-torch.dtype = torch.float32,
+                  torch.dtype = torch.float32,
                   kernels: list[str] | None = None, repeats: int = 5, checkpointing: bool = False, tolerance:
                   float | None = None,
                   progress: bool = True) -> dict:
@@ -273,10 +272,10 @@ torch.dtype = torch.float32,
             arm = Arm(kernel, [kernel], forward, len(one))
             try:
                 difference = gate(backbone, arms[:1] + [arm], tolerance or (1e-4 if dtype == torch.float32
-                else 5e-2))[kernel]
+                                                                            else 5e-2))[kernel]
                 arms.append(arm)
                 rows.append(dict(budget=budget, arm=kernel, documents=one.documents, states=difference[0],
-                gradients=difference[1]))
+                                 gradients=difference[1]))
             except torch.OutOfMemoryError: rows.append(dict(budget=budget, arm=kernel, out_of_memory=True))
             if torch.device(device).type == "cuda": torch.cuda.empty_cache()
         clock(backbone, arms, repeats, progress)
@@ -284,7 +283,7 @@ torch.dtype = torch.float32,
             row = next(r for r in rows if r["budget"] == budget and r["arm"] == arm.name)
             row.update(milliseconds=statistics.median(arm.seconds) * 1000, memory=arm.memory)
     return dict(bench="kernels", machine=machine(device), shape=shape, dtype=str(dtype),
-    checkpointing=checkpointing,
+                checkpointing=checkpointing,
                 parameters=sum(p.numel() for p in backbone.parameters()), rows=rows)
 
 # %% ../../nbs/speed/02_bench.ipynb #29915765
@@ -322,7 +321,7 @@ def made_up(encoder: Encoder, text: int, images: list[int], name: str, seed: int
     table = lambda x, n: torch.tensor(x, dtype=torch.long).view(-1, n)
     ids, at = torch.tensor(ids), torch.cat(at) if at else torch.zeros(0, dtype=torch.long)
     return Encoded(name, ids, family.positions(places + [text + 1]), torch.randn(patches, encoder.patch_dim,
-    generator=g), table(grids, 3),
+                                                                                 generator=g), table(grids, 3),
                    table([(h * family.patch, w * family.patch) for _, h, w in grids], 2), at, at,
                    cells=torch.arange(len(at)), cell_grids=cells)
 

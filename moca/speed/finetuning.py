@@ -62,7 +62,7 @@ class Stage2Setting:
         """The paper's loss, without the mask for duplicates, which the other arms do not know; the batch has
         none."""
         return FinetuneConfig(negatives=self.negatives, candidates=candidates, mask_duplicates=False,
-        pack_tokens=self.budget,
+                              pack_tokens=self.budget,
                               max_length=self.max_length, seed=self.seed)
 
 def settings(device: str = "cpu", budgets: list[int] = (), **given) -> list[Stage2Setting]:
@@ -105,10 +105,10 @@ class Stage2Arm(Timed):
         self.setting, self.device, dtype = setting, setting.device, getattr(torch, setting.dtype)
         if setting.shape:
             backbone = shaped_backbone(setting.shape, setting.device, dtype, self.checkpointing,
-            seed=setting.seed)
+                                       seed=setting.seed)
         else:
             backbone = load_backbone(bidirectional=True, device=setting.device, dtype=dtype,
-            checkpointing=self.checkpointing,
+                                     checkpointing=self.checkpointing,
                                        check=False)
         if self.stock:
             backbone.text.config._attn_implementation = backbone.vision.config._attn_implementation = "sdpa"
@@ -125,7 +125,7 @@ class Stage2Arm(Timed):
         "What the batch holds."
         lengths = [len(encode(self.backbone.encoder, d)) for column in self.columns for d in column]
         return dict(documents=len(lengths), tokens=sum(lengths), longest=max(lengths),
-        median=statistics.median(lengths),
+                    median=statistics.median(lengths),
                     computed=self.computed,
                     images=sum(len(d.images) for column in self.columns for d in column))
 
@@ -136,7 +136,7 @@ class Stage2Arm(Timed):
             rows = {str(i): tuple(v) for i, v in enumerate(self.vectors().float().cpu().tolist())}
         loss = float(self.step(self.batches[0]))
         grads = {n: p.grad.float().cpu().numpy() for n, p in self.backbone.named_parameters() if p.grad is
-        not None}
+                 not None}
         self.clear()
         return dict(loss=loss, rows=rows, grads=grads)
 
@@ -148,7 +148,7 @@ class Cached(Stage2Arm):
         self.model = Contrastive(self.backbone, self.setting.config(self.candidates))
         self.accelerator = Accelerator(cpu=self.device == "cpu")
         batch = make_batch(self.backbone.encoder, self.pairs, self.setting.negatives, self.setting.budget,
-        keep=2**33).to(self.device)
+                           keep=2**33).to(self.device)
         self.computed = batch.tokens
         return batch
 
@@ -175,7 +175,7 @@ class Direct(Cached):
     def step(self, batch):
         vectors = self.packs(batch)
         loss = self.model.loss(Embeddings(vectors), vectors.new_full((1,), 1 / self.model.cfg.temperature),
-        batch)["nce"] / len(batch.queries)
+                               batch)["nce"] / len(batch.queries)
         loss.backward()
         return loss.detach()
 
@@ -203,7 +203,7 @@ class PaddedPairs(Stage2Arm):
     def features(self, docs: list) -> dict:
         "One padded batch, with the number of images of each row."
         found = padded_batch(self.backbone, [encode(self.backbone.encoder, d) for d in docs],
-        range(len(docs)))["inputs"]
+                             range(len(docs)))["inputs"]
         found.pop("use_cache")
         return dict(found, num_images_per_sample=torch.tensor([len(d.images) for d in docs]))
 
@@ -219,7 +219,7 @@ class SentenceTransformers(PaddedPairs):
         from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
         self.model, budget = Stock(self.backbone), self.setting.budget
         self.loss = CachedMultipleNegativesRankingLoss(self.model, scale=1 /
-        self.setting.config().temperature,
+                                                       self.setting.config().temperature,
                                                        mini_batch_num_tokens=budget)
         columns = [self.features(c) for c in self.columns]
         sizes = [(c["attention_mask"].sum(1).tolist(), _minibatch_ranges(c, 0, budget)) for c in columns]
@@ -238,7 +238,7 @@ class Authors(PaddedPairs):
     def prepare(self):
         self.model = Stock(self.backbone)
         found = [self.features(self.columns[0]), self.features([d for column in self.columns[1:] for d in
-        column])]
+                                                                column])]
         self.computed = sum(f["input_ids"].numel() for f in found)
         return found
 
@@ -291,7 +291,7 @@ def loss_bytes(pairs: int, dim: int = 64, negatives: int = 1) -> int:
     pairs * negatives))
     keys = lambda k, width: torch.arange(k * width).view(k, width)
     who = PairIds(keys(pairs, 3), -2 - keys(pairs * negatives, 2),
-    torch.arange(pairs).repeat_interleave(negatives))
+                  torch.arange(pairs).repeat_interleave(negatives))
     with saved_bytes() as held:
         contrastive_loss(Embeddings(q), Embeddings(p), Embeddings(n), who, LossConfig(), torch.tensor([1 / .03]), None)["nce"]
     return held()
@@ -314,7 +314,7 @@ def bench(setting: Stage2Setting | None = None, # None: the embedded model on th
         seconds = in_turns(made, repeats, progress)
         memory, busy = ({n: a.ask(what) for n, a in made.items()} for what in ("memory", "processor"))
     return dict(bench="stage2", machine=machine(setting.device), setting=dataclasses.asdict(setting),
-    equal=True,
+                equal=True,
                 tolerances=TOLERANCES[setting.dtype], differences=differences,
                 saved_bytes_exponent=saved_exponent(), **report(setting, told, seconds, memory, busy))
 
@@ -325,7 +325,7 @@ def report(setting: Stage2Setting, told: dict, seconds: dict, memory: dict, busy
     for n, s in seconds.items():
         t = spread(s)
         arms[n] = dict(pairs_s=setting.pairs / t["median"], pairs_s_quartiles=[setting.pairs / x for x in
-        reversed(t["quartiles"])],
+                                                                               reversed(t["quartiles"])],
                        seconds=t["median"],
                        peak_mib=memory[n] and memory[n] / 2**20,
                        processor_seconds=statistics.median(busy[n][-len(s):]),
@@ -333,7 +333,7 @@ def report(setting: Stage2Setting, told: dict, seconds: dict, memory: dict, busy
     def ratio(of): # round by round
         pairs = {n: zip(of[n][-len(seconds[n]):], of["moca"][-len(seconds[n]):]) for n in of if n != "moca"}
         return {name.get(n, "vs_" + n.replace("-", "_")): spread([b / a if n == "direct" else a / b for a, b
-        in both]) for n,
+                                                                  in both]) for n,
                 both in pairs.items()}
     wall = ratio(seconds)
     return dict(arms=arms, ratio={k: r["median"] for k, r in wall.items()}, ratio_quartiles={k:
@@ -360,8 +360,7 @@ def as_text(found: dict) -> str:
         lines.append(words[k].format(f"{r:.2f}") + " ({:.2f} to {:.2f}; by processor time {:.2f})".format(*found["ratio_quartiles"][k],
                                                                                                           found["ratio_processor"][k]))
     off = {k: max(d[k] for d in found["differences"].values())
-           for k in ("loss", "gradient")} if found["differences"] else dict(loss=0,
-                                                                                                                                gradient=0)
+           for k in ("loss", "gradient")} if found["differences"] else dict(loss=0, gradient=0)
     return "\n".join(lines + [f"equal before timing: losses within {off['loss']:.0e}, gradients within "
                               f"{off['gradient']:.0e}; bytes saved "
                               "by the loss grow like the batch to the power "

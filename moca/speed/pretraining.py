@@ -64,7 +64,7 @@ def bench_documents(encoder, setting: Stage1Setting) -> list[Encoded]:
     if setting.mix == "corpus":
         docs, out, total = load_corpus().documents("train"), [], 0
         for i in torch.randperm(len(docs), generator=generator(setting.seed, 0, "bench",
-        "documents")).tolist():
+                                                               "documents")).tolist():
             if total >= setting.tokens: break
             out.append(encode(encoder, docs[i]))
             total += len(out[-1])
@@ -89,7 +89,7 @@ def padded(encoder, c: Corruption, multiple: int = 1) -> dict:
     inputs = dict(input_ids=ids, attention_mask=lay(torch.ones_like(at), at, 0), use_cache=False,
                   **encoder.family.stock(c.pixel_values, c.pack.image_grid_thw, c.pack.image_sizes, ids))
     return dict(inputs=inputs, labels=lay(c.token_targets, at[c.logit_positions + 1], -100),
-    image_at=at[c.masked_images],
+                image_at=at[c.masked_images],
                 pixels=c.patch_targets, ids=list(c.pack.ids))
 
 def moved(batch, device):
@@ -130,7 +130,7 @@ class Padded(nn.Module):
     `plain` (N), in `chunked` form (M),
     or transformers' own (`hf`)."""
     def __init__(self, recon: Reconstruction, head: str, counts: dict[str, int], mae_weight: float, chunk:
-    int = 256):
+                 int = 256):
         super().__init__()
         self.recon, self.head, self.counts, self.mae_weight, self.chunk = recon, head, counts, mae_weight, chunk
 
@@ -162,7 +162,7 @@ class Padded(nn.Module):
             return dict(loss=self.token_losses(hidden, batch["labels"])[0] / self.counts["mlm"] + mae)
         model = self.recon.backbone.model
         return dict(loss=model.loss_function(model.lm_head(hidden), batch["labels"],
-        model.config.text_config.vocab_size,
+                                             model.config.text_config.vocab_size,
                                              num_items_in_batch=num_items_in_batch) + mae)
 
 # %% ../../nbs/speed/03_pretraining.ipynb #acc4a84f
@@ -173,7 +173,7 @@ class Stage1Arm(Timed):
     def __init__(self, setting: Stage1Setting):
         self.setting, self.device, cfg = setting, setting.device, setting.config
         backbone = shaped_backbone(setting.shape, setting.device, getattr(torch, setting.dtype),
-        self.checkpointing, setting.vocabulary,
+                                   self.checkpointing, setting.vocabulary,
                                    setting.seed)
         if self.stock:
             backbone.text.config._attn_implementation = backbone.vision.config._attn_implementation = "sdpa"
@@ -201,7 +201,7 @@ class Stage1Arm(Timed):
             with torch.no_grad(): rows |= self.losses(b)
             total += float(self.step(b))
         grads = {n: p.grad.float().cpu().numpy() for n, p in self.recon.named_parameters() if p.grad is not
-        None}
+                 None}
         self.clear()
         return dict(loss=total, rows=rows, grads=grads)
 
@@ -255,14 +255,14 @@ class Packed(Stage1Arm):
         mlm = F.cross_entropy(scores.float(), c.token_targets, reduction="none")
         mae = (pixels.float() - c.patch_targets.float()).pow(2).sum(1)
         return per_document(c.pack.ids, c.pack.document_ids[c.logit_positions], mlm,
-        c.pack.document_ids[c.masked_images], mae)
+                            c.pack.document_ids[c.masked_images], mae)
 
 # %% ../../nbs/speed/03_pretraining.ipynb #d1d8c338
 def per_document(ids: list[str], owner: Tensor, mlm: Tensor, image_owner: Tensor, mae: Tensor) -> dict[str,
 tuple[float, float]]:
     "Sums of both losses by document."
     a, b = (torch.zeros(len(ids), device=x.device).index_add(0, o, x) for o, x in ((owner, mlm),
-    (image_owner, mae)))
+                                                                                   (image_owner, mae)))
     return dict(zip(ids, zip(a.tolist(), b.tolist())))
 
 # %% ../../nbs/speed/03_pretraining.ipynb #01397a3a
@@ -314,12 +314,12 @@ class BinnedArm(PaddedArm):
     def order(self):
         image = [len(e.image_tokens) for e in self.encoded]
         costs = bin_costs([len(e) - n for e, n in zip(self.encoded, image)], image, [len(e.image_grid_thw)
-        for e in self.encoded],
+                                                                                     for e in self.encoded],
                           self.setting.config.max_length)
         tries = [bins(costs, round(self.setting.budget * 1.2**k), seed=self.setting.seed, drop_last=False)
-        for k in range(-8, 16)]
+                 for k in range(-8, 16)]
         return min(tries, key=lambda found: abs(sum(map(len, self.encoded)) / len(found) -
-        self.setting.budget))
+                                                self.setting.budget))
 
 # %% ../../nbs/speed/03_pretraining.ipynb #fbfc24e1
 class HfTrainer(Trainer):
@@ -330,7 +330,7 @@ class HfTrainer(Trainer):
         data = train_dataset if train_dataset is not None else self.train_dataset
         g = torch.Generator().manual_seed(self.args.seed)
         return get_length_grouped_indices([len(f["input_ids"]) for f in data], self.args.train_batch_size,
-        mega_batch_mult=50, generator=g)
+                                          mega_batch_mult=50, generator=g)
 
 class TrainerArm(PaddedArm):
     """hf: transformers' Trainer; its batches have a fixed number of samples, as many as a micro-batch of
@@ -340,7 +340,7 @@ class TrainerArm(PaddedArm):
         self.folder = tempfile.TemporaryDirectory()
         size = max(1, round(self.setting.budget * len(self.encoded) / sum(map(len, self.encoded))))
         args = TrainingArguments(self.folder.name, per_device_train_batch_size=size,
-        train_sampling_strategy="group_by_length",
+                                 train_sampling_strategy="group_by_length",
                                  remove_unused_columns=False,
                                  use_cpu=self.device == "cpu", report_to="none", seed=self.setting.seed,
                                  dataloader_pin_memory=False,
@@ -392,7 +392,7 @@ def bench(setting: Stage1Setting | None = None, # None: the toy on the CPU
         peak = matrix_peak(setting, max(before, told["moca"]["flops"] / fastest))
         memory, busy = ({n: a.ask(what) for n, a in made.items()} for what in ("memory", "processor"))
     found = dict(bench="stage1", machine=machine(setting.device), setting=dataclasses.asdict(setting),
-    equal=True,
+                 equal=True,
                  tolerances=TOLERANCES[setting.dtype], differences=differences,
                  flops=dict(useful=told["moca"]["flops"], counted=counted, off=told["moca"]["flops"] /
                  counted - 1), gemm_peak=peak,
@@ -407,17 +407,17 @@ def report(told: dict, seconds: dict, memory: dict, busy: dict, ceiling: float) 
         speed, use = ([k / x for x in (t["median"], *reversed(t["quartiles"]))] for k in (moca["tokens"],
         moca["flops"] / ceiling))
         arms[n] = dict(real_tok_s=speed[0], real_tok_s_quartiles=speed[1:], seconds=t["median"], mfu=use[0],
-        mfu_quartiles=use[1:],
+                       mfu_quartiles=use[1:],
                        peak_mib=memory[n] and memory[n] / 2**20,
                        processor_seconds=statistics.median(busy[n][-len(s):]),
                        micro_batches=told[n]["micro_batches"], real=moca["tokens"] / told[n]["computed"])
     ratios = {n: spread([a / b for a, b in zip(s, seconds["moca"])]) for n, s in seconds.items() if n !=
-    "moca"}
+              "moca"}
     last = {n: b[-len(seconds[n]):] for n, b in busy.items()} # without the warm-up
     processor = {f"vs_{n}": statistics.median(a / b for a, b in zip(x, last["moca"])) for n, x in
-    last.items() if n != "moca"}
+                 last.items() if n != "moca"}
     return dict(arms=arms, ratio_processor=processor, ratio={f"vs_{n}": r["median"] for n, r in
-    ratios.items()},
+                                                             ratios.items()},
                 ratio_quartiles={f"vs_{n}": r["quartiles"] for n, r in ratios.items()},
                 fill=moca["fill"], mfu=arms["moca"]["mfu"],
                 work={k: moca[k] for k in ("documents", "tokens", "image_tokens", "mlm", "mae",
@@ -432,7 +432,7 @@ def settings(device: str = "cpu", budgets: list[int] = (), **given) -> list[Stag
     cuda = device == "cuda"
     usual = dict(shape="3b", scale=1, dtype="bfloat16") if cuda else {}
     make = lambda b: Stage1Setting(**{**usual, **dict(device=device, budget=b, tokens=8 * b if cuda else
-    Stage1Setting.tokens), **given})
+                                                      Stage1Setting.tokens), **given})
     return [make(b) for b in budgets or ((12800, 32768) if cuda else (Stage1Setting.budget,))]
 
 # %% ../../nbs/speed/03_pretraining.ipynb #7901c226
@@ -447,14 +447,14 @@ def cost_laws(setting: Stage1Setting, factors: tuple[float, ...] = (.5, 1, 2, 4)
     shape = shape or ("base" if setting.device == "cpu" else setting.shape)
     most = round(max(factors) * setting.budget)
     sizes = {f: make_arm(dataclasses.replace(setting, budget=round(f * setting.budget), tokens=most), "moca")
-    for f in factors}
+             for f in factors}
     recompiles = sizes[min(factors)].compiled()
     seconds = in_turns(sizes, repeats, progress)
     tokens = [sizes[f].computed / len(sizes[f].batches) for f in factors]
     each = [statistics.median(seconds[f]) / len(sizes[f].batches) for f in factors]
     del sizes
     words = {v: make_arm(dataclasses.replace(setting, shape=shape, vocabulary=v, tokens=2 * setting.budget),
-    "moca") for v in vocabularies}
+                         "moca") for v in vocabularies}
     seconds, flops = in_turns(words, repeats, progress), [a.about()["flops"] for a in words.values()]
     few, many = vocabularies
     return dict(budget=dict(slope=slope(tokens, each), tokens=tokens, seconds=each), recompiles=recompiles,
@@ -482,7 +482,7 @@ def as_text(found: dict) -> str:
         lines.append(f"{n:6s}{a['micro_batches']:8d}{a['real']:8.1%}{a['real_tok_s']:10.0f}  "
                      f"{q:16s}{a['mfu']:5.1%}{a['peak_mib'] or math.nan:10.0f}  {than}")
     far = {k: max((d[k] for d in found["differences"].values()), default=0.0) for k in ("document",
-    "gradient")}
+                                                                                        "gradient")}
     lines += [f"equal before timing: losses of each document within {far['document']:.0e}, gradients within "
               f"{far['gradient']:.0e}",
               f"useful work {found['flops']['useful'] / 1e9:.1f} GFLOP a round ({found['flops']['off']:+.2%} "

@@ -78,7 +78,7 @@ POINTS = points("steps", 60, 120, 480) | points("text_ratio", .2, .6) | points("
                                                                                .1, 1)
 WITHOUT = ["all pairs", "no text pairs", "no long documents", "mixed batches"]
 _small = dict(tasks="moca-bench", split="test", limit=250, seeds=[0, 1, 2], base=None, stage1=dict(SMALL1,
-steps=240),
+                                                                                                   steps=240),
               stage2=dict(SMALL2, steps=120), axes=AXES, compare=COMPARE)
 _stage1, _stage2 = ({k: v for k, v in options.items() if k != "base"} for options in (QWEN1, QWEN2))
 GRIDS = {
@@ -136,7 +136,7 @@ def digest(x) -> str:
 def label(arm: Sequence) -> str:
     "An arm in words: its values that are not the first of their axis, attention and cpt always."
     return ", ".join(v if a in ("attention", "cpt", "data") else f"{a} {v}" for a, v, first in arm if a in
-    ("attention", "cpt")
+                     ("attention", "cpt")
                      or not first)
 
 # %% ../../nbs/studies/04_ablation.ipynb #4b00694e
@@ -149,7 +149,7 @@ def arms(grid: Grid) -> list[tuple]:
                        if a not in grid.axes]: raise BadInput(f"a cell names the axis {unknown[0]!r}: there "
                                                               f"are {', '.join(grid.axes)}")
         lists = [v if isinstance(v, list) else [v] for v in (chosen.get(a, next(iter(values))) for a, values
-        in grid.axes.items())]
+                                                             in grid.axes.items())]
         out += itertools.product(*lists)
     return [arm_of(grid, dict(zip(grid.axes, values))) for values in dict.fromkeys(out)]
 
@@ -209,7 +209,7 @@ def _change(found: dict, name: str, value) -> None:
     if name == "seeds":
         value = [int(s)
                  for s in str(value).replace("[", "").replace("]", "").split(",")] if not isinstance(value,
-        list) else value
+                 list) else value
     stage, dot, option = name.partition(".")
     if dot and stage in ("stage1", "stage2"): found[stage] = found.get(stage, {}) | {option: value}
     elif name in ("seeds", "split", "limit", "tasks", "base", "name"): found[name] = value
@@ -224,7 +224,7 @@ def configs(grid: Grid, cell: Cell, out: Path) -> tuple[PretrainConfig | None, F
     base=grid.base, out=str(where)))
     base = grid.base if one is None else str((where/"model").resolve())
     return one, make_config(FinetuneConfig, cell.stage2, dict(seed=cell.seed, base=base,
-    out=str(out/"stage2"/cell.key)))
+                                                              out=str(out/"stage2"/cell.key)))
 
 # %% ../../nbs/studies/04_ablation.ipynb #a6962e72
 def show_grid(grid: Grid) -> str:
@@ -235,9 +235,9 @@ def show_grid(grid: Grid) -> str:
     getattr(c, stage)) is not None},
                                        key=str)
     words = lambda found: " or ".join(", ".join(f"{k} {v}" for k, v in o) or "one pass over the data" for o
-    in found)
+                                      in found)
     one, two = spend("stage1", ("steps", "pack_tokens", "packs_per_step")), spend("stage2", ("steps",
-    "batch_size"))
+                                                                                             "batch_size"))
     equal = "equal budgets" if len(one) <= 1 and len(two) == 1 else "BUDGETS DIFFER between cells"
     return "\n".join([f"grid {grid.name!r}: {len(names)} arms x {len(grid.seeds)} seeds = {len(todo)} cells "
                       f"on {grid.tasks} ({grid.split})",
@@ -277,7 +277,7 @@ def experience(grid: Grid, out: Path) -> dict:
         for what, seconds in read_cell(record_path(out, c))["seconds"].items():
             spent[what].append(seconds / (steps.get(what) or 1))
     return {what: statistics.fmean(x) if what == "score" else [statistics.fmean(x), 0.0] for what, x in
-    spent.items()}
+            spent.items()}
 
 def time_left(grid: Grid, prices: dict, out: Path) -> tuple[float | None, int, int]:
     """(seconds, runs of stage 1, cells) that are still to do; None seconds where a price that is needed is
@@ -379,7 +379,7 @@ def run_cell(grid: Grid, cell: Cell, tasks: list[Task], out: Path) -> dict:
     remove(where/"vectors")
     scores = {r.score.task: [round(v, 6) for v in r.score.per_query.tolist()] for r in rows}
     write_record(path, dict(label=label(cell.arm), seed=cell.seed, stage1=cell.stage1, stage2=cell.stage2,
-    seconds=seconds,
+                            seconds=seconds,
                             scores=scores))
     return read_cell(path)
 
@@ -430,7 +430,7 @@ def collect(grid: Grid, records: list[dict], tasks: list[Task]) -> dict:
     scores = {name: {} for name in order}
     for r in records:
         scores[r["label"]][r["seed"]] = {t: torch.tensor(v, dtype=torch.float64) for t, v in
-        r["scores"].items()}
+                                         r["scores"].items()}
     found = summarise(scores, [(a, b) for a, b in named if a in order and b in order],
                       {t.name: dict(family=t.family, metric=t.metric, queries=len(t.queries),
                       chance=chance(t)) for t in tasks})
@@ -439,9 +439,9 @@ def collect(grid: Grid, records: list[dict], tasks: list[Task]) -> dict:
         one, two = configs(grid, cell, Path("."))
         where = dict((a, v) for a, v, _ in arm)
         found["arms"][name] |= dict(axes=where, options=None if one is None else {k: getattr(one, k) for k in
-        CURVES},
+                                                                                  CURVES},
                                     stage2_steps=two.steps, batch_size=two.batch_size)
     spent = {k: sum(r["seconds"].get(k, 0.0) for r in records) for k in ("stage1", "stage2", "score")}
     return dict(format=1, grid=grid.name, overrides=grid.overrides, tasks_named=grid.tasks, split=grid.split,
-    limit=grid.limit,
+                limit=grid.limit,
                 seeds=grid.seeds, seconds=spent, **found, **surroundings())

@@ -52,7 +52,7 @@ def query_test(differences: list[Tensor], # of each task: [queries]
 def compare(a: dict, b: dict) -> dict: # {seed: {task: [queries]}}, the same seeds, tasks and queries
     "The difference a - b with both intervals. Raises `MocaError` if the two did not answer the same."
     if a.keys() != b.keys() or any(a[s].keys() != b[s].keys() or any(len(a[s][t]) != len(b[s][t]) for t in
-    a[s])
+                                                                     a[s])
                                    for s in a): raise MocaError("two arms can be compared only on the same "
                                                                 "seeds, tasks and queries")
     tasks = list(next(iter(a.values())))
@@ -60,7 +60,7 @@ def compare(a: dict, b: dict) -> dict: # {seed: {task: [queries]}}, the same see
     mean, low, high = t_interval(list(by_seed.values()))
     q_low, q_high, p = query_test([torch.stack([a[s][t] - b[s][t] for s in a]).mean(0) for t in tasks])
     return dict(mean=mean, by_seed=by_seed, seed_low=low, seed_high=high, query_low=q_low, query_high=q_high,
-    p=p,
+                p=p,
                 by_task={t: statistics.fmean(float((a[s][t] - b[s][t]).mean()) for s in a) for t in tasks})
 
 # %% ../../nbs/studies/03_ablation_report.ipynb #e1233e71
@@ -68,7 +68,7 @@ def summarise(scores: dict[str, dict], # {arm: {seed: {task: [queries]}}}
               compared: Sequence[tuple[str, str]], tasks: dict[str, dict]) -> dict:
     "Arms with their means, and comparisons."
     means = lambda by_seed: {str(s): {t: float(v.mean()) for t, v in by_task.items()} for s, by_task in
-    by_seed.items()}
+                             by_seed.items()}
     arms = {name: dict(scores=means(by_seed)) for name, by_seed in scores.items()}
     found = []
     for a, b in compared:
@@ -82,7 +82,7 @@ def arm_means(results: dict, arm: str, tasks: Sequence[str]) -> list[float]:
 def families_of(results: dict) -> dict[str, list[str]]:
     "Tasks by family, in the order of chapter 4."
     return {f: found for f in TASK_FAMILIES if (found := [t for t, about in results["tasks"].items() if
-    about["family"] == f])}
+                                                          about["family"] == f])}
 
 # %% ../../nbs/studies/03_ablation_report.ipynb #628e382c
 def _cell(values: list[float], sign: str = "") -> str: # sign: "+" for differences
@@ -95,7 +95,7 @@ def arms_table(results: dict) -> Table:
     the 95 % interval over seeds."""
     groups = families_of(results) | {"all tasks": list(results["tasks"])}
     rows = [["chance", *(f"{100 * statistics.fmean(results['tasks'][t]['chance'] for t in g):.1f}" for g in
-    groups.values())]]
+                         groups.values())]]
     for arm in results["arms"]:
         rows.append([arm, *(_cell(arm_means(results, arm, g)) for g in groups.values())])
     best = {(max(range(1, len(rows)), key=lambda i: float(rows[i][j].split()[0])), j) for j in range(1,
@@ -115,7 +115,7 @@ def find_arm(results: dict, **wanted) -> str | None:
     for name, arm in results["arms"].items():
         axes = arm["axes"]
         if all(axes.get(k) == v for k, v in full.items()) and all(v == "default" for k, v in axes.items() if
-        k not in full):
+                                                                  k not in full):
             return name
     return None
 
@@ -124,7 +124,7 @@ def ablation_table(results: dict) -> Table:
     does not have are left out."""
     families = families_of(results)
     groups = {"multimodal": [t for f in ("classification", "vqa", "retrieval", "grounding") for t in
-    families.get(f, [])],
+                             families.get(f, [])],
               "pages": families.get("visual-document", []), "text": families.get("text", [])}
     groups = {n: g for n, g in groups.items() if g} | {"all tasks": list(results["tasks"])}
     full, rows = find_arm(results), []
@@ -222,7 +222,7 @@ def comparison_figure(results: dict) -> Figure:
                 color="#7a4fb0"); ax.plot(100 * c["mean"], y, "D", ms=5, color="k")
     ax.axvline(0, color="#999", lw=1)
     ax.set_yticks(range(len(results["comparisons"])), [f"{c['a']}\n− {c['b']}" for c in
-    results["comparisons"]],
+                                                       results["comparisons"]],
                   fontsize=7); ax.invert_yaxis()
     ax.set_xlabel("difference of means over all tasks, points")
     ax.legend(frameon=False, fontsize=8)
@@ -237,7 +237,7 @@ def curves(results: dict) -> dict[str, list[tuple[float, str]]]:
     if full is None: return {}
     base = results["arms"][full]["options"]
     where = {k: v for k, v in results["arms"][full]["axes"].items() if k in ("attention", "cpt", "data",
-    "pooling")}
+                                                                             "pooling")}
     for option in base:
         def same(arm: dict) -> bool: # the full arm but for this option
             if not arm["options"] or any(arm["axes"].get(k) != v for k, v in where.items()): return False
@@ -253,12 +253,12 @@ def curves_figure(results: dict) -> Figure:
     fig = Figure(figsize=(2.9 * len(found), 2.6), layout="constrained")
     tasks, none = list(results["tasks"]), find_arm(results, cpt="none")
     for ax, (option, places) in zip(fig.subplots(1, len(found), squeeze=False, sharey=True)[0],
-    found.items()):
+                                    found.items()):
         stats = [t_interval(arm_means(results, arm, tasks)) for _, arm in places]
         error = [[0 if math.isnan(low) else 100 * (m - low) for m, low, _ in stats],
                  [0 if math.isnan(high) else 100 * (high - m) for m, _, high in stats]]
         ax.errorbar([x for x, _ in places], [100 * m for m, _, _ in stats], yerr=error, fmt="o-", ms=4,
-        lw=1.2, color="#2a78c8")
+                    lw=1.2, color="#2a78c8")
         if none:
             ax.axhline(100 * statistics.fmean(arm_means(results, none, tasks)), color="#999", ls="--", lw=1)
         ax.set_xlabel(f"stage 1: {option}")
@@ -275,7 +275,7 @@ def about(results: dict) -> str:
     steps = f"{one} steps of stage 1 (where there is one), {some['stage2_steps']} of stage 2 with {some['batch_size']} pairs"
     cut = f", at most {results['limit']} queries a task" if results["limit"] else ""
     machine = f"{results['machine']['cpus']} CPU cores" + (f", {results['machine']['gpu']}" if
-    results["machine"]["gpu"] else "")
+                                                           results["machine"]["gpu"] else "")
     first = f"Grid {results['grid']!r}. "
     if changed:
         first = f"MINIATURE of grid {results['grid']!r} ({changed}): it shows that the bench works, its numbers say little. "
@@ -285,7 +285,7 @@ def about(results: dict) -> str:
 def report_text(results: dict) -> str:
     "The report as Markdown."
     parts = [f"# Ablation: {results['grid']}", about(results), read_order(results), "## Arms (table 1)",
-    str(arms_table(results))]
+             str(arms_table(results))]
     if find_arm(results) is not None:
         parts += ["## Without each part (table 3)", str(ablation_table(results))]
     parts += ["## Differences", str(comparison_table(results)),
@@ -297,7 +297,7 @@ def write_ablation(out: str | Path, results: dict) -> None:
     "`results.json`, `report.md` and the figures."
     out = Path(out)
     finite = lambda x: None if isinstance(x, float) and math.isnan(x) else {k: finite(v) for k, v in
-    x.items()} if isinstance(x,
+                                                                            x.items()} if isinstance(x,
         dict) else [finite(v) for v in x] if isinstance(x, list) else round(x, 6) if isinstance(x,
                                                                                                 float) else x
     with atomic(out/"results.json") as part:
@@ -307,7 +307,7 @@ def write_ablation(out: str | Path, results: dict) -> None:
     for name, draw in (("arms", arms_figure), ("differences", comparison_figure), ("curves", curves_figure)):
         try:
             draw(results).savefig(out/"figures"/f"{name}.png", dpi=110, facecolor="white",
-            bbox_inches="tight",
+                                  bbox_inches="tight",
                                    metadata={"Software": None})
         except MocaError: pass # a grid without curves
 

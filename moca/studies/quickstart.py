@@ -129,7 +129,7 @@ def measure_rebuilding(recon: Reconstruction, corpus: Corpus, cfg: PretrainConfi
     docs = evenly(list(image_documents(corpus, "test")), limit or 200)
     mean = average_patch(recon.backbone.encoder, evenly(list(image_documents(corpus, "train")), 200))
     found = {name: masked_accuracy(recon, docs, cfg, picture=name == "picture") for name in ("picture",
-    "text")}
+                                                                                             "text")}
     return dict({name: f.tokens for name, f in found.items()},
                 words={name: (f.words, f.n_words) for name, f in found.items()},
                 punctuation={name: (f.punctuation, f.n_punctuation) for name, f in found.items()},
@@ -154,7 +154,7 @@ def draw_attention(out: Path, doc: Document) -> dict:
     "Attention of the causal base and after stage 1."
     base, after = load_backbone(device=device()), load_backbone(out/"stage1"/"model", device=device())
     keep(show_attention(base, after, doc, names=("causal base", "after stage 1")),
-    out/"figures"/"attention.png")
+         out/"figures"/"attention.png")
     n = len(base.text.layers)
     return dict(before=ahead(base, doc), after=ahead(after, doc), layer=n, layers=n)
 
@@ -197,7 +197,7 @@ def first_ten(scores: torch.Tensor, task: Task, k: int = 10) -> dict: # scores: 
     n = len(task.candidates)
     missed = [math.comb(n - len(right), min(k, n)) / math.comb(n, min(k, n)) for right in task.relevant]
     return dict(k=k, candidates=n, queries=len(hit), share=sum(hit) / len(hit), chance=1 -
-    statistics.fmean(missed))
+                statistics.fmean(missed))
 
 def draw_grids(out: Path, tasks: list[Task], rows: int = 6, k: int = 5) -> dict:
     """Neighbours after stage 2, right and wrong ones, for queries of both kinds; counts over all queries what
@@ -206,14 +206,14 @@ def draw_grids(out: Path, tasks: list[Task], rows: int = 6, k: int = 5) -> dict:
     for task in (t for t in tasks if t.name in GRIDS):
         scores, k = similarity(encode, task), min(k, len(task.candidates))
         hits = [[j in task.relevant[i] for j in near] for i, near in
-        enumerate(scores.topk(k).indices.tolist())]
+                enumerate(scores.topk(k).indices.tolist())]
         drawn = both_kinds(list(map(any, hits)), rows)
         few = dataclasses.replace(task, queries=[task.queries[i] for i in drawn], relevant=[task.relevant[i]
-        for i in drawn],
+                                                                                            for i in drawn],
                                   choices=task.choices and [task.choices[i] for i in drawn])
         keep(retrieval_grid(few, scores[drawn], rows, k), out/"figures"/f"retrieval_{slug(task.name)}.png")
         found[task.name] = dict(queries=len(hits), k=k, first=sum(h[0] for h in hits), among=sum(map(any,
-        hits)),
+                                                                                                     hits)),
                                 shown=len(drawn), shown_right=sum(any(hits[i]) for i in drawn),
                                 first_ten=first_ten(scores, task))
     return found
@@ -222,7 +222,7 @@ def draw_pictures(out: Path, corpus: Corpus, tasks: list[Task], cfg: PretrainCon
     "All figures that need a model, with the facts that the report states about them."
     docs = evenly(list(image_documents(corpus, "test")), 5)[1:4]
     return dict(attention=draw_attention(out, docs[1]), rebuilt=draw_rebuilt(out, docs, cfg, cfg.seed),
-    retrieval=draw_grids(out, tasks))
+                retrieval=draw_grids(out, tasks))
 
 # %% ../../nbs/studies/02_quickstart.ipynb #9c12fb55
 def run_stage(out: Path, train: Callable, cfg) -> dict:
@@ -251,7 +251,7 @@ def about(task: Task) -> dict:
     show = lambda d: " ".join(p if isinstance(p, str) else "[picture]" for p in d.parts)
     right = min(task.relevant[0])
     return dict(note=task.note, query=show(task.queries[0]),
-    answer=textwrap.shorten(show(task.candidates[right]), 80, placeholder=" …"))
+                answer=textwrap.shorten(show(task.candidates[right]), 80, placeholder=" …"))
 
 def collect(parts: Parts, record: dict, tasks: list[Task]) -> dict:
     "Everything that was found, as `results.json` holds it."
@@ -283,14 +283,14 @@ def quickstart(out: str | Path = "runs/quickstart", # directory; must be empty u
     tasks = [limit_queries(t, record["limit"]) for t in moca_bench("test", corpus)]
     cfg1 = make_config(PretrainConfig, record["stage1"], dict(out=str(out/"stage1")))
     cfg2 = make_config(FinetuneConfig, record["stage2"], dict(out=str(out/"stage2"),
-    base=str((out/"stage1"/"model").resolve())))
+                                                              base=str((out/"stage1"/"model").resolve())))
     parts("scores: baseline", lambda: measure_baseline(tasks, seed))
     parts("scores: causal base", lambda: measure_scores(None, tasks, seed))
     parts("rebuilding: before stage 1", lambda: measure_rebuilding(untrained(seed), corpus, cfg1,
-    record["limit"]))
+                                                                   record["limit"]))
     parts("stage 1", lambda: run_stage(out, pretrain, cfg1))
     parts("rebuilding: after stage 1", lambda: measure_rebuilding(load_stage(out/"stage1", device=device()),
-    corpus, cfg1, record["limit"]))
+                                                                  corpus, cfg1, record["limit"]))
     parts("scores: after stage 1", lambda: measure_scores(out/"stage1"/"model", tasks, seed))
     parts("stage 2", lambda: run_stage(out, finetune, cfg2))
     parts("scores: after stage 2", lambda: measure_scores(out/"stage2"/"model", tasks, seed))

@@ -47,7 +47,7 @@ def differences_of(columns: dict[str, list[Score]]) -> dict[str, dict[str, list[
     for a, b in COMPARED:
         other = {s.task: s for s in columns[b]}
         found[f"{a} - {b}"] = {s.task: list(paired_difference(s, other[s.task])) for s in columns[a] if
-        s.task in other}
+                               s.task in other}
     return found
 
 def plain(score: Score, per_query: bool = False) -> dict:
@@ -71,7 +71,7 @@ def verdict(results: dict, a: str, b: str) -> tuple[list[str], list[str], list[s
     difference."""
     found = results["differences"][f"{a} - {b}"]
     return ([t for t, (_, low, _) in found.items() if low > 0], [t for t, (_, _, high) in found.items() if
-    high < 0],
+                                                                 high < 0],
             [t for t, (_, low, high) in found.items() if low <= 0 <= high])
 
 def read_comparison(results: dict, a: str, b: str) -> str:
@@ -170,7 +170,7 @@ def hundred(x: float) -> str:
     return f"{100 * x:.0f}" if x >= .0995 else f"{100 * x:.2g}"
 
 ASKED = dict(caption_to_picture=("a right picture", "pictures", "captions"), title_to_page=("the right page",
-"pages", "titles"))
+                                                                                            "pages", "titles"))
 
 def headline(results: dict) -> str:
     """What the trained model does, in one sentence without terms: from the task whose neighbours were drawn,
@@ -237,7 +237,7 @@ def by_family(scores: list[Score]) -> list[Score]:
 def png(fig: Figure) -> bytes:
     "A figure as a PNG file."
     fig.savefig(data := BytesIO(), format="png", dpi=110, facecolor="white", bbox_inches="tight",
-    metadata={"Software": None})
+                metadata={"Software": None})
     return data.getvalue()
 
 def curve_figure(log: list[dict], names: list[str], title: str) -> Figure:
@@ -264,7 +264,7 @@ def accuracy_figure(found: dict) -> Figure:
         error = [196 * math.sqrt(a * (1 - a) / max(m, 1)) for a, m in zip(p, n)]
         x = [k * .38 - .19, 1 + k * .38 - .19]
         bars = ax.bar(x, [100 * a for a in p], .36, yerr=error, label=label, color=colour,
-        error_kw=dict(lw=1))
+                      error_kw=dict(lw=1))
         ax.bar_label(bars, fmt="%.1f", fontsize=8, padding=2)
     ax.set_xticks([0, 1], ["before stage 1", "after stage 1"])
     ax.set_ylabel(f"{what} named right, %")
@@ -277,7 +277,7 @@ def patch_figure(found: dict) -> Figure:
     "Pixel error of the model and of the two painters without a model."
     now = found["after"]["patches"]
     bars = {"model before stage 1": found["before"]["patches"]["model"], "average training patch":
-    now["training_mean"],
+            now["training_mean"],
             "average visible patch": now["visible_mean"], "model after stage 1": now["model"]}
     fig = Figure(figsize=(5.2, 2.0), layout="constrained")
     ax = fig.subplots()
@@ -308,7 +308,7 @@ def score_rows(columns: dict[str, list[Score]]) -> list[str]:
             out.append(f'<tr><th colspan="6" scope="rowgroup" class="family">{escape(s.family)}</th></tr>')
         family, model = s.family, lambda name: name != "baseline"
         cells = [cell(f, f and model(n) and round(f.value, 3) == top, f and not model(n) and f.value > top)
-        for n, f in found.items()]
+                 for n, f in found.items()]
         about = f"<small>{escape(s.metric)}, {s.n} queries, {s.candidates} candidates</small>"
         out.append(f'<tr><th scope="row">{escape(s.task)}<br>{about}</th><td>{100 * s.chance:.1f}</td>{"".join(cells)}</tr>')
     return out
@@ -327,7 +327,7 @@ def table_html(results: dict) -> str:
 def text_table(table: Table) -> str:
     "A Table for a terminal: aligned columns; `*` marks the best of a row."
     rows = [[c + ("*" if (i, j) in table.best else " " if j > 2 else "") for j, c in enumerate(row)] for i,
-    row in enumerate(table.rows)]
+            row in enumerate(table.rows)]
     widths = [max(len(r[j]) for r in [table.header, *rows]) for j in range(len(table.header))]
     line = lambda r: "  ".join(c.ljust(w) if j < 2 else c.rjust(w) for j, (c, w) in enumerate(zip(r,
     widths))).rstrip()
@@ -383,7 +383,7 @@ def header_facts(results: dict) -> dict[str, str]:
     stage = lambda name, what: f"{(s := results['stages'][name])['steps']} steps, {s[what]:,} {what}, {s.get('tokens', 0):,} tokens seen"
     machine, seconds = results["machine"], results["seconds"]
     facts = {"seed": results["seed"], "stage 1": stage("stage 1", "documents"), "stage 2": stage("stage 2",
-    "pairs"),
+                                                                                                 "pairs"),
              "machine": f"{machine['cpus']} CPU cores, {machine['gpu'] or 'no GPU'}, {machine['system']}",
              "versions": ", ".join(f"{k} {v}" for k, v in results["versions"].items()),
              "peak memory":
@@ -398,7 +398,7 @@ def draw_numbers(out: Path, results: dict) -> dict[str, list[dict]]:
     logs = {stage: read_log(out/f"stage{stage}"/"log.jsonl", 2**62) for stage in (1, 2)}
     rebuilt = results["reconstruction"]
     figures = {"scores": score_plot(scores_of(results)), "masked_accuracy": accuracy_figure(rebuilt),
-    "patch_errors": patch_figure(rebuilt),
+               "patch_errors": patch_figure(rebuilt),
                "loss_stage1": curve_figure(logs[1], ["mlm", "mae"], "stage 1"), "loss_stage2":
                curve_figure(logs[2], ["nce"], "stage 2")}
     for name, fig in figures.items(): save_figure(fig, out/"figures"/f"{name}.png")
@@ -444,7 +444,7 @@ def sections(out: Path, results: dict, logs: dict[int, list[dict]]) -> dict[str,
     "The report's parts: HTML by heading."
     image = lambda name, alt, reading: figure_html(out/"figures"/f"{name}.png", alt, reading)
     return {"What was asked": tasks_section(results), "Scores on held-out tasks": scores_section(image,
-    results),
+                                                                                                 results),
             "Training": training_section(image, logs),
             "What stage 1 rebuilds": rebuilding_section(image, results),
             "Who looks at whom": image("attention", "attention weights of the causal base and after stage 1",
