@@ -1,5 +1,6 @@
 """Notebooks as tests: one kernel a notebook, one test a code cell, nbdev's directives honoured.
 
+A kernel is forked from a process that has imported torch and its like; MOCA_FRESH=1 starts each as Jupyter does, which takes seconds more.
 MOCA_SLOW=1 runs `#| slow` cells, MOCA_CELL_TIMEOUT limits a cell (seconds, 600), MOCA_COV=1 (with `-n 0`) prints the line coverage of `moca`
 over the notebooks and the ordinary tests. `#| cuda` cells run where there is a GPU; `#| eval: false` and `#| notest` cells never.
 """
@@ -42,7 +43,7 @@ class Notebook(pytest.File):
             src, self.done = self.cells[i], i + 1
             if not src.strip() or nbrun.why_not(src): continue
             try:
-                if not self.kernel: self.kernel = nbrun.Kernel(self.path.parent, _coverage_file(self.path.stem))
+                if not self.kernel: self.kernel = nbrun.Kernel(self.path.parent, _coverage_file(self.path.stem), forked=not nbrun.flag("MOCA_FRESH"))
                 self.kernel.run(src)
             except nbrun.CellError as e:
                 self.failed = i

@@ -2,16 +2,21 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import json
+import multiprocessing
 import os
 import queue
 import re
+import signal
 import sys
 import time
+from multiprocessing import forkserver
 from pathlib import Path
 
-from jupyter_client.manager import KernelManager
+from jupyter_client import BlockingKernelClient, KernelManager
+from jupyter_client.connect import write_connection_file
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT/"nbs"
@@ -109,21 +114,99 @@ def why_not(src: str) -> str | None:
 class CellError(Exception):
     "A cell that raised, or that ran out of time; the message is its traceback without colours."
 
+def kernel_args(connection_file: str) -> list[str]:
+    "The arguments that a kernel is started with."
+    return ["-f", connection_file, "--HistoryManager.enabled=False", "--log-level=ERROR"]
+
+def kernel_env() -> dict[str, str]:
+    "The environment of a kernel: offline, with this very checkout of `moca`."
+    env = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"}
+    path = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))
+    return env | dict(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", PYDEVD_DISABLE_FILE_VALIDATION="1", PYTHONPATH=path)
+
+class FreshKernel:
+    "A kernel as Jupyter starts it: a new Python."
+    def __init__(self, cwd):
+        self.km = KernelManager(kernel_name="python3")
+        self.km.kernel_spec.argv = [sys.executable, "-m", "ipykernel_launcher", *kernel_args("{connection_file}")]
+        self.km.start_kernel(cwd=str(cwd), env=kernel_env())
+
+    def client(self): return self.km.client()
+    def is_alive(self) -> bool: return self.km.is_alive()
+    def interrupt(self): self.km.interrupt_kernel()
+
+    def end(self):
+        self.km.shutdown_kernel(now=True)
+        self.km.cleanup_resources()
+
+PRELOAD = ["ipykernel.ipkernel", "IPython.core.completer", "ipywidgets", "numpy", "torch", "torch.utils.data", "transformers", "datasets",
+           "accelerate", "peft", "safetensors.torch", "matplotlib.pyplot", "PIL.Image", "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl",
+           "transformers.models.qwen2_5_vl.processing_qwen2_5_vl", "transformers.models.qwen2.tokenization_qwen2"]
+
+class ForkedKernel:
+    """A kernel forked from multiprocessing's fork server, one for each process that tests: it has imported what most notebooks import
+    (never `moca`), so that a kernel is ready in a moment. It leads a group of its own, which ends with it."""
+    def __init__(self, cwd):
+        context = multiprocessing.get_context("forkserver")
+        self.file, _ = write_connection_file(kernel_name="python3")
+        context.set_forkserver_preload(PRELOAD)
+        with _environ(kernel_env() | {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}):
+            forkserver.ensure_running()
+        self.process = context.Process(target=_forked, args=(self.file, str(cwd), kernel_env()))
+        self.process.start()
+
+    def client(self):
+        client = BlockingKernelClient(connection_file=self.file)
+        client.load_connection_file()
+        return client
+
+    def is_alive(self) -> bool: return self.process.is_alive()
+    def interrupt(self): os.kill(self.process.pid, signal.SIGINT)
+
+    def end(self):
+        "Kill the kernel and all that it has started."
+        with contextlib.suppress(ProcessLookupError): os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.kill() # where it had no time to lead a group
+        self.process.join()
+        self.process.close()
+        Path(self.file).unlink(missing_ok=True)
+
+@contextlib.contextmanager
+def _environ(env: dict[str, str]):
+    "Have this environment for a while."
+    before = dict(os.environ)
+    os.environ.clear()
+    os.environ.update(env)
+    try: yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+def _forked(file: str, cwd: str, env: dict[str, str]):
+    "What a forked process does: become the kernel of `file`."
+    os.setsid()
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
+    nowhere = os.open(os.devnull, os.O_RDWR) # a worker that outlives its kernel holds no pipe of the tests
+    for fd in (0, 1, 2): os.dup2(nowhere, fd)
+    multiprocessing.set_start_method(None, force=True) # a notebook's own workers start as they always do
+    multiprocessing.current_process().name = "MainProcess"
+    sys.path[:] = [*env["PYTHONPATH"].split(os.pathsep), *(o for o in sys.path if o.startswith((sys.prefix, sys.base_prefix)))]
+    from ipykernel.kernelapp import IPKernelApp
+    IPKernelApp.launch_instance(argv=[*kernel_args(file), f"--IPKernelApp.parent_handle={os.getppid()}"])
+
 class Kernel:
-    "One fresh kernel of this very Python, to be used in a `with` or shut down by hand."
+    "One kernel of this very Python, to be used in a `with` or shut down by hand."
     def __init__(self,
         cwd=NBS, # the kernel's working directory
         coverage: str | Path | None = None, # data file to record the line coverage of `moca` in
+        forked: bool = False, # fork it from a process that has imported the large libraries, which saves seconds?
     ):
-        self.km, self.coverage = KernelManager(kernel_name="python3"), coverage
-        self.km.kernel_spec.argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}",
-                                    "--HistoryManager.enabled=False", "--log-level=ERROR"]
-        env = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"}
-        path = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))
-        env |= dict(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", PYDEVD_DISABLE_FILE_VALIDATION="1", PYTHONPATH=path)
-        self.km.start_kernel(cwd=str(cwd), env=env)
-        self.kc = self.km.client()
+        self.coverage = coverage
+        self.process = (ForkedKernel if forked else FreshKernel)(cwd)
         try:
+            self.kc = self.process.client()
             self.kc.start_channels()
             self.kc.wait_for_ready(timeout=120)
             if coverage: self.run(_cov_start.format(data=str(coverage), config=str(ROOT/"pyproject.toml")), hidden=True)
@@ -138,12 +221,11 @@ class Kernel:
     def shutdown(self):
         "End the kernel, whatever state it is in."
         try:
-            if self.coverage and self.km.is_alive(): self.run(_cov_stop, timeout=60, hidden=True)
+            if self.coverage and self.process.is_alive(): self.run(_cov_stop, timeout=60, hidden=True)
         except CellError: pass
         finally:
-            self.kc.stop_channels()
-            self.km.shutdown_kernel(now=True)
-            self.km.cleanup_resources()
+            if hasattr(self, "kc"): self.kc.stop_channels()
+            self.process.end()
 
     def run(self,
         src: str, # the cell's text
@@ -157,7 +239,7 @@ class Kernel:
         while not outputs.idle:
             try: msg = self.kc.get_iopub_msg(timeout=min(1, max(.01, end - time.monotonic())))
             except queue.Empty:
-                if not self.km.is_alive(): raise CellError("the kernel died (out of memory, or a crash in native code)") from None
+                if not self.process.is_alive(): raise CellError("the kernel died (out of memory, or a crash in native code)") from None
                 if time.monotonic() < end: continue
                 self._interrupt(msg_id)
                 raise CellError(f"timed out after {timeout:g} s (MOCA_CELL_TIMEOUT)") from None
@@ -167,7 +249,7 @@ class Kernel:
 
     def _interrupt(self, msg_id):
         "Stop a cell that is out of time, so that the kernel can still save its coverage and leave."
-        self.km.interrupt_kernel()
+        self.process.interrupt()
         end = time.monotonic() + 5
         while time.monotonic() < end:
             try: msg = self.kc.get_iopub_msg(timeout=1)
