@@ -26,8 +26,8 @@ from ..data.errors import BadInput, MocaError
 from ..style import COLORS
 
 # %% auto #0
-__all__ = ['resident', 'reset_peak', 'peak', 'now', 'Timed', 'serve', 'Remote', 'built', 'in_turns', 'spread', 'slope', 'off',
-           'worst', 'compare', 'gate_arms', 'arm_names', 'machine', 'headline', 'show_ratios']
+__all__ = ['resident', 'reset_peak', 'peak', 'now', 'Timed', 'serve', 'Remote', 'built', 'in_turns', 'spread', 'ratios', 'slope',
+           'off', 'worst', 'compare', 'gate_arms', 'arm_names', 'machine', 'headline', 'show_ratios']
 
 # %% ../../nbs/speed/01_arms.ipynb #63fc5e09
 def resident(what: str = "VmRSS") -> int | None:
@@ -46,7 +46,7 @@ def reset_peak(device) -> None:
     getattr(ctypes.CDLL(None), "malloc_trim", int)(0) # musl has none
     with open("/proc/self/clear_refs", "w") as f: f.write("5")
 
-# %% ../../nbs/speed/01_arms.ipynb #d6b33831
+# %% ../../nbs/speed/01_arms.ipynb #f9223f18
 def peak(device) -> int | None:
     "The most memory since `reset_peak`, in bytes: allocated on the GPU, or resident in this process."
     if torch.device(device).type == "cuda": return torch.cuda.max_memory_allocated()
@@ -80,7 +80,7 @@ class Timed:
 
     def close(self) -> None: "Nothing to end: the arm lives in this process."
 
-# %% ../../nbs/speed/01_arms.ipynb #954b46a4
+# %% ../../nbs/speed/01_arms.ipynb #f9f38bd0
 def _gpu_seconds(run: Callable[[], None]) -> float:
     "By the GPU's own clock, which waits for what it was given to do."
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -97,7 +97,7 @@ def _seconds(run: Callable[[], None]) -> float:
     run()
     return time.perf_counter() - began
 
-# %% ../../nbs/speed/01_arms.ipynb #1480db94
+# %% ../../nbs/speed/01_arms.ipynb #f546bb3a
 @patch
 def round(self: Timed) -> float:
     "Run all batches once; seconds."
@@ -129,7 +129,7 @@ def serve(pipe,
     except EOFError: pass # nobody asks any more
     except Exception as e: pipe.send((None, f"{type(e).__name__}: {e}"))
 
-# %% ../../nbs/speed/01_arms.ipynb #dac9a084
+# %% ../../nbs/speed/01_arms.ipynb #6a20c18c
 class Remote:
     """An arm in a process of its own, built there; `ask` calls its methods. Raises `MocaError` with what went
     wrong there."""
@@ -157,7 +157,7 @@ class Remote:
         self.process.terminate()
         self.process.join()
 
-# %% ../../nbs/speed/01_arms.ipynb #06afb854
+# %% ../../nbs/speed/01_arms.ipynb #616a4d6a
 @patch
 def answer(self: Remote):
     "What the process says. Raises `MocaError` where it died, or tells what went wrong."
@@ -175,13 +175,15 @@ def built(module: str, # its `make_arm(setting, name)` builds an arm
           names: list[str],
           apart: bool | None = None, # each arm in a process of its own; None: on the CPU
           progress: bool = True) -> Iterator[dict]:
-    "`with built(...) as arms:` the arms of these names, in this process or each in its own; closed at the end."
+    """`with built(...) as arms:` the arms of these names, in this process or each in its own; closed at the
+    end."""
     if apart is None: apart = setting.device == "cpu"
     make, arms = importlib.import_module(module).make_arm, {}
     torch.set_num_threads(setting.threads)
     try:
         for n in tqdm(names, desc="build", unit="arm", disable=not progress):
-            arms[n] = Remote(module, "make_arm", dataclasses.asdict(setting), n) if apart else make(setting, n)
+            if apart: arms[n] = Remote(module, "make_arm", dataclasses.asdict(setting), n)
+            else: arms[n] = make(setting, n)
         yield arms
     finally:
         for a in arms.values(): a.close()
@@ -196,11 +198,18 @@ def in_turns(arms: dict, repeats: int, progress: bool = True) -> dict[str, list[
             if k: seconds[name].append(took)
     return seconds
 
-# %% ../../nbs/speed/01_arms.ipynb #eb153e68
+# %% ../../nbs/speed/01_arms.ipynb #4e0e1267
 def spread(values: list[float]) -> dict[str, float]:
     "Median and quartiles."
     q = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
     return dict(median=q[1], quartiles=[q[0], q[2]])
+
+def ratios(seconds: dict[str, list[float]]) -> dict[str, dict]: # of each arm and round, moca among them
+    "Each arm's time divided by moca's in the same round: median and quartiles."
+    found = {}
+    for name, own in seconds.items():
+        if name != "moca": found[name] = spread([a / b for a, b in zip(own, seconds["moca"])])
+    return found
 
 def slope(x: list[float], y: list[float]) -> float:
     "Of the line through the logarithms."
@@ -219,12 +228,13 @@ def _norm(arrays) -> float:
     "Length of all arrays as one vector, added up in fp64."
     return math.sqrt(sum(float(np.square(a, dtype=np.float64).sum()) for a in arrays))
 
-# %% ../../nbs/speed/01_arms.ipynb #1e26e83f
+# %% ../../nbs/speed/01_arms.ipynb #5f364cc7
 def compare(first: dict, # what an arm's `check` tells: `loss`, `rows` by document, `grads` by name
             other: dict,
             apart: Callable = worst) -> dict[str, float]:
     """Relative differences of two arms' `check`: of the round's loss, of the worst document as `apart` has
-    it, and of the gradient (norm of the difference). Raises `MocaError` where documents or gradients are missing."""
+    it, and of the gradient (norm of the difference). Raises `MocaError` where documents or gradients are
+    missing."""
     rows, grads = first["rows"], first["grads"]
     if rows.keys() != other["rows"].keys(): raise MocaError("two arms did other documents")
     if only := sorted(grads.keys() ^ other["grads"].keys()):
@@ -233,7 +243,7 @@ def compare(first: dict, # what an arm's `check` tells: `loss`, `rows` by docume
                 document=max(apart(a, other["rows"][i]) for i, a in rows.items()),
                 gradient=_norm(g - other["grads"][n] for n, g in grads.items()) / _norm(grads.values()))
 
-# %% ../../nbs/speed/01_arms.ipynb #d18b75dc
+# %% ../../nbs/speed/01_arms.ipynb #ee1dfe1d
 def gate_arms(arms: dict,
               tolerances: dict[str, float], # of `loss`, `document`, `gradient`
               apart: Callable = worst) -> dict[str, dict[str, float]]:
@@ -258,7 +268,7 @@ def arm_names(wanted, known, repeats: int = 1) -> list[str]:
     if repeats < 1: raise BadInput(f"{repeats} repeats: give 1 or more")
     return ["moca", *(n for n in wanted if n != "moca")]
 
-# %% ../../nbs/speed/01_arms.ipynb #0afc9e07
+# %% ../../nbs/speed/01_arms.ipynb #53c7eda7
 def machine(device) -> dict:
     "What the figures were measured on."
     cpu = f"CPU, {torch.get_num_threads()} threads of {os.cpu_count()} cores, {platform.machine()}"
@@ -272,7 +282,7 @@ def headline(found: dict) -> str:
     m = found["machine"]
     return f"{m['device']}; Python {m['python']}, torch {m['torch']}, transformers {m['transformers']}"
 
-# %% ../../nbs/speed/01_arms.ipynb #e7ef5420
+# %% ../../nbs/speed/01_arms.ipynb #52cda2e1
 def _draw_ratio(ax, y: int, ratio: float, quartiles: tuple[float, float], target: float | None) -> None:
     "One bar with its whiskers and its number, and the mark that it should reach."
     low, high = quartiles
@@ -281,9 +291,10 @@ def _draw_ratio(ax, y: int, ratio: float, quartiles: tuple[float, float], target
     ax.text(.04, y, f"{ratio:.2f} ×", color="white", va="center")
     if target is None: return
     ax.plot([target] * 2, [y - .4, y + .4], color=COLORS["target"], lw=2.5)
-    ax.text(max(target, high) + .06, y, f"aimed at: {target:.3g} × or more", color=COLORS["target"], va="center")
+    words = f"aimed at: {target:.3g} × or more"
+    ax.text(max(target, high) + .06, y, words, color=COLORS["target"], va="center")
 
-def show_ratios(found: dict, # `ratio` and `ratio_quartiles` of a bench of a stage: how many times as fast moca is
+def show_ratios(found: dict, # a bench's `ratio` and `ratio_quartiles`: how many times as fast moca is
                 targets: dict[str, float] | None = None, # the ratio to reach
                 names: dict[str, str] | None = None, # each ratio's arm in words
                 ax=None):

@@ -57,7 +57,7 @@ def random_batches(lengths: list[int], # of the Documents, in tokens
         room -= lengths[i]
     return batches
 
-# %% ../../nbs/speed/02_bench.ipynb #df5092d0
+# %% ../../nbs/speed/02_bench.ipynb #0dd1299e
 def padded_batch(backbone: Backbone,
                  encoded: list[Encoded],
                  chosen: list[int]) -> dict: # their numbers in `encoded`
@@ -87,7 +87,7 @@ def stock_attention(backbone: Backbone):
     try: yield
     finally: text._attn_implementation, tower._attn_implementation = before
 
-# %% ../../nbs/speed/02_bench.ipynb #05de9f49
+# %% ../../nbs/speed/02_bench.ipynb #b2bbb899
 def _packed_arm(backbone: Backbone, encoded: list[Encoded], budget: int, seed: int) -> Arm:
     "moca's Packs through moca's kernel."
     planned = plan([len(e) for e in encoded], budget, seed)
@@ -136,32 +136,33 @@ def work(backbone: Backbone, arm: Arm, keep: bool = False) -> dict[int, Tensor]:
         if keep: kept |= {i: h.detach() for i, h in states.items()}
     return kept
 
-# %% ../../nbs/speed/02_bench.ipynb #9fb0b726
+# %% ../../nbs/speed/02_bench.ipynb #e7fe5662
 def _done(backbone: Backbone, arm: Arm) -> tuple[dict[int, Tensor], Tensor]:
     "The states by Document, and the gradients of all parameters in one row."
     backbone.zero_grad(set_to_none=True)
     states = work(backbone, arm, keep=True)
     return states, torch.cat([p.grad.flatten().float() for p in backbone.parameters() if p.grad is not None])
 
-def _apart(first: tuple[dict[int, Tensor], Tensor], other: tuple[dict[int, Tensor], Tensor]) -> tuple[float, float]:
-    "Relative differences of states (largest, by the largest state) and of gradients (by their norm)."
-    (states, grad), (states2, grad2) = first, other
-    scale = max(float(h.abs().max()) for h in states.values())
-    worst = max(float((states2[i].float() - h.float()).abs().max()) for i, h in states.items())
-    return worst / scale, float((grad2 - grad).norm() / grad.norm())
+def _apart(first: dict[int, Tensor], other: dict[int, Tensor]) -> float:
+    "The largest difference of two arms' states, relative to the largest state."
+    scale = max(float(h.abs().max()) for h in first.values())
+    return max(float((other[i].float() - h.float()).abs().max()) for i, h in first.items()) / scale
 
+# %% ../../nbs/speed/02_bench.ipynb #1097c430
 def gate(backbone: Backbone, arms: list[Arm], tolerance: float) -> dict[str, tuple[float, float]]:
     """Relative differences (states, gradients) of every arm from the first. Raises `MocaError` above the
     tolerance: then nothing is timed."""
     found, first, head = {}, None, arms[0].name
     for arm in arms:
-        done = _done(backbone, arm)
-        first = first or done
-        if done[0].keys() != first[0].keys(): raise MocaError(f"arm {arm.name} did other Documents than {head}")
-        states, gradients = found[arm.name] = _apart(first, done)
-        if max(states, gradients) > tolerance:
-            raise MocaError(f"arm {arm.name} differs from {head} by {states:.1e} in states and {gradients:.1e} "
-                            f"in gradients, more than {tolerance:.0e}: nothing is timed")
+        states, grad = _done(backbone, arm)
+        if first is None: first, first_grad = states, grad
+        if states.keys() != first.keys():
+            raise MocaError(f"arm {arm.name} did other Documents than {head}")
+        far, askew = _apart(first, states), float((grad - first_grad).norm() / first_grad.norm())
+        if max(far, askew) > tolerance:
+            raise MocaError(f"arm {arm.name} differs from {head} by {far:.1e} in states and {askew:.1e} in "
+                            f"gradients, more than {tolerance:.0e}: nothing is timed")
+        found[arm.name] = far, askew
     backbone.zero_grad(set_to_none=True)
     return found
 
@@ -187,6 +188,7 @@ def clock(backbone: Backbone, arms: list[Arm], repeats: int = 5, progress: bool 
             took = _one_round(backbone, arm)
             if k: arm.seconds.append(took)
 
+# %% ../../nbs/speed/02_bench.ipynb #1a58e63a
 def summary(arms: list[Arm], tokens: int) -> list[dict]: # real tokens of all passes
     """One row an arm: real tokens a second (median, quartiles), share of computed positions that are real,
     ratio to the first arm."""
@@ -217,7 +219,8 @@ def bench_pack(model=None, # name or folder; None: the embedded one
                progress: bool = True) -> dict:
     """Packs against padded batches on the embedded corpus's own mix of lengths, forward and backward; the
     gate comes first, and raises `MocaError`."""
-    backbone = load_backbone(model, bidirectional=True, device=device, dtype=dtype, max_length=min(budget, 2048))
+    backbone = load_backbone(model, bidirectional=True, device=device, dtype=dtype,
+                             max_length=min(budget, 2048))
     encoded = _some_documents(backbone.encoder, documents, seed, progress)
     arms, lengths = pack_arms(backbone, encoded, budget, seed), [len(e) for e in encoded]
     differences = gate(backbone, arms, 1e-4 if dtype == torch.float32 else 5e-2)
@@ -249,7 +252,7 @@ SHAPES = { # language model and vision tower in the shapes of real models, weigh
     "3b": (_text(2048, 11008, 36, 16, 151936), _tower(1280, 3420, 32, [7, 15, 23, 31])), # Qwen2.5-VL-3B
 }
 
-# %% ../../nbs/speed/02_bench.ipynb #7bbe8f34
+# %% ../../nbs/speed/02_bench.ipynb #5fc0d9f6
 def _shaped_config(shape: str, encoder: Encoder, vocabulary: int | None) -> Qwen2_5_VLConfig:
     "The config of a shape, with the special tokens of an encoder's tokenizer."
     text, tower = SHAPES[shape]
@@ -314,7 +317,7 @@ def _kernel_arm(backbone: Backbone, kernel: str, one: Pack) -> Arm:
         return dict(zip(range(one.documents), backbone(one).split(one.lengths)))
     return Arm(kernel, [kernel], forward, computed=len(one))
 
-def _kernel_rows(backbone: Backbone, one: Pack, kernels: list[str], tolerance: float) -> tuple[list[Arm], list[dict]]:
+def _gate_kernels(backbone: Backbone, one: Pack, kernels: list[str], tolerance: float):
     "The arms of the kernels that fit into memory, and a row for each kernel: differences from the first."
     arms, rows = [], []
     for kernel in kernels:
@@ -327,6 +330,15 @@ def _kernel_rows(backbone: Backbone, one: Pack, kernels: list[str], tolerance: f
         if backbone.device.type == "cuda": torch.cuda.empty_cache()
     return arms, rows
 
+def _time_kernels(backbone: Backbone, arms: list[Arm], rows: list[dict], repeats: int, progress: bool) -> None:
+    "Milliseconds and peak memory go into the rows of the arms."
+    clock(backbone, arms, repeats, progress)
+    timed = {arm.name: arm for arm in arms}
+    for row in rows:
+        if arm := timed.get(row["arm"]):
+            row.update(milliseconds=statistics.median(arm.seconds) * 1000, memory=arm.memory)
+
+# %% ../../nbs/speed/02_bench.ipynb #3b5d857e
 def bench_kernels(shape: str = "tiny", # of `SHAPES`
                   budgets: tuple[int, ...] = (4096,), # tokens of a Pack
                   device: str = "cpu",
@@ -344,15 +356,12 @@ def bench_kernels(shape: str = "tiny", # of `SHAPES`
     if kernels is not None: can = [k for k in can if k in kernels]
     for budget in budgets:
         one = random_pack(mixed_lengths(budget)).to(device)
-        arms, new = _kernel_rows(backbone, one, can, tolerance)
-        clock(backbone, arms, repeats, progress)
-        timed = {arm.name: arm for arm in arms}
-        for row in new:
-            if arm := timed.get(row["arm"]):
-                row.update(milliseconds=statistics.median(arm.seconds) * 1000, memory=arm.memory)
+        arms, new = _gate_kernels(backbone, one, can, tolerance)
+        _time_kernels(backbone, arms, new, repeats, progress)
         rows += new
     return dict(bench="kernels", machine=machine(device), shape=shape, dtype=str(dtype),
-                checkpointing=checkpointing, parameters=sum(p.numel() for p in backbone.parameters()), rows=rows)
+                checkpointing=checkpointing,
+                parameters=sum(p.numel() for p in backbone.parameters()), rows=rows)
 
 # %% ../../nbs/speed/02_bench.ipynb #29915765
 def _between(g: torch.Generator, a: int, b: int) -> int:
@@ -387,7 +396,7 @@ def mixed_documents(tokens: int, # about as many in all
         total += text + sum(images)
     return out
 
-# %% ../../nbs/speed/02_bench.ipynb #b2a125b1
+# %% ../../nbs/speed/02_bench.ipynb #045ad2be
 def _grid_of(tokens: int) -> tuple[int, int]:
     "Rows and columns of an image of about so many tokens, as square as can be."
     rows = max(1, round(tokens**.5))
@@ -397,6 +406,7 @@ def _table(rows: list[tuple], columns: int) -> Tensor:
     "Integers `[n, columns]`, also for no row at all."
     return torch.tensor(rows, dtype=torch.long).view(-1, columns)
 
+# %% ../../nbs/speed/02_bench.ipynb #a163d4aa
 def made_up(encoder: Encoder,
             text: int, # words
             images: list[int], # tokens of each
@@ -405,11 +415,12 @@ def made_up(encoder: Encoder,
     """An encoded Document of Qwen's families with random words and pixels: its images first, each as square
     as its number of tokens allows."""
     g, family = generator(seed, 0, name, "made up"), encoder.family
+    begin, end = family.config.vision_start_token_id, family.config.vision_end_token_id
     ids, places, at, cells = [], [], [torch.zeros(0, dtype=torch.long)], [_grid_of(n) for n in images]
     for rows, columns in cells:
         n = rows * columns
         at.append(torch.arange(n) + len(ids) + 1)
-        ids += [family.config.vision_start_token_id, *[family.image_id] * n, family.config.vision_end_token_id]
+        ids += [begin, *[family.image_id] * n, end]
         places += [1, (rows, columns), 1]
     ids += torch.randint(300, 8000, (text,), generator=g).tolist() + [family.end]
     grids = [(1, rows * family.merge, columns * family.merge) for rows, columns in cells]
@@ -431,13 +442,14 @@ def _pack_row(row: dict) -> str:
 def _pack_lines(found: dict) -> list[str]:
     "The table of `bench_pack`."
     equal = [f"{k} states {a:.0e} gradients {b:.0e}" for k, (a, b) in found["differences"].items()]
-    return [f"{found['documents']} Documents, {found['tokens']} real tokens (median {found['median_length']:.0f}, "
-            f"longest {found['longest']}), budget {found['budget']}, kernel {found['kernel']}",
+    lengths = f"median {found['median_length']:.0f}, longest {found['longest']}"
+    return [f"{found['documents']} Documents, {found['tokens']} real tokens ({lengths}), "
+            f"budget {found['budget']}, kernel {found['kernel']}",
             f"{'arm':10s}{'passes':>7s}{'real':>8s}{'tokens/s':>10s}  quartiles          packed is",
             *map(_pack_row, found["rows"]),
             "equal before timing: " + ", ".join(equal)]
 
-# %% ../../nbs/speed/02_bench.ipynb #6acd8e47
+# %% ../../nbs/speed/02_bench.ipynb #0ad334b2
 def _kernel_row(row: dict) -> str:
     "One kernel of `bench_kernels` at one budget."
     head = f"{row['budget']:7d}  {row['arm']:8s}"
@@ -449,7 +461,8 @@ def _kernel_lines(found: dict) -> list[str]:
     "The table of `bench_kernels`."
     return [f"shape {found['shape']}, {found['parameters'] / 1e6:.0f} M parameters, {found['dtype']}, "
             f"checkpointing {found['checkpointing']}",
-            f"{'budget':>7s}  {'kernel':8s}{'ms':>9s}{'GiB':>7s}  difference from the first (states, gradients)",
+            f"{'budget':>7s}  {'kernel':8s}{'ms':>9s}{'GiB':>7s}  "
+            "difference from the first (states, gradients)",
             *map(_kernel_row, found["rows"])]
 
 def bench_text(found: dict) -> str: # what `bench_pack` or `bench_kernels` gave
