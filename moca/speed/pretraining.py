@@ -37,7 +37,7 @@ __all__ = ['ARMS', 'TOLERANCES', 'Stage1Setting', 'bench_documents', 'padded', '
 class Stage1Setting:
     "What the arms work on. Raises `BadInput` for an unknown shape or mix, and for numbers below 1."
     shape: str = "toy" # of moca.speed.bench.SHAPES, weights random
-    mix: str = "documents" # a made-up mix (moca.speed.bench.mixed_documents), or `corpus`: documents of the embedded corpus
+    mix: str = "documents" # made up (moca.speed.bench.mixed_documents), or `corpus`: of the embedded corpus
     scale: int = 4 # divides the lengths of the made-up mix
     tokens: int = 4096 # real tokens of a round
     budget: int = 1024 # real tokens of a micro-batch
@@ -60,7 +60,7 @@ class Stage1Setting:
         "The paper's ratios and weights."
         return PretrainConfig(seed=self.seed, max_length=min(self.budget, 2048), pack_tokens=self.budget)
 
-# %% ../../nbs/speed/03_pretraining.ipynb #197aefe5
+# %% ../../nbs/speed/03_pretraining.ipynb #48e09464
 def _corpus_documents(encoder, setting: Stage1Setting) -> list[Encoded]:
     "Documents of the embedded corpus in random order, until there are enough tokens."
     docs, out, total = load_corpus().documents("train"), [], 0
@@ -83,7 +83,8 @@ def bench_documents(encoder, setting: Stage1Setting) -> list[Encoded]:
     out = make(encoder, setting)
     longest = max(map(len, out))
     if longest > setting.budget:
-        raise BadInput(f"a document of {longest} tokens exceeds the budget of {setting.budget}: raise --budgets")
+        raise BadInput(f"a document of {longest} tokens exceeds the budget of {setting.budget}: "
+                       "raise --budgets")
     return out
 
 # %% ../../nbs/speed/03_pretraining.ipynb #552439e5
@@ -161,7 +162,7 @@ class Padded(nn.Module):
                                              model.config.text_config.vocab_size,
                                              num_items_in_batch=num_items_in_batch) + mae)
 
-# %% ../../nbs/speed/03_pretraining.ipynb #1db6a99f
+# %% ../../nbs/speed/03_pretraining.ipynb #2e5118e9
 def _asked(labels: Tensor) -> Tensor:
     "The label that each position `[D, L]` is asked for: a token is predicted from the position before it."
     return F.pad(labels, (0, 1), value=-100)[:, 1:]
@@ -225,7 +226,7 @@ class Stage1Arm(Timed):
 
     def clear(self): self.recon.zero_grad(set_to_none=True)
 
-# %% ../../nbs/speed/03_pretraining.ipynb #fd674b50
+# %% ../../nbs/speed/03_pretraining.ipynb #cad18fdd
 @patch
 def about(self: Stage1Arm) -> dict:
     "What a round holds."
@@ -271,7 +272,7 @@ class Packed(Stage1Arm):
         return per_document(c.pack.ids, owner[c.logit_positions], mlm,
                             image_owner=owner[c.masked_images], mae=mae)
 
-# %% ../../nbs/speed/03_pretraining.ipynb #abf9bcf1
+# %% ../../nbs/speed/03_pretraining.ipynb #034d58bd
 @patch
 def about(self: Packed) -> dict:
     "What a round holds, also for the other arms: documents, tokens, targets, useful FLOPs."
@@ -332,7 +333,7 @@ class PaddedArm(Stage1Arm):
         loss.backward()
         return loss.detach()
 
-# %% ../../nbs/speed/03_pretraining.ipynb #4af6c13f
+# %% ../../nbs/speed/03_pretraining.ipynb #47ccedca
 @patch
 def losses(self: PaddedArm, batch: dict) -> dict[str, tuple[float, float]]:
     "Each document's sums."
@@ -391,7 +392,7 @@ class TrainerArm(PaddedArm):
     def step(self, batch):
         return self.trainer.training_step(self.model, batch, num_items_in_batch=self.counts["mlm"])
 
-# %% ../../nbs/speed/03_pretraining.ipynb #f00333cc
+# %% ../../nbs/speed/03_pretraining.ipynb #3f43c160
 ARMS = dict(moca=Packed, N=PaddedArm, M=BinnedArm, hf=TrainerArm)
 
 def make_arm(setting: Stage1Setting | dict, name: str) -> Stage1Arm: # a key of ARMS
@@ -413,7 +414,7 @@ def matrix_peak(setting: Stage1Setting,
     measured = [matmul_peak.__wrapped__(setting.device, getattr(torch, setting.dtype)) for _ in range(times)]
     return max(reached, *measured)
 
-# %% ../../nbs/speed/03_pretraining.ipynb #157cc702
+# %% ../../nbs/speed/03_pretraining.ipynb #7e29a1b6
 def _arm_figures(told: dict, # what moca's arm says of a round
                  computed: int, # positions that this arm computes
                  seconds: list[float], # of its rounds
@@ -472,7 +473,7 @@ def bench(setting: Stage1Setting | None = None, # None: the toy on the CPU
                  **report(told, seconds, memory=memory, busy=busy, ceiling=peak))
     return dict(found, laws=cost_laws(setting, progress=progress)) if laws else found
 
-# %% ../../nbs/speed/03_pretraining.ipynb #4670e654
+# %% ../../nbs/speed/03_pretraining.ipynb #b988ef0f
 def settings(device: str = "cpu", budgets: list[int] = (), **given) -> list[Stage1Setting]:
     """What `moca bench stage1` runs, one setting a budget: the toy on a CPU; on a GPU the 3B shape in bf16
     with Packs of 12,800 and 32,768 and eight of them a round. Raises `BadInput` for an option of stage 2."""
@@ -485,8 +486,8 @@ def settings(device: str = "cpu", budgets: list[int] = (), **given) -> list[Stag
     return out
 
 # %% ../../nbs/speed/03_pretraining.ipynb #7901c226
-def _budget_law(setting: Stage1Setting, factors: tuple[float, ...], repeats: int, progress: bool) -> tuple[dict, int]:
-    "Seconds of a Pack against its tokens, the slope of their logarithms, and what was compiled after step 20."
+def _budget_law(setting: Stage1Setting, factors: tuple[float, ...], repeats: int, progress: bool):
+    "Seconds of a Pack against its tokens with the slope of the logarithms; what was compiled after step 20."
     most = round(max(factors) * setting.budget)
     sizes = {}
     for f in factors:
@@ -498,7 +499,7 @@ def _budget_law(setting: Stage1Setting, factors: tuple[float, ...], repeats: int
     each = [statistics.median(seconds[f]) / len(arm.batches) for f, arm in sizes.items()]
     return dict(slope=slope(tokens, each), tokens=tokens, seconds=each), recompiles
 
-def _vocabulary_law(setting: Stage1Setting, vocabularies: tuple[int, int], repeats: int, progress: bool) -> dict:
+def _vocabulary_law(setting: Stage1Setting, vocabularies: tuple[int, int], repeats: int, progress: bool):
     "How time and useful work grow from the smaller vocabulary to the larger."
     few, many = vocabularies
     arms = {v: make_arm(dataclasses.replace(setting, vocabulary=v), "moca") for v in vocabularies}
@@ -507,11 +508,11 @@ def _vocabulary_law(setting: Stage1Setting, vocabularies: tuple[int, int], repea
                 ratio=statistics.median(b / a for a, b in zip(seconds[few], seconds[many])),
                 flops=arms[many].about()["flops"] / arms[few].about()["flops"])
 
-# %% ../../nbs/speed/03_pretraining.ipynb #20584762
+# %% ../../nbs/speed/03_pretraining.ipynb #08f6547e
 def cost_laws(setting: Stage1Setting,
               factors: tuple[float, ...] = (.5, 1, 2, 4), # of the budget
               vocabularies: tuple[int, int] = (8256, 151936),
-              shape: str | None = None, # of the vocabulary's law; None: `base` on a CPU, where `toy` has hardly a body
+              shape: str | None = None, # of the vocabulary's law; None: on a CPU `base`, for `toy` is all head
               repeats: int = 3,
               progress: bool = True) -> dict:
     """How the time of moca's arm follows the budget of a Pack and the size of the vocabulary, and how often
@@ -529,7 +530,8 @@ def _setting_line(found: dict) -> str:
     scale = f" / {s['scale']}" if s["mix"] == "documents" else ""
     return (f"shape {s['shape']} ({w['parameters'] / 1e6:.1f} M weights, {s['dtype']}), {w['documents']} "
             f"documents of the mix {s['mix']}{scale}, {w['tokens']} real tokens "
-            f"({w['image_tokens'] / w['tokens']:.0%} of images), budget {s['budget']}, fill {found['fill']:.1%}")
+            f"({w['image_tokens'] / w['tokens']:.0%} of images), budget {s['budget']}, "
+            f"fill {found['fill']:.1%}")
 
 def _arm_line(found: dict, name: str) -> str:
     "One arm."
@@ -539,8 +541,9 @@ def _arm_line(found: dict, name: str) -> str:
     if key in found["ratio"]:
         than = "{:.2f} x ({:.2f} to {:.2f})".format(found["ratio"][key], *found["ratio_quartiles"][key])
         than += f"{found['ratio_processor'][key]:9.2f} x"
-    speed = f"{name:6s}{a['micro_batches']:8d}{a['real']:8.1%}{a['real_tok_s']:10.0f}"
-    return f"{speed}  {f'{low:.0f} to {high:.0f}':16s}{a['mfu']:5.1%}{a['peak_mib'] or math.nan:10.0f}  {than}"
+    quartiles = f"{low:.0f} to {high:.0f}"
+    return (f"{name:6s}{a['micro_batches']:8d}{a['real']:8.1%}{a['real_tok_s']:10.0f}  {quartiles:16s}"
+            f"{a['mfu']:5.1%}{a['peak_mib'] or math.nan:10.0f}  {than}")
 
 def _law_lines(laws: dict) -> list[str]:
     "The cost laws."
@@ -551,7 +554,7 @@ def _law_lines(laws: dict) -> list[str]:
             f"vocabulary {few} -> {many} (shape {v['shape']}): time x {v['ratio']:.2f}, useful work x "
             f"{v['flops']:.2f}"]
 
-# %% ../../nbs/speed/03_pretraining.ipynb #26699f70
+# %% ../../nbs/speed/03_pretraining.ipynb #b07d9c9f
 def as_text(found: dict) -> str: # what `bench` gave
     "The table of a bench of stage 1."
     def far(what):
@@ -563,6 +566,6 @@ def as_text(found: dict) -> str: # what `bench` gave
              *(_arm_line(found, name) for name in found["arms"]),
              f"equal before timing: losses of each document within {far('document'):.0e}, gradients within "
              f"{far('gradient'):.0e}",
-             f"useful work {work['useful'] / 1e9:.1f} GFLOP a round ({work['off']:+.2%} from torch's counter); "
-             f"measured matrix peak {found['gemm_peak'] / 1e9:.0f} GFLOP/s"]
+             f"useful work {work['useful'] / 1e9:.1f} GFLOP a round ({work['off']:+.2%} from torch's "
+             f"counter); measured matrix peak {found['gemm_peak'] / 1e9:.0f} GFLOP/s"]
     return "\n".join(lines + (_law_lines(found["laws"]) if found.get("laws") else []))
