@@ -60,7 +60,7 @@ class Stage1Setting:
         "The paper's ratios and weights."
         return PretrainConfig(seed=self.seed, max_length=min(self.budget, 2048), pack_tokens=self.budget)
 
-# %% ../../nbs/speed/03_pretraining.ipynb #48e09464
+# %% ../../nbs/speed/03_pretraining.ipynb #1be62bdd
 def _corpus_documents(encoder, setting: Stage1Setting) -> list[Encoded]:
     "Documents of the embedded corpus in random order, until there are enough tokens."
     docs, out, total = load_corpus().documents("train"), [], 0
@@ -76,6 +76,7 @@ def _made_up_documents(encoder, setting: Stage1Setting) -> list[Encoded]:
     drawn = mixed_documents(setting.tokens, setting.scale, setting.seed)
     return [made_up(encoder, t, images, str(i), setting.seed) for i, (t, images) in enumerate(drawn)]
 
+# %% ../../nbs/speed/03_pretraining.ipynb #ae48948b
 def bench_documents(encoder, setting: Stage1Setting) -> list[Encoded]:
     "The documents of a round, encoded. Raises `BadInput` where one exceeds a micro-batch."
     encoder.max_length = min(setting.budget, 2048)
@@ -162,7 +163,7 @@ class Padded(nn.Module):
                                              model.config.text_config.vocab_size,
                                              num_items_in_batch=num_items_in_batch) + mae)
 
-# %% ../../nbs/speed/03_pretraining.ipynb #2e5118e9
+# %% ../../nbs/speed/03_pretraining.ipynb #e70d3ccf
 def _asked(labels: Tensor) -> Tensor:
     "The label that each position `[D, L]` is asked for: a token is predicted from the position before it."
     return F.pad(labels, (0, 1), value=-100)[:, 1:]
@@ -177,6 +178,7 @@ def states(self: Padded, batch: dict) -> tuple[Tensor, Tensor]:
     decoded = decoder.run(hidden, [given[i][0] for i in decoder.copied])
     return hidden, decoder.to_pixels(decoded.flatten(0, 1)[batch["image_at"]])
 
+# %% ../../nbs/speed/03_pretraining.ipynb #143ea22f
 @patch
 def token_losses(self: Padded, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
     "The summed loss, and each position's `[D, L]` where the arm has it."
@@ -226,7 +228,7 @@ class Stage1Arm(Timed):
 
     def clear(self): self.recon.zero_grad(set_to_none=True)
 
-# %% ../../nbs/speed/03_pretraining.ipynb #cad18fdd
+# %% ../../nbs/speed/03_pretraining.ipynb #5bea607c
 @patch
 def about(self: Stage1Arm) -> dict:
     "What a round holds."
@@ -272,7 +274,7 @@ class Packed(Stage1Arm):
         return per_document(c.pack.ids, owner[c.logit_positions], mlm,
                             image_owner=owner[c.masked_images], mae=mae)
 
-# %% ../../nbs/speed/03_pretraining.ipynb #034d58bd
+# %% ../../nbs/speed/03_pretraining.ipynb #ed788211
 @patch
 def about(self: Packed) -> dict:
     "What a round holds, also for the other arms: documents, tokens, targets, useful FLOPs."
@@ -283,6 +285,7 @@ def about(self: Packed) -> dict:
                 parameters=sum(p.numel() for p in self.recon.parameters()),
                 flops=stage_flops(self.recon)(self.batches))
 
+# %% ../../nbs/speed/03_pretraining.ipynb #1dd30bbb
 @patch
 def count(self: Packed) -> float:
     """FLOPs of a round as torch's counter sees them; attention and head as plain multiplications, because it
@@ -333,7 +336,7 @@ class PaddedArm(Stage1Arm):
         loss.backward()
         return loss.detach()
 
-# %% ../../nbs/speed/03_pretraining.ipynb #47ccedca
+# %% ../../nbs/speed/03_pretraining.ipynb #16d3d6c1
 @patch
 def losses(self: PaddedArm, batch: dict) -> dict[str, tuple[float, float]]:
     "Each document's sums."
@@ -373,6 +376,7 @@ class HfTrainer(Trainer):
         return get_length_grouped_indices([len(f["input_ids"]) for f in data], self.args.train_batch_size,
                                           mega_batch_mult=50, generator=g)
 
+# %% ../../nbs/speed/03_pretraining.ipynb #0b70866d
 class TrainerArm(PaddedArm):
     """hf: transformers' Trainer; its batches have a fixed number of samples, as many as a micro-batch of
     moca's holds on average."""
@@ -392,7 +396,7 @@ class TrainerArm(PaddedArm):
     def step(self, batch):
         return self.trainer.training_step(self.model, batch, num_items_in_batch=self.counts["mlm"])
 
-# %% ../../nbs/speed/03_pretraining.ipynb #3f43c160
+# %% ../../nbs/speed/03_pretraining.ipynb #b842b2fd
 ARMS = dict(moca=Packed, N=PaddedArm, M=BinnedArm, hf=TrainerArm)
 
 def make_arm(setting: Stage1Setting | dict, name: str) -> Stage1Arm: # a key of ARMS
@@ -414,7 +418,7 @@ def matrix_peak(setting: Stage1Setting,
     measured = [matmul_peak.__wrapped__(setting.device, getattr(torch, setting.dtype)) for _ in range(times)]
     return max(reached, *measured)
 
-# %% ../../nbs/speed/03_pretraining.ipynb #7e29a1b6
+# %% ../../nbs/speed/03_pretraining.ipynb #3eb6fd3b
 def _arm_figures(told: dict, # what moca's arm says of a round
                  computed: int, # positions that this arm computes
                  seconds: list[float], # of its rounds
@@ -427,6 +431,7 @@ def _arm_figures(told: dict, # what moca's arm says of a round
     return dict(real_tok_s=speed, real_tok_s_quartiles=speeds, seconds=t["median"], mfu=use,
                 mfu_quartiles=uses, real=told["tokens"] / computed)
 
+# %% ../../nbs/speed/03_pretraining.ipynb #3490b409
 def report(told: dict, # what each arm says of a round
            seconds: dict, # of each arm's rounds
            memory: dict, # peak bytes of each arm, or None
@@ -473,7 +478,7 @@ def bench(setting: Stage1Setting | None = None, # None: the toy on the CPU
                  **report(told, seconds, memory=memory, busy=busy, ceiling=peak))
     return dict(found, laws=cost_laws(setting, progress=progress)) if laws else found
 
-# %% ../../nbs/speed/03_pretraining.ipynb #b988ef0f
+# %% ../../nbs/speed/03_pretraining.ipynb #8a8a3ac8
 def settings(device: str = "cpu", budgets: list[int] = (), **given) -> list[Stage1Setting]:
     """What `moca bench stage1` runs, one setting a budget: the toy on a CPU; on a GPU the 3B shape in bf16
     with Packs of 12,800 and 32,768 and eight of them a round. Raises `BadInput` for an option of stage 2."""
@@ -499,6 +504,7 @@ def _budget_law(setting: Stage1Setting, factors: tuple[float, ...], repeats: int
     each = [statistics.median(seconds[f]) / len(arm.batches) for f, arm in sizes.items()]
     return dict(slope=slope(tokens, each), tokens=tokens, seconds=each), recompiles
 
+# %% ../../nbs/speed/03_pretraining.ipynb #5f33bf6c
 def _vocabulary_law(setting: Stage1Setting, vocabularies: tuple[int, int], repeats: int, progress: bool):
     "How time and useful work grow from the smaller vocabulary to the larger."
     few, many = vocabularies
@@ -508,7 +514,7 @@ def _vocabulary_law(setting: Stage1Setting, vocabularies: tuple[int, int], repea
                 ratio=statistics.median(b / a for a, b in zip(seconds[few], seconds[many])),
                 flops=arms[many].about()["flops"] / arms[few].about()["flops"])
 
-# %% ../../nbs/speed/03_pretraining.ipynb #08f6547e
+# %% ../../nbs/speed/03_pretraining.ipynb #14794886
 def cost_laws(setting: Stage1Setting,
               factors: tuple[float, ...] = (.5, 1, 2, 4), # of the budget
               vocabularies: tuple[int, int] = (8256, 151936),
@@ -545,6 +551,7 @@ def _arm_line(found: dict, name: str) -> str:
     return (f"{name:6s}{a['micro_batches']:8d}{a['real']:8.1%}{a['real_tok_s']:10.0f}  {quartiles:16s}"
             f"{a['mfu']:5.1%}{a['peak_mib'] or math.nan:10.0f}  {than}")
 
+# %% ../../nbs/speed/03_pretraining.ipynb #52024c42
 def _law_lines(laws: dict) -> list[str]:
     "The cost laws."
     v = laws["vocabulary"]
@@ -554,7 +561,7 @@ def _law_lines(laws: dict) -> list[str]:
             f"vocabulary {few} -> {many} (shape {v['shape']}): time x {v['ratio']:.2f}, useful work x "
             f"{v['flops']:.2f}"]
 
-# %% ../../nbs/speed/03_pretraining.ipynb #b07d9c9f
+# %% ../../nbs/speed/03_pretraining.ipynb #5c64acc8
 def as_text(found: dict) -> str: # what `bench` gave
     "The table of a bench of stage 1."
     def far(what):

@@ -47,7 +47,7 @@ def write_json(path: Path, n: int) -> None:
         f.writelines(("," if k else "") + json.dumps(row_of(k)) for k in range(n))
         f.write("]")
 
-# %% ../../nbs/speed/05_reading.ipynb #620944e2
+# %% ../../nbs/speed/05_reading.ipynb #ae3c4d4f
 def write_csv(path: Path, n: int) -> None:
     "`n` rows as CSV."
     with open(path, "w", encoding="utf-8", newline="") as f:
@@ -81,7 +81,7 @@ def write_txt(path: Path, n: int) -> None:
     sentence = "Some words stand in a row and make a sentence. "
     path.write_text("\n\n".join([sentence * 8] * (n // (8 * len(sentence)) + 1)), "utf-8")
 
-# %% ../../nbs/speed/05_reading.ipynb #42dce94a
+# %% ../../nbs/speed/05_reading.ipynb #811c7a3b
 def _pdf_objects(n: int) -> list[bytes]:
     "A catalogue, the list of pages, and for each page itself and its line of text."
     font = b"/Resources<</Font<</F1<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>>>>>"
@@ -94,6 +94,7 @@ def _pdf_objects(n: int) -> list[bytes]:
         objects.append(b"<</Length %d>>stream\n%s\nendstream" % (len(line), line))
     return objects
 
+# %% ../../nbs/speed/05_reading.ipynb #16f47251
 def write_pdf(path: Path, n: int) -> None:
     "`n` pages with a line of text each."
     objects, places = _pdf_objects(n), []
@@ -123,11 +124,12 @@ def read_file(path: Path) -> int:
     "Open a file and read all of it."
     return read_all(open_rows(path))
 
+# %% ../../nbs/speed/05_reading.ipynb #8a1531c5
 def split_text(path: Path) -> int:
     "Split a text into pieces that fit the embedded model."
     return len(split(Encoder.from_pretrained(), document(path.read_text("utf-8"))))
 
-# %% ../../nbs/speed/05_reading.ipynb #1ed98008
+# %% ../../nbs/speed/05_reading.ipynb #b2356f19
 KINDS = dict(jsonl=write_jsonl, csv=write_csv, json=write_json, parquet=write_parquet, tar=write_tar,
              pdf=write_pdf, txt=write_txt)
 UNITS = dict(tar="members", pdf="pages", txt="characters") # of a size; else rows
@@ -163,6 +165,7 @@ def _quickest(read: Callable[[Path], int], path: Path) -> tuple[float, int]:
         seconds.append(time.perf_counter() - began)
     return min(seconds), total
 
+# %% ../../nbs/speed/05_reading.ipynb #c20a2d20
 def measured(kind: str, # of KINDS
              n: int,
              folder: str) -> dict: # where the file is written, and removed again
@@ -177,7 +180,7 @@ def measured(kind: str, # of KINDS
     mib = None if most is None else max(0, most - before) / 2**20
     return dict(size=n, seconds=seconds, mib=mib, total=total)
 
-# %% ../../nbs/speed/05_reading.ipynb #a7b5b5cc
+# %% ../../nbs/speed/05_reading.ipynb #7645f132
 def bench(setting: ReadingSetting | None = None, # None: the full sizes
           progress: bool = True) -> dict:
     "Read files of growing size: for each kind the seconds, the memory and the slope."
@@ -192,7 +195,7 @@ def bench(setting: ReadingSetting | None = None, # None: the full sizes
     return dict(bench="reading", machine=machine("cpu"), setting=dataclasses.asdict(setting), slopes=power,
                 kinds=found)
 
-# %% ../../nbs/speed/05_reading.ipynb #beacf5ad
+# %% ../../nbs/speed/05_reading.ipynb #c6cb1356
 def _file_text(f: dict) -> str:
     "One file: its size, the seconds, the memory where the system tells it."
     memory = "" if f["mib"] is None else f" ({f['mib']:.0f})"
