@@ -46,7 +46,7 @@ def reset_peak(device) -> None:
     getattr(ctypes.CDLL(None), "malloc_trim", int)(0) # musl has none
     with open("/proc/self/clear_refs", "w") as f: f.write("5")
 
-# %% ../../nbs/speed/01_arms.ipynb #f9223f18
+# %% ../../nbs/speed/01_arms.ipynb #850ffed4
 def peak(device) -> int | None:
     "The most memory since `reset_peak`, in bytes: allocated on the GPU, or resident in this process."
     if torch.device(device).type == "cuda": return torch.cuda.max_memory_allocated()
@@ -80,7 +80,7 @@ class Timed:
 
     def close(self) -> None: "Nothing to end: the arm lives in this process."
 
-# %% ../../nbs/speed/01_arms.ipynb #f9f38bd0
+# %% ../../nbs/speed/01_arms.ipynb #066b1ab2
 def _gpu_seconds(run: Callable[[], None]) -> float:
     "By the GPU's own clock, which waits for what it was given to do."
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -97,7 +97,7 @@ def _seconds(run: Callable[[], None]) -> float:
     run()
     return time.perf_counter() - began
 
-# %% ../../nbs/speed/01_arms.ipynb #f546bb3a
+# %% ../../nbs/speed/01_arms.ipynb #c57d6a90
 @patch
 def round(self: Timed) -> float:
     "Run all batches once; seconds."
@@ -129,7 +129,7 @@ def serve(pipe,
     except EOFError: pass # nobody asks any more
     except Exception as e: pipe.send((None, f"{type(e).__name__}: {e}"))
 
-# %% ../../nbs/speed/01_arms.ipynb #6a20c18c
+# %% ../../nbs/speed/01_arms.ipynb #a2ff5c84
 class Remote:
     """An arm in a process of its own, built there; `ask` calls its methods. Raises `MocaError` with what went
     wrong there."""
@@ -157,7 +157,7 @@ class Remote:
         self.process.terminate()
         self.process.join()
 
-# %% ../../nbs/speed/01_arms.ipynb #616a4d6a
+# %% ../../nbs/speed/01_arms.ipynb #5dc80fe8
 @patch
 def answer(self: Remote):
     "What the process says. Raises `MocaError` where it died, or tells what went wrong."
@@ -198,7 +198,7 @@ def in_turns(arms: dict, repeats: int, progress: bool = True) -> dict[str, list[
             if k: seconds[name].append(took)
     return seconds
 
-# %% ../../nbs/speed/01_arms.ipynb #4e0e1267
+# %% ../../nbs/speed/01_arms.ipynb #d65bc404
 def spread(values: list[float]) -> dict[str, float]:
     "Median and quartiles."
     q = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
@@ -228,7 +228,7 @@ def _norm(arrays) -> float:
     "Length of all arrays as one vector, added up in fp64."
     return math.sqrt(sum(float(np.square(a, dtype=np.float64).sum()) for a in arrays))
 
-# %% ../../nbs/speed/01_arms.ipynb #5f364cc7
+# %% ../../nbs/speed/01_arms.ipynb #50a1d543
 def compare(first: dict, # what an arm's `check` tells: `loss`, `rows` by document, `grads` by name
             other: dict,
             apart: Callable = worst) -> dict[str, float]:
@@ -243,7 +243,7 @@ def compare(first: dict, # what an arm's `check` tells: `loss`, `rows` by docume
                 document=max(apart(a, other["rows"][i]) for i, a in rows.items()),
                 gradient=_norm(g - other["grads"][n] for n, g in grads.items()) / _norm(grads.values()))
 
-# %% ../../nbs/speed/01_arms.ipynb #ee1dfe1d
+# %% ../../nbs/speed/01_arms.ipynb #b342cc20
 def gate_arms(arms: dict,
               tolerances: dict[str, float], # of `loss`, `document`, `gradient`
               apart: Callable = worst) -> dict[str, dict[str, float]]:
@@ -268,7 +268,7 @@ def arm_names(wanted, known, repeats: int = 1) -> list[str]:
     if repeats < 1: raise BadInput(f"{repeats} repeats: give 1 or more")
     return ["moca", *(n for n in wanted if n != "moca")]
 
-# %% ../../nbs/speed/01_arms.ipynb #53c7eda7
+# %% ../../nbs/speed/01_arms.ipynb #782369af
 def machine(device) -> dict:
     "What the figures were measured on."
     cpu = f"CPU, {torch.get_num_threads()} threads of {os.cpu_count()} cores, {platform.machine()}"
@@ -282,18 +282,20 @@ def headline(found: dict) -> str:
     m = found["machine"]
     return f"{m['device']}; Python {m['python']}, torch {m['torch']}, transformers {m['transformers']}"
 
-# %% ../../nbs/speed/01_arms.ipynb #52cda2e1
-def _draw_ratio(ax, y: int, ratio: float, quartiles: tuple[float, float], target: float | None) -> None:
-    "One bar with its whiskers and its number, and the mark that it should reach."
+# %% ../../nbs/speed/01_arms.ipynb #e831d6ee
+def _draw_ratio(ax, y: int, ratio: float, quartiles: tuple[float, float]) -> None:
+    "One bar with its number and its whiskers."
     low, high = quartiles
     ax.barh(y, ratio, color=COLORS["ours"], height=.6, ecolor=COLORS["ink"],
             xerr=[[max(0, ratio - low)], [max(0, high - ratio)]])
     ax.text(.04, y, f"{ratio:.2f} ×", color="white", va="center")
-    if target is None: return
-    ax.plot([target] * 2, [y - .4, y + .4], color=COLORS["target"], lw=2.5)
-    words = f"aimed at: {target:.3g} × or more"
-    ax.text(max(target, high) + .06, y, words, color=COLORS["target"], va="center")
 
+def _draw_target(ax, y: int, target: float, right: float) -> None:
+    "The mark that a bar should reach, and its number right of all bars."
+    ax.plot([target] * 2, [y - .4, y + .4], color=COLORS["target"], lw=2.5)
+    ax.text(right, y, f"aimed at: {target:.2f} × or more", color=COLORS["target"], va="center")
+
+# %% ../../nbs/speed/01_arms.ipynb #069acda1
 def show_ratios(found: dict, # a bench's `ratio` and `ratio_quartiles`: how many times as fast moca is
                 targets: dict[str, float] | None = None, # the ratio to reach
                 names: dict[str, str] | None = None, # each ratio's arm in words
@@ -301,11 +303,14 @@ def show_ratios(found: dict, # a bench's `ratio` and `ratio_quartiles`: how many
     "The ratios of a bench as bars, quartiles as whiskers, targets as marks. Gives the axes."
     ratios, targets, names = found["ratio"], targets or {}, names or {}
     if ax is None: ax = plt.subplots(figsize=(7, .5 * len(ratios) + 1))[1]
+    highs = [high for _, high in found["ratio_quartiles"].values()]
+    right = 1.04 * max(1, *ratios.values(), *highs, *targets.values())
     for y, (name, ratio) in enumerate(ratios.items()):
-        _draw_ratio(ax, y, ratio=ratio, quartiles=found["ratio_quartiles"][name], target=targets.get(name))
+        _draw_ratio(ax, y, ratio, found["ratio_quartiles"][name])
+        if name in targets: _draw_target(ax, y, targets[name], right)
     ax.axvline(1, color=COLORS["ink"], lw=1)
     ax.text(1, -.55, " as fast as the other arm", va="bottom")
-    ax.set_xlim(0, 1.45 * max(1, *ratios.values(), *targets.values()))
+    ax.set_xlim(0, right * (1.55 if targets else 1))
     ax.set_ylim(len(ratios) - .5, -.5)
     ax.set_yticks(range(len(ratios)), [names.get(n, n.removeprefix("vs_")) for n in ratios])
     ax.set_xlabel("moca's speed as a multiple of the other arm's (longer is better for moca)")

@@ -57,7 +57,7 @@ def random_batches(lengths: list[int], # of the Documents, in tokens
         room -= lengths[i]
     return batches
 
-# %% ../../nbs/speed/02_bench.ipynb #352c1eb1
+# %% ../../nbs/speed/02_bench.ipynb #01257701
 def padded_batch(backbone: Backbone,
                  encoded: list[Encoded],
                  chosen: list[int]) -> dict: # their numbers in `encoded`
@@ -87,11 +87,12 @@ def stock_attention(backbone: Backbone):
     try: yield
     finally: text._attn_implementation, tower._attn_implementation = before
 
-# %% ../../nbs/speed/02_bench.ipynb #481c045e
+# %% ../../nbs/speed/02_bench.ipynb #a8ec987a
 def _packed_arm(backbone: Backbone, encoded: list[Encoded], budget: int, seed: int) -> Arm:
     "moca's Packs through moca's kernel."
     planned = plan([len(e) for e in encoded], budget, seed)
-    packs = [(p, pack([encoded[i] for i in p]).to(backbone.device)) for p in planned]
+    packs = []
+    for p in planned: packs.append((p, pack([encoded[i] for i in p]).to(backbone.device)))
     def forward(one):
         numbers, made = one
         return dict(zip(numbers, backbone(made).split(made.lengths)))
@@ -105,7 +106,7 @@ def _padded_arm(name: str, backbone: Backbone, encoded: list[Encoded], batches: 
         return {i: h[k, :n] for k, (i, n) in enumerate(zip(one["chosen"], one["lengths"]))}
     return Arm(name, passes, forward, computed=sum(b["inputs"]["input_ids"].numel() for b in passes))
 
-# %% ../../nbs/speed/02_bench.ipynb #4677f2bb
+# %% ../../nbs/speed/02_bench.ipynb #b5ee222e
 def pack_arms(backbone: Backbone,
               encoded: list[Encoded],
               budget: int, # real tokens of a Pack, and of a padded batch
@@ -127,7 +128,7 @@ def loss_of(states: dict[int, Tensor]) -> Tensor: # {Document number: [n, hidden
         total = total + (h.float() * ramp).sum(1).tanh().sum()
     return total
 
-# %% ../../nbs/speed/02_bench.ipynb #6c6b5c83
+# %% ../../nbs/speed/02_bench.ipynb #bd5b2a79
 def work(backbone: Backbone, arm: Arm, keep: bool = False) -> dict[int, Tensor]:
     """Forward and backward over all passes of an arm; the gradients add up in the parameters. Returns the
     states if they are to be kept."""
@@ -138,7 +139,7 @@ def work(backbone: Backbone, arm: Arm, keep: bool = False) -> dict[int, Tensor]:
         if keep: kept |= {i: h.detach() for i, h in states.items()}
     return kept
 
-# %% ../../nbs/speed/02_bench.ipynb #20d114c6
+# %% ../../nbs/speed/02_bench.ipynb #7ebd10cd
 def _done(backbone: Backbone, arm: Arm) -> tuple[dict[int, Tensor], Tensor]:
     "The states by Document, and the gradients of all parameters in one row."
     backbone.zero_grad(set_to_none=True)
@@ -150,7 +151,7 @@ def _apart(first: dict[int, Tensor], other: dict[int, Tensor]) -> float:
     scale = max(float(h.abs().max()) for h in first.values())
     return max(float((other[i].float() - h.float()).abs().max()) for i, h in first.items()) / scale
 
-# %% ../../nbs/speed/02_bench.ipynb #9a98b784
+# %% ../../nbs/speed/02_bench.ipynb #0a57a66a
 def gate(backbone: Backbone, arms: list[Arm], tolerance: float) -> dict[str, tuple[float, float]]:
     """Relative differences (states, gradients) of every arm from the first. Raises `MocaError` above the
     tolerance: then nothing is timed."""
@@ -183,7 +184,7 @@ def _one_round(backbone: Backbone, arm: Arm) -> float:
         arm.memory = max(arm.memory, torch.cuda.max_memory_allocated())
     return time.perf_counter() - began
 
-# %% ../../nbs/speed/02_bench.ipynb #b5f0c52d
+# %% ../../nbs/speed/02_bench.ipynb #0a424cc4
 def clock(backbone: Backbone, arms: list[Arm], repeats: int = 5, progress: bool = True) -> None:
     "Time the arms in turns, after one warm-up round; seconds and peak memory go into the arms."
     for k in tqdm(range(repeats + 1), desc="bench", unit="round", disable=not progress):
@@ -191,7 +192,7 @@ def clock(backbone: Backbone, arms: list[Arm], repeats: int = 5, progress: bool 
             took = _one_round(backbone, arm)
             if k: arm.seconds.append(took)
 
-# %% ../../nbs/speed/02_bench.ipynb #8e606f5c
+# %% ../../nbs/speed/02_bench.ipynb #acfb7feb
 def summary(arms: list[Arm], tokens: int) -> list[dict]: # real tokens of all passes
     """One row an arm: real tokens a second (median, quartiles), share of computed positions that are real,
     ratio to the first arm."""
@@ -212,7 +213,7 @@ def _some_documents(encoder: Encoder, count: int, seed: int, progress: bool) -> 
     chosen = order[:count].tolist()
     return [encode(encoder, docs[i]) for i in tqdm(chosen, desc="encode", unit="doc", disable=not progress)]
 
-# %% ../../nbs/speed/02_bench.ipynb #aaa206eb
+# %% ../../nbs/speed/02_bench.ipynb #5d1c1196
 def bench_pack(model=None, # name or folder; None: the embedded one
                device: str = "cpu",
                documents: int = 256,
@@ -256,7 +257,7 @@ SHAPES = { # language model and vision tower in the shapes of real models, weigh
     "3b": (_text(2048, 11008, 36, 16, 151936), _tower(1280, 3420, 32, [7, 15, 23, 31])), # Qwen2.5-VL-3B
 }
 
-# %% ../../nbs/speed/02_bench.ipynb #6bb4de4c
+# %% ../../nbs/speed/02_bench.ipynb #c27b0527
 def _shaped_config(shape: str, encoder: Encoder, vocabulary: int | None) -> Qwen2_5_VLConfig:
     "The config of a shape, with the special tokens of an encoder's tokenizer."
     text, tower = SHAPES[shape]
@@ -271,7 +272,7 @@ def _shaped_config(shape: str, encoder: Encoder, vocabulary: int | None) -> Qwen
     special = {n: getattr(encoder.family.config, n) for n in names}
     return Qwen2_5_VLConfig(text_config=text, vision_config=tower, tie_word_embeddings=True, **special)
 
-# %% ../../nbs/speed/02_bench.ipynb #42f2bffc
+# %% ../../nbs/speed/02_bench.ipynb #6c03ff94
 def shaped_backbone(shape: str, # of `SHAPES`
                     device: str = "cpu",
                     dtype: torch.dtype = torch.float32,
@@ -305,7 +306,7 @@ def random_pack(lengths: list[int], # of its Documents, in tokens
                 image_tokens=none, patch_tokens=none, lengths=lengths,
                 ids=[str(i) for i in range(len(lengths))])
 
-# %% ../../nbs/speed/02_bench.ipynb #2f35808b
+# %% ../../nbs/speed/02_bench.ipynb #78893d9a
 def mixed_lengths(budget: int, seed: int = 0) -> list[int]:
     """Lengths that fill a budget: a log-normal mix of captions, pages and articles, between 16 and 2048
     tokens."""
@@ -323,7 +324,7 @@ def _kernel_arm(backbone: Backbone, kernel: str, one: Pack) -> Arm:
         return dict(zip(range(one.documents), backbone(one).split(one.lengths)))
     return Arm(kernel, [kernel], forward, computed=len(one))
 
-# %% ../../nbs/speed/02_bench.ipynb #8a90e0a7
+# %% ../../nbs/speed/02_bench.ipynb #63228b4f
 def _gate_kernels(backbone: Backbone, one: Pack, kernels: list[str], tolerance: float):
     "The arms of the kernels that fit into memory, and a row for each kernel: differences from the first."
     arms, rows = [], []
@@ -337,7 +338,7 @@ def _gate_kernels(backbone: Backbone, one: Pack, kernels: list[str], tolerance: 
         if backbone.device.type == "cuda": torch.cuda.empty_cache()
     return arms, rows
 
-def _time_kernels(backbone: Backbone, arms: list[Arm], rows: list[dict], repeats: int, progress: bool) -> None:
+def _time_kernels(backbone: Backbone, arms: list[Arm], rows: list[dict], repeats: int, progress: bool):
     "Milliseconds and peak memory go into the rows of the arms."
     clock(backbone, arms, repeats, progress)
     timed = {arm.name: arm for arm in arms}
@@ -345,7 +346,7 @@ def _time_kernels(backbone: Backbone, arms: list[Arm], rows: list[dict], repeats
         if arm := timed.get(row["arm"]):
             row.update(milliseconds=statistics.median(arm.seconds) * 1000, memory=arm.memory)
 
-# %% ../../nbs/speed/02_bench.ipynb #74602888
+# %% ../../nbs/speed/02_bench.ipynb #cb39b4b4
 def bench_kernels(shape: str = "tiny", # of `SHAPES`
                   budgets: tuple[int, ...] = (4096,), # tokens of a Pack
                   device: str = "cpu",
@@ -390,7 +391,7 @@ def _drawn_document(g: torch.Generator) -> tuple[int, list[int]]:
     text = _between(g, 30, 250) # an article
     return text, [_between(g, 256, 512) for _ in range(_between(g, 1, 2))]
 
-# %% ../../nbs/speed/02_bench.ipynb #b0508374
+# %% ../../nbs/speed/02_bench.ipynb #9c308ce3
 def mixed_documents(tokens: int, # about as many in all
                     scale: int = 1, # divides all lengths
                     seed: int = 0) -> list[tuple[int, list[int]]]:
@@ -404,7 +405,7 @@ def mixed_documents(tokens: int, # about as many in all
         total += text + sum(images)
     return out
 
-# %% ../../nbs/speed/02_bench.ipynb #2c3f3e07
+# %% ../../nbs/speed/02_bench.ipynb #5a78ac04
 def _grid_of(tokens: int) -> tuple[int, int]:
     "Rows and columns of an image of about so many tokens, as square as can be."
     rows = max(1, round(tokens**.5))
@@ -414,7 +415,7 @@ def _table(rows: list[tuple], columns: int) -> Tensor:
     "Integers `[n, columns]`, also for no row at all."
     return torch.tensor(rows, dtype=torch.long).view(-1, columns)
 
-# %% ../../nbs/speed/02_bench.ipynb #1be07c7f
+# %% ../../nbs/speed/02_bench.ipynb #9f345991
 def made_up(encoder: Encoder,
             text: int, # words
             images: list[int], # tokens of each
@@ -457,7 +458,7 @@ def _pack_lines(found: dict) -> list[str]:
             *map(_pack_row, found["rows"]),
             "equal before timing: " + ", ".join(equal)]
 
-# %% ../../nbs/speed/02_bench.ipynb #5873d67e
+# %% ../../nbs/speed/02_bench.ipynb #a188a0da
 def _kernel_row(row: dict) -> str:
     "One kernel of `bench_kernels` at one budget."
     head = f"{row['budget']:7d}  {row['arm']:8s}"

@@ -66,7 +66,7 @@ class Stage2Setting:
         return FinetuneConfig(negatives=self.negatives, candidates=candidates, mask_duplicates=False,
                               pack_tokens=self.budget, max_length=self.max_length, seed=self.seed)
 
-# %% ../../nbs/speed/04_finetuning.ipynb #ed51f701
+# %% ../../nbs/speed/04_finetuning.ipynb #50c35743
 def settings(device: str = "cpu", budgets: list[int] = (), **given) -> list[Stage2Setting]:
     """What `moca bench stage2` runs, one setting a budget: the embedded model on a CPU; on a GPU the 3B
     shape in bf16 with 512 pairs. Raises `BadInput` for options of stage 1."""
@@ -125,11 +125,11 @@ class Stage2Arm(Timed):
 
     def clear(self): self.backbone.zero_grad(set_to_none=True)
 
-# %% ../../nbs/speed/04_finetuning.ipynb #0cb068c7
+# %% ../../nbs/speed/04_finetuning.ipynb #735e6b95
 @patch
 def about(self: Stage2Arm) -> dict:
     "What the batch holds."
-    documents = [d for column in self.columns for d in column]
+    documents = sum(self.columns, [])
     lengths = [len(encode(self.backbone.encoder, d)) for d in documents]
     return dict(documents=len(lengths), tokens=sum(lengths), longest=max(lengths),
                 median=statistics.median(lengths), computed=self.computed,
@@ -173,12 +173,12 @@ class Cached(Stage2Arm):
         n = b.negatives.view(len(self.pairs), -1).T.flatten() # pair by pair -> column by column
         return self.packs(b)[torch.cat([b.queries, b.positives, n])]
 
-# %% ../../nbs/speed/04_finetuning.ipynb #d1fc3a50
+# %% ../../nbs/speed/04_finetuning.ipynb #c9fb6e0e
 class CachedOwn(Cached):
     "moca under the option that M is compared with."
     candidates = "own"
 
-# %% ../../nbs/speed/04_finetuning.ipynb #4c56ffc3
+# %% ../../nbs/speed/04_finetuning.ipynb #f227e3b5
 class Direct(Cached):
     "moca without GradCache: all Packs' graphs at once."
     def step(self, batch):
@@ -206,7 +206,7 @@ class Stock(nn.Module):
         mean = (hidden * mask).sum(1) / mask.sum(1)
         return dict(features, sentence_embedding=F.normalize(mean, dim=-1))
 
-# %% ../../nbs/speed/04_finetuning.ipynb #2ef0b4ae
+# %% ../../nbs/speed/04_finetuning.ipynb #2c0ac34c
 class PaddedPairs(Stage2Arm):
     "Arms on padded columns of the stock model."
     stock = True
@@ -249,7 +249,7 @@ class Authors(PaddedPairs):
     def prepare(self):
         self.model = Stock(self.backbone)
         queries, *others = self.columns
-        found = [self.features(queries), self.features([d for column in others for d in column])]
+        found = [self.features(queries), self.features(sum(others, []))]
         self.computed = sum(f["input_ids"].numel() for f in found)
         return found
 
@@ -286,7 +286,7 @@ def distance(a: tuple, b: tuple) -> float:
     "Largest difference of two unit vectors' numbers, in units of their mean size."
     return float(np.abs(np.subtract(a, b)).max()) * math.sqrt(len(a))
 
-# %% ../../nbs/speed/04_finetuning.ipynb #651ea432
+# %% ../../nbs/speed/04_finetuning.ipynb #f1002798
 def gate(arms: dict, setting: Stage2Setting) -> dict[str, dict[str, float]]:
     """M against moca with own hard negatives, the others against moca as it is timed. Raises `MocaError`
     above a tolerance: then nothing is timed."""
@@ -304,7 +304,7 @@ def _numbered(n: int, width: int) -> Tensor:
     "Different numbers, `[n, width]`."
     return torch.arange(n * width).view(n, width)
 
-# %% ../../nbs/speed/04_finetuning.ipynb #3c083639
+# %% ../../nbs/speed/04_finetuning.ipynb #b3d33dd6
 def loss_bytes(pairs: int, dim: int = 64, negatives: int = 1) -> int:
     "Bytes that moca's loss saves for backward, for a batch of random unit vectors."
     g, hard = torch.Generator().manual_seed(0), pairs * negatives
@@ -328,7 +328,7 @@ def _ratios(seconds: dict[str, list[float]]) -> dict[str, dict]: # of each arm a
         else: found["gradcache_vs_direct"] = spread([b / a for a, b in zip(seconds[n], seconds["moca"])])
     return found
 
-# %% ../../nbs/speed/04_finetuning.ipynb #b7b3e4a4
+# %% ../../nbs/speed/04_finetuning.ipynb #35039fe8
 def report(setting: Stage2Setting,
            told: dict, # what each arm says of the batch
            seconds: dict, # of each arm's rounds
@@ -371,7 +371,7 @@ def bench(setting: Stage2Setting | None = None, # None: the embedded model on th
                 saved_bytes_exponent=saved_exponent(),
                 **report(setting, told, seconds=seconds, memory=memory, busy=busy))
 
-# %% ../../nbs/speed/04_finetuning.ipynb #b3ae2843
+# %% ../../nbs/speed/04_finetuning.ipynb #630bf200
 WORDS = dict(gradcache_vs_direct="GradCache takes {} x the time of the direct step",
              vs_st_cached="moca is {} x as fast as sentence-transformers' cached loss",
              vs_M="moca is {} x as fast as the authors' way")
@@ -390,7 +390,7 @@ def _arm_line(name: str, a: dict) -> str:
     memory = a["peak_mib"] or math.nan
     return f"{name:10s}{a['real']:8.1%}{a['pairs_s']:9.1f}  {quartiles:14s}{memory:10.0f}"
 
-# %% ../../nbs/speed/04_finetuning.ipynb #a161a29d
+# %% ../../nbs/speed/04_finetuning.ipynb #85152d82
 def _ratio_line(found: dict, key: str) -> str:
     "One ratio, with its quartiles, and as processor time has it."
     low, high = found["ratio_quartiles"][key]

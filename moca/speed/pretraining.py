@@ -60,7 +60,7 @@ class Stage1Setting:
         "The paper's ratios and weights."
         return PretrainConfig(seed=self.seed, max_length=min(self.budget, 2048), pack_tokens=self.budget)
 
-# %% ../../nbs/speed/03_pretraining.ipynb #1be62bdd
+# %% ../../nbs/speed/03_pretraining.ipynb #87b4b0d9
 def _corpus_documents(encoder, setting: Stage1Setting) -> list[Encoded]:
     "Documents of the embedded corpus in random order, until there are enough tokens."
     docs, out, total = load_corpus().documents("train"), [], 0
@@ -76,7 +76,7 @@ def _made_up_documents(encoder, setting: Stage1Setting) -> list[Encoded]:
     drawn = mixed_documents(setting.tokens, setting.scale, setting.seed)
     return [made_up(encoder, t, images, str(i), setting.seed) for i, (t, images) in enumerate(drawn)]
 
-# %% ../../nbs/speed/03_pretraining.ipynb #ae48948b
+# %% ../../nbs/speed/03_pretraining.ipynb #75a0fe55
 def bench_documents(encoder, setting: Stage1Setting) -> list[Encoded]:
     "The documents of a round, encoded. Raises `BadInput` where one exceeds a micro-batch."
     encoder.max_length = min(setting.budget, 2048)
@@ -163,7 +163,7 @@ class Padded(nn.Module):
                                              model.config.text_config.vocab_size,
                                              num_items_in_batch=num_items_in_batch) + mae)
 
-# %% ../../nbs/speed/03_pretraining.ipynb #e70d3ccf
+# %% ../../nbs/speed/03_pretraining.ipynb #7d4427e2
 def _asked(labels: Tensor) -> Tensor:
     "The label that each position `[D, L]` is asked for: a token is predicted from the position before it."
     return F.pad(labels, (0, 1), value=-100)[:, 1:]
@@ -178,7 +178,7 @@ def states(self: Padded, batch: dict) -> tuple[Tensor, Tensor]:
     decoded = decoder.run(hidden, [given[i][0] for i in decoder.copied])
     return hidden, decoder.to_pixels(decoded.flatten(0, 1)[batch["image_at"]])
 
-# %% ../../nbs/speed/03_pretraining.ipynb #143ea22f
+# %% ../../nbs/speed/03_pretraining.ipynb #2246dcd9
 @patch
 def token_losses(self: Padded, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
     "The summed loss, and each position's `[D, L]` where the arm has it."
@@ -228,7 +228,7 @@ class Stage1Arm(Timed):
 
     def clear(self): self.recon.zero_grad(set_to_none=True)
 
-# %% ../../nbs/speed/03_pretraining.ipynb #5bea607c
+# %% ../../nbs/speed/03_pretraining.ipynb #a14f4360
 @patch
 def about(self: Stage1Arm) -> dict:
     "What a round holds."
@@ -254,7 +254,8 @@ class Packed(Stage1Arm):
         "Plan, pack, corrupt."
         encoder = self.recon.backbone.encoder
         packs = plan([len(e) for e in self.encoded], self.setting.budget, self.setting.seed)
-        made = [corrupt(encoder, [self.encoded[i] for i in p], cfg) for p in packs]
+        made = []
+        for p in packs: made.append(corrupt(encoder, [self.encoded[i] for i in p], cfg))
         self.computed = sum(len(c.pack) for c in made)
         self.batches = [c.to(self.device) for c in made]
 
@@ -274,7 +275,7 @@ class Packed(Stage1Arm):
         return per_document(c.pack.ids, owner[c.logit_positions], mlm,
                             image_owner=owner[c.masked_images], mae=mae)
 
-# %% ../../nbs/speed/03_pretraining.ipynb #ed788211
+# %% ../../nbs/speed/03_pretraining.ipynb #c1063a49
 @patch
 def about(self: Packed) -> dict:
     "What a round holds, also for the other arms: documents, tokens, targets, useful FLOPs."
@@ -285,7 +286,7 @@ def about(self: Packed) -> dict:
                 parameters=sum(p.numel() for p in self.recon.parameters()),
                 flops=stage_flops(self.recon)(self.batches))
 
-# %% ../../nbs/speed/03_pretraining.ipynb #1dd30bbb
+# %% ../../nbs/speed/03_pretraining.ipynb #6423798c
 @patch
 def count(self: Packed) -> float:
     """FLOPs of a round as torch's counter sees them; attention and head as plain multiplications, because it
@@ -336,7 +337,7 @@ class PaddedArm(Stage1Arm):
         loss.backward()
         return loss.detach()
 
-# %% ../../nbs/speed/03_pretraining.ipynb #16d3d6c1
+# %% ../../nbs/speed/03_pretraining.ipynb #0862618c
 @patch
 def losses(self: PaddedArm, batch: dict) -> dict[str, tuple[float, float]]:
     "Each document's sums."
@@ -376,7 +377,7 @@ class HfTrainer(Trainer):
         return get_length_grouped_indices([len(f["input_ids"]) for f in data], self.args.train_batch_size,
                                           mega_batch_mult=50, generator=g)
 
-# %% ../../nbs/speed/03_pretraining.ipynb #0b70866d
+# %% ../../nbs/speed/03_pretraining.ipynb #bfc17985
 class TrainerArm(PaddedArm):
     """hf: transformers' Trainer; its batches have a fixed number of samples, as many as a micro-batch of
     moca's holds on average."""
@@ -396,7 +397,7 @@ class TrainerArm(PaddedArm):
     def step(self, batch):
         return self.trainer.training_step(self.model, batch, num_items_in_batch=self.counts["mlm"])
 
-# %% ../../nbs/speed/03_pretraining.ipynb #b842b2fd
+# %% ../../nbs/speed/03_pretraining.ipynb #aab4af51
 ARMS = dict(moca=Packed, N=PaddedArm, M=BinnedArm, hf=TrainerArm)
 
 def make_arm(setting: Stage1Setting | dict, name: str) -> Stage1Arm: # a key of ARMS
@@ -418,7 +419,7 @@ def matrix_peak(setting: Stage1Setting,
     measured = [matmul_peak.__wrapped__(setting.device, getattr(torch, setting.dtype)) for _ in range(times)]
     return max(reached, *measured)
 
-# %% ../../nbs/speed/03_pretraining.ipynb #3eb6fd3b
+# %% ../../nbs/speed/03_pretraining.ipynb #54ad3ad0
 def _arm_figures(told: dict, # what moca's arm says of a round
                  computed: int, # positions that this arm computes
                  seconds: list[float], # of its rounds
@@ -431,7 +432,7 @@ def _arm_figures(told: dict, # what moca's arm says of a round
     return dict(real_tok_s=speed, real_tok_s_quartiles=speeds, seconds=t["median"], mfu=use,
                 mfu_quartiles=uses, real=told["tokens"] / computed)
 
-# %% ../../nbs/speed/03_pretraining.ipynb #3490b409
+# %% ../../nbs/speed/03_pretraining.ipynb #2bc8e5ff
 def report(told: dict, # what each arm says of a round
            seconds: dict, # of each arm's rounds
            memory: dict, # peak bytes of each arm, or None
@@ -478,7 +479,7 @@ def bench(setting: Stage1Setting | None = None, # None: the toy on the CPU
                  **report(told, seconds, memory=memory, busy=busy, ceiling=peak))
     return dict(found, laws=cost_laws(setting, progress=progress)) if laws else found
 
-# %% ../../nbs/speed/03_pretraining.ipynb #8a8a3ac8
+# %% ../../nbs/speed/03_pretraining.ipynb #c446aea2
 def settings(device: str = "cpu", budgets: list[int] = (), **given) -> list[Stage1Setting]:
     """What `moca bench stage1` runs, one setting a budget: the toy on a CPU; on a GPU the 3B shape in bf16
     with Packs of 12,800 and 32,768 and eight of them a round. Raises `BadInput` for an option of stage 2."""
@@ -504,7 +505,7 @@ def _budget_law(setting: Stage1Setting, factors: tuple[float, ...], repeats: int
     each = [statistics.median(seconds[f]) / len(arm.batches) for f, arm in sizes.items()]
     return dict(slope=slope(tokens, each), tokens=tokens, seconds=each), recompiles
 
-# %% ../../nbs/speed/03_pretraining.ipynb #5f33bf6c
+# %% ../../nbs/speed/03_pretraining.ipynb #09065906
 def _vocabulary_law(setting: Stage1Setting, vocabularies: tuple[int, int], repeats: int, progress: bool):
     "How time and useful work grow from the smaller vocabulary to the larger."
     few, many = vocabularies
@@ -514,11 +515,11 @@ def _vocabulary_law(setting: Stage1Setting, vocabularies: tuple[int, int], repea
                 ratio=statistics.median(b / a for a, b in zip(seconds[few], seconds[many])),
                 flops=arms[many].about()["flops"] / arms[few].about()["flops"])
 
-# %% ../../nbs/speed/03_pretraining.ipynb #14794886
+# %% ../../nbs/speed/03_pretraining.ipynb #6ba02348
 def cost_laws(setting: Stage1Setting,
               factors: tuple[float, ...] = (.5, 1, 2, 4), # of the budget
               vocabularies: tuple[int, int] = (8256, 151936),
-              shape: str | None = None, # of the vocabulary's law; None: on a CPU `base`, for `toy` is all head
+              shape: str | None = None, # of the vocabulary's law; None: on a CPU `base`, as `toy` is all head
               repeats: int = 3,
               progress: bool = True) -> dict:
     """How the time of moca's arm follows the budget of a Pack and the size of the vocabulary, and how often
@@ -551,7 +552,7 @@ def _arm_line(found: dict, name: str) -> str:
     return (f"{name:6s}{a['micro_batches']:8d}{a['real']:8.1%}{a['real_tok_s']:10.0f}  {quartiles:16s}"
             f"{a['mfu']:5.1%}{a['peak_mib'] or math.nan:10.0f}  {than}")
 
-# %% ../../nbs/speed/03_pretraining.ipynb #52024c42
+# %% ../../nbs/speed/03_pretraining.ipynb #e9554f68
 def _law_lines(laws: dict) -> list[str]:
     "The cost laws."
     v = laws["vocabulary"]
@@ -561,7 +562,7 @@ def _law_lines(laws: dict) -> list[str]:
             f"vocabulary {few} -> {many} (shape {v['shape']}): time x {v['ratio']:.2f}, useful work x "
             f"{v['flops']:.2f}"]
 
-# %% ../../nbs/speed/03_pretraining.ipynb #5c64acc8
+# %% ../../nbs/speed/03_pretraining.ipynb #a4c4c53f
 def as_text(found: dict) -> str: # what `bench` gave
     "The table of a bench of stage 1."
     def far(what):

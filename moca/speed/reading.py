@@ -47,7 +47,7 @@ def write_json(path: Path, n: int) -> None:
         f.writelines(("," if k else "") + json.dumps(row_of(k)) for k in range(n))
         f.write("]")
 
-# %% ../../nbs/speed/05_reading.ipynb #ae3c4d4f
+# %% ../../nbs/speed/05_reading.ipynb #23aeefa4
 def write_csv(path: Path, n: int) -> None:
     "`n` rows as CSV."
     with open(path, "w", encoding="utf-8", newline="") as f:
@@ -81,7 +81,7 @@ def write_txt(path: Path, n: int) -> None:
     sentence = "Some words stand in a row and make a sentence. "
     path.write_text("\n\n".join([sentence * 8] * (n // (8 * len(sentence)) + 1)), "utf-8")
 
-# %% ../../nbs/speed/05_reading.ipynb #811c7a3b
+# %% ../../nbs/speed/05_reading.ipynb #62e08fd0
 def _pdf_objects(n: int) -> list[bytes]:
     "A catalogue, the list of pages, and for each page itself and its line of text."
     font = b"/Resources<</Font<</F1<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>>>>>"
@@ -94,7 +94,7 @@ def _pdf_objects(n: int) -> list[bytes]:
         objects.append(b"<</Length %d>>stream\n%s\nendstream" % (len(line), line))
     return objects
 
-# %% ../../nbs/speed/05_reading.ipynb #16f47251
+# %% ../../nbs/speed/05_reading.ipynb #e85111bf
 def write_pdf(path: Path, n: int) -> None:
     "`n` pages with a line of text each."
     objects, places = _pdf_objects(n), []
@@ -124,12 +124,12 @@ def read_file(path: Path) -> int:
     "Open a file and read all of it."
     return read_all(open_rows(path))
 
-# %% ../../nbs/speed/05_reading.ipynb #8a1531c5
+# %% ../../nbs/speed/05_reading.ipynb #be591c5a
 def split_text(path: Path) -> int:
     "Split a text into pieces that fit the embedded model."
     return len(split(Encoder.from_pretrained(), document(path.read_text("utf-8"))))
 
-# %% ../../nbs/speed/05_reading.ipynb #b2356f19
+# %% ../../nbs/speed/05_reading.ipynb #aafd1e48
 KINDS = dict(jsonl=write_jsonl, csv=write_csv, json=write_json, parquet=write_parquet, tar=write_tar,
              pdf=write_pdf, txt=write_txt)
 UNITS = dict(tar="members", pdf="pages", txt="characters") # of a size; else rows
@@ -165,7 +165,7 @@ def _quickest(read: Callable[[Path], int], path: Path) -> tuple[float, int]:
         seconds.append(time.perf_counter() - began)
     return min(seconds), total
 
-# %% ../../nbs/speed/05_reading.ipynb #c20a2d20
+# %% ../../nbs/speed/05_reading.ipynb #1a5a7a3c
 def measured(kind: str, # of KINDS
              n: int,
              folder: str) -> dict: # where the file is written, and removed again
@@ -180,12 +180,13 @@ def measured(kind: str, # of KINDS
     mib = None if most is None else max(0, most - before) / 2**20
     return dict(size=n, seconds=seconds, mib=mib, total=total)
 
-# %% ../../nbs/speed/05_reading.ipynb #7645f132
+# %% ../../nbs/speed/05_reading.ipynb #94f4ff53
 def bench(setting: ReadingSetting | None = None, # None: the full sizes
           progress: bool = True) -> dict:
     "Read files of growing size: for each kind the seconds, the memory and the slope."
     setting, found, power = setting or ReadingSetting(), {}, {}
-    work = [(kind, n) for kind in setting.kinds for n in setting.sizes(kind)]
+    work = []
+    for kind in setting.kinds: work += [(kind, n) for n in setting.sizes(kind)]
     with tempfile.TemporaryDirectory() as folder:
         for kind in setting.kinds: measured(kind, min(setting.sizes(kind)), folder) # what is loaded once
         for kind, n in tqdm(work, desc="reading", disable=not progress):
@@ -195,7 +196,7 @@ def bench(setting: ReadingSetting | None = None, # None: the full sizes
     return dict(bench="reading", machine=machine("cpu"), setting=dataclasses.asdict(setting), slopes=power,
                 kinds=found)
 
-# %% ../../nbs/speed/05_reading.ipynb #c6cb1356
+# %% ../../nbs/speed/05_reading.ipynb #706e520b
 def _file_text(f: dict) -> str:
     "One file: its size, the seconds, the memory where the system tells it."
     memory = "" if f["mib"] is None else f" ({f['mib']:.0f})"
