@@ -60,7 +60,7 @@ class Stage1Setting:
         "The paper's ratios and weights."
         return PretrainConfig(seed=self.seed, max_length=min(self.budget, 2048), pack_tokens=self.budget)
 
-# %% ../../nbs/speed/03_pretraining.ipynb #87b4b0d9
+# %% ../../nbs/speed/03_pretraining.ipynb #dbf136b1
 def _corpus_documents(encoder, setting: Stage1Setting) -> list[Encoded]:
     "Documents of the embedded corpus in random order, until there are enough tokens."
     docs, out, total = load_corpus().documents("train"), [], 0
@@ -76,7 +76,7 @@ def _made_up_documents(encoder, setting: Stage1Setting) -> list[Encoded]:
     drawn = mixed_documents(setting.tokens, setting.scale, setting.seed)
     return [made_up(encoder, t, images, str(i), setting.seed) for i, (t, images) in enumerate(drawn)]
 
-# %% ../../nbs/speed/03_pretraining.ipynb #75a0fe55
+# %% ../../nbs/speed/03_pretraining.ipynb #9eb1cfb2
 def bench_documents(encoder, setting: Stage1Setting) -> list[Encoded]:
     "The documents of a round, encoded. Raises `BadInput` where one exceeds a micro-batch."
     encoder.max_length = min(setting.budget, 2048)
@@ -163,7 +163,7 @@ class Padded(nn.Module):
                                              model.config.text_config.vocab_size,
                                              num_items_in_batch=num_items_in_batch) + mae)
 
-# %% ../../nbs/speed/03_pretraining.ipynb #7d4427e2
+# %% ../../nbs/speed/03_pretraining.ipynb #6b582219
 def _asked(labels: Tensor) -> Tensor:
     "The label that each position `[D, L]` is asked for: a token is predicted from the position before it."
     return F.pad(labels, (0, 1), value=-100)[:, 1:]
@@ -178,7 +178,7 @@ def states(self: Padded, batch: dict) -> tuple[Tensor, Tensor]:
     decoded = decoder.run(hidden, [given[i][0] for i in decoder.copied])
     return hidden, decoder.to_pixels(decoded.flatten(0, 1)[batch["image_at"]])
 
-# %% ../../nbs/speed/03_pretraining.ipynb #2246dcd9
+# %% ../../nbs/speed/03_pretraining.ipynb #98f5f6b8
 @patch
 def token_losses(self: Padded, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
     "The summed loss, and each position's `[D, L]` where the arm has it."
@@ -217,22 +217,22 @@ class Stage1Arm(Timed):
         self.encoded = None
         self.ready()
 
-    def backbone(self):
-        "The shape's weights, with the arm's attention and recomputation."
-        s = self.setting
-        made = shaped_backbone(s.shape, s.device, dtype=getattr(torch, s.dtype), seed=s.seed,
-                               checkpointing=self.checkpointing, vocabulary=s.vocabulary)
-        if self.stock:
-            made.text.config._attn_implementation = made.vision.config._attn_implementation = "sdpa"
-        return made
+    def about(self) -> dict:
+        "What a round holds."
+        return dict(micro_batches=len(self.batches), computed=self.computed)
 
     def clear(self): self.recon.zero_grad(set_to_none=True)
 
-# %% ../../nbs/speed/03_pretraining.ipynb #a14f4360
+# %% ../../nbs/speed/03_pretraining.ipynb #e2a65247
 @patch
-def about(self: Stage1Arm) -> dict:
-    "What a round holds."
-    return dict(micro_batches=len(self.batches), computed=self.computed)
+def backbone(self: Stage1Arm):
+    "The shape's weights, with the arm's attention and recomputation."
+    s = self.setting
+    made = shaped_backbone(s.shape, s.device, dtype=getattr(torch, s.dtype), seed=s.seed,
+                           checkpointing=self.checkpointing, vocabulary=s.vocabulary)
+    if self.stock:
+        made.text.config._attn_implementation = made.vision.config._attn_implementation = "sdpa"
+    return made
 
 @patch
 def check(self: Stage1Arm) -> dict:
@@ -275,7 +275,7 @@ class Packed(Stage1Arm):
         return per_document(c.pack.ids, owner[c.logit_positions], mlm,
                             image_owner=owner[c.masked_images], mae=mae)
 
-# %% ../../nbs/speed/03_pretraining.ipynb #c1063a49
+# %% ../../nbs/speed/03_pretraining.ipynb #915ff1c4
 @patch
 def about(self: Packed) -> dict:
     "What a round holds, also for the other arms: documents, tokens, targets, useful FLOPs."
@@ -286,7 +286,7 @@ def about(self: Packed) -> dict:
                 parameters=sum(p.numel() for p in self.recon.parameters()),
                 flops=stage_flops(self.recon)(self.batches))
 
-# %% ../../nbs/speed/03_pretraining.ipynb #6423798c
+# %% ../../nbs/speed/03_pretraining.ipynb #056367e8
 @patch
 def count(self: Packed) -> float:
     """FLOPs of a round as torch's counter sees them; attention and head as plain multiplications, because it
@@ -337,7 +337,7 @@ class PaddedArm(Stage1Arm):
         loss.backward()
         return loss.detach()
 
-# %% ../../nbs/speed/03_pretraining.ipynb #0862618c
+# %% ../../nbs/speed/03_pretraining.ipynb #6a7b65db
 @patch
 def losses(self: PaddedArm, batch: dict) -> dict[str, tuple[float, float]]:
     "Each document's sums."
@@ -377,7 +377,7 @@ class HfTrainer(Trainer):
         return get_length_grouped_indices([len(f["input_ids"]) for f in data], self.args.train_batch_size,
                                           mega_batch_mult=50, generator=g)
 
-# %% ../../nbs/speed/03_pretraining.ipynb #bfc17985
+# %% ../../nbs/speed/03_pretraining.ipynb #e9090393
 class TrainerArm(PaddedArm):
     """hf: transformers' Trainer; its batches have a fixed number of samples, as many as a micro-batch of
     moca's holds on average."""
@@ -397,7 +397,7 @@ class TrainerArm(PaddedArm):
     def step(self, batch):
         return self.trainer.training_step(self.model, batch, num_items_in_batch=self.counts["mlm"])
 
-# %% ../../nbs/speed/03_pretraining.ipynb #aab4af51
+# %% ../../nbs/speed/03_pretraining.ipynb #62856080
 ARMS = dict(moca=Packed, N=PaddedArm, M=BinnedArm, hf=TrainerArm)
 
 def make_arm(setting: Stage1Setting | dict, name: str) -> Stage1Arm: # a key of ARMS
@@ -419,7 +419,7 @@ def matrix_peak(setting: Stage1Setting,
     measured = [matmul_peak.__wrapped__(setting.device, getattr(torch, setting.dtype)) for _ in range(times)]
     return max(reached, *measured)
 
-# %% ../../nbs/speed/03_pretraining.ipynb #54ad3ad0
+# %% ../../nbs/speed/03_pretraining.ipynb #4ffc6a21
 def _arm_figures(told: dict, # what moca's arm says of a round
                  computed: int, # positions that this arm computes
                  seconds: list[float], # of its rounds
@@ -432,7 +432,7 @@ def _arm_figures(told: dict, # what moca's arm says of a round
     return dict(real_tok_s=speed, real_tok_s_quartiles=speeds, seconds=t["median"], mfu=use,
                 mfu_quartiles=uses, real=told["tokens"] / computed)
 
-# %% ../../nbs/speed/03_pretraining.ipynb #2bc8e5ff
+# %% ../../nbs/speed/03_pretraining.ipynb #4a25f151
 def report(told: dict, # what each arm says of a round
            seconds: dict, # of each arm's rounds
            memory: dict, # peak bytes of each arm, or None
@@ -479,7 +479,7 @@ def bench(setting: Stage1Setting | None = None, # None: the toy on the CPU
                  **report(told, seconds, memory=memory, busy=busy, ceiling=peak))
     return dict(found, laws=cost_laws(setting, progress=progress)) if laws else found
 
-# %% ../../nbs/speed/03_pretraining.ipynb #c446aea2
+# %% ../../nbs/speed/03_pretraining.ipynb #e101f458
 def settings(device: str = "cpu", budgets: list[int] = (), **given) -> list[Stage1Setting]:
     """What `moca bench stage1` runs, one setting a budget: the toy on a CPU; on a GPU the 3B shape in bf16
     with Packs of 12,800 and 32,768 and eight of them a round. Raises `BadInput` for an option of stage 2."""
@@ -505,7 +505,7 @@ def _budget_law(setting: Stage1Setting, factors: tuple[float, ...], repeats: int
     each = [statistics.median(seconds[f]) / len(arm.batches) for f, arm in sizes.items()]
     return dict(slope=slope(tokens, each), tokens=tokens, seconds=each), recompiles
 
-# %% ../../nbs/speed/03_pretraining.ipynb #09065906
+# %% ../../nbs/speed/03_pretraining.ipynb #ae7c036e
 def _vocabulary_law(setting: Stage1Setting, vocabularies: tuple[int, int], repeats: int, progress: bool):
     "How time and useful work grow from the smaller vocabulary to the larger."
     few, many = vocabularies
@@ -515,7 +515,7 @@ def _vocabulary_law(setting: Stage1Setting, vocabularies: tuple[int, int], repea
                 ratio=statistics.median(b / a for a, b in zip(seconds[few], seconds[many])),
                 flops=arms[many].about()["flops"] / arms[few].about()["flops"])
 
-# %% ../../nbs/speed/03_pretraining.ipynb #6ba02348
+# %% ../../nbs/speed/03_pretraining.ipynb #38529ab1
 def cost_laws(setting: Stage1Setting,
               factors: tuple[float, ...] = (.5, 1, 2, 4), # of the budget
               vocabularies: tuple[int, int] = (8256, 151936),
@@ -552,7 +552,7 @@ def _arm_line(found: dict, name: str) -> str:
     return (f"{name:6s}{a['micro_batches']:8d}{a['real']:8.1%}{a['real_tok_s']:10.0f}  {quartiles:16s}"
             f"{a['mfu']:5.1%}{a['peak_mib'] or math.nan:10.0f}  {than}")
 
-# %% ../../nbs/speed/03_pretraining.ipynb #e9554f68
+# %% ../../nbs/speed/03_pretraining.ipynb #02f7060c
 def _law_lines(laws: dict) -> list[str]:
     "The cost laws."
     v = laws["vocabulary"]
@@ -562,7 +562,7 @@ def _law_lines(laws: dict) -> list[str]:
             f"vocabulary {few} -> {many} (shape {v['shape']}): time x {v['ratio']:.2f}, useful work x "
             f"{v['flops']:.2f}"]
 
-# %% ../../nbs/speed/03_pretraining.ipynb #a4c4c53f
+# %% ../../nbs/speed/03_pretraining.ipynb #73229fa2
 def as_text(found: dict) -> str: # what `bench` gave
     "The table of a bench of stage 1."
     def far(what):
