@@ -20,12 +20,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import transformers
+from fastcore.basics import patch
 from tqdm.auto import tqdm
 from ..data.errors import BadInput, MocaError
+from ..style import COLORS
 
 # %% auto #0
-__all__ = ['resident', 'reset_peak', 'peak', 'now', 'Timed', 'serve', 'Remote', 'built', 'spread', 'in_turns', 'slope', 'off',
-           'worst', 'compare', 'gate_arms', 'arm_names', 'machine', 'headline', 'show_ratios']
+__all__ = ['resident', 'reset_peak', 'peak', 'now', 'Timed', 'serve', 'Remote', 'built', 'in_turns', 'spread', 'ratios', 'slope',
+           'off', 'worst', 'compare', 'gate_arms', 'arm_names', 'machine', 'headline', 'show_ratios']
 
 # %% ../../nbs/speed/01_arms.ipynb #63fc5e09
 def resident(what: str = "VmRSS") -> int | None:
@@ -44,9 +46,11 @@ def reset_peak(device) -> None:
     getattr(ctypes.CDLL(None), "malloc_trim", int)(0) # musl has none
     with open("/proc/self/clear_refs", "w") as f: f.write("5")
 
+# %% ../../nbs/speed/01_arms.ipynb #850ffed4
 def peak(device) -> int | None:
     "The most memory since `reset_peak`, in bytes: allocated on the GPU, or resident in this process."
-    return torch.cuda.max_memory_allocated() if torch.device(device).type == "cuda" else resident("VmHWM")
+    if torch.device(device).type == "cuda": return torch.cuda.max_memory_allocated()
+    return resident("VmHWM")
 
 def now(device) -> int | None:
     "Memory in use, in bytes."
@@ -55,8 +59,7 @@ def now(device) -> int | None:
 # %% ../../nbs/speed/01_arms.ipynb #4e667b6c
 class Timed:
     """Something that runs rounds of work: `step(batch)` for each of `batches`, after `clear()`. Its time,
-    and its peak memory beyond what
-    it began with."""
+    and its peak memory beyond what it began with."""
     device, batches = "cpu", ()
     def ready(self) -> None:
         "Everything is loaded; nothing has been measured."
@@ -65,28 +68,6 @@ class Timed:
     def ask(self, method: str):
         "Call a method by its name, as one asks an arm in another process."
         return getattr(self, method)()
-
-    def round(self) -> float:
-        "Run all batches once; seconds."
-        cuda = torch.device(self.device).type == "cuda"
-        self.clear()
-        reset_peak(self.device)
-        start = now(self.device) # other arms may live in the same memory
-        if cuda:
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            torch.cuda.synchronize()
-            begin.record()
-        began, busy = time.perf_counter(), time.process_time()
-        for b in self.batches: self.step(b)
-        if cuda:
-            end.record()
-            torch.cuda.synchronize()
-        took = begin.elapsed_time(end) / 1000 if cuda else time.perf_counter() - began
-        self.used.append(time.process_time() - busy)
-        used = peak(self.device)
-        if used is not None: self.most = max(self.most or 0, used - start)
-        self.clear()
-        return took
 
     def memory(self) -> int | None:
         "The most of all rounds, in bytes: activations, logits, gradients."
@@ -99,9 +80,47 @@ class Timed:
 
     def close(self) -> None: "Nothing to end: the arm lives in this process."
 
+# %% ../../nbs/speed/01_arms.ipynb #066b1ab2
+def _gpu_seconds(run: Callable[[], None]) -> float:
+    "By the GPU's own clock, which waits for what it was given to do."
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    begin.record()
+    run()
+    end.record()
+    torch.cuda.synchronize()
+    return begin.elapsed_time(end) / 1000
+
+def _seconds(run: Callable[[], None]) -> float:
+    "By the clock on the wall."
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+# %% ../../nbs/speed/01_arms.ipynb #c57d6a90
+@patch
+def round(self: Timed) -> float:
+    "Run all batches once; seconds."
+    def run():
+        for b in self.batches: self.step(b)
+    self.clear()
+    reset_peak(self.device)
+    start = now(self.device) # other arms may live in the same memory
+    busy = time.process_time()
+    took = (_gpu_seconds if torch.device(self.device).type == "cuda" else _seconds)(run)
+    self.used.append(time.process_time() - busy)
+    used = peak(self.device)
+    if used is not None: self.most = max(self.most or 0, used - start)
+    self.clear()
+    return took
+
 # %% ../../nbs/speed/01_arms.ipynb #ec087d92
-def serve(pipe, module: str, maker: str, setting: dict, name: str) -> None:
-    "The other process: build an arm, then call what it is asked for."
+def serve(pipe,
+          module: str,
+          maker: str, # the function `maker(setting, name)` of the module builds the arm
+          setting: dict, # with the number of `threads`
+          name: str) -> None:
+    "What the other process does: build an arm, then call what it is asked for, until it is asked for None."
     torch.set_num_threads(setting["threads"])
     try:
         arm = getattr(importlib.import_module(module), maker)(setting, name)
@@ -110,28 +129,21 @@ def serve(pipe, module: str, maker: str, setting: dict, name: str) -> None:
     except EOFError: pass # nobody asks any more
     except Exception as e: pipe.send((None, f"{type(e).__name__}: {e}"))
 
+# %% ../../nbs/speed/01_arms.ipynb #a2ff5c84
 class Remote:
     """An arm in a process of its own, built there; `ask` calls its methods. Raises `MocaError` with what went
     wrong there."""
-    def __init__(self, module: str,
+    def __init__(self,
+                 module: str,
                  maker: str, # the function `maker(setting, name)` of a module builds the arm
-                 setting: dict, name: str):
+                 setting: dict,
+                 name: str):
         context = multiprocessing.get_context("spawn")
         self.name, (self.pipe, theirs) = name, context.Pipe()
         self.process = context.Process(target=serve, args=(theirs, module, maker, setting, name), daemon=True)
         self.process.start()
         theirs.close()
         self.answer()
-
-    def answer(self):
-        "What the process says."
-        try: found, error = self.pipe.recv()
-        except EOFError:
-            raise MocaError(f"the process of arm {self.name} died with exit code {self.process.exitcode}: "
-                            "was there enough "
-                            f"memory?") from None
-        if error: raise MocaError(f"arm {self.name}: {error}")
-        return found
 
     def ask(self, method: str):
         "Call a method there."
@@ -145,29 +157,38 @@ class Remote:
         self.process.terminate()
         self.process.join()
 
+# %% ../../nbs/speed/01_arms.ipynb #5dc80fe8
+@patch
+def answer(self: Remote):
+    "What the process says. Raises `MocaError` where it died, or tells what went wrong."
+    try: found, error = self.pipe.recv()
+    except EOFError:
+        raise MocaError(f"the process of arm {self.name} died with exit code {self.process.exitcode}: "
+                        "was there enough memory?") from None
+    if error: raise MocaError(f"arm {self.name}: {error}")
+    return found
+
 # %% ../../nbs/speed/01_arms.ipynb #4954e91f
 @contextlib.contextmanager
-def built(module: str, setting, names: list[str],
+def built(module: str, # its `make_arm(setting, name)` builds an arm
+          setting, # a dataclass with `device` and `threads`
+          names: list[str],
           apart: bool | None = None, # each arm in a process of its own; None: on the CPU
           progress: bool = True) -> Iterator[dict]:
-    """`with built(...) as arms:` the arms that `make_arm(setting, name)` of a module builds, by name; closed
-    at the end."""
-    apart, arms, here = setting.device == "cpu" if apart is None else apart, {}, importlib.import_module(module).make_arm
+    """`with built(...) as arms:` the arms of these names, in this process or each in its own; closed at the
+    end."""
+    if apart is None: apart = setting.device == "cpu"
+    make, arms = importlib.import_module(module).make_arm, {}
     torch.set_num_threads(setting.threads)
     try:
         for n in tqdm(names, desc="build", unit="arm", disable=not progress):
-            arms[n] = Remote(module, "make_arm", dataclasses.asdict(setting), n) if apart else here(setting,
-                                                                                                    n)
+            if apart: arms[n] = Remote(module, "make_arm", dataclasses.asdict(setting), n)
+            else: arms[n] = make(setting, n)
         yield arms
     finally:
         for a in arms.values(): a.close()
 
 # %% ../../nbs/speed/01_arms.ipynb #1516466c
-def spread(values: list[float]) -> dict[str, float]:
-    "Median and quartiles."
-    q = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
-    return dict(median=q[1], quartiles=[q[0], q[2]])
-
 def in_turns(arms: dict, repeats: int, progress: bool = True) -> dict[str, list[float]]:
     "Seconds of each arm, round by round, A B C A B C; the first round is a warm-up and left out."
     seconds = {name: [] for name in arms}
@@ -176,6 +197,19 @@ def in_turns(arms: dict, repeats: int, progress: bool = True) -> dict[str, list[
             took = arm.ask("round")
             if k: seconds[name].append(took)
     return seconds
+
+# %% ../../nbs/speed/01_arms.ipynb #d65bc404
+def spread(values: list[float]) -> dict[str, float]:
+    "Median and quartiles."
+    q = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
+    return dict(median=q[1], quartiles=[q[0], q[2]])
+
+def ratios(seconds: dict[str, list[float]]) -> dict[str, dict]: # of each arm and round, moca among them
+    "Each arm's time divided by moca's in the same round: median and quartiles."
+    found = {}
+    for name, own in seconds.items():
+        if name != "moca": found[name] = spread([a / b for a, b in zip(own, seconds["moca"])])
+    return found
 
 def slope(x: list[float], y: list[float]) -> float:
     "Of the line through the logarithms."
@@ -190,35 +224,38 @@ def worst(a: tuple[float, ...], b: tuple[float, ...]) -> float:
     "Largest relative difference of a document's losses."
     return max(map(off, a, b))
 
-def compare(first: dict, other: dict, apart: Callable = worst) -> dict[str, float]:
-    """Relative differences of two arms' `check`: of the round's loss, of the worst document as `apart` has
-    it, and of the gradient (norm of
-    the difference)."""
-    if first["rows"].keys() != other["rows"].keys(): raise MocaError("two arms did other documents")
-    if first["grads"].keys() != other["grads"].keys():
-        raise MocaError("only one arm has a gradient of "
-                        f"{', '.join(sorted(first['grads'].keys() ^ other['grads'].keys())[:3])}")
-    norm = lambda arrays: math.sqrt(sum(float(np.square(a, dtype=np.float64).sum()) for a in arrays))
-    return dict(loss=off(first["loss"], other["loss"]), document=max(apart(a, other["rows"][i]) for i, a in
-                                                                     first["rows"].items()),
-                gradient=norm(g - other["grads"][n] for n, g in first["grads"].items()) /
-                norm(first["grads"].values()))
+def _norm(arrays) -> float:
+    "Length of all arrays as one vector, added up in fp64."
+    return math.sqrt(sum(float(np.square(a, dtype=np.float64).sum()) for a in arrays))
 
-def gate_arms(arms: dict, tolerances: dict[str, float], apart: Callable = worst) -> dict[str, dict[str,
-                                                                                                   float]]:
+# %% ../../nbs/speed/01_arms.ipynb #50a1d543
+def compare(first: dict, # what an arm's `check` tells: `loss`, `rows` by document, `grads` by name
+            other: dict,
+            apart: Callable = worst) -> dict[str, float]:
+    """Relative differences of two arms' `check`: of the round's loss, of the worst document as `apart` has
+    it, and of the gradient (norm of the difference). Raises `MocaError` where documents or gradients are
+    missing."""
+    rows, grads = first["rows"], first["grads"]
+    if rows.keys() != other["rows"].keys(): raise MocaError("two arms did other documents")
+    if only := sorted(grads.keys() ^ other["grads"].keys()):
+        raise MocaError(f"only one arm has a gradient of {', '.join(only[:3])}")
+    return dict(loss=off(first["loss"], other["loss"]),
+                document=max(apart(a, other["rows"][i]) for i, a in rows.items()),
+                gradient=_norm(g - other["grads"][n] for n, g in grads.items()) / _norm(grads.values()))
+
+# %% ../../nbs/speed/01_arms.ipynb #b342cc20
+def gate_arms(arms: dict,
+              tolerances: dict[str, float], # of `loss`, `document`, `gradient`
+              apart: Callable = worst) -> dict[str, dict[str, float]]:
     "Compare every arm with the first. Raises `MocaError` above a tolerance: then nothing is timed."
-    found, first = {}, None
-    for name, arm in arms.items():
-        told = arm.ask("check")
-        if first is None:
-            first, head = told, name
-            continue
-        found[name] = compare(first, told, apart)
+    (head, first), *others = arms.items()
+    expected, found = first.ask("check"), {}
+    for name, arm in others:
+        found[name] = compare(expected, arm.ask("check"), apart)
         for what, value in found[name].items():
-            if not value <= tolerances[what]:
+            if not value <= tolerances[what]: # a NaN is not within it either
                 raise MocaError(f"arm {name} differs from {head} by {value:.1e} in {what}, more than "
-                                f"{tolerances[what]:.0e}: nothing is "
-                                f"timed")
+                                f"{tolerances[what]:.0e}: nothing is timed")
     return found
 
 # %% ../../nbs/speed/01_arms.ipynb #cbe80852
@@ -231,11 +268,13 @@ def arm_names(wanted, known, repeats: int = 1) -> list[str]:
     if repeats < 1: raise BadInput(f"{repeats} repeats: give 1 or more")
     return ["moca", *(n for n in wanted if n != "moca")]
 
+# %% ../../nbs/speed/01_arms.ipynb #782369af
 def machine(device) -> dict:
     "What the figures were measured on."
     cpu = f"CPU, {torch.get_num_threads()} threads of {os.cpu_count()} cores, {platform.machine()}"
     return dict(device=torch.cuda.get_device_name() if torch.device(device).type == "cuda" else cpu,
-                python=platform.python_version(), torch=torch.__version__,
+                python=platform.python_version(),
+                torch=torch.__version__,
                 transformers=transformers.__version__)
 
 def headline(found: dict) -> str:
@@ -243,18 +282,36 @@ def headline(found: dict) -> str:
     m = found["machine"]
     return f"{m['device']}; Python {m['python']}, torch {m['torch']}, transformers {m['transformers']}"
 
-def show_ratios(found: dict, targets: dict[str, float] | None = None, ax=None,
-                label: str = "times the arm's real tokens a second"):
-    "The ratios of a bench of a stage as bars, quartiles as whiskers, targets as lines."
-    ax = ax or plt.subplots(figsize=(6, .5 * len(found["ratio"]) + .9), layout="constrained")[1]
-    names = list(found["ratio"])
-    for y, n in enumerate(names):
-        r, (low, high) = found["ratio"][n], found["ratio_quartiles"][n]
-        ax.barh(y, r, color="#2f6db3", height=.6, xerr=[[max(0, r - low)], [max(0, high - r)]], ecolor="#888")
-        ax.text(.05, y, f"{r:.2f} x", color="white", va="center")
-        if targets and n in targets: ax.plot([targets[n]] * 2, [y - .4, y + .4], color="#f08c2e", lw=2)
-    ax.axvline(1, color="black", lw=.8)
-    ax.invert_yaxis()
-    ax.set_yticks(range(len(names)), [n.removeprefix("vs_") for n in names])
-    ax.set_xlabel(label)
+# %% ../../nbs/speed/01_arms.ipynb #e831d6ee
+def _draw_ratio(ax, y: int, ratio: float, quartiles: tuple[float, float]) -> None:
+    "One bar with its number and its whiskers."
+    low, high = quartiles
+    ax.barh(y, ratio, color=COLORS["ours"], height=.6, ecolor=COLORS["ink"],
+            xerr=[[max(0, ratio - low)], [max(0, high - ratio)]])
+    ax.text(.04, y, f"{ratio:.2f} ×", color="white", va="center")
+
+def _draw_target(ax, y: int, target: float, right: float) -> None:
+    "The mark that a bar should reach, and its number right of all bars."
+    ax.plot([target] * 2, [y - .4, y + .4], color=COLORS["target"], lw=2.5)
+    ax.text(right, y, f"aimed at: {target:.2f} × or more", color=COLORS["target"], va="center")
+
+# %% ../../nbs/speed/01_arms.ipynb #069acda1
+def show_ratios(found: dict, # a bench's `ratio` and `ratio_quartiles`: how many times as fast moca is
+                targets: dict[str, float] | None = None, # the ratio to reach
+                names: dict[str, str] | None = None, # each ratio's arm in words
+                ax=None):
+    "The ratios of a bench as bars, quartiles as whiskers, targets as marks. Gives the axes."
+    ratios, targets, names = found["ratio"], targets or {}, names or {}
+    if ax is None: ax = plt.subplots(figsize=(7, .5 * len(ratios) + 1))[1]
+    highs = [high for _, high in found["ratio_quartiles"].values()]
+    right = 1.04 * max(1, *ratios.values(), *highs, *targets.values())
+    for y, (name, ratio) in enumerate(ratios.items()):
+        _draw_ratio(ax, y, ratio, found["ratio_quartiles"][name])
+        if name in targets: _draw_target(ax, y, targets[name], right)
+    ax.axvline(1, color=COLORS["ink"], lw=1)
+    ax.text(1, -.55, " as fast as the other arm", va="bottom")
+    ax.set_xlim(0, right * (1.55 if targets else 1))
+    ax.set_ylim(len(ratios) - .5, -.5)
+    ax.set_yticks(range(len(ratios)), [names.get(n, n.removeprefix("vs_")) for n in ratios])
+    ax.set_xlabel("moca's speed as a multiple of the other arm's (longer is better for moca)")
     return ax

@@ -40,7 +40,10 @@ class Arm:
     memory: int = 0 # peak bytes on a GPU
 
 # %% ../../nbs/speed/02_bench.ipynb #e5a8b775
-def random_batches(lengths: list[int], budget: int, seed: int = 0, grouped: bool = False) -> list[list[int]]:
+def random_batches(lengths: list[int], # of the Documents, in tokens
+                   budget: int, # real tokens of a batch
+                   seed: int = 0,
+                   grouped: bool = False) -> list[list[int]]: # by length
     """Batches of Documents in random order (or by length, then shuffled) with at most `budget` real tokens
     each."""
     order = torch.randperm(len(lengths), generator=generator(seed, 0, "bench", "batches")).tolist()
@@ -54,20 +57,25 @@ def random_batches(lengths: list[int], budget: int, seed: int = 0, grouped: bool
         room -= lengths[i]
     return batches
 
-def padded_batch(backbone: Backbone, encoded: list[Encoded], chosen: list[int]) -> dict:
-    "One right-padded batch for the stock forward of Qwen's families."
-    if backbone.encoder.family.axes != 3:
-        raise BadInput(f"the padded arms are written for Qwen's families, not {backbone.encoder.family.name}")
-    docs, pad = [encoded[i] for i in chosen], backbone.encoder.tokenizer.pad_token_id or 0
-    cat = lambda name: torch.cat([getattr(e, name) for e in docs]).to(backbone.device)
-    ids = torch.nn.utils.rnn.pad_sequence([e.input_ids for e in docs], True, pad).to(backbone.device)
-    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(e.input_ids) for e in docs], True,
-                                           0).to(backbone.device)
-    grids = cat("image_grid_thw")
-    return dict(chosen=chosen, lengths=[len(e) for e in docs],
-                inputs=dict(input_ids=ids, attention_mask=mask, use_cache=False,
-                            **backbone.encoder.family.stock(cat("pixel_values").to(backbone.dtype), grids,
-                            cat("image_sizes"), ids)))
+# %% ../../nbs/speed/02_bench.ipynb #01257701
+def padded_batch(backbone: Backbone,
+                 encoded: list[Encoded],
+                 chosen: list[int]) -> dict: # their numbers in `encoded`
+    """One right-padded batch for the stock forward of Qwen's families: `inputs`, and which Documents `chosen`
+    with which `lengths`. Raises `BadInput` for another family."""
+    family, docs = backbone.encoder.family, [encoded[i] for i in chosen]
+    if family.axes != 3:
+        raise BadInput(f"the padded arms are written for Qwen's families, not {family.name}")
+    def rows(tensors, empty):
+        return torch.nn.utils.rnn.pad_sequence(tensors, True, empty).to(backbone.device)
+    def joined(name):
+        return torch.cat([getattr(e, name) for e in docs]).to(backbone.device)
+    ids = rows([e.input_ids for e in docs], backbone.encoder.tokenizer.pad_token_id or 0)
+    pixels = joined("pixel_values").to(backbone.dtype)
+    images = family.stock(pixels, joined("image_grid_thw"), joined("image_sizes"), ids)
+    mask = rows([torch.ones_like(e.input_ids) for e in docs], 0)
+    inputs = dict(input_ids=ids, attention_mask=mask, use_cache=False, **images)
+    return dict(chosen=chosen, lengths=[len(e) for e in docs], inputs=inputs)
 
 # %% ../../nbs/speed/02_bench.ipynb #3e936e02
 @contextlib.contextmanager
@@ -79,28 +87,48 @@ def stock_attention(backbone: Backbone):
     try: yield
     finally: text._attn_implementation, tower._attn_implementation = before
 
-def pack_arms(backbone: Backbone, encoded: list[Encoded], budget: int, seed: int = 0) -> list[Arm]:
-    "The three arms over some encoded Documents."
-    lengths = [len(e) for e in encoded]
-    packs = [(p, pack([encoded[i] for i in p]).to(backbone.device)) for p in plan(lengths, budget, seed)]
-    def packed(one):
-        return dict(zip(one[0], backbone(one[1]).split(one[1].lengths)))
-    def padded(one):
+# %% ../../nbs/speed/02_bench.ipynb #a8ec987a
+def _packed_arm(backbone: Backbone, encoded: list[Encoded], budget: int, seed: int) -> Arm:
+    "moca's Packs through moca's kernel."
+    planned = plan([len(e) for e in encoded], budget, seed)
+    packs = []
+    for p in planned: packs.append((p, pack([encoded[i] for i in p]).to(backbone.device)))
+    def forward(one):
+        numbers, made = one
+        return dict(zip(numbers, backbone(made).split(made.lengths)))
+    return Arm("packed", packs, forward, computed=sum(len(made) for _, made in packs))
+
+def _padded_arm(name: str, backbone: Backbone, encoded: list[Encoded], batches: list[list[int]]) -> Arm:
+    "Padded batches through the stock model's own forward."
+    passes = [padded_batch(backbone, encoded, b) for b in batches]
+    def forward(one):
         with stock_attention(backbone): h = backbone.model.model(**one["inputs"]).last_hidden_state
         return {i: h[k, :n] for k, (i, n) in enumerate(zip(one["chosen"], one["lengths"]))}
-    arms = [Arm("packed", packs, packed, sum(len(p) for _, p in packs))]
+    return Arm(name, passes, forward, computed=sum(b["inputs"]["input_ids"].numel() for b in passes))
+
+# %% ../../nbs/speed/02_bench.ipynb #b5ee222e
+def pack_arms(backbone: Backbone,
+              encoded: list[Encoded],
+              budget: int, # real tokens of a Pack, and of a padded batch
+              seed: int = 0) -> list[Arm]:
+    "The three arms over some encoded Documents."
+    lengths = [len(e) for e in encoded]
+    arms = [_packed_arm(backbone, encoded, budget, seed)]
     for name in ("padded", "grouped"):
-        batches = [padded_batch(backbone, encoded, b) for b in random_batches(lengths, budget, seed, name ==
-                                                                              "grouped")]
-        arms.append(Arm(name, batches, padded, sum(b["inputs"]["input_ids"].numel() for b in batches)))
+        batches = random_batches(lengths, budget, seed, grouped=name == "grouped")
+        arms.append(_padded_arm(name, backbone, encoded, batches))
     return arms
 
 # %% ../../nbs/speed/02_bench.ipynb #c1b7cdd2
-def loss_of(states: dict[int, Tensor]) -> Tensor:
+def loss_of(states: dict[int, Tensor]) -> Tensor: # {Document number: [n, hidden]}
     "A sum over Documents of something that every state and every direction enters."
-    return sum((h.float() * torch.linspace(-1, 1, h.shape[1], device=h.device)).sum(1).tanh().sum() for h in
-               states.values())
+    total = 0
+    for h in states.values():
+        ramp = torch.linspace(-1, 1, h.shape[1], device=h.device)
+        total = total + (h.float() * ramp).sum(1).tanh().sum()
+    return total
 
+# %% ../../nbs/speed/02_bench.ipynb #bd5b2a79
 def work(backbone: Backbone, arm: Arm, keep: bool = False) -> dict[int, Tensor]:
     """Forward and backward over all passes of an arm; the gradients add up in the parameters. Returns the
     states if they are to be kept."""
@@ -111,47 +139,61 @@ def work(backbone: Backbone, arm: Arm, keep: bool = False) -> dict[int, Tensor]:
         if keep: kept |= {i: h.detach() for i, h in states.items()}
     return kept
 
+# %% ../../nbs/speed/02_bench.ipynb #7ebd10cd
+def _done(backbone: Backbone, arm: Arm) -> tuple[dict[int, Tensor], Tensor]:
+    "The states by Document, and the gradients of all parameters in one row."
+    backbone.zero_grad(set_to_none=True)
+    states = work(backbone, arm, keep=True)
+    return states, torch.cat([p.grad.flatten().float() for p in backbone.parameters() if p.grad is not None])
+
+def _apart(first: dict[int, Tensor], other: dict[int, Tensor]) -> float:
+    "The largest difference of two arms' states, relative to the largest state."
+    scale = max(float(h.abs().max()) for h in first.values())
+    return max(float((other[i].float() - h.float()).abs().max()) for i, h in first.items()) / scale
+
+# %% ../../nbs/speed/02_bench.ipynb #0a57a66a
 def gate(backbone: Backbone, arms: list[Arm], tolerance: float) -> dict[str, tuple[float, float]]:
     """Relative differences (states, gradients) of every arm from the first. Raises `MocaError` above the
     tolerance: then nothing is timed."""
-    found, first = {}, None
+    found, first, head = {}, None, arms[0].name
     for arm in arms:
-        backbone.zero_grad(set_to_none=True)
-        states = work(backbone, arm, keep=True)
-        grad = torch.cat([p.grad.flatten().float() for p in backbone.parameters() if p.grad is not None])
-        if first is None: first = states, grad
-        if states.keys() != first[0].keys():
-            raise MocaError(f"arm {arm.name} did other Documents than {arms[0].name}")
-        scale = max(float(h.abs().max()) for h in first[0].values())
-        found[arm.name] = (max(float((states[i].float() - h.float()).abs().max()) for i, h in
-                               first[0].items()) / scale,
-                           float((grad - first[1]).norm() / first[1].norm()))
-        if max(found[arm.name]) > tolerance:
-            raise MocaError(f"arm {arm.name} differs from {arms[0].name} by {found[arm.name][0]:.1e} in "
-                            "states "
-                            f"and {found[arm.name][1]:.1e} in gradients, more than {tolerance:.0e}: nothing "
-                            "is timed")
+        states, grad = _done(backbone, arm)
+        if first is None: first, first_grad = states, grad
+        if states.keys() != first.keys():
+            raise MocaError(f"arm {arm.name} did other Documents than {head}")
+        far, askew = _apart(first, states), float((grad - first_grad).norm() / first_grad.norm())
+        if max(far, askew) > tolerance:
+            raise MocaError(f"arm {arm.name} differs from {head} by {far:.1e} in states and {askew:.1e} in "
+                            f"gradients, more than {tolerance:.0e}: nothing is timed")
+        found[arm.name] = far, askew
     backbone.zero_grad(set_to_none=True)
     return found
 
 # %% ../../nbs/speed/02_bench.ipynb #9e82fe28
+def _one_round(backbone: Backbone, arm: Arm) -> float:
+    "Seconds of the work once; on a GPU its peak memory goes into the arm."
+    cuda = backbone.device.type == "cuda"
+    backbone.zero_grad(set_to_none=True)
+    if cuda:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    began = time.perf_counter()
+    work(backbone, arm)
+    if cuda:
+        torch.cuda.synchronize()
+        arm.memory = max(arm.memory, torch.cuda.max_memory_allocated())
+    return time.perf_counter() - began
+
+# %% ../../nbs/speed/02_bench.ipynb #0a424cc4
 def clock(backbone: Backbone, arms: list[Arm], repeats: int = 5, progress: bool = True) -> None:
     "Time the arms in turns, after one warm-up round; seconds and peak memory go into the arms."
-    cuda = backbone.device.type == "cuda"
     for k in tqdm(range(repeats + 1), desc="bench", unit="round", disable=not progress):
         for arm in arms:
-            backbone.zero_grad(set_to_none=True)
-            if cuda:
-                torch.cuda.synchronize()
-                torch.cuda.reset_peak_memory_stats()
-            began = time.perf_counter()
-            work(backbone, arm)
-            if cuda:
-                torch.cuda.synchronize()
-                arm.memory = max(arm.memory, torch.cuda.max_memory_allocated())
-            if k: arm.seconds.append(time.perf_counter() - began)
+            took = _one_round(backbone, arm)
+            if k: arm.seconds.append(took)
 
-def summary(arms: list[Arm], tokens: int) -> list[dict]:
+# %% ../../nbs/speed/02_bench.ipynb #acfb7feb
+def summary(arms: list[Arm], tokens: int) -> list[dict]: # real tokens of all passes
     """One row an arm: real tokens a second (median, quartiles), share of computed positions that are real,
     ratio to the first arm."""
     rows = []
@@ -164,39 +206,46 @@ def summary(arms: list[Arm], tokens: int) -> list[dict]:
     return rows
 
 # %% ../../nbs/speed/02_bench.ipynb #487d3027
-def bench_pack(model=None, device: str = "cpu", documents: int = 256, budget: int = 4096, repeats: int = 5,
-               seed: int = 0,
-               dtype: torch.dtype = torch.float32, progress: bool = True) -> dict:
-    """Packs against padded batches on the embedded corpus's own mix of lengths, forward and backward; the
-    gate comes first."""
-    backbone = load_backbone(model, bidirectional=True, device=device, dtype=dtype, max_length=min(budget,
-                                                                                                   2048))
+def _some_documents(encoder: Encoder, count: int, seed: int, progress: bool) -> list[Encoded]:
+    "Documents of the embedded corpus in random order, encoded."
     docs = load_corpus().documents("train")
-    chosen = torch.randperm(len(docs), generator=generator(seed, 0, "bench",
-                                                           "documents"))[:documents].tolist()
-    encoded = [encode(backbone.encoder, docs[i]) for i in tqdm(chosen, desc="encode", unit="doc", disable=not
-                                                               progress)]
+    order = torch.randperm(len(docs), generator=generator(seed, 0, "bench", "documents"))
+    chosen = order[:count].tolist()
+    return [encode(encoder, docs[i]) for i in tqdm(chosen, desc="encode", unit="doc", disable=not progress)]
+
+# %% ../../nbs/speed/02_bench.ipynb #5d1c1196
+def bench_pack(model=None, # name or folder; None: the embedded one
+               device: str = "cpu",
+               documents: int = 256,
+               budget: int = 4096, # real tokens of a Pack
+               repeats: int = 5, # rounds of each arm, after a warm-up
+               seed: int = 0,
+               dtype: torch.dtype = torch.float32,
+               progress: bool = True) -> dict:
+    """Packs against padded batches on the embedded corpus's own mix of lengths, forward and backward; the
+    gate comes first, and raises `MocaError`."""
+    backbone = load_backbone(model, bidirectional=True, device=device, dtype=dtype,
+                             max_length=min(budget, 2048))
+    encoded = _some_documents(backbone.encoder, documents, seed, progress)
     arms, lengths = pack_arms(backbone, encoded, budget, seed), [len(e) for e in encoded]
     differences = gate(backbone, arms, 1e-4 if dtype == torch.float32 else 5e-2)
     clock(backbone, arms, repeats, progress)
     return dict(bench="pack", machine=machine(device), kernel=backbone.kernel, budget=budget,
-                documents=len(chosen),
-                tokens=sum(lengths), longest=max(lengths), median_length=statistics.median(lengths),
-                fill=fill(plan(lengths, budget, seed), lengths, budget), differences=differences,
-                rows=summary(arms, sum(lengths)))
+                documents=len(encoded), tokens=sum(lengths), longest=max(lengths),
+                median_length=statistics.median(lengths),
+                fill=fill(plan(lengths, budget, seed), lengths, budget),
+                differences=differences, rows=summary(arms, sum(lengths)))
 
 # %% ../../nbs/speed/02_bench.ipynb #bd355341
 def _text(hidden, inner, layers, heads, vocabulary):
     "The text config of a Qwen2.5-VL with two key-value heads."
     return dict(hidden_size=hidden, intermediate_size=inner, num_hidden_layers=layers,
-                num_attention_heads=heads, num_key_value_heads=2,
-                vocab_size=vocabulary)
+                num_attention_heads=heads, num_key_value_heads=2, vocab_size=vocabulary)
 
 def _tower(hidden, inner, layers, full):
-    "The vision config: windows of 8 x 8 patches, whole pictures in the layers `full`."
+    "The vision config: windows of 8 x 8 patches, whole images in the layers `full`."
     return dict(hidden_size=hidden, intermediate_size=inner, depth=layers, num_heads=max(4, hidden // 80),
-                fullatt_block_indexes=full,
-                window_size=112)
+                fullatt_block_indexes=full, window_size=112)
 
 SHAPES = { # language model and vision tower in the shapes of real models, weights random
     "tiny": (_text(64, 128, 2, 4, 1024), _tower(64, 128, 2, [1])),
@@ -208,149 +257,224 @@ SHAPES = { # language model and vision tower in the shapes of real models, weigh
     "3b": (_text(2048, 11008, 36, 16, 151936), _tower(1280, 3420, 32, [7, 15, 23, 31])), # Qwen2.5-VL-3B
 }
 
-def shaped_backbone(shape: str, device: str = "cpu", dtype: torch.dtype = torch.float32, checkpointing: str =
-                    "none",
+# %% ../../nbs/speed/02_bench.ipynb #c27b0527
+def _shaped_config(shape: str, encoder: Encoder, vocabulary: int | None) -> Qwen2_5_VLConfig:
+    "The config of a shape, with the special tokens of an encoder's tokenizer."
+    text, tower = SHAPES[shape]
+    head = text["hidden_size"] // text["num_attention_heads"]
+    sections = [head // 8, 3 * head // 16, head // 2 - head // 8 - 3 * head // 16]
+    rope = dict(rope_type="default", rope_theta=1e6, mrope_section=sections)
+    words = max(vocabulary or text["vocab_size"], 8256) # as many as the tokenizer has
+    text = dict(text, bos_token_id=None, eos_token_id=None, max_position_embeddings=32768,
+                rope_parameters=rope, vocab_size=words)
+    tower = dict(tower, out_hidden_size=text["hidden_size"])
+    names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    special = {n: getattr(encoder.family.config, n) for n in names}
+    return Qwen2_5_VLConfig(text_config=text, vision_config=tower, tie_word_embeddings=True, **special)
+
+# %% ../../nbs/speed/02_bench.ipynb #6c03ff94
+def shaped_backbone(shape: str, # of `SHAPES`
+                    device: str = "cpu",
+                    dtype: torch.dtype = torch.float32,
+                    checkpointing: str = "none", # or `full`: recompute activations
                     vocabulary: int | None = None, # words; None: the shape's own
                     seed: int = 0) -> Backbone:
     """A bidirectional Backbone with random weights in the shape of a real model, and the embedded model's
-    tokenizer. Raises `BadInput` for
-    an unknown shape."""
+    tokenizer. Raises `BadInput` for an unknown shape."""
     if shape not in SHAPES: raise BadInput(f"shape {shape!r} is unknown: use one of {', '.join(SHAPES)}")
-    encoder, (text, tower) = Encoder.from_pretrained(), SHAPES[shape]
-    head = text["hidden_size"] // text["num_attention_heads"]
-    sections = [head // 8, 3 * head // 16, head // 2 - head // 8 - 3 * head // 16]
-    text = dict(text, bos_token_id=None, eos_token_id=None, max_position_embeddings=32768,
-                rope_parameters=dict(rope_type="default", rope_theta=1e6, mrope_section=sections),
-                vocab_size=max(vocabulary or text["vocab_size"], 8256))
-    config = Qwen2_5_VLConfig(text_config=text, vision_config=dict(tower,
-    out_hidden_size=text["hidden_size"]), tie_word_embeddings=True,
-                              **{n: getattr(encoder.family.config, n) for n in ("image_token_id",
-                              "video_token_id", "vision_start_token_id", "vision_end_token_id")})
+    encoder = Encoder.from_pretrained()
+    config = _shaped_config(shape, encoder, vocabulary)
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(seed)
         return load_backbone(config, bidirectional=True, device=device, dtype=dtype, encoder=encoder,
-                             check=False,
-                             checkpointing=checkpointing)
+                             check=False, checkpointing=checkpointing)
 
 # %% ../../nbs/speed/02_bench.ipynb #c1bd0000
-def random_pack(lengths: list[int], axes: int = 3, seed: int = 0) -> Pack:
+def random_pack(lengths: list[int], # of its Documents, in tokens
+                axes: int = 3, # of positions
+                seed: int = 0) -> Pack:
     "A Pack of text Documents with random tokens."
-    g, borders = generator(seed, 0, "bench", "tokens"), torch.tensor([0] + lengths).cumsum(0)
+    g = generator(seed, 0, "bench", "tokens")
+    offsets = torch.cat([torch.arange(n) for n in lengths])
     none = torch.zeros(0, dtype=torch.long)
-    places = torch.cat([torch.arange(n) for n in lengths]).expand(axes, -1)
-    return Pack(torch.randint(300, 1000, (sum(lengths),), generator=g), places, borders.int(), torch.zeros(0,
-    1176),
-                torch.zeros(0, 3, dtype=torch.long), torch.zeros(0, 2, dtype=torch.long), none, none, lengths,
-                [str(i) for i in range(len(lengths))])
+    return Pack(input_ids=torch.randint(300, 1000, (sum(lengths),), generator=g),
+                position_ids=offsets.expand(axes, -1),
+                cu_seqlens=torch.tensor([0] + lengths).cumsum(0).int(),
+                pixel_values=torch.zeros(0, 1176),
+                image_grid_thw=torch.zeros(0, 3, dtype=torch.long),
+                image_sizes=torch.zeros(0, 2, dtype=torch.long),
+                image_tokens=none, patch_tokens=none, lengths=lengths,
+                ids=[str(i) for i in range(len(lengths))])
 
+# %% ../../nbs/speed/02_bench.ipynb #78893d9a
 def mixed_lengths(budget: int, seed: int = 0) -> list[int]:
     """Lengths that fill a budget: a log-normal mix of captions, pages and articles, between 16 and 2048
     tokens."""
     g, out = generator(seed, 0, "bench", "lengths"), []
     while (room := budget - sum(out)) > 0:
-        out.append(min(room, max(16, min(2048, int(torch.empty(1).log_normal_(5.6, 1.0, generator=g))))))
+        drawn = int(torch.empty(1).log_normal_(5.6, 1.0, generator=g))
+        out.append(min(room, max(16, min(2048, drawn))))
     return out
 
 # %% ../../nbs/speed/02_bench.ipynb #a95b5e5c
-def bench_kernels(shape: str = "tiny", budgets: tuple[int, ...] = (4096,), device: str = "cpu", dtype:
-                  torch.dtype = torch.float32,
-                  kernels: list[str] | None = None, repeats: int = 5, checkpointing: bool = False, tolerance:
-                  float | None = None,
+def _kernel_arm(backbone: Backbone, kernel: str, one: Pack) -> Arm:
+    "A Pack through one kernel."
+    def forward(name):
+        backbone.use_kernel(name)
+        return dict(zip(range(one.documents), backbone(one).split(one.lengths)))
+    return Arm(kernel, [kernel], forward, computed=len(one))
+
+# %% ../../nbs/speed/02_bench.ipynb #63228b4f
+def _gate_kernels(backbone: Backbone, one: Pack, kernels: list[str], tolerance: float):
+    "The arms of the kernels that fit into memory, and a row for each kernel: differences from the first."
+    arms, rows = [], []
+    for kernel in kernels:
+        arm, row = _kernel_arm(backbone, kernel, one), dict(budget=len(one), arm=kernel)
+        try:
+            states, gradients = gate(backbone, arms[:1] + [arm], tolerance)[kernel]
+            arms.append(arm)
+            rows.append(dict(row, documents=one.documents, states=states, gradients=gradients))
+        except torch.OutOfMemoryError: rows.append(dict(row, out_of_memory=True))
+        if backbone.device.type == "cuda": torch.cuda.empty_cache()
+    return arms, rows
+
+def _time_kernels(backbone: Backbone, arms: list[Arm], rows: list[dict], repeats: int, progress: bool):
+    "Milliseconds and peak memory go into the rows of the arms."
+    clock(backbone, arms, repeats, progress)
+    timed = {arm.name: arm for arm in arms}
+    for row in rows:
+        if arm := timed.get(row["arm"]):
+            row.update(milliseconds=statistics.median(arm.seconds) * 1000, memory=arm.memory)
+
+# %% ../../nbs/speed/02_bench.ipynb #cb39b4b4
+def bench_kernels(shape: str = "tiny", # of `SHAPES`
+                  budgets: tuple[int, ...] = (4096,), # tokens of a Pack
+                  device: str = "cpu",
+                  dtype: torch.dtype = torch.float32,
+                  kernels: list[str] | None = None, # None: all that the machine has
+                  repeats: int = 5,
+                  checkpointing: bool = False, # recompute activations
+                  tolerance: float | None = None, # of the gate; None: 1e-4 in fp32, else 5e-2
                   progress: bool = True) -> dict:
     """Every kernel that the machine has on Packs of several budgets, forward and backward: milliseconds,
-    peak memory,
-    difference from the first kernel. A kernel that runs out of memory is reported as such."""
+    peak memory, difference from the first kernel. A kernel that runs out of memory is reported as such."""
     backbone, rows = shaped_backbone(shape, device, dtype, "full" if checkpointing else "none"), []
-    can = [k for k, why in available(device, dtype, backward=True).items() if why is None and (kernels is
-    None or k in kernels)]
+    tolerance = tolerance or (1e-4 if dtype == torch.float32 else 5e-2)
+    can = [k for k, why in available(device, dtype, backward=True).items() if why is None]
+    if kernels is not None: can = [k for k in can if k in kernels]
     for budget in budgets:
-        one, arms = random_pack(mixed_lengths(budget)).to(device), []
-        def forward(kernel, one=one):
-            backbone.use_kernel(kernel)
-            return dict(zip(range(one.documents), backbone(one).split(one.lengths)))
-        for kernel in can:
-            arm = Arm(kernel, [kernel], forward, len(one))
-            try:
-                difference = gate(backbone, arms[:1] + [arm], tolerance or (1e-4 if dtype == torch.float32
-                                                                            else 5e-2))[kernel]
-                arms.append(arm)
-                rows.append(dict(budget=budget, arm=kernel, documents=one.documents, states=difference[0],
-                                 gradients=difference[1]))
-            except torch.OutOfMemoryError: rows.append(dict(budget=budget, arm=kernel, out_of_memory=True))
-            if torch.device(device).type == "cuda": torch.cuda.empty_cache()
-        clock(backbone, arms, repeats, progress)
-        for arm in arms:
-            row = next(r for r in rows if r["budget"] == budget and r["arm"] == arm.name)
-            row.update(milliseconds=statistics.median(arm.seconds) * 1000, memory=arm.memory)
+        one = random_pack(mixed_lengths(budget)).to(device)
+        arms, new = _gate_kernels(backbone, one, can, tolerance)
+        _time_kernels(backbone, arms, new, repeats, progress)
+        rows += new
     return dict(bench="kernels", machine=machine(device), shape=shape, dtype=str(dtype),
                 checkpointing=checkpointing,
                 parameters=sum(p.numel() for p in backbone.parameters()), rows=rows)
 
 # %% ../../nbs/speed/02_bench.ipynb #29915765
-def mixed_documents(tokens: int, scale: int = 1, seed: int = 0) -> list[tuple[int, list[int]]]:
+def _between(g: torch.Generator, a: int, b: int) -> int:
+    "A random number from `a` to `b`."
+    return int(torch.randint(a, b + 1, (1,), generator=g))
+
+def _drawn_document(g: torch.Generator) -> tuple[int, list[int]]:
+    "Text tokens, and the tokens of each image."
+    kind = _between(g, 0, 9)
+    if kind < 3: # a text
+        drawn = int(torch.empty(1).log_normal_(6.3, .8, generator=g))
+        return max(32, min(1280, drawn)), []
+    if kind < 6: # an image and its caption
+        text = _between(g, 20, 160)
+        return text, [(256, 256, 300, 352, 400, 576)[_between(g, 0, 5)]]
+    if kind < 8: # a page
+        text = _between(g, 60, 400)
+        return text, [_between(g, 700, 1024)]
+    text = _between(g, 30, 250) # an article
+    return text, [_between(g, 256, 512) for _ in range(_between(g, 1, 2))]
+
+# %% ../../nbs/speed/02_bench.ipynb #9c308ce3
+def mixed_documents(tokens: int, # about as many in all
+                    scale: int = 1, # divides all lengths
+                    seed: int = 0) -> list[tuple[int, list[int]]]:
     "Text tokens and the tokens of each image, document by document, until there are about `tokens`."
     g, out, total = generator(seed, 0, "bench", "mix"), [], 0
-    between = lambda a, b: int(torch.randint(a, b + 1, (1,), generator=g))
     while total < tokens:
-        kind = between(0, 9)
-        if kind < 3:
-            text, images = max(32, min(1280, int(torch.empty(1).log_normal_(6.3, .8, generator=g)))), []
-        elif kind < 6: text, images = between(20, 160), [(256, 256, 300, 352, 400, 576)[between(0, 5)]]
-        elif kind < 8: text, images = between(60, 400), [between(700, 1024)]
-        else: text, images = between(30, 250), [between(256, 512) for _ in range(between(1, 2))]
+        text, images = _drawn_document(g)
         if text + sum(images) > 1280: continue
-        out.append((max(4, text // scale), [max(1, n // scale) for n in images]))
-        total += out[-1][0] + sum(out[-1][1])
+        text, images = max(4, text // scale), [max(1, n // scale) for n in images]
+        out.append((text, images))
+        total += text + sum(images)
     return out
 
-def made_up(encoder: Encoder, text: int, images: list[int], name: str, seed: int = 0) -> Encoded:
+# %% ../../nbs/speed/02_bench.ipynb #5a78ac04
+def _grid_of(tokens: int) -> tuple[int, int]:
+    "Rows and columns of an image of about so many tokens, as square as can be."
+    rows = max(1, round(tokens**.5))
+    return rows, max(1, round(tokens / rows))
+
+def _table(rows: list[tuple], columns: int) -> Tensor:
+    "Integers `[n, columns]`, also for no row at all."
+    return torch.tensor(rows, dtype=torch.long).view(-1, columns)
+
+# %% ../../nbs/speed/02_bench.ipynb #9f345991
+def made_up(encoder: Encoder,
+            text: int, # words
+            images: list[int], # tokens of each
+            name: str, # of the document, and what its random numbers depend on
+            seed: int = 0) -> Encoded:
     """An encoded Document of Qwen's families with random words and pixels: its images first, each as square
     as its number of tokens allows."""
     g, family = generator(seed, 0, name, "made up"), encoder.family
-    ids, places, grids, at, cells = [], [], [], [], []
-    for n in images:
-        rows = max(1, round(n**.5))
-        columns = max(1, round(n / rows))
-        at.append(torch.arange(rows * columns) + len(ids) + 1)
-        ids += [family.config.vision_start_token_id] + [family.image_id] * (rows * columns) + [family.config.vision_end_token_id]
+    begin, end = family.config.vision_start_token_id, family.config.vision_end_token_id
+    ids, places, at, cells = [], [], [torch.zeros(0, dtype=torch.long)], [_grid_of(n) for n in images]
+    for rows, columns in cells:
+        n = rows * columns
+        at.append(torch.arange(n) + len(ids) + 1)
+        ids += [begin, *[family.image_id] * n, end]
         places += [1, (rows, columns), 1]
-        cells.append((rows, columns))
-        grids.append((1, rows * family.merge, columns * family.merge))
     ids += torch.randint(300, 8000, (text,), generator=g).tolist() + [family.end]
-    patches = sum(t * h * w for t, h, w in grids)
-    table = lambda x, n: torch.tensor(x, dtype=torch.long).view(-1, n)
-    ids, at = torch.tensor(ids), torch.cat(at) if at else torch.zeros(0, dtype=torch.long)
-    return Encoded(name, ids, family.positions(places + [text + 1]), torch.randn(patches, encoder.patch_dim,
-                                                                                 generator=g), table(grids, 3),
-                   table([(h * family.patch, w * family.patch) for _, h, w in grids], 2), at, at,
-                   cells=torch.arange(len(at)), cell_grids=cells)
+    grids = [(1, rows * family.merge, columns * family.merge) for rows, columns in cells]
+    patches, at = sum(h * w for _, h, w in grids), torch.cat(at)
+    return Encoded(id=name, input_ids=torch.tensor(ids), position_ids=family.positions(places + [text + 1]),
+                   pixel_values=torch.randn(patches, encoder.patch_dim, generator=g),
+                   image_grid_thw=_table(grids, 3),
+                   image_sizes=_table([(h * family.patch, w * family.patch) for _, h, w in grids], 2),
+                   image_tokens=at, patch_tokens=at, cells=torch.arange(len(at)), cell_grids=cells)
 
 # %% ../../nbs/speed/02_bench.ipynb #07c6e080
-def bench_text(found: dict) -> str:
+def _pack_row(row: dict) -> str:
+    "One arm of `bench_pack`."
+    low, high = row["quartiles"]
+    speed = f"{row['arm']:10s}{row['passes']:7d}{row['real']:8.1%}{row['tokens_per_second']:10.0f}"
+    memory = f"  {row['memory'] / 2**30:.2f} GiB" if row["memory"] else ""
+    return f"{speed}  {low:.0f} to {high:.0f}".ljust(54) + f"{row['first_over_this']:.2f} x" + memory
+
+def _pack_lines(found: dict) -> list[str]:
+    "The table of `bench_pack`."
+    equal = [f"{k} states {a:.0e} gradients {b:.0e}" for k, (a, b) in found["differences"].items()]
+    lengths = f"median {found['median_length']:.0f}, longest {found['longest']}"
+    return [f"{found['documents']} Documents, {found['tokens']} real tokens ({lengths}), "
+            f"budget {found['budget']}, kernel {found['kernel']}",
+            f"{'arm':10s}{'passes':>7s}{'real':>8s}{'tokens/s':>10s}  quartiles          packed is",
+            *map(_pack_row, found["rows"]),
+            "equal before timing: " + ", ".join(equal)]
+
+# %% ../../nbs/speed/02_bench.ipynb #a188a0da
+def _kernel_row(row: dict) -> str:
+    "One kernel of `bench_kernels` at one budget."
+    head = f"{row['budget']:7d}  {row['arm']:8s}"
+    if row.get("out_of_memory"): return head + "  out of memory"
+    return (f"{head}{row['milliseconds']:9.1f}{row['memory'] / 2**30:7.2f}  "
+            f"{row['states']:.0e} {row['gradients']:.0e}")
+
+def _kernel_lines(found: dict) -> list[str]:
+    "The table of `bench_kernels`."
+    return [f"shape {found['shape']}, {found['parameters'] / 1e6:.0f} M parameters, {found['dtype']}, "
+            f"checkpointing {found['checkpointing']}",
+            f"{'budget':>7s}  {'kernel':8s}{'ms':>9s}{'GiB':>7s}  "
+            "difference from the first (states, gradients)",
+            *map(_kernel_row, found["rows"])]
+
+def bench_text(found: dict) -> str: # what `bench_pack` or `bench_kernels` gave
     "The table of a bench, and what it was measured on."
-    if found["bench"] == "pack":
-        lines = [headline(found),
-                 f"{found['documents']} Documents, {found['tokens']} real tokens (median "
-                 f"{found['median_length']:.0f}, "
-                 f"longest {found['longest']}), budget {found['budget']}, kernel {found['kernel']}",
-                 f"{'arm':10s}{'passes':>7s}{'real':>8s}{'tokens/s':>10s}  quartiles          packed is"]
-        lines += [(f"{r['arm']:10s}{r['passes']:7d}{r['real']:8.1%}{r['tokens_per_second']:10.0f}  "
-                   f"{r['quartiles'][0]:.0f} to {r['quartiles'][1]:.0f}").ljust(54)
-                  + f"{r['first_over_this']:.2f} x" + (f"  {r['memory'] / 2**30:.2f} GiB" if r["memory"] else
-                  "") for r in found["rows"]]
-        lines.append("equal before timing: "
-                     + ", ".join(f"{k} states {a:.0e} gradients {b:.0e}" for k, (a, b) in
-                     found["differences"].items()))
-        return "\n".join(lines)
-    lines = [headline(found),
-             f"shape {found['shape']}, {found['parameters'] / 1e6:.0f} M parameters, {found['dtype']}, "
-             f"checkpointing {found['checkpointing']}",
-             f"{'budget':>7s}  {'kernel':8s}{'ms':>9s}{'GiB':>7s}  difference from the first (states, "
-             "gradients)"]
-    for r in found["rows"]:
-        if r.get("out_of_memory"):
-            lines.append(f"{r['budget']:7d}  {r['arm']:8s}  out of memory")
-            continue
-        lines.append(f"{r['budget']:7d}  {r['arm']:8s}{r['milliseconds']:9.1f}{r['memory'] / 2**30:7.2f}  "
-                     f"{r['states']:.0e} {r['gradients']:.0e}")
-    return "\n".join(lines)
+    lines = _pack_lines if found["bench"] == "pack" else _kernel_lines
+    return "\n".join([headline(found), *lines(found)])

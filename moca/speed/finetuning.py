@@ -11,10 +11,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from fastcore.basics import patch
 from torch import Tensor, nn
 from ..backbone import load_backbone
 from .bench import SHAPES, padded_batch, shaped_backbone
-from .arms import Timed, arm_names, built, gate_arms, headline, in_turns, machine, slope, spread
+from .arms import Timed, arm_names, built, gate_arms, headline, in_turns, machine, ratios, slope
+from .arms import spread
 from ..contrastive import Contrastive, FinetuneConfig
 from ..finetuning.pair_batch import WEIGHTS, make_batch
 from ..data.content import content_number
@@ -29,15 +31,15 @@ from ..model.cost import saved_bytes
 from ..model.encoding import encode
 
 # %% auto #0
-__all__ = ['ARMS', 'TOLERANCES', 'Stage2Setting', 'settings', 'corpus_pairs', 'bench_pairs', 'Stage2Arm', 'Cached', 'CachedOwn',
-           'Direct', 'Stock', 'PaddedPairs', 'SentenceTransformers', 'Authors', 'make_arm', 'gate', 'distance',
-           'loss_bytes', 'saved_exponent', 'bench', 'report', 'as_text']
+__all__ = ['ARMS', 'TOLERANCES', 'WORDS', 'Stage2Setting', 'settings', 'corpus_pairs', 'bench_pairs', 'Stage2Arm', 'Cached',
+           'CachedOwn', 'Direct', 'Stock', 'PaddedPairs', 'SentenceTransformers', 'Authors', 'make_arm', 'distance',
+           'gate', 'loss_bytes', 'saved_exponent', 'report', 'bench', 'as_text']
 
 # %% ../../nbs/speed/04_finetuning.ipynb #7b1a7662
 @dataclass
 class Stage2Setting:
-    "What the arms work on."
-    shape: str | None = None # of moca.speed.bench.SHAPES, weights random; None: the embedded model with its weights
+    "What the arms work on. Raises `BadInput` for an unknown shape, and for numbers that make no batch."
+    shape: str | None = None # of moca.speed.bench.SHAPES, weights random; None: the embedded model
     pairs: int = 48 # of the batch
     negatives: int = 1 # hard negatives of each
     budget: int = 1024 # real tokens of a Pack, and of a mini-batch of st-cached
@@ -62,19 +64,19 @@ class Stage2Setting:
         """The paper's loss, without the mask for duplicates, which the other arms do not know; the batch has
         none."""
         return FinetuneConfig(negatives=self.negatives, candidates=candidates, mask_duplicates=False,
-                              pack_tokens=self.budget,
-                              max_length=self.max_length, seed=self.seed)
+                              pack_tokens=self.budget, max_length=self.max_length, seed=self.seed)
 
+# %% ../../nbs/speed/04_finetuning.ipynb #50c35743
 def settings(device: str = "cpu", budgets: list[int] = (), **given) -> list[Stage2Setting]:
     """What `moca bench stage2` runs, one setting a budget: the embedded model on a CPU; on a GPU the 3B
-    shape in bf16 with 512 pairs.
-    Raises `BadInput` for options of stage 1."""
+    shape in bf16 with 512 pairs. Raises `BadInput` for options of stage 1."""
     for name in ("mix", "tokens"):
         if name in given:
             raise BadInput(f"bench stage2 works on pairs of the embedded corpus: leave out --{name}")
-    usual = dict(shape="3b", dtype="bfloat16", pairs=512) if device == "cuda" else {}
-    return [Stage2Setting(**{**usual, **dict(device=device, budget=b), **given}) for b in budgets or ((12800,
-        ) if device == "cuda" else (Stage2Setting.budget,))]
+    cuda = device == "cuda"
+    usual = dict(shape="3b", dtype="bfloat16", pairs=512) if cuda else {}
+    budgets = budgets or [12800 if cuda else Stage2Setting.budget]
+    return [Stage2Setting(**dict(usual, device=device, budget=b) | given) for b in budgets]
 
 # %% ../../nbs/speed/04_finetuning.ipynb #18c4d842
 @functools.cache
@@ -86,7 +88,8 @@ def bench_pairs(setting: Stage2Setting) -> list[Pair]:
     """Pairs of the embedded corpus in random order, no document twice. Raises `BadInput` where there are not
     enough."""
     pairs, found, seen = corpus_pairs(setting.seed), [], set()
-    for i in torch.randperm(len(pairs), generator=generator(setting.seed, 0, "bench", "pairs")).tolist():
+    order = torch.randperm(len(pairs), generator=generator(setting.seed, 0, "bench", "pairs"))
+    for i in order.tolist():
         p = dataclasses.replace(pairs[i], negatives=pairs[i].negatives[:setting.negatives])
         keys = {content_number(d) for d in (p.query, p.positive, *p.negatives)}
         if len(keys) < 2 + setting.negatives or keys & seen: continue
@@ -94,51 +97,55 @@ def bench_pairs(setting: Stage2Setting) -> list[Pair]:
         seen |= keys
         if len(found) == setting.pairs: return found
     raise BadInput(f"the embedded corpus has {len(found)} pairs with {setting.negatives} hard negatives and "
-                   "no document twice, not "
-                   f"{setting.pairs}: give fewer")
+                   f"no document twice, not {setting.pairs}: give fewer")
 
 # %% ../../nbs/speed/04_finetuning.ipynb #0f5bb7b8
 class Stage2Arm(Timed):
     "What the arms share. A subclass makes the one batch, and does `step(batch)` and `vectors()`."
     checkpointing, stock, candidates = "none", False, "all"
     def __init__(self, setting: Stage2Setting):
-        self.setting, self.device, dtype = setting, setting.device, getattr(torch, setting.dtype)
-        if setting.shape:
-            backbone = shaped_backbone(setting.shape, setting.device, dtype, self.checkpointing,
-                                       seed=setting.seed)
-        else:
-            backbone = load_backbone(bidirectional=True, device=setting.device, dtype=dtype,
-                                     checkpointing=self.checkpointing,
-                                       check=False)
-        if self.stock:
-            backbone.text.config._attn_implementation = backbone.vision.config._attn_implementation = "sdpa"
-        backbone.encoder.max_length = setting.max_length
-        self.pairs, self.backbone = bench_pairs(setting), backbone.train()
-        self.columns = [[p.query for p in self.pairs], [p.positive for p in self.pairs],
-                        *([p.negatives[k] for p in self.pairs] for k in range(setting.negatives))]
+        self.setting, self.device = setting, setting.device
+        self.backbone = self.weights().train()
+        self.pairs = bench_pairs(setting)
+        self.columns = [[p.query for p in self.pairs], [p.positive for p in self.pairs]]
+        for k in range(setting.negatives): self.columns.append([p.negatives[k] for p in self.pairs])
         self.batches = [self.prepare()]
         self.ready()
 
+    def weights(self):
+        "The shape's weights or the embedded model's, with the arm's attention and recomputation."
+        s, dtype = self.setting, getattr(torch, self.setting.dtype)
+        how = dict(device=s.device, dtype=dtype, checkpointing=self.checkpointing)
+        if s.shape: made = shaped_backbone(s.shape, seed=s.seed, **how)
+        else: made = load_backbone(bidirectional=True, check=False, **how)
+        if self.stock:
+            made.text.config._attn_implementation = made.vision.config._attn_implementation = "sdpa"
+        made.encoder.max_length = s.max_length
+        return made
+
     def clear(self): self.backbone.zero_grad(set_to_none=True)
 
-    def about(self) -> dict:
-        "What the batch holds."
-        lengths = [len(encode(self.backbone.encoder, d)) for column in self.columns for d in column]
-        return dict(documents=len(lengths), tokens=sum(lengths), longest=max(lengths),
-                    median=statistics.median(lengths),
-                    computed=self.computed,
-                    images=sum(len(d.images) for column in self.columns for d in column))
+# %% ../../nbs/speed/04_finetuning.ipynb #735e6b95
+@patch
+def about(self: Stage2Arm) -> dict:
+    "What the batch holds."
+    documents = sum(self.columns, [])
+    lengths = [len(encode(self.backbone.encoder, d)) for d in documents]
+    return dict(documents=len(lengths), tokens=sum(lengths), longest=max(lengths),
+                median=statistics.median(lengths), computed=self.computed,
+                images=sum(len(d.images) for d in documents))
 
-    def check(self) -> dict:
-        "The mean loss, every document's vector, and the gradient by name."
-        self.clear()
-        with torch.no_grad():
-            rows = {str(i): tuple(v) for i, v in enumerate(self.vectors().float().cpu().tolist())}
-        loss = float(self.step(self.batches[0]))
-        grads = {n: p.grad.float().cpu().numpy() for n, p in self.backbone.named_parameters() if p.grad is
-                 not None}
-        self.clear()
-        return dict(loss=loss, rows=rows, grads=grads)
+@patch
+def check(self: Stage2Arm) -> dict:
+    "The mean loss, every document's vector, and the gradient by name."
+    self.clear()
+    with torch.no_grad(): vectors = self.vectors().float().cpu().tolist()
+    rows = {str(i): tuple(v) for i, v in enumerate(vectors)}
+    loss = float(self.step(self.batches[0]))
+    weights = self.backbone.named_parameters()
+    grads = {n: p.grad.float().cpu().numpy() for n, p in weights if p.grad is not None}
+    self.clear()
+    return dict(loss=loss, rows=rows, grads=grads)
 
 # %% ../../nbs/speed/04_finetuning.ipynb #d8bfbde9
 class Cached(Stage2Arm):
@@ -147,8 +154,8 @@ class Cached(Stage2Arm):
         "The batch; its Packs are made in the first round and kept."
         self.model = Contrastive(self.backbone, self.setting.config(self.candidates))
         self.accelerator = Accelerator(cpu=self.device == "cpu")
-        batch = make_batch(self.backbone.encoder, self.pairs, self.setting.negatives, self.setting.budget,
-                           keep=2**33).to(self.device)
+        batch = make_batch(self.backbone.encoder, self.pairs, negatives=self.setting.negatives,
+                           budget=self.setting.budget, keep=2**33).to(self.device)
         self.computed = batch.tokens
         return batch
 
@@ -156,34 +163,35 @@ class Cached(Stage2Arm):
         "Forward and backward; the mean loss."
         return accumulate_gradcache(self.model, [batch], WEIGHTS, self.accelerator)["nce"]
 
-    def packs(self, batch):
+    def packs(self, batch) -> Tensor:
         "Vectors of all documents in the order of the batch, with whatever graph is wanted."
         return torch.cat([self.model(batch.chunks.pack(k))[0] for k in range(len(batch.chunks))])
 
-    def vectors(self):
+    def vectors(self) -> Tensor:
         "Of queries, positives, hard negatives, in the order of the pairs."
         b = self.batches[0]
         n = b.negatives.view(len(self.pairs), -1).T.flatten() # pair by pair -> column by column
         return self.packs(b)[torch.cat([b.queries, b.positives, n])]
 
+# %% ../../nbs/speed/04_finetuning.ipynb #c9fb6e0e
 class CachedOwn(Cached):
     "moca under the option that M is compared with."
     candidates = "own"
 
+# %% ../../nbs/speed/04_finetuning.ipynb #f227e3b5
 class Direct(Cached):
     "moca without GradCache: all Packs' graphs at once."
     def step(self, batch):
         vectors = self.packs(batch)
-        loss = self.model.loss(Embeddings(vectors), vectors.new_full((1,), 1 / self.model.cfg.temperature),
-                               batch)["nce"] / len(batch.queries)
+        scale = vectors.new_full((1,), 1 / self.model.cfg.temperature)
+        loss = self.model.loss(Embeddings(vectors), scale, batch)["nce"] / len(batch.queries)
         loss.backward()
         return loss.detach()
 
 # %% ../../nbs/speed/04_finetuning.ipynb #271ee02e
 class Stock(nn.Module):
     """The Hugging Face model as a sentence encoder on padded features: mean of the real tokens' last states
-    in fp32, unit length. It takes
-    and gives what sentence-transformers' losses expect."""
+    in fp32, unit length. It takes and gives what sentence-transformers' losses expect."""
     def __init__(self, backbone):
         super().__init__()
         self.backbone = backbone
@@ -193,23 +201,26 @@ class Stock(nn.Module):
     def forward(self, features: dict) -> dict:
         "Adds `sentence_embedding`, `[B, dim]`."
         inputs = {k: v for k, v in features.items() if k != "num_images_per_sample"}
-        hidden, mask = self.backbone.model.model(**inputs,
-                                                 use_cache=False).last_hidden_state.float(), inputs["attention_mask"][..., None]
-        return dict(features, sentence_embedding=F.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1))
+        hidden = self.backbone.model.model(**inputs, use_cache=False).last_hidden_state.float()
+        mask = inputs["attention_mask"][..., None]
+        mean = (hidden * mask).sum(1) / mask.sum(1)
+        return dict(features, sentence_embedding=F.normalize(mean, dim=-1))
 
+# %% ../../nbs/speed/04_finetuning.ipynb #2c0ac34c
 class PaddedPairs(Stage2Arm):
     "Arms on padded columns of the stock model."
     stock = True
     def features(self, docs: list) -> dict:
         "One padded batch, with the number of images of each row."
-        found = padded_batch(self.backbone, [encode(self.backbone.encoder, d) for d in docs],
-                             range(len(docs)))["inputs"]
+        encoded = [encode(self.backbone.encoder, d) for d in docs]
+        found = padded_batch(self.backbone, encoded, range(len(docs)))["inputs"]
         found.pop("use_cache")
         return dict(found, num_images_per_sample=torch.tensor([len(d.images) for d in docs]))
 
-    def vectors(self):
+    def vectors(self) -> Tensor:
         "Of queries, positives, hard negatives."
-        return torch.cat([self.model(self.features(column))["sentence_embedding"] for column in self.columns])
+        columns = [self.model(self.features(column))["sentence_embedding"] for column in self.columns]
+        return torch.cat(columns)
 
 # %% ../../nbs/speed/04_finetuning.ipynb #25045491
 class SentenceTransformers(PaddedPairs):
@@ -218,12 +229,12 @@ class SentenceTransformers(PaddedPairs):
         from sentence_transformers.base.losses.gradcache import _minibatch_ranges
         from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
         self.model, budget = Stock(self.backbone), self.setting.budget
-        self.loss = CachedMultipleNegativesRankingLoss(self.model, scale=1 /
-                                                       self.setting.config().temperature,
-                                                       mini_batch_num_tokens=budget)
-        columns = [self.features(c) for c in self.columns]
-        sizes = [(c["attention_mask"].sum(1).tolist(), _minibatch_ranges(c, 0, budget)) for c in columns]
-        self.computed = sum((b - a) * max(lengths[a:b]) for lengths, ranges in sizes for a, b in ranges)
+        scale = 1 / self.setting.config().temperature
+        self.loss = CachedMultipleNegativesRankingLoss(self.model, scale=scale, mini_batch_num_tokens=budget)
+        columns, self.computed = [self.features(c) for c in self.columns], 0
+        for c in columns:
+            lengths = c["attention_mask"].sum(1).tolist()
+            self.computed += sum((b - a) * max(lengths[a:b]) for a, b in _minibatch_ranges(c, 0, budget))
         return columns
 
     def step(self, columns):
@@ -237,24 +248,24 @@ class Authors(PaddedPairs):
     checkpointing = "full"
     def prepare(self):
         self.model = Stock(self.backbone)
-        found = [self.features(self.columns[0]), self.features([d for column in self.columns[1:] for d in
-                                                                column])]
+        queries, *others = self.columns
+        found = [self.features(queries), self.features(sum(others, []))]
         self.computed = sum(f["input_ids"].numel() for f in found)
         return found
 
     def step(self, both):
         q, d = (self.model(f)["sentence_embedding"] for f in both)
         n = len(q)
-        scores = torch.cat([q @ d[:n].T, torch.einsum("bd,kbd->bk", q, d[n:].view(-1, n, d.shape[1]))],
-                           1) / self.setting.config().temperature
-        loss = F.cross_entropy(scores, torch.arange(n, device=q.device))
+        negatives = d[n:].view(-1, n, d.shape[1]) # column by column
+        scores = torch.cat([q @ d[:n].T, torch.einsum("bd,kbd->bk", q, negatives)], 1)
+        loss = F.cross_entropy(scores / self.setting.config().temperature, torch.arange(n, device=q.device))
         loss.backward()
         return loss.detach()
 
+# %% ../../nbs/speed/04_finetuning.ipynb #a905046f
 ARMS = {"moca": Cached, "direct": Direct, "st-cached": SentenceTransformers, "M": Authors}
 
-# %% ../../nbs/speed/04_finetuning.ipynb #a905046f
-def make_arm(setting: Stage2Setting | dict, name: str) -> Stage2Arm:
+def make_arm(setting: Stage2Setting | dict, name: str) -> Stage2Arm: # a key of ARMS, or `own`
     """Build an arm; another process gets the setting as a dict. Raises `BadInput` for an unknown name, or a
     missing sentence-transformers."""
     if isinstance(setting, dict): setting = Stage2Setting(**setting)
@@ -271,97 +282,129 @@ TOLERANCES = dict(float32=dict(loss=1e-5, document=1e-4, gradient=1e-4),
                   # document: the worst number of all vectors
                   bfloat16=dict(loss=2e-2, document=2e-1, gradient=5e-2))
 
-def gate(arms: dict, setting: Stage2Setting) -> dict[str, dict[str, float]]:
-    """M against moca with own hard negatives, the others against moca as it is timed. Raises `MocaError`
-    above a tolerance: then nothing is
-    timed."""
-    found = gate_arms({n: a for n, a in arms.items() if n != "M"}, TOLERANCES[setting.dtype], distance)
-    return found | (gate_arms({"own": make_arm(setting, "own"), "M": arms["M"]}, TOLERANCES[setting.dtype],
-                              distance) if "M" in arms else {})
-
 def distance(a: tuple, b: tuple) -> float:
     "Largest difference of two unit vectors' numbers, in units of their mean size."
     return float(np.abs(np.subtract(a, b)).max()) * math.sqrt(len(a))
 
+# %% ../../nbs/speed/04_finetuning.ipynb #f1002798
+def gate(arms: dict, setting: Stage2Setting) -> dict[str, dict[str, float]]:
+    """M against moca with own hard negatives, the others against moca as it is timed. Raises `MocaError`
+    above a tolerance: then nothing is timed."""
+    tolerances, same_loss = TOLERANCES[setting.dtype], {n: a for n, a in arms.items() if n != "M"}
+    found = gate_arms(same_loss, tolerances, distance)
+    if "M" not in arms: return found
+    return found | gate_arms(dict(own=make_arm(setting, "own"), M=arms["M"]), tolerances, distance)
+
 # %% ../../nbs/speed/04_finetuning.ipynb #9715eeb1
+def _random_vectors(n: int, dim: int, g: torch.Generator) -> Tensor:
+    "Unit vectors with gradients."
+    return F.normalize(torch.randn(n, dim, generator=g), dim=-1).requires_grad_()
+
+def _numbered(n: int, width: int) -> Tensor:
+    "Different numbers, `[n, width]`."
+    return torch.arange(n * width).view(n, width)
+
+# %% ../../nbs/speed/04_finetuning.ipynb #b3d33dd6
 def loss_bytes(pairs: int, dim: int = 64, negatives: int = 1) -> int:
     "Bytes that moca's loss saves for backward, for a batch of random unit vectors."
-    g = torch.Generator().manual_seed(0)
-    q, p, n = (F.normalize(torch.randn(k, dim, generator=g), dim=-1).requires_grad_() for k in (pairs, pairs,
-    pairs * negatives))
-    keys = lambda k, width: torch.arange(k * width).view(k, width)
-    who = PairIds(keys(pairs, 3), -2 - keys(pairs * negatives, 2),
-                  torch.arange(pairs).repeat_interleave(negatives))
+    g, hard = torch.Generator().manual_seed(0), pairs * negatives
+    q, p, n = (Embeddings(_random_vectors(k, dim, g)) for k in (pairs, pairs, hard))
+    owners = torch.arange(pairs).repeat_interleave(negatives)
+    who = PairIds(_numbered(pairs, 3), -2 - _numbered(hard, 2), owners)
     with saved_bytes() as held:
-        contrastive_loss(Embeddings(q), Embeddings(p), Embeddings(n), who, LossConfig(), torch.tensor([1 / .03]), None)["nce"]
+        contrastive_loss(q, p, n, ids=who, cfg=LossConfig(), scale=torch.tensor([1 / .03]))["nce"]
     return held()
 
 def saved_exponent(sizes: tuple[int, ...] = (512, 1024, 2048, 4096)) -> float:
     "How the saved bytes grow: the slope of their logarithm against that of the batch."
     return slope(sizes, [loss_bytes(n) for n in sizes])
 
+# %% ../../nbs/speed/04_finetuning.ipynb #33c4a8f7
+def _ratios(seconds: dict[str, list[float]]) -> dict[str, dict]: # of each arm and round
+    "The ratios by the names that a result has for them: median and quartiles."
+    found = {}
+    for n, r in ratios(seconds).items():
+        if n != "direct": found["vs_" + n.replace("-", "_")] = r
+        else: found["gradcache_vs_direct"] = spread([b / a for a, b in zip(seconds[n], seconds["moca"])])
+    return found
+
+# %% ../../nbs/speed/04_finetuning.ipynb #35039fe8
+def report(setting: Stage2Setting,
+           told: dict, # what each arm says of the batch
+           seconds: dict, # of each arm's rounds
+           memory: dict, # peak bytes of each arm, or None
+           busy: dict) -> dict: # processor seconds of each arm's rounds, the warm-up among them
+    "The figures of each arm and the ratios: moca's time over the direct step's, the others' over moca's."
+    arms, moca = {}, told["moca"]
+    busy = {n: b[-len(seconds[n]):] for n, b in busy.items()} # without the warm-up
+    for n, s in seconds.items():
+        t = spread(s)
+        arms[n] = dict(pairs_s=setting.pairs / t["median"],
+                       pairs_s_quartiles=[setting.pairs / x for x in reversed(t["quartiles"])],
+                       seconds=t["median"], peak_mib=memory[n] and memory[n] / 2**20,
+                       processor_seconds=statistics.median(busy[n]),
+                       real=moca["tokens"] / told[n]["computed"])
+    wall, processor = _ratios(seconds), _ratios(busy)
+    return dict(arms=arms, ratio={k: r["median"] for k, r in wall.items()},
+                ratio_quartiles={k: r["quartiles"] for k, r in wall.items()},
+                ratio_processor={k: r["median"] for k, r in processor.items()},
+                work={k: moca[k] for k in ("documents", "tokens", "images", "median", "longest")})
+
 # %% ../../nbs/speed/04_finetuning.ipynb #f76979f2
 def bench(setting: Stage2Setting | None = None, # None: the embedded model on the CPU
-          arms: tuple[str, ...] = tuple(ARMS), repeats: int = 5,
+          arms: tuple[str, ...] = tuple(ARMS),
+          repeats: int = 5, # rounds of each arm, after a warm-up
           apart: bool | None = None, # each arm in a process of its own; None: on the CPU
           progress: bool = True) -> dict:
-    "Gate, then time stage 2's arms in turns. Raises `MocaError` where an arm computes something else."
+    """Gate, then time stage 2's arms in turns. Raises `MocaError` where an arm computes something else, and
+    `BadInput` for arms that there are not."""
     setting = setting or Stage2Setting()
     names = arm_names(arms, ARMS, repeats)
     with built("moca.speed.finetuning", setting, names, apart, progress) as made:
         differences = gate(made, setting)
         told = {n: a.ask("about") for n, a in made.items()}
         seconds = in_turns(made, repeats, progress)
-        memory, busy = ({n: a.ask(what) for n, a in made.items()} for what in ("memory", "processor"))
+        memory = {n: a.ask("memory") for n, a in made.items()}
+        busy = {n: a.ask("processor") for n, a in made.items()}
     return dict(bench="stage2", machine=machine(setting.device), setting=dataclasses.asdict(setting),
-                equal=True,
-                tolerances=TOLERANCES[setting.dtype], differences=differences,
-                saved_bytes_exponent=saved_exponent(), **report(setting, told, seconds, memory, busy))
+                equal=True, tolerances=TOLERANCES[setting.dtype], differences=differences,
+                saved_bytes_exponent=saved_exponent(),
+                **report(setting, told, seconds=seconds, memory=memory, busy=busy))
 
-# %% ../../nbs/speed/04_finetuning.ipynb #33c4a8f7
-def report(setting: Stage2Setting, told: dict, seconds: dict, memory: dict, busy: dict) -> dict:
-    "The figures of each arm and the ratios: moca's time over the direct step's, the others' over moca's."
-    arms, real, name = {}, told["moca"]["tokens"], dict(direct="gradcache_vs_direct", M="vs_M")
-    for n, s in seconds.items():
-        t = spread(s)
-        arms[n] = dict(pairs_s=setting.pairs / t["median"], pairs_s_quartiles=[setting.pairs / x for x in
-                                                                               reversed(t["quartiles"])],
-                       seconds=t["median"],
-                       peak_mib=memory[n] and memory[n] / 2**20,
-                       processor_seconds=statistics.median(busy[n][-len(s):]),
-                       real=real / told[n]["computed"])
-    def ratio(of): # round by round
-        pairs = {n: zip(of[n][-len(seconds[n]):], of["moca"][-len(seconds[n]):]) for n in of if n != "moca"}
-        return {name.get(n, "vs_" + n.replace("-", "_")): spread([b / a if n == "direct" else a / b for a, b
-                                                                  in both]) for n,
-                both in pairs.items()}
-    wall = ratio(seconds)
-    return dict(arms=arms, ratio={k: r["median"] for k, r in wall.items()}, ratio_quartiles={k:
-    r["quartiles"] for k, r in wall.items()},
-                ratio_processor={k: r["median"] for k, r in ratio(busy).items()},
-                work={k: told["moca"][k] for k in ("documents", "tokens", "images", "median", "longest")})
+# %% ../../nbs/speed/04_finetuning.ipynb #630bf200
+WORDS = dict(gradcache_vs_direct="GradCache takes {} x the time of the direct step",
+             vs_st_cached="moca is {} x as fast as sentence-transformers' cached loss",
+             vs_M="moca is {} x as fast as the authors' way")
 
-def as_text(found: dict) -> str:
-    "The table of a bench of stage 2."
+def _setting_line(found: dict) -> str:
+    "What the arms worked on."
     s, w = found["setting"], found["work"]
-    lines = [headline(found),
-             f"{s['shape'] or 'moca-tiny-base'} ({s['dtype']}), {s['pairs']} pairs, {w['documents']} "
-             f"documents of {w['median']:.0f} tokens "
-             f"(median; longest {w['longest']}), {w['tokens']} tokens, {w['images']} images, budget "
-             f"{s['budget']}",
-             f"{'arm':10s}{'real':>8s}{'pairs/s':>9s}  quartiles       peak MiB"]
-    for n, a in found["arms"].items():
-        q = f"{a['pairs_s_quartiles'][0]:.1f} to {a['pairs_s_quartiles'][1]:.1f}"
-        lines.append(f"{n:10s}{a['real']:8.1%}{a['pairs_s']:9.1f}  {q:14s}{a['peak_mib'] or math.nan:10.0f}")
-    words = dict(gradcache_vs_direct="GradCache takes {} x the time of the direct step",
-                 vs_st_cached="moca is {} x as fast as sentence-transformers' cached loss",
-                 vs_M="moca is {} x as fast as the authors' way")
-    for k, r in found["ratio"].items():
-        lines.append(words[k].format(f"{r:.2f}") + " ({:.2f} to {:.2f}; by processor time {:.2f})".format(*found["ratio_quartiles"][k],
-                                                                                                          found["ratio_processor"][k]))
-    off = {k: max(d[k] for d in found["differences"].values())
-           for k in ("loss", "gradient")} if found["differences"] else dict(loss=0, gradient=0)
-    return "\n".join(lines + [f"equal before timing: losses within {off['loss']:.0e}, gradients within "
-                              f"{off['gradient']:.0e}; bytes saved "
-                              "by the loss grow like the batch to the power "
-                              f"{found['saved_bytes_exponent']:.3f}"])
+    return (f"{s['shape'] or 'moca-tiny-base'} ({s['dtype']}), {s['pairs']} pairs, {w['documents']} "
+            f"documents of {w['median']:.0f} tokens (median; longest {w['longest']}), {w['tokens']} tokens, "
+            f"{w['images']} images, budget {s['budget']}")
+
+def _arm_line(name: str, a: dict) -> str:
+    "One arm."
+    low, high = a["pairs_s_quartiles"]
+    quartiles = f"{low:.1f} to {high:.1f}"
+    memory = a["peak_mib"] or math.nan
+    return f"{name:10s}{a['real']:8.1%}{a['pairs_s']:9.1f}  {quartiles:14s}{memory:10.0f}"
+
+# %% ../../nbs/speed/04_finetuning.ipynb #85152d82
+def _ratio_line(found: dict, key: str) -> str:
+    "One ratio, with its quartiles, and as processor time has it."
+    low, high = found["ratio_quartiles"][key]
+    return (WORDS[key].format(f"{found['ratio'][key]:.2f}")
+            + f" ({low:.2f} to {high:.2f}; by processor time {found['ratio_processor'][key]:.2f})")
+
+def as_text(found: dict) -> str: # what `bench` gave
+    "The table of a bench of stage 2."
+    def off(what):
+        return max((d[what] for d in found["differences"].values()), default=0)
+    lines = [headline(found), _setting_line(found),
+             f"{'arm':10s}{'real':>8s}{'pairs/s':>9s}  quartiles       peak MiB",
+             *(_arm_line(n, a) for n, a in found["arms"].items()),
+             *(_ratio_line(found, key) for key in found["ratio"])]
+    equal = f"losses within {off('loss'):.0e}, gradients within {off('gradient'):.0e}"
+    return "\n".join([*lines, f"equal before timing: {equal}; bytes saved by the loss grow like the batch to "
+                              f"the power {found['saved_bytes_exponent']:.3f}"])

@@ -9,13 +9,15 @@ import tempfile
 from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
 from .bench import SHAPES, made_up, mixed_documents, random_batches, shaped_backbone
-from .arms import Timed, arm_names, built, gate_arms, headline, in_turns, machine, slope, spread
+from .arms import Timed, arm_names, built, gate_arms, headline, in_turns, machine, ratios, slope
+from .arms import spread
 from ..data.corpus import load_corpus
 from ..pretraining.corruption import Corruption, corrupt
 from ..data.errors import BadInput
@@ -26,16 +28,16 @@ from ..model.cost import matmul_peak
 from ..reconstruction import PretrainConfig, Reconstruction, stage_flops
 
 # %% auto #0
-__all__ = ['ARMS', 'TOLERANCES', 'Stage1Setting', 'bench_documents', 'padded', 'moved', 'ChunkedLoss', 'Padded', 'Stage1Arm',
-           'Packed', 'per_document', 'PaddedArm', 'BinnedArm', 'HfTrainer', 'TrainerArm', 'make_arm', 'matrix_peak',
-           'bench', 'report', 'settings', 'cost_laws', 'as_text']
+__all__ = ['ARMS', 'TOLERANCES', 'Stage1Setting', 'bench_documents', 'padded', 'moved', 'ChunkedLoss', 'Padded', 'per_document',
+           'Stage1Arm', 'Packed', 'PaddedArm', 'BinnedArm', 'HfTrainer', 'TrainerArm', 'make_arm', 'matrix_peak',
+           'report', 'bench', 'settings', 'cost_laws', 'as_text']
 
 # %% ../../nbs/speed/03_pretraining.ipynb #255c381f
 @dataclass
 class Stage1Setting:
-    "What the arms work on."
+    "What the arms work on. Raises `BadInput` for an unknown shape or mix, and for numbers below 1."
     shape: str = "toy" # of moca.speed.bench.SHAPES, weights random
-    mix: str = "documents" # a made-up mix (moca.speed.bench.mixed_documents), or `corpus`: documents of the embedded corpus
+    mix: str = "documents" # made up (moca.speed.bench.mixed_documents), or `corpus`: of the embedded corpus
     scale: int = 4 # divides the lengths of the made-up mix
     tokens: int = 4096 # real tokens of a round
     budget: int = 1024 # real tokens of a micro-batch
@@ -58,39 +60,51 @@ class Stage1Setting:
         "The paper's ratios and weights."
         return PretrainConfig(seed=self.seed, max_length=min(self.budget, 2048), pack_tokens=self.budget)
 
+# %% ../../nbs/speed/03_pretraining.ipynb #dbf136b1
+def _corpus_documents(encoder, setting: Stage1Setting) -> list[Encoded]:
+    "Documents of the embedded corpus in random order, until there are enough tokens."
+    docs, out, total = load_corpus().documents("train"), [], 0
+    order = torch.randperm(len(docs), generator=generator(setting.seed, 0, "bench", "documents"))
+    for i in order.tolist():
+        if total >= setting.tokens: break
+        out.append(encode(encoder, docs[i]))
+        total += len(out[-1])
+    return out
+
+def _made_up_documents(encoder, setting: Stage1Setting) -> list[Encoded]:
+    "The made-up mix."
+    drawn = mixed_documents(setting.tokens, setting.scale, setting.seed)
+    return [made_up(encoder, t, images, str(i), setting.seed) for i, (t, images) in enumerate(drawn)]
+
+# %% ../../nbs/speed/03_pretraining.ipynb #9eb1cfb2
 def bench_documents(encoder, setting: Stage1Setting) -> list[Encoded]:
     "The documents of a round, encoded. Raises `BadInput` where one exceeds a micro-batch."
     encoder.max_length = min(setting.budget, 2048)
-    if setting.mix == "corpus":
-        docs, out, total = load_corpus().documents("train"), [], 0
-        for i in torch.randperm(len(docs), generator=generator(setting.seed, 0, "bench",
-                                                               "documents")).tolist():
-            if total >= setting.tokens: break
-            out.append(encode(encoder, docs[i]))
-            total += len(out[-1])
-    else: out = [made_up(encoder, t, images, str(i), setting.seed) for i,
-                 (t, images) in enumerate(mixed_documents(setting.tokens, setting.scale, setting.seed))]
-    if max(map(len, out)) > setting.budget:
-        raise BadInput(f"a document of {max(map(len, out))} tokens exceeds the budget of {setting.budget}: "
+    make = _corpus_documents if setting.mix == "corpus" else _made_up_documents
+    out = make(encoder, setting)
+    longest = max(map(len, out))
+    if longest > setting.budget:
+        raise BadInput(f"a document of {longest} tokens exceeds the budget of {setting.budget}: "
                        "raise --budgets")
     return out
 
 # %% ../../nbs/speed/03_pretraining.ipynb #552439e5
-def padded(encoder, c: Corruption, multiple: int = 1) -> dict:
+def padded(encoder,
+           c: Corruption,
+           multiple: int = 1) -> dict: # of the length that all are padded to
     """A corrupted Pack as a right-padded batch: `inputs` of the stock model, `labels` `[D, L]` as
-    transformers has them (-100: no target),
-    places of the masked image tokens."""
+    transformers has them (-100: no target), places of the masked image tokens."""
     lengths, owner = c.pack.lengths, c.pack.document_ids
     wide = -(-max(lengths) // multiple) * multiple
     at = owner * wide + torch.arange(len(owner)) - c.pack.cu_seqlens[:-1].long()[owner]
-    lay = lambda values, where, empty: torch.full((len(lengths) * wide,), empty).index_copy(0, where,
-    values).view(-1, wide)
+    def lay(values, where, empty):
+        return torch.full((len(lengths) * wide,), empty).index_copy(0, where, values).view(-1, wide)
     ids = lay(c.input_ids, at, encoder.tokenizer.pad_token_id or 0)
-    inputs = dict(input_ids=ids, attention_mask=lay(torch.ones_like(at), at, 0), use_cache=False,
-                  **encoder.family.stock(c.pixel_values, c.pack.image_grid_thw, c.pack.image_sizes, ids))
-    return dict(inputs=inputs, labels=lay(c.token_targets, at[c.logit_positions + 1], -100),
-                image_at=at[c.masked_images],
-                pixels=c.patch_targets, ids=list(c.pack.ids))
+    images = encoder.family.stock(c.pixel_values, c.pack.image_grid_thw, c.pack.image_sizes, ids)
+    mask = lay(torch.ones_like(at), at, 0)
+    return dict(inputs=dict(input_ids=ids, attention_mask=mask, use_cache=False, **images),
+                labels=lay(c.token_targets, at[c.logit_positions + 1], -100),
+                image_at=at[c.masked_images], pixels=c.patch_targets, ids=list(c.pack.ids))
 
 def moved(batch, device):
     "Nested tensors on a device."
@@ -100,8 +114,7 @@ def moved(batch, device):
 # %% ../../nbs/speed/03_pretraining.ipynb #2321d08b
 class ChunkedLoss(torch.autograd.Function):
     """Summed cross-entropy of `hidden [N, d] @ weight [V, d].T` in chunks over all rows; the gradients are
-    made in the forward pass. Gives
-    the sum and each row's loss."""
+    made in the forward pass. Gives the sum and each row's loss."""
     @staticmethod
     def forward(ctx, hidden, weight, labels, chunk):
         d_hidden, d_weight, rows = torch.empty_like(hidden), torch.zeros_like(weight), []
@@ -127,43 +140,65 @@ class ChunkedLoss(torch.autograd.Function):
 # %% ../../nbs/speed/03_pretraining.ipynb #84df869f
 class Padded(nn.Module):
     """`Reconstruction` on padded batches through the stock model: the scores at all positions, the loss
-    `plain` (N), in `chunked` form (M),
-    or transformers' own (`hf`)."""
-    def __init__(self, recon: Reconstruction, head: str, counts: dict[str, int], mae_weight: float, chunk:
-                 int = 256):
+    `plain` (N), in `chunked` form (M), or transformers' own (`hf`)."""
+    def __init__(self,
+                 recon: Reconstruction,
+                 head: str, # plain, chunked or hf
+                 counts: dict[str, int], # targets of the whole round
+                 mae_weight: float,
+                 chunk: int = 256): # rows
         super().__init__()
-        self.recon, self.head, self.counts, self.mae_weight, self.chunk = recon, head, counts, mae_weight, chunk
-
-    def states(self, batch: dict) -> tuple[Tensor, Tensor]:
-        "Hidden states `[D, L, hidden]` and the pixels `[K, ...]` predicted at masked image tokens."
-        backbone, decoder = self.recon.backbone, self.recon.decoder
-        with decoder.capture_layer_kwargs(backbone) as given:
-            hidden = backbone.model.model(**batch["inputs"]).last_hidden_state
-        if not len(batch["image_at"]): return hidden, batch["pixels"]
-        decoded = decoder.run(hidden, [given[i][0] for i in decoder.copied])
-        return hidden, decoder.to_pixels(decoded.flatten(0, 1)[batch["image_at"]])
-
-    def token_losses(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
-        "The summed loss, and each position's `[D, L]` where the arm has it."
-        y = F.pad(labels, (0, 1), value=-100)[:, 1:] # a token is predicted from the position before it
-        head = self.recon.backbone.model.lm_head
-        if self.head == "chunked":
-            total, rows = ChunkedLoss.apply(hidden.flatten(0, 1), head.weight, y.flatten(), self.chunk)
-            return total, rows.view_as(y)
-        scores = head(hidden).float()
-        return F.cross_entropy(scores.flatten(0, 1), y.flatten(), ignore_index=-100, reduction="sum"), None
+        self.recon, self.head, self.counts = recon, head, counts
+        self.mae_weight, self.chunk = mae_weight, chunk
 
     def forward(self, num_items_in_batch=None, **batch) -> dict[str, Tensor]:
         "`loss`: both parts, each divided by its number in the whole round."
         hidden, pixels = self.states(batch)
-        mae = (pixels.float() - batch["pixels"].float()).pow(2).sum() * self.mae_weight / max(1,
-        self.counts["mae"])
+        squares = (pixels.float() - batch["pixels"].float()).pow(2).sum()
+        mae = squares * self.mae_weight / max(1, self.counts["mae"])
         if self.head != "hf":
             return dict(loss=self.token_losses(hidden, batch["labels"])[0] / self.counts["mlm"] + mae)
         model = self.recon.backbone.model
         return dict(loss=model.loss_function(model.lm_head(hidden), batch["labels"],
                                              model.config.text_config.vocab_size,
                                              num_items_in_batch=num_items_in_batch) + mae)
+
+# %% ../../nbs/speed/03_pretraining.ipynb #6b582219
+def _asked(labels: Tensor) -> Tensor:
+    "The label that each position `[D, L]` is asked for: a token is predicted from the position before it."
+    return F.pad(labels, (0, 1), value=-100)[:, 1:]
+
+@patch
+def states(self: Padded, batch: dict) -> tuple[Tensor, Tensor]:
+    "Hidden states `[D, L, hidden]` and the pixels `[K, ...]` predicted at masked image tokens."
+    backbone, decoder = self.recon.backbone, self.recon.decoder
+    with decoder.capture_layer_kwargs(backbone) as given:
+        hidden = backbone.model.model(**batch["inputs"]).last_hidden_state
+    if not len(batch["image_at"]): return hidden, batch["pixels"]
+    decoded = decoder.run(hidden, [given[i][0] for i in decoder.copied])
+    return hidden, decoder.to_pixels(decoded.flatten(0, 1)[batch["image_at"]])
+
+# %% ../../nbs/speed/03_pretraining.ipynb #98f5f6b8
+@patch
+def token_losses(self: Padded, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+    "The summed loss, and each position's `[D, L]` where the arm has it."
+    y, head = _asked(labels), self.recon.backbone.model.lm_head
+    if self.head == "chunked":
+        total, rows = ChunkedLoss.apply(hidden.flatten(0, 1), head.weight, y.flatten(), self.chunk)
+        return total, rows.view_as(y)
+    scores = head(hidden).float()
+    return F.cross_entropy(scores.flatten(0, 1), y.flatten(), ignore_index=-100, reduction="sum"), None
+
+# %% ../../nbs/speed/03_pretraining.ipynb #d1d8c338
+def per_document(ids: list[str], # of the documents
+                 owner: Tensor, # [M] the document of each predicted token
+                 mlm: Tensor, # [M] their losses
+                 image_owner: Tensor, # [K] the document of each hidden patch group
+                 mae: Tensor) -> dict[str, tuple[float, float]]: # [K] their squared errors
+    "Sums of both losses by document."
+    def total(values, who):
+        return torch.zeros(len(ids), device=values.device).index_add(0, who, values).tolist()
+    return dict(zip(ids, zip(total(mlm, owner), total(mae, image_owner))))
 
 # %% ../../nbs/speed/03_pretraining.ipynb #acc4a84f
 class Stage1Arm(Timed):
@@ -172,75 +207,57 @@ class Stage1Arm(Timed):
     checkpointing, stock = "none", False # stock: transformers' own attention
     def __init__(self, setting: Stage1Setting):
         self.setting, self.device, cfg = setting, setting.device, setting.config
-        backbone = shaped_backbone(setting.shape, setting.device, getattr(torch, setting.dtype),
-                                   self.checkpointing, setting.vocabulary,
-                                   setting.seed)
-        if self.stock:
-            backbone.text.config._attn_implementation = backbone.vision.config._attn_implementation = "sdpa"
+        backbone = self.backbone()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(setting.seed)
             self.recon = Reconstruction(backbone).train()
         self.encoded = bench_documents(backbone.encoder, setting)
-        everything = corrupt(backbone.encoder, self.encoded, cfg)
-        self.counts, self.weight = everything.counts, cfg.mae_weight
+        self.counts, self.weight = corrupt(backbone.encoder, self.encoded, cfg).counts, cfg.mae_weight
         self.prepare(cfg)
         self.encoded = None
         self.ready()
-
-    def clear(self): self.recon.zero_grad(set_to_none=True)
 
     def about(self) -> dict:
         "What a round holds."
         return dict(micro_batches=len(self.batches), computed=self.computed)
 
-    def check(self) -> dict:
-        "The loss of a round, every document's sums `(mlm, mae)`, and the gradient by name."
-        self.clear()
-        rows, total = {}, 0.0
-        for b in self.batches:
-            with torch.no_grad(): rows |= self.losses(b)
-            total += float(self.step(b))
-        grads = {n: p.grad.float().cpu().numpy() for n, p in self.recon.named_parameters() if p.grad is not
-                 None}
-        self.clear()
-        return dict(loss=total, rows=rows, grads=grads)
+    def clear(self): self.recon.zero_grad(set_to_none=True)
+
+# %% ../../nbs/speed/03_pretraining.ipynb #e2a65247
+@patch
+def backbone(self: Stage1Arm):
+    "The shape's weights, with the arm's attention and recomputation."
+    s = self.setting
+    made = shaped_backbone(s.shape, s.device, dtype=getattr(torch, s.dtype), seed=s.seed,
+                           checkpointing=self.checkpointing, vocabulary=s.vocabulary)
+    if self.stock:
+        made.text.config._attn_implementation = made.vision.config._attn_implementation = "sdpa"
+    return made
+
+@patch
+def check(self: Stage1Arm) -> dict:
+    "The loss of a round, every document's sums `(mlm, mae)`, and the gradient by name."
+    self.clear()
+    rows, total = {}, 0.0
+    for b in self.batches:
+        with torch.no_grad(): rows |= self.losses(b)
+        total += float(self.step(b))
+    weights = self.recon.named_parameters()
+    grads = {n: p.grad.float().cpu().numpy() for n, p in weights if p.grad is not None}
+    self.clear()
+    return dict(loss=total, rows=rows, grads=grads)
 
 # %% ../../nbs/speed/03_pretraining.ipynb #df62cc19
 class Packed(Stage1Arm):
     "moca: Packs, and the head on masked positions only."
     def prepare(self, cfg):
         "Plan, pack, corrupt."
+        encoder = self.recon.backbone.encoder
         packs = plan([len(e) for e in self.encoded], self.setting.budget, self.setting.seed)
-        made = [corrupt(self.recon.backbone.encoder, [self.encoded[i] for i in p], cfg) for p in packs]
-        self.computed, self.batches = sum(map(len, (c.pack for c in made))), [c.to(self.device) for c in made]
-
-    def about(self):
-        packs = [c.pack for c in self.batches]
-        return dict(super().about(), documents=sum(p.documents for p in packs), tokens=self.computed,
-                    image_tokens=sum(len(p.image_tokens) for p in packs), **self.counts,
-                    fill=self.computed / len(packs) / self.setting.budget, parameters=sum(p.numel() for p in
-                    self.recon.parameters()),
-                    flops=stage_flops(self.recon)(self.batches))
-
-    def count(self) -> float:
-        """FLOPs of a round as torch's counter sees them; attention and head as plain multiplications,
-        because it knows neither the CPU's
-        fused kernel nor sums in place."""
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            for c in self.batches:
-                scores, pixels = self.recon.predict(c)
-                (scores.sum() + pixels.sum()).backward()
-        self.clear()
-        return counter.get_total_flops()
-
-    def compiled(self, steps: int = 30, after: int = 20) -> int:
-        "Graphs that torch.compile made in steps `after` to `steps`."
-        graphs = lambda: torch._dynamo.utils.counters["stats"]["unique_graphs"]
-        for k in range(steps):
-            if k == after: before = graphs()
-            self.clear()
-            self.step(self.batches[k % len(self.batches)])
-        return graphs() - before
+        made = []
+        for p in packs: made.append(corrupt(encoder, [self.encoded[i] for i in p], cfg))
+        self.computed = sum(len(c.pack) for c in made)
+        self.batches = [c.to(self.device) for c in made]
 
     def step(self, c: Corruption) -> Tensor:
         "Forward and backward; the loss."
@@ -254,16 +271,43 @@ class Packed(Stage1Arm):
         scores, pixels = self.recon.predict(c)
         mlm = F.cross_entropy(scores.float(), c.token_targets, reduction="none")
         mae = (pixels.float() - c.patch_targets.float()).pow(2).sum(1)
-        return per_document(c.pack.ids, c.pack.document_ids[c.logit_positions], mlm,
-                            c.pack.document_ids[c.masked_images], mae)
+        owner = c.pack.document_ids
+        return per_document(c.pack.ids, owner[c.logit_positions], mlm,
+                            image_owner=owner[c.masked_images], mae=mae)
 
-# %% ../../nbs/speed/03_pretraining.ipynb #d1d8c338
-def per_document(ids: list[str], owner: Tensor, mlm: Tensor, image_owner: Tensor, mae: Tensor) -> dict[str,
-tuple[float, float]]:
-    "Sums of both losses by document."
-    a, b = (torch.zeros(len(ids), device=x.device).index_add(0, o, x) for o, x in ((owner, mlm),
-                                                                                   (image_owner, mae)))
-    return dict(zip(ids, zip(a.tolist(), b.tolist())))
+# %% ../../nbs/speed/03_pretraining.ipynb #915ff1c4
+@patch
+def about(self: Packed) -> dict:
+    "What a round holds, also for the other arms: documents, tokens, targets, useful FLOPs."
+    packs = [c.pack for c in self.batches]
+    return dict(Stage1Arm.about(self), documents=sum(p.documents for p in packs), tokens=self.computed,
+                image_tokens=sum(len(p.image_tokens) for p in packs), **self.counts,
+                fill=self.computed / len(packs) / self.setting.budget,
+                parameters=sum(p.numel() for p in self.recon.parameters()),
+                flops=stage_flops(self.recon)(self.batches))
+
+# %% ../../nbs/speed/03_pretraining.ipynb #056367e8
+@patch
+def count(self: Packed) -> float:
+    """FLOPs of a round as torch's counter sees them; attention and head as plain multiplications, because it
+    knows neither the CPU's fused kernel nor sums in place."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        for c in self.batches:
+            scores, pixels = self.recon.predict(c)
+            (scores.sum() + pixels.sum()).backward()
+    self.clear()
+    return counter.get_total_flops()
+
+@patch
+def compiled(self: Packed, steps: int = 30, after: int = 20) -> int:
+    "Graphs that torch.compile made in steps `after` to `steps`."
+    def graphs():
+        return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    for k in range(steps):
+        if k == after: before = graphs()
+        self.clear()
+        self.step(self.batches[k % len(self.batches)])
+    return graphs() - before
 
 # %% ../../nbs/speed/03_pretraining.ipynb #01397a3a
 class PaddedArm(Stage1Arm):
@@ -275,10 +319,11 @@ class PaddedArm(Stage1Arm):
 
     def prepare(self, cfg):
         "Corrupt and pad."
+        encoder, encoded = self.recon.backbone.encoder, self.encoded
+        def make(chosen):
+            return padded(encoder, corrupt(encoder, [encoded[i] for i in chosen], cfg), self.multiple)
         self.model = Padded(self.recon, self.head, self.counts, self.weight)
-        self.make = lambda chosen: padded(self.recon.backbone.encoder,
-                                          corrupt(self.recon.backbone.encoder, [self.encoded[i] for i in
-                                          chosen], cfg), self.multiple)
+        self.make = make
         self.batches = [moved(b, self.device) for b in self.collate()]
         self.computed = sum(b["labels"].numel() for b in self.batches)
 
@@ -292,46 +337,47 @@ class PaddedArm(Stage1Arm):
         loss.backward()
         return loss.detach()
 
-    def losses(self, batch: dict) -> dict[str, tuple[float, float]]:
-        "Each document's sums."
-        hidden, pixels = self.model.states(batch)
-        y = F.pad(batch["labels"], (0, 1), value=-100)[:, 1:]
-        rows = self.model.token_losses(hidden, batch["labels"])[1]
-        if rows is None:
-            scores = self.recon.backbone.model.lm_head(hidden).float()
-            rows = F.cross_entropy(scores.flatten(0, 1), y.flatten(), ignore_index=-100, reduction="none")
-        mae = (pixels.float() - batch["pixels"].float()).pow(2).sum(1)
-        return per_document(batch["ids"], torch.arange(len(y),
-        device=y.device).repeat_interleave(y.shape[1]), rows.flatten(),
-                            batch["image_at"] // y.shape[1], mae)
+# %% ../../nbs/speed/03_pretraining.ipynb #6a7b65db
+@patch
+def losses(self: PaddedArm, batch: dict) -> dict[str, tuple[float, float]]:
+    "Each document's sums."
+    hidden, pixels = self.model.states(batch)
+    y = _asked(batch["labels"])
+    rows = self.model.token_losses(hidden, batch["labels"])[1]
+    if rows is None:
+        scores = self.recon.backbone.model.lm_head(hidden).float()
+        rows = F.cross_entropy(scores.flatten(0, 1), y.flatten(), ignore_index=-100, reduction="none")
+    mae = (pixels.float() - batch["pixels"].float()).pow(2).sum(1)
+    documents, length = y.shape
+    owner = torch.arange(documents, device=y.device).repeat_interleave(length)
+    return per_document(batch["ids"], owner, rows.flatten(), image_owner=batch["image_at"] // length, mae=mae)
 
 # %% ../../nbs/speed/03_pretraining.ipynb #61d185d5
 class BinnedArm(PaddedArm):
     """M: the authors' bins, their budget chosen so that a micro-batch holds as many real tokens as moca's on
-    average; the rest of each bin
-    is kept, since every arm must do the same samples."""
+    average; the rest of each bin is kept, since every arm must do the same samples."""
     head, multiple = "chunked", 32
     def order(self):
+        budget, real = self.setting.budget, sum(map(len, self.encoded))
         image = [len(e.image_tokens) for e in self.encoded]
-        costs = bin_costs([len(e) - n for e, n in zip(self.encoded, image)], image, [len(e.image_grid_thw)
-                                                                                     for e in self.encoded],
-                          self.setting.config.max_length)
-        tries = [bins(costs, round(self.setting.budget * 1.2**k), seed=self.setting.seed, drop_last=False)
+        costs = bin_costs([len(e) - n for e, n in zip(self.encoded, image)], image,
+                          images=[len(e.image_grid_thw) for e in self.encoded],
+                          max_length=self.setting.config.max_length)
+        tries = [bins(costs, round(budget * 1.2**k), seed=self.setting.seed, drop_last=False)
                  for k in range(-8, 16)]
-        return min(tries, key=lambda found: abs(sum(map(len, self.encoded)) / len(found) -
-                                                self.setting.budget))
+        return min(tries, key=lambda found: abs(real / len(found) - budget))
 
 # %% ../../nbs/speed/03_pretraining.ipynb #fbfc24e1
 class HfTrainer(Trainer):
     """Groups by length as in a large data set, where a mega-batch is 50 batches: in a small one the stock
-    sampler makes smaller
-    mega-batches and groups less."""
+    sampler makes smaller mega-batches and groups less."""
     def _get_train_sampler(self, train_dataset=None):
         data = train_dataset if train_dataset is not None else self.train_dataset
         g = torch.Generator().manual_seed(self.args.seed)
         return get_length_grouped_indices([len(f["input_ids"]) for f in data], self.args.train_batch_size,
                                           mega_batch_mult=50, generator=g)
 
+# %% ../../nbs/speed/03_pretraining.ipynb #e9090393
 class TrainerArm(PaddedArm):
     """hf: transformers' Trainer; its batches have a fixed number of samples, as many as a micro-batch of
     moca's holds on average."""
@@ -339,23 +385,22 @@ class TrainerArm(PaddedArm):
     def collate(self):
         self.folder = tempfile.TemporaryDirectory()
         size = max(1, round(self.setting.budget * len(self.encoded) / sum(map(len, self.encoded))))
-        args = TrainingArguments(self.folder.name, per_device_train_batch_size=size,
-                                 train_sampling_strategy="group_by_length",
-                                 remove_unused_columns=False,
-                                 use_cpu=self.device == "cpu", report_to="none", seed=self.setting.seed,
-                                 dataloader_pin_memory=False,
-                                 disable_tqdm=True)
+        args = TrainingArguments(self.folder.name, per_device_train_batch_size=size, seed=self.setting.seed,
+                                 train_sampling_strategy="group_by_length", remove_unused_columns=False,
+                                 use_cpu=self.device == "cpu", report_to="none",
+                                 dataloader_pin_memory=False, disable_tqdm=True)
         data = [dict(input_ids=e.input_ids, number=i) for i, e in enumerate(self.encoded)]
-        self.trainer = HfTrainer(self.model, args, data_collator=lambda rows: self.make([r["number"] for r in
-        rows]), train_dataset=data)
+        self.trainer = HfTrainer(self.model, args, train_dataset=data,
+                                 data_collator=lambda rows: self.make([r["number"] for r in rows]))
         return list(self.trainer.get_train_dataloader())
 
     def step(self, batch):
         return self.trainer.training_step(self.model, batch, num_items_in_batch=self.counts["mlm"])
 
+# %% ../../nbs/speed/03_pretraining.ipynb #62856080
 ARMS = dict(moca=Packed, N=PaddedArm, M=BinnedArm, hf=TrainerArm)
 
-def make_arm(setting: Stage1Setting | dict, name: str) -> Stage1Arm:
+def make_arm(setting: Stage1Setting | dict, name: str) -> Stage1Arm: # a key of ARMS
     "Build an arm; another process gets the setting as a dict. Raises `BadInput` for an unknown name."
     if isinstance(setting, dict): setting = Stage1Setting(**setting)
     arm_names(["moca", name], ARMS)
@@ -367,132 +412,168 @@ TOLERANCES = dict(float32=dict(loss=1e-5, document=1e-5, gradient=1e-4),
                   bfloat16=dict(loss=2e-2, document=2e-2, gradient=5e-2))
 
 # %% ../../nbs/speed/03_pretraining.ipynb #26f1897a
-def matrix_peak(setting: Stage1Setting, reached: float = 0.0, # FLOP/s that were seen already
+def matrix_peak(setting: Stage1Setting,
+                reached: float = 0.0, # FLOP/s that were seen already
                 times: int = 3) -> float:
     "FLOP/s of the machine: the best of some measurements of a matrix product, and of what was reached."
     measured = [matmul_peak.__wrapped__(setting.device, getattr(torch, setting.dtype)) for _ in range(times)]
     return max(reached, *measured)
 
+# %% ../../nbs/speed/03_pretraining.ipynb #4ffc6a21
+def _arm_figures(told: dict, # what moca's arm says of a round
+                 computed: int, # positions that this arm computes
+                 seconds: list[float], # of its rounds
+                 ceiling: float) -> dict: # FLOP/s of the machine
+    "Speed and utilisation of an arm, each with its quartiles."
+    t = spread(seconds)
+    each = t["median"], *reversed(t["quartiles"]) # a short time is a high speed
+    speed, *speeds = [told["tokens"] / x for x in each]
+    use, *uses = [told["flops"] / ceiling / x for x in each]
+    return dict(real_tok_s=speed, real_tok_s_quartiles=speeds, seconds=t["median"], mfu=use,
+                mfu_quartiles=uses, real=told["tokens"] / computed)
+
+# %% ../../nbs/speed/03_pretraining.ipynb #4a25f151
+def report(told: dict, # what each arm says of a round
+           seconds: dict, # of each arm's rounds
+           memory: dict, # peak bytes of each arm, or None
+           busy: dict, # processor seconds of each arm's rounds, the warm-up among them
+           ceiling: float) -> dict: # FLOP/s of the machine
+    "The figures of each arm, the ratios of the others to moca, and what a round holds."
+    moca, arms = told["moca"], {}
+    busy = {n: b[-len(seconds[n]):] for n, b in busy.items()} # without the warm-up
+    for n, s in seconds.items():
+        figures = _arm_figures(moca, computed=told[n]["computed"], seconds=s, ceiling=ceiling)
+        arms[n] = dict(figures, peak_mib=memory[n] and memory[n] / 2**20,
+                       processor_seconds=statistics.median(busy[n]), micro_batches=told[n]["micro_batches"])
+    wall = {f"vs_{n}": r for n, r in ratios(seconds).items()}
+    held = ("documents", "tokens", "image_tokens", "mlm", "mae", "parameters")
+    return dict(arms=arms, ratio_processor={f"vs_{n}": r["median"] for n, r in ratios(busy).items()},
+                ratio={k: r["median"] for k, r in wall.items()},
+                ratio_quartiles={k: r["quartiles"] for k, r in wall.items()},
+                fill=moca["fill"], mfu=arms["moca"]["mfu"], work={k: moca[k] for k in held})
+
 # %% ../../nbs/speed/03_pretraining.ipynb #fd3653db
 def bench(setting: Stage1Setting | None = None, # None: the toy on the CPU
-          arms: tuple[str, ...] = tuple(ARMS), repeats: int = 5,
+          arms: tuple[str, ...] = tuple(ARMS),
+          repeats: int = 5, # rounds of each arm, after a warm-up
           apart: bool | None = None, # each arm in a process of its own; None: on the CPU
           laws: bool = True, # also the three cost laws
           progress: bool = True) -> dict:
-    "Gate, then time stage 1's arms in turns. Raises `MocaError` where an arm computes something else."
+    """Gate, then time stage 1's arms in turns. Raises `MocaError` where an arm computes something else, and
+    `BadInput` for arms that there are not."""
     setting = setting or Stage1Setting()
     names = arm_names(arms, ARMS, repeats)
     with built("moca.speed.pretraining", setting, names, apart, progress) as made:
         differences = gate_arms(made, TOLERANCES[setting.dtype])
         told = {n: a.ask("about") for n, a in made.items()}
-        counted = made["moca"].ask("count")
+        useful, counted = told["moca"]["flops"], made["moca"].ask("count")
         before = matrix_peak(setting)
         seconds = in_turns(made, repeats, progress)
         fastest = min(min(s) for s in seconds.values())
-        peak = matrix_peak(setting, max(before, told["moca"]["flops"] / fastest))
-        memory, busy = ({n: a.ask(what) for n, a in made.items()} for what in ("memory", "processor"))
+        peak = matrix_peak(setting, max(before, useful / fastest))
+        memory = {n: a.ask("memory") for n, a in made.items()}
+        busy = {n: a.ask("processor") for n, a in made.items()}
     found = dict(bench="stage1", machine=machine(setting.device), setting=dataclasses.asdict(setting),
-                 equal=True,
-                 tolerances=TOLERANCES[setting.dtype], differences=differences,
-                 flops=dict(useful=told["moca"]["flops"], counted=counted, off=told["moca"]["flops"] /
-                 counted - 1), gemm_peak=peak,
-                 **report(told, seconds, memory, busy, peak))
+                 equal=True, tolerances=TOLERANCES[setting.dtype], differences=differences,
+                 flops=dict(useful=useful, counted=counted, off=useful / counted - 1), gemm_peak=peak,
+                 **report(told, seconds, memory=memory, busy=busy, ceiling=peak))
     return dict(found, laws=cost_laws(setting, progress=progress)) if laws else found
 
-def report(told: dict, seconds: dict, memory: dict, busy: dict, ceiling: float) -> dict:
-    "The figures of each arm, the ratios of the others to moca, and what a round holds."
-    moca, arms = told["moca"], {}
-    for n, s in seconds.items():
-        t = spread(s)
-        speed, use = ([k / x for x in (t["median"], *reversed(t["quartiles"]))] for k in (moca["tokens"],
-        moca["flops"] / ceiling))
-        arms[n] = dict(real_tok_s=speed[0], real_tok_s_quartiles=speed[1:], seconds=t["median"], mfu=use[0],
-                       mfu_quartiles=use[1:],
-                       peak_mib=memory[n] and memory[n] / 2**20,
-                       processor_seconds=statistics.median(busy[n][-len(s):]),
-                       micro_batches=told[n]["micro_batches"], real=moca["tokens"] / told[n]["computed"])
-    ratios = {n: spread([a / b for a, b in zip(s, seconds["moca"])]) for n, s in seconds.items() if n !=
-              "moca"}
-    last = {n: b[-len(seconds[n]):] for n, b in busy.items()} # without the warm-up
-    processor = {f"vs_{n}": statistics.median(a / b for a, b in zip(x, last["moca"])) for n, x in
-                 last.items() if n != "moca"}
-    return dict(arms=arms, ratio_processor=processor, ratio={f"vs_{n}": r["median"] for n, r in
-                                                             ratios.items()},
-                ratio_quartiles={f"vs_{n}": r["quartiles"] for n, r in ratios.items()},
-                fill=moca["fill"], mfu=arms["moca"]["mfu"],
-                work={k: moca[k] for k in ("documents", "tokens", "image_tokens", "mlm", "mae",
-                "parameters")})
-
-# %% ../../nbs/speed/03_pretraining.ipynb #0f264d95
+# %% ../../nbs/speed/03_pretraining.ipynb #e101f458
 def settings(device: str = "cpu", budgets: list[int] = (), **given) -> list[Stage1Setting]:
     """What `moca bench stage1` runs, one setting a budget: the toy on a CPU; on a GPU the 3B shape in bf16
-    with Packs of 12,800 and 32,768
-    and eight of them a round. Raises `BadInput` for an option of stage 2."""
+    with Packs of 12,800 and 32,768 and eight of them a round. Raises `BadInput` for an option of stage 2."""
     if "pairs" in given: raise BadInput("bench stage1 works on documents: leave out --pairs")
-    cuda = device == "cuda"
+    cuda, out = device == "cuda", []
     usual = dict(shape="3b", scale=1, dtype="bfloat16") if cuda else {}
-    make = lambda b: Stage1Setting(**{**usual, **dict(device=device, budget=b, tokens=8 * b if cuda else
-                                                      Stage1Setting.tokens), **given})
-    return [make(b) for b in budgets or ((12800, 32768) if cuda else (Stage1Setting.budget,))]
+    for budget in budgets or ((12800, 32768) if cuda else (Stage1Setting.budget,)):
+        tokens = 8 * budget if cuda else Stage1Setting.tokens
+        out.append(Stage1Setting(**dict(usual, device=device, budget=budget, tokens=tokens) | given))
+    return out
 
 # %% ../../nbs/speed/03_pretraining.ipynb #7901c226
-def cost_laws(setting: Stage1Setting, factors: tuple[float, ...] = (.5, 1, 2, 4), # of the budget
-              vocabularies: tuple[int, int] = (8256, 151936),
-              shape: str
-              | None = None, # of the vocabulary's law; None: `base` on a CPU, where `toy` has hardly a body
-              repeats: int = 3, progress: bool = True) -> dict:
-    """How the time of moca's arm follows the budget of a Pack and the size of the vocabulary, and how often
-    something was compiled after
-    step 20."""
-    shape = shape or ("base" if setting.device == "cpu" else setting.shape)
+def _budget_law(setting: Stage1Setting, factors: tuple[float, ...], repeats: int, progress: bool):
+    "Seconds of a Pack against its tokens with the slope of the logarithms; what was compiled after step 20."
     most = round(max(factors) * setting.budget)
-    sizes = {f: make_arm(dataclasses.replace(setting, budget=round(f * setting.budget), tokens=most), "moca")
-             for f in factors}
+    sizes = {}
+    for f in factors:
+        budget = round(f * setting.budget)
+        sizes[f] = make_arm(dataclasses.replace(setting, budget=budget, tokens=most), "moca")
     recompiles = sizes[min(factors)].compiled()
     seconds = in_turns(sizes, repeats, progress)
-    tokens = [sizes[f].computed / len(sizes[f].batches) for f in factors]
-    each = [statistics.median(seconds[f]) / len(sizes[f].batches) for f in factors]
-    del sizes
-    words = {v: make_arm(dataclasses.replace(setting, shape=shape, vocabulary=v, tokens=2 * setting.budget),
-                         "moca") for v in vocabularies}
-    seconds, flops = in_turns(words, repeats, progress), [a.about()["flops"] for a in words.values()]
+    tokens = [arm.computed / len(arm.batches) for arm in sizes.values()]
+    each = [statistics.median(seconds[f]) / len(arm.batches) for f, arm in sizes.items()]
+    return dict(slope=slope(tokens, each), tokens=tokens, seconds=each), recompiles
+
+# %% ../../nbs/speed/03_pretraining.ipynb #ae7c036e
+def _vocabulary_law(setting: Stage1Setting, vocabularies: tuple[int, int], repeats: int, progress: bool):
+    "How time and useful work grow from the smaller vocabulary to the larger."
     few, many = vocabularies
-    return dict(budget=dict(slope=slope(tokens, each), tokens=tokens, seconds=each), recompiles=recompiles,
-                vocabulary=dict(shape=shape, words=vocabularies,
-                                ratio=statistics.median(b / a for a, b in zip(seconds[few], seconds[many])),
-                                flops=flops[1] / flops[0]))
+    arms = {v: make_arm(dataclasses.replace(setting, vocabulary=v), "moca") for v in vocabularies}
+    seconds = in_turns(arms, repeats, progress)
+    return dict(shape=setting.shape, words=vocabularies,
+                ratio=statistics.median(b / a for a, b in zip(seconds[few], seconds[many])),
+                flops=arms[many].about()["flops"] / arms[few].about()["flops"])
+
+# %% ../../nbs/speed/03_pretraining.ipynb #38529ab1
+def cost_laws(setting: Stage1Setting,
+              factors: tuple[float, ...] = (.5, 1, 2, 4), # of the budget
+              vocabularies: tuple[int, int] = (8256, 151936),
+              shape: str | None = None, # of the vocabulary's law; None: on a CPU `base`, as `toy` is all head
+              repeats: int = 3,
+              progress: bool = True) -> dict:
+    """How the time of moca's arm follows the budget of a Pack and the size of the vocabulary, and how often
+    something was compiled after step 20."""
+    budget, recompiles = _budget_law(setting, factors, repeats, progress)
+    shape = shape or ("base" if setting.device == "cpu" else setting.shape)
+    wide = dataclasses.replace(setting, shape=shape, tokens=2 * setting.budget)
+    return dict(budget=budget, recompiles=recompiles,
+                vocabulary=_vocabulary_law(wide, vocabularies, repeats, progress))
 
 # %% ../../nbs/speed/03_pretraining.ipynb #ca44d3fb
-def as_text(found: dict) -> str:
-    "The table of a bench of stage 1."
+def _setting_line(found: dict) -> str:
+    "What the arms worked on."
     s, w = found["setting"], found["work"]
-    lines = [headline(found),
-             f"shape {s['shape']} ({w['parameters'] / 1e6:.1f} M weights, {s['dtype']}), {w['documents']} "
-             f"documents of the mix {s['mix']}"
-             f"{' / ' + str(s['scale']) if s['mix'] == 'documents' else ''}, {w['tokens']} real tokens "
-             f"({w['image_tokens'] / w['tokens']:.0%} of images), budget {s['budget']}, fill "
-             f"{found['fill']:.1%}",
-             f"{'arm':6s}{'batches':>8s}{'real':>8s}{'tokens/s':>10s}  quartiles        MFU   peak MiB  moca "
-             "is (quartiles)    by "
-             f"processor time"]
-    for n, a in found["arms"].items():
-        q = f"{a['real_tok_s_quartiles'][0]:.0f} to {a['real_tok_s_quartiles'][1]:.0f}"
-        than = "" if n == "moca" else "{:.2f} x ({:.2f} to {:.2f}){:9.2f} x".format(found["ratio"][f"vs_{n}"],
-            *found["ratio_quartiles"][f"vs_{n}"], found["ratio_processor"][f"vs_{n}"])
-        lines.append(f"{n:6s}{a['micro_batches']:8d}{a['real']:8.1%}{a['real_tok_s']:10.0f}  "
-                     f"{q:16s}{a['mfu']:5.1%}{a['peak_mib'] or math.nan:10.0f}  {than}")
-    far = {k: max((d[k] for d in found["differences"].values()), default=0.0) for k in ("document",
-                                                                                        "gradient")}
-    lines += [f"equal before timing: losses of each document within {far['document']:.0e}, gradients within "
-              f"{far['gradient']:.0e}",
-              f"useful work {found['flops']['useful'] / 1e9:.1f} GFLOP a round ({found['flops']['off']:+.2%} "
-              "from torch's counter); "
-              f"measured matrix peak {found['gemm_peak'] / 1e9:.0f} GFLOP/s"]
-    if laws := found.get("laws"):
-        v = laws["vocabulary"]
-        lines += [f"time against budget: slope {laws['budget']['slope']:.3f}; recompiles after step 20: "
-                  f"{laws['recompiles']}",
-                  f"vocabulary {v['words'][0]} -> {v['words'][1]} (shape {v['shape']}): time x "
-                  f"{v['ratio']:.2f}, useful work x "
-                  f"{v['flops']:.2f}"]
-    return "\n".join(lines)
+    scale = f" / {s['scale']}" if s["mix"] == "documents" else ""
+    return (f"shape {s['shape']} ({w['parameters'] / 1e6:.1f} M weights, {s['dtype']}), {w['documents']} "
+            f"documents of the mix {s['mix']}{scale}, {w['tokens']} real tokens "
+            f"({w['image_tokens'] / w['tokens']:.0%} of images), budget {s['budget']}, "
+            f"fill {found['fill']:.1%}")
+
+def _arm_line(found: dict, name: str) -> str:
+    "One arm."
+    a, key = found["arms"][name], f"vs_{name}"
+    low, high = a["real_tok_s_quartiles"]
+    than = ""
+    if key in found["ratio"]:
+        than = "{:.2f} x ({:.2f} to {:.2f})".format(found["ratio"][key], *found["ratio_quartiles"][key])
+        than += f"{found['ratio_processor'][key]:9.2f} x"
+    quartiles = f"{low:.0f} to {high:.0f}"
+    return (f"{name:6s}{a['micro_batches']:8d}{a['real']:8.1%}{a['real_tok_s']:10.0f}  {quartiles:16s}"
+            f"{a['mfu']:5.1%}{a['peak_mib'] or math.nan:10.0f}  {than}")
+
+# %% ../../nbs/speed/03_pretraining.ipynb #02f7060c
+def _law_lines(laws: dict) -> list[str]:
+    "The cost laws."
+    v = laws["vocabulary"]
+    few, many = v["words"]
+    return [f"time against budget: slope {laws['budget']['slope']:.3f}; recompiles after step 20: "
+            f"{laws['recompiles']}",
+            f"vocabulary {few} -> {many} (shape {v['shape']}): time x {v['ratio']:.2f}, useful work x "
+            f"{v['flops']:.2f}"]
+
+# %% ../../nbs/speed/03_pretraining.ipynb #73229fa2
+def as_text(found: dict) -> str: # what `bench` gave
+    "The table of a bench of stage 1."
+    def far(what):
+        return max((d[what] for d in found["differences"].values()), default=0.0)
+    work = found["flops"]
+    lines = [headline(found), _setting_line(found),
+             f"{'arm':6s}{'batches':>8s}{'real':>8s}{'tokens/s':>10s}  quartiles        MFU   peak MiB  "
+             "moca is (quartiles)    by processor time",
+             *(_arm_line(found, name) for name in found["arms"]),
+             f"equal before timing: losses of each document within {far('document'):.0e}, gradients within "
+             f"{far('gradient'):.0e}",
+             f"useful work {work['useful'] / 1e9:.1f} GFLOP a round ({work['off']:+.2%} from torch's "
+             f"counter); measured matrix peak {found['gemm_peak'] / 1e9:.0f} GFLOP/s"]
+    return "\n".join(lines + (_law_lines(found["laws"]) if found.get("laws") else []))

@@ -10,6 +10,7 @@ import json
 import tarfile
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -27,8 +28,8 @@ from ..model.encoding import Encoder
 from ..data.rows import MapDataset
 
 # %% auto #0
-__all__ = ['KINDS', 'UNITS', 'row_of', 'write_jsonl', 'write_csv', 'write_json', 'write_parquet', 'write_tar', 'write_pdf',
-           'write_txt', 'read_all', 'read_file', 'split_text', 'ReadingSetting', 'measured', 'bench', 'as_text']
+__all__ = ['KINDS', 'UNITS', 'row_of', 'write_jsonl', 'write_json', 'write_csv', 'write_parquet', 'write_tar', 'write_txt',
+           'write_pdf', 'read_all', 'read_file', 'split_text', 'ReadingSetting', 'measured', 'bench', 'as_text']
 
 # %% ../../nbs/speed/05_reading.ipynb #918309a1
 def row_of(k: int) -> dict[str, str]:
@@ -39,13 +40,6 @@ def write_jsonl(path: Path, n: int) -> None:
     "`n` rows as JSON lines."
     with open(path, "w", encoding="utf-8") as f: f.writelines(json.dumps(row_of(k)) + "\n" for k in range(n))
 
-def write_csv(path: Path, n: int) -> None:
-    "`n` rows as CSV."
-    with open(path, "w", encoding="utf-8", newline="") as f:
-        out = csv.DictWriter(f, list(row_of(0)))
-        out.writeheader()
-        out.writerows(row_of(k) for k in range(n))
-
 def write_json(path: Path, n: int) -> None:
     "`n` rows as one JSON list."
     with open(path, "w", encoding="utf-8") as f:
@@ -53,13 +47,21 @@ def write_json(path: Path, n: int) -> None:
         f.writelines(("," if k else "") + json.dumps(row_of(k)) for k in range(n))
         f.write("]")
 
+# %% ../../nbs/speed/05_reading.ipynb #23aeefa4
+def write_csv(path: Path, n: int) -> None:
+    "`n` rows as CSV."
+    with open(path, "w", encoding="utf-8", newline="") as f:
+        out = csv.DictWriter(f, list(row_of(0)))
+        out.writeheader()
+        out.writerows(row_of(k) for k in range(n))
+
 def write_parquet(path: Path, n: int, group: int = 1000) -> None:
     "`n` rows as Parquet, in groups of `group` rows."
     schema = pa.schema([(name, pa.string()) for name in row_of(0)])
     with pq.ParquetWriter(path, schema) as out:
         for at in range(0, n, group):
-            out.write_table(pa.Table.from_pylist([row_of(k) for k in range(at, min(n, at + group))],
-                                                 schema=schema))
+            rows = [row_of(k) for k in range(at, min(n, at + group))]
+            out.write_table(pa.Table.from_pylist(rows, schema=schema))
 
 # %% ../../nbs/speed/05_reading.ipynb #995d01df
 def write_tar(path: Path, n: int) -> None:
@@ -74,31 +76,38 @@ def write_tar(path: Path, n: int) -> None:
                 member.size = len(data)
                 out.addfile(member, BytesIO(data))
 
-def write_pdf(path: Path, n: int) -> None:
-    "`n` pages with a line of text each."
-    font = b"/Resources<</Font<</F1<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>>>>>"
-    kids = b" ".join(b"%d 0 R" % (3 + 2 * k) for k in range(n))
-    objects = [b"<</Type/Catalog/Pages 2 0 R>>", b"<</Type/Pages/Kids[%s]/Count %d>>" % (kids, n)]
-    for k in range(n):
-        line = b"BT /F1 12 Tf 20 100 Td (Page %d) Tj ET" % k
-        objects.append(b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 200 200]/Contents %d 0 R%s>>" % (4 + 2 * k,
-            font))
-        objects.append(b"<</Length %d>>stream\n%s\nendstream" % (len(line), line))
-    with open(path, "wb") as f:
-        f.write(b"%PDF-1.4\n")
-        places = []
-        for k, o in enumerate(objects, 1):
-            places.append(f.tell())
-            f.write(b"%d 0 obj%sendobj\n" % (k, o))
-        at = f.tell()
-        f.write(b"xref\n0 %d\n0000000000 65535 f \n" % (len(objects) + 1))
-        f.writelines(b"%010d 00000 n \n" % place for place in places)
-        f.write(b"trailer<</Size %d/Root 1 0 R>>\nstartxref\n%d\n%%%%EOF" % (len(objects) + 1, at))
-
 def write_txt(path: Path, n: int) -> None:
     "A text of about `n` characters, in sentences and paragraphs."
     sentence = "Some words stand in a row and make a sentence. "
     path.write_text("\n\n".join([sentence * 8] * (n // (8 * len(sentence)) + 1)), "utf-8")
+
+# %% ../../nbs/speed/05_reading.ipynb #62e08fd0
+def _pdf_objects(n: int) -> list[bytes]:
+    "A catalogue, the list of pages, and for each page itself and its line of text."
+    font = b"/Resources<</Font<</F1<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>>>>>"
+    kids = b" ".join(b"%d 0 R" % (3 + 2 * k) for k in range(n))
+    objects = [b"<</Type/Catalog/Pages 2 0 R>>", b"<</Type/Pages/Kids[%s]/Count %d>>" % (kids, n)]
+    page = b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 200 200]/Contents %d 0 R%s>>"
+    for k in range(n):
+        line = b"BT /F1 12 Tf 20 100 Td (Page %d) Tj ET" % k
+        objects.append(page % (4 + 2 * k, font))
+        objects.append(b"<</Length %d>>stream\n%s\nendstream" % (len(line), line))
+    return objects
+
+# %% ../../nbs/speed/05_reading.ipynb #e85111bf
+def write_pdf(path: Path, n: int) -> None:
+    "`n` pages with a line of text each."
+    objects, places = _pdf_objects(n), []
+    size = len(objects) + 1
+    with open(path, "wb") as f:
+        f.write(b"%PDF-1.4\n")
+        for k, o in enumerate(objects, 1):
+            places.append(f.tell())
+            f.write(b"%d 0 obj%sendobj\n" % (k, o))
+        at = f.tell()
+        f.write(b"xref\n0 %d\n0000000000 65535 f \n" % size)
+        f.writelines(b"%010d 00000 n \n" % place for place in places)
+        f.write(b"trailer<</Size %d/Root 1 0 R>>\nstartxref\n%d\n%%%%EOF" % (size, at))
 
 # %% ../../nbs/speed/05_reading.ipynb #50058df5
 def read_all(rows: MapDataset) -> int:
@@ -115,10 +124,12 @@ def read_file(path: Path) -> int:
     "Open a file and read all of it."
     return read_all(open_rows(path))
 
+# %% ../../nbs/speed/05_reading.ipynb #be591c5a
 def split_text(path: Path) -> int:
     "Split a text into pieces that fit the embedded model."
     return len(split(Encoder.from_pretrained(), document(path.read_text("utf-8"))))
 
+# %% ../../nbs/speed/05_reading.ipynb #aafd1e48
 KINDS = dict(jsonl=write_jsonl, csv=write_csv, json=write_json, parquet=write_parquet, tar=write_tar,
              pdf=write_pdf, txt=write_txt)
 UNITS = dict(tar="members", pdf="pages", txt="characters") # of a size; else rows
@@ -145,42 +156,56 @@ class ReadingSetting:
         return getattr(self, UNITS.get(kind, "rows"))
 
 # %% ../../nbs/speed/05_reading.ipynb #4f820a55
-def measured(kind: str, n: int, folder: str) -> dict:
-    "Seconds, and MiB over what was in use, to read one file of size `n`."
-    path = Path(folder)/f"{n}.{kind}"
-    KINDS[kind](path, n)
-    read, seconds = split_text if kind == "txt" else read_file, []
-    reset_peak("cpu")
-    before = resident()
+def _quickest(read: Callable[[Path], int], path: Path) -> tuple[float, int]:
+    "Seconds of the quickest of three readings, of fewer where they take a second; what was read."
+    seconds = []
     while not seconds or len(seconds) < 3 and sum(seconds) < 1:
         began = time.perf_counter()
         total = read(path)
         seconds.append(time.perf_counter() - began)
+    return min(seconds), total
+
+# %% ../../nbs/speed/05_reading.ipynb #1a5a7a3c
+def measured(kind: str, # of KINDS
+             n: int,
+             folder: str) -> dict: # where the file is written, and removed again
+    "Seconds, and MiB over what was in use, to read one file of size `n`."
+    path = Path(folder)/f"{n}.{kind}"
+    KINDS[kind](path, n)
+    reset_peak("cpu")
+    before = resident()
+    seconds, total = _quickest(split_text if kind == "txt" else read_file, path)
     path.unlink()
     most = peak("cpu")
-    return dict(size=n, seconds=min(seconds), mib=None if most is None else max(0, most - before) / 2**20,
-                total=total)
+    mib = None if most is None else max(0, most - before) / 2**20
+    return dict(size=n, seconds=seconds, mib=mib, total=total)
 
+# %% ../../nbs/speed/05_reading.ipynb #94f4ff53
 def bench(setting: ReadingSetting | None = None, # None: the full sizes
           progress: bool = True) -> dict:
     "Read files of growing size: for each kind the seconds, the memory and the slope."
-    setting, found = setting or ReadingSetting(), {}
-    work = [(kind, n) for kind in setting.kinds for n in setting.sizes(kind)]
+    setting, found, power = setting or ReadingSetting(), {}, {}
+    work = []
+    for kind in setting.kinds: work += [(kind, n) for n in setting.sizes(kind)]
     with tempfile.TemporaryDirectory() as folder:
         for kind in setting.kinds: measured(kind, min(setting.sizes(kind)), folder) # what is loaded once
         for kind, n in tqdm(work, desc="reading", disable=not progress):
             found.setdefault(kind, []).append(measured(kind, n, folder))
-    power = {}
     for kind, files in found.items():
         power[kind] = slope([f["size"] for f in files], [f["seconds"] for f in files])
     return dict(bench="reading", machine=machine("cpu"), setting=dataclasses.asdict(setting), slopes=power,
                 kinds=found)
 
-def as_text(found: dict) -> str:
+# %% ../../nbs/speed/05_reading.ipynb #706e520b
+def _file_text(f: dict) -> str:
+    "One file: its size, the seconds, the memory where the system tells it."
+    memory = "" if f["mib"] is None else f" ({f['mib']:.0f})"
+    return f"{f['size']:,}: {f['seconds']:.3g}{memory}"
+
+def as_text(found: dict) -> str: # what `bench` gave
     "The table of a bench of reading."
     lines = [headline(found), f"{'kind':8s}{'slope':>6s}  seconds (MiB of memory) for so many"]
     for kind, files in found["kinds"].items():
-        told = [f"{f['size']:,}: {f['seconds']:.3g}" + ("" if f["mib"] is None else f" ({f['mib']:.0f})")
-                for f in files]
-        lines.append(f"{kind:8s}{found['slopes'][kind]:6.2f}  {UNITS.get(kind, 'rows')} {', '.join(told)}")
+        told = ", ".join(map(_file_text, files))
+        lines.append(f"{kind:8s}{found['slopes'][kind]:6.2f}  {UNITS.get(kind, 'rows')} {told}")
     return "\n".join([*lines, "slope 1: ten times as many take ten times as long; 2: a hundred times"])
