@@ -73,7 +73,7 @@ def run_golden(args: argparse.Namespace) -> int:
     tell(args, golden_text(rows), [asdict(r) | dict(ok=r.ok) for r in rows])
     return int(not all(r.ok for r in rows))
 
-# %% ../../nbs/commands/06_measure.ipynb #4ca43f51
+# %% ../../nbs/commands/06_measure.ipynb #a4b9d832
 def _score(args: argparse.Namespace, tasks: list[str], out: str) -> tuple:
     "(rows, what kind of vectors, the Report of what was read) of a model on tasks."
     from moca.data.account import Report
@@ -152,7 +152,7 @@ def probe_reports(args: argparse.Namespace) -> list:
 
 # %% ../../nbs/commands/06_measure.ipynb #1ad30e07
 def _probe_line(report) -> str:
-    "A family and kernel: layers that look ahead, each check, and the worst difference where two must be equal."
+    "A family and kernel: layers that look ahead, each check, and the worst difference of equals."
     marks = " ".join(" ." if c.ok else " X" for c in report.checks)
     ahead = f"{sum(o.sees_ahead for o in report.layers)}/{len(report.layers)}"
     worst = max(c.value for c in report.checks if c.must == "equal")
@@ -174,7 +174,7 @@ def probe_table(reports: list, device: str) -> str:
     lines += [f"not run here: {k} ({why})" for k, why in missing.items() if why]
     return "\n".join(lines)
 
-# %% ../../nbs/commands/06_measure.ipynb #4124d7e7
+# %% ../../nbs/commands/06_measure.ipynb #1a7c3c67
 def run_probe(args: argparse.Namespace) -> int:
     """`moca probe`: who sees whom, in one model or in small random ones of the families. Exit code 1 if one
     is not what it says."""
@@ -192,7 +192,7 @@ def run_probe(args: argparse.Namespace) -> int:
     tell(args, text, [asdict(r) | dict(ok=r.ok, failures=r.failures) for r in reports])
     return int(failed > 0)
 
-# %% ../../nbs/commands/06_measure.ipynb #08216521
+# %% ../../nbs/commands/06_measure.ipynb #92614c4a
 def add_probe(sub) -> None:
     "`probe`."
     about = "ask a model which tokens see which, and print the answer"
@@ -224,7 +224,7 @@ def check_bench(args: argparse.Namespace) -> list[int]:
             need("sentence_transformers", "the arm st-cached (leave it out with --arms)")
     return whole_numbers("--budgets", args.budgets)
 
-# %% ../../nbs/commands/06_measure.ipynb #7641b7c3
+# %% ../../nbs/commands/06_measure.ipynb #60523b4f
 def run_stage_bench(args: argparse.Namespace) -> None:
     """`moca bench stage1` and `stage2`: one result a budget; what is not given is the bench's own choice for
     the device."""
@@ -266,7 +266,7 @@ def run_parts_bench(args: argparse.Namespace) -> None:
         found = (_measure_packs if args.what == "pack" else _measure_kernels)(args, budgets)
     tell(args, "\n\n".join(map(bench_text, found)), found)
 
-# %% ../../nbs/commands/06_measure.ipynb #1bee3722
+# %% ../../nbs/commands/06_measure.ipynb #9aa1558a
 def run_reading_bench(args: argparse.Namespace) -> None:
     "`moca bench reading`: how the time of reading grows with the size of what is read."
     check_file("--json", args.json, args.force, (".json",))

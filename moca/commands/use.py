@@ -25,7 +25,7 @@ def account(report) -> dict:
     "A Report for JSON: counts, rejected rows, ignored files, notes."
     return dict(name=report.name, met=report.n_met) | report.as_dict()
 
-# %% ../../nbs/commands/05_use.ipynb #a23170c6
+# %% ../../nbs/commands/05_use.ipynb #dbf44d6a
 def read_all(data: str, given: dict[str, str]) -> tuple:
     """The Documents at DATA that can be used, of all its splits unless `split=` names one, and the Report of
     the others. Raises `BadInput`."""
@@ -60,7 +60,7 @@ def torch_dtype(name: str | None, device: str):
     name = name or ("bf16" if device.startswith("cuda") else "fp32")
     return torch.bfloat16 if name == "bf16" else torch.float32
 
-# %% ../../nbs/commands/05_use.ipynb #c00b6198
+# %% ../../nbs/commands/05_use.ipynb #00fc2c33
 def model_flags(p: Parser) -> None:
     "How a command uses its model, where not as it was saved."
     switch = argparse.BooleanOptionalAction
@@ -103,7 +103,7 @@ def vector_table(ids: list[str], found):
     if late: rows = pa.ListArray.from_arrays([0, *itertools.accumulate(map(len, found))], rows)
     return pa.table({"id": pa.array(ids, pa.string()), "vectors" if late else "vector": rows})
 
-# %% ../../nbs/commands/05_use.ipynb #27e64097
+# %% ../../nbs/commands/05_use.ipynb #5a22feca
 def write_parquet(path: Path, chunks: Iterable[tuple[list[str], object]]) -> None:
     "The chunks as row groups."
     import pyarrow.parquet as pq
@@ -152,7 +152,7 @@ def counted(chunks: Iterable, count: dict) -> Iterable:
         count["vectors"] += sum(map(len, found)) if isinstance(found, list) else len(found)
         yield ids, found
 
-# %% ../../nbs/commands/05_use.ipynb #77b48fd3
+# %% ../../nbs/commands/05_use.ipynb #b69faba4
 def run_embed(args: argparse.Namespace) -> None:
     "`moca embed`: the vectors of each Document; rows that can't be used are named."
     check_model(args.model)
@@ -200,7 +200,7 @@ def read_pairs_of(args: argparse.Namespace) -> tuple:
     if args.limit: pairs = [pairs[i] for i in range(min(args.limit, len(pairs)))]
     return pairs, reports
 
-# %% ../../nbs/commands/05_use.ipynb #3e277fa3
+# %% ../../nbs/commands/05_use.ipynb #9b6ea6ae
 def _check_mine(args: argparse.Namespace) -> None:
     "What can be wrong with the command line of `mine` and needs no model to be seen. Raises `Usage`."
     check_model(args.model)
@@ -216,7 +216,8 @@ def _check_mine(args: argparse.Namespace) -> None:
 def _rule(args: argparse.Namespace):
     "The rule of mining that the flags describe; `--ratio 0` is no limit."
     from moca.finetuning.mining import Rule
-    return Rule(args.negatives, ratio=args.ratio or None, margin=args.margin, skip=args.skip, depth=args.depth)
+    return Rule(args.negatives, ratio=args.ratio or None, margin=args.margin, skip=args.skip,
+                depth=args.depth)
 
 def run_mine(args: argparse.Namespace) -> int:
     """`moca mine`: pairs with the hard negatives that a model finds, and what it passed over. Exit code 1 if
@@ -291,7 +292,7 @@ def run_data(args: argparse.Namespace) -> int:
     tell(args, found.text() + page, found.as_dict())
     return int(not found.report.n_kept) # 1: nothing in it can be used
 
-# %% ../../nbs/commands/05_use.ipynb #2b62606d
+# %% ../../nbs/commands/05_use.ipynb #28166128
 def add_data(sub) -> None:
     "`data`."
     about = "show what moca reads in a file or folder: counts, lengths, what is rejected and what is ignored"
