@@ -16,12 +16,21 @@ from .grammar import PRESETS, Usage, keys_of, literal_in, nearest, read_values
 from .grammar import source_options, stage_options
 
 # %% auto #0
-__all__ = ['OURS', 'DATA', 'EXTRAS', 'check_file', 'check_apart', 'check_place', 'check_folder', 'is_run', 'check_reopened',
-           'looks_like_hub', 'near_file', 'check_model', 'exists', 'mixtures', 'is_mixture', 'on_hub', 'check_data',
-           'need', 'need_pdf', 'check_config', 'suites', 'bench_tasks', 'mmeb_tasks', 'check_tasks', 'grids',
+__all__ = ['OURS', 'DATA', 'EXTRAS', 'check_place', 'check_file', 'check_apart', 'is_run', 'check_folder', 'check_reopened',
+           'looks_like_hub', 'near_file', 'check_model', 'exists', 'mixtures', 'is_mixture', 'on_hub', 'need',
+           'need_pdf', 'check_data', 'check_config', 'suites', 'bench_tasks', 'mmeb_tasks', 'check_tasks', 'grids',
            'grid_options', 'check_grid', 'read_config', 'sizes_of', 'preset_for']
 
 # %% ../../nbs/commands/02_checks.ipynb #6f04b47d
+def check_place(option: str, path: Path) -> None:
+    """Raise `Usage` where nothing can be written at a path: a file stands in its way, or the folder is not
+    ours."""
+    above = next(p for p in path.absolute().parents if p.exists())
+    if not above.is_dir():
+        raise Usage(f"{option} {path}: {above} is a file, so there can be no folder of that name")
+    if not os.access(above, os.W_OK | os.X_OK): raise Usage(f"{option} {path}: you may not write to {above}")
+
+# %% ../../nbs/commands/02_checks.ipynb #13a4369f
 def check_file(option: str, path: str | None, force: bool | None, # None: the command has no --force
                suffixes: tuple = ()) -> None:
     """Raise `Usage` for an output file that exists (without `force`), that cannot be written there, or whose
@@ -36,22 +45,25 @@ def check_file(option: str, path: str | None, force: bool | None, # None: the co
         raise Usage(f"{option} {path} exists: {advice}")
     check_place(option, file)
 
+# %% ../../nbs/commands/02_checks.ipynb #556cafe3
 def check_apart(option: str, path: str | None, data: str | None) -> None:
     "Raise `Usage` for an output file that is the input."
     if path and data and Path(path).exists() and Path(data).exists() and os.path.samefile(path, data):
         raise Usage(f"{option} {path} is what is read: give another name")
 
-def check_place(option: str, path: Path) -> None:
-    """Raise `Usage` where nothing can be written at a path: a file stands in its way, or the folder is not
-    ours."""
-    above = next(p for p in path.absolute().parents if p.exists())
-    if not above.is_dir():
-        raise Usage(f"{option} {path}: {above} is a file, so there can be no folder of that name")
-    if not os.access(above, os.W_OK | os.X_OK): raise Usage(f"{option} {path}: you may not write to {above}")
-
 # %% ../../nbs/commands/02_checks.ipynb #369fcad4
 OURS = (".lock", ".moca-run", ".moca-write-test") # what a run puts into its directory before anything else
 
+def is_run(folder: Path) -> bool:
+    "Does a directory look like one that a run of moca has made? The last word has `moca.training.run`."
+    known = (".moca-run", "state", "config.yaml", "progress.json", "ablation.json", "run.json")
+    return any((folder/name).exists() for name in known)
+
+def _is_full(folder: Path) -> bool:
+    "Does a directory hold anything but what a run puts there first?"
+    return folder.is_dir() and any(p.name not in OURS for p in folder.iterdir())
+
+# %% ../../nbs/commands/02_checks.ipynb #dcf071a0
 def check_folder(out: str, resume: bool, force: bool) -> None:
     """Raise `Usage` for the output directory of a run that is a file, not empty (without a word for it), or
     empty where a run should go on."""
@@ -62,7 +74,7 @@ def check_folder(out: str, resume: bool, force: bool) -> None:
     if os.environ.get("RANK", "0") != "0": return
     if folder.exists() and not folder.is_dir():
         raise Usage(f"{out} is a file: give a directory for the output")
-    full = folder.is_dir() and any(p.name not in OURS for p in folder.iterdir())
+    full = _is_full(folder)
     if full and not (resume or force):
         raise Usage(f"{out} is not empty: use --resume to go on, --force to delete its contents and start "
                     f"again, or another directory")
@@ -71,17 +83,12 @@ def check_folder(out: str, resume: bool, force: bool) -> None:
         raise Usage(f"{out} holds no run of moca, so --force will not delete it: choose another directory")
     check_place("--out", folder/"run")
 
-def is_run(folder: Path) -> bool:
-    "Does a directory look like one that a run of moca has made? The last word has `moca.training.run`."
-    known = (".moca-run", "state", "config.yaml", "progress.json", "ablation.json", "run.json")
-    return any((folder/name).exists() for name in known)
-
+# %% ../../nbs/commands/02_checks.ipynb #0e73552e
 def check_reopened(out: str, record: str, what: str) -> None:
     "Raise `Usage` for an output directory that is a file, or that holds things but not the record of `what`."
     folder = Path(out)
     if folder.exists() and not folder.is_dir(): raise Usage(f"{out} is a file: give a directory")
-    full = folder.is_dir() and any(p.name not in OURS for p in folder.iterdir())
-    if full and not (folder/record).exists():
+    if _is_full(folder) and not (folder/record).exists():
         raise Usage(f"{out} is not empty and holds no record of {what}: choose another directory")
     check_place("--out", folder/record)
 
@@ -98,6 +105,7 @@ def near_file(path: str) -> str:
     near = difflib.get_close_matches(Path(path).name, names, 1, .6)
     return f": did you mean {folder/near[0]}?" if near else ": check the path"
 
+# %% ../../nbs/commands/02_checks.ipynb #0f54f978
 def check_model(name: str) -> None:
     "Raise `Usage` for a model that is no directory with a config.json, no name of the hub, and not `base`."
     path = Path(name)
@@ -112,9 +120,8 @@ def check_model(name: str) -> None:
                     f"on the hub)")
 
 # %% ../../nbs/commands/02_checks.ipynb #398c74df
-DATA = ("file, folder or pattern (JSON lines, Parquet, Arrow, CSV, tar, PDF, texts, images), data set on "
-        "the hub (hub:owner/name), "
-        "or mixture (YAML, or one of moca's by name)")
+DATA = ("file, folder or pattern (JSON lines, Parquet, Arrow, CSV, tar, PDF, texts, images), "
+        "data set on the hub (hub:owner/name), or mixture (YAML, or one of moca's by name)")
 
 def exists(path: str) -> bool:
     "Is there something at a path? A text that can be no path is nowhere."
@@ -133,6 +140,20 @@ def on_hub(data: str) -> bool:
     "Does this name a data set on the hub, `hub:owner/name`?"
     return data.startswith("hub:")
 
+# %% ../../nbs/commands/02_checks.ipynb #8e03b8e6
+EXTRAS = dict(pypdfium2="pdf", peft="lora", mteb="eval", sentence_transformers="st", faiss="ann") # of moca
+
+def need(package: str, what: str) -> None:
+    "Raise `Usage` if a package that something needs is not installed."
+    if importlib.util.find_spec(package) is not None: return
+    extra = f"'moca[{EXTRAS[package]}]'" if package in EXTRAS else package
+    raise Usage(f"{what} needs the package {package}: pip install {extra}")
+
+def need_pdf(data: str, options: dict) -> dict:
+    "The options, if PDFs can be read where data are one. Raises `Usage`."
+    if Path(data).suffix.lower() == ".pdf": need("pypdfium2", "reading PDFs")
+    return options
+
 # %% ../../nbs/commands/02_checks.ipynb #54deca37
 def check_data(data: str, words: dict | None = None, known: dict | None = None) -> dict:
     """The `name=value` words of a data source as values. Raises `Usage` for data that are nowhere, and for
@@ -149,39 +170,28 @@ def check_data(data: str, words: dict | None = None, known: dict | None = None) 
     if looks_like_hub(data): hint += f", or write hub:{data} if a data set on the hub is meant"
     raise Usage(f"{name} does not exist{hint}")
 
-# %% ../../nbs/commands/02_checks.ipynb #8e03b8e6
-EXTRAS = dict(pypdfium2="pdf", peft="lora", mteb="eval", sentence_transformers="st", faiss="ann") # of moca
-
-def need(package: str, what: str) -> None:
-    "Raise `Usage` if a package that something needs is not installed."
-    if importlib.util.find_spec(package) is not None: return
-    extra = f"'moca[{EXTRAS[package]}]'" if package in EXTRAS else package
-    raise Usage(f"{what} needs the package {package}: pip install {extra}")
-
-def need_pdf(data: str, options: dict) -> dict:
-    "The options, if PDFs can be read where data are one. Raises `Usage`."
-    if Path(data).suffix.lower() == ".pdf": need("pypdfium2", "reading PDFs")
-    return options
-
 # %% ../../nbs/commands/02_checks.ipynb #2e537e63
+def _read_yaml(source: str) -> dict:
+    "The `name: value` lines of a YAML file. Raises `Usage`."
+    import yaml
+    try: found = yaml.safe_load(Path(source).read_text("utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError) as e:
+        raise Usage(f"the config file {source} is not YAML: {str(e).splitlines()[0]}") from None
+    if not isinstance(found, dict): raise Usage(f"the config file {source} holds no `name: value` lines")
+    return found
+
 def check_config(source: str | None, command: str) -> None:
     """Raise `Usage` for a preset that there is not, a file that is not there or no YAML, and options in it
     that the stage does not have."""
     if source is None or source in PRESETS: return
-    path = Path(source)
-    if not path.is_file():
-        raise Usage(f"there is no preset or file "
-                    f"{source}{nearest(source, PRESETS) or ': presets are ' + ', '.join(PRESETS)}")
-    import yaml
-    try: found = yaml.safe_load(path.read_text("utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError) as e:
-        raise Usage(f"the config file {source} is not YAML: {str(e).splitlines()[0]}") from None
-    if not isinstance(found, dict): raise Usage(f"the config file {source} holds no `name: value` lines")
+    if not Path(source).is_file():
+        hint = nearest(source, PRESETS) or ": presets are " + ", ".join(PRESETS)
+        raise Usage(f"there is no preset or file {source}{hint}")
     known = stage_options(command)
-    unknown = [str(name) for name in found if name not in known]
+    unknown = [str(name) for name in _read_yaml(source) if name not in known]
     if unknown:
-        raise Usage(f"the config file {source} has the unknown option "
-                    f"{unknown[0]!r}{nearest(unknown[0], known)}")
+        hint = nearest(unknown[0], known)
+        raise Usage(f"the config file {source} has the unknown option {unknown[0]!r}{hint}")
 
 # %% ../../nbs/commands/02_checks.ipynb #e24f6619
 def suites() -> list[str]:
@@ -194,8 +204,23 @@ def bench_tasks() -> list[str]:
 
 def mmeb_tasks() -> list[str]:
     "The names of MMEB's tasks."
-    return [n.rstrip("*") for names in literal_in("moca.benchmarks.mmeb", "MMEB").values() for n in
-            names.split()]
+    lines = literal_in("moca.benchmarks.mmeb", "MMEB").values()
+    return [name.rstrip("*") for name in " ".join(lines).split()]
+
+# %% ../../nbs/commands/02_checks.ipynb #948b623d
+def _check_files(name: str, data: str | None, download: bool) -> None:
+    "Raise `Usage` for a task of MMEB or ViDoRe whose files are neither here nor may be fetched."
+    if data is not None or download: return
+    mmeb = name == "mmeb" or name in mmeb_tasks()
+    where = "a copy of TIGER-Lab/MMEB-eval" if mmeb else "data sets in BEIR layout"
+    raise Usage(f"{name} needs its files: give --data DIR with {where}, or --download to fetch them "
+                f"from the Hugging Face hub")
+
+def _check_mteb(name: str, known: list[str], download: bool) -> None:
+    "Raise `Usage` for a task that only mteb can know, where it may not be fetched or mteb is missing."
+    hint = nearest(name, known) or f": give {', '.join(suites())}, one of their tasks, or a task of mteb"
+    if not download: raise Usage(f"there is no task {name!r}{hint} (a task of mteb also needs --download)")
+    need("mteb", f"the task {name}")
 
 def check_tasks(names: list[str], data: str | None, download: bool) -> None:
     "Raise `Usage` for a task that nobody knows, or whose files are neither here nor may be fetched."
@@ -205,16 +230,8 @@ def check_tasks(names: list[str], data: str | None, download: bool) -> None:
     known = [*suites(), *bench_tasks(), *mmeb_tasks()]
     for name in names:
         if name == "moca-bench" or name in bench_tasks(): continue
-        if name in known and data is None and not download:
-            mmeb = name == "mmeb" or name in mmeb_tasks()
-            where = "a copy of TIGER-Lab/MMEB-eval" if mmeb else "data sets in BEIR layout"
-            raise Usage(f"{name} needs its files: give --data DIR with {where}, or --download to fetch them "
-                        f"from the Hugging Face hub")
-        if name in known: continue
-        hint = nearest(name, known) or f": give {', '.join(suites())}, one of their tasks, or a task of mteb"
-        if not download:
-            raise Usage(f"there is no task {name!r}{hint} (a task of mteb also needs --download)")
-        need("mteb", f"the task {name}")
+        if name in known: _check_files(name, data, download)
+        else: _check_mteb(name, known, download)
 
 # %% ../../nbs/commands/02_checks.ipynb #32aa8523
 def grids() -> list[str]:
@@ -232,6 +249,7 @@ def grid_options() -> dict[str, tuple[str, str, str]]:
                 stage1=("dict", "", "stage1.NAME=VALUE: an option of stage 1 of every arm"),
                 stage2=("dict", "", "stage2.NAME=VALUE: of stage 2"))
 
+# %% ../../nbs/commands/02_checks.ipynb #63100bb8
 def check_grid(grid: str, given: dict[str, str]) -> None:
     """Raise `Usage` for a grid that is neither one of moca's nor a file, and for options that it does not
     have."""
@@ -262,9 +280,11 @@ def sizes_of(config: dict) -> tuple[int, int, int]:
     inner = inner or 4 * width
     return width, layers, layers * (3 * width * inner + 4 * width**2) + words * width
 
+# %% ../../nbs/commands/02_checks.ipynb #5d725323
 def preset_for(config: dict) -> tuple[str, str]:
     "The preset whose model is nearest in size, and why, in words."
     width, layers, weights = sizes_of(config)
     if not width or not layers: return "qwen2.5-vl-3b", "its config.json names no sizes"
     why = f"hidden size {width}, {layers} layers, about {weights / 1e6:,.0f} million weights"
-    return ("small" if weights < 5e7 else "qwen2.5-vl-3b" if weights < 5e9 else "qwen2.5-vl-7b"), why
+    if weights < 5e7: return "small", why
+    return "qwen2.5-vl-3b" if weights < 5e9 else "qwen2.5-vl-7b", why

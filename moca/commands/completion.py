@@ -23,6 +23,7 @@ def tree(parser: argparse.ArgumentParser, path: str = "") -> dict[str, argparse.
     for name, child in below(parser).items(): found |= tree(child, f"{path} {name}".strip())
     return found
 
+# %% ../../nbs/commands/07_completion.ipynb #dc52b1fb
 def next_words(parser: argparse.ArgumentParser) -> list[str]:
     "What may stand next in a command: commands below it, options, `name=` words."
     options = [o for a in parser._actions for o in a.option_strings if o.startswith("--")]
@@ -76,8 +77,7 @@ def fish_script(parser: Parser) -> str:
     "The completion script for fish."
     lines = []
     for path, p in tree(parser).items():
-        seen = " and ".join(f"__fish_seen_subcommand_from "
-                            f"{word}" for word in path.split()).replace(" and ", "; and ")
+        seen = "; and ".join([f"__fish_seen_subcommand_from {word}" for word in path.split()])
         when = f"-n '{seen}'" if path else "-n __fish_use_subcommand"
         values = choices_of(p)
         for word in next_words(p):

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['NAME', 'STAGES', 'PRESETS', 'BOOLEANS', 'Usage', 'nearest', 'Place', 'Parser', 'is_option', 'sort_words',
-           'unknown_option', 'settle', 'tree_of', 'fields_in', 'keys_of', 'decorated_in', 'literal_in', 'stage_options',
-           'positive', 'free_options', 'class_names', 'source_options', 'stage_words', 'options_text', 'read_value',
-           'read_values', 'add_command', 'common']
+__all__ = ['NAME', 'STAGES', 'PRESETS', 'BOOLEANS', 'Usage', 'nearest', 'Place', 'Parser', 'is_option', 'unknown_option',
+           'sort_words', 'settle', 'tree_of', 'fields_in', 'keys_of', 'literal_in', 'decorated_in', 'stage_options',
+           'source_options', 'stage_words', 'free_options', 'positive', 'options_text', 'read_value', 'read_values',
+           'add_command', 'common']
 
 # %% ../../nbs/commands/01_grammar.ipynb #cb6aba9e
 class Usage(Exception):
@@ -91,30 +91,6 @@ def is_option(word: str, known: dict | None) -> bool:
     if not sign or not NAME.fullmatch(name): return False
     return name.partition(".")[0] in (known or ()) or not Path(word).exists()
 
-def sort_words(parser: Parser, words: list[str]) -> tuple[dict, dict]:
-    """What a command acts on, by name, and its `name=value` words as texts. Raises `Usage` for an unknown
-    option, a word too many, or one that is missing."""
-    known = parser.known() if parser.known else None
-    standing, given = [], {}
-    for word in words:
-        if word.startswith("-") and word != "-": raise Usage(unknown_option(parser, word, known))
-        if not is_option(word, known):
-            standing.append(word)
-            continue
-        name, _, value = word.partition("=")
-        if known is None:
-            raise Usage(f"{parser.prog} takes no name=value options, and {word!r} is one ({parser.prog} "
-                        f"--help lists what there is)")
-        given[name] = value
-    if len(standing) > len(parser.places):
-        word = standing[len(parser.places)]
-        raise Usage(f"one word too many, {word!r}{nearest(word, known or ())}: write {parser.line()}")
-    found = {p.name: p.default for p in parser.places} | dict(zip((p.name for p in parser.places), standing))
-    missing = [p.name.upper() for p in parser.places if p.required and found[p.name] is None]
-    if missing:
-        raise Usage(f"{missing[0]} is missing: write {parser.line()} ({parser.prog} --help explains it)")
-    return found, given
-
 # %% ../../nbs/commands/01_grammar.ipynb #c35cae70
 def unknown_option(parser: Parser, word: str, known: dict | None) -> str:
     "What to say of an option that a command does not have."
@@ -128,6 +104,38 @@ def unknown_option(parser: Parser, word: str, known: dict | None) -> str:
     flags = [o for a in parser._actions for o in a.option_strings]
     hint = nearest(option, flags) or f" ({parser.prog} --help lists what there is)"
     return f"unknown option {option}{hint}"
+
+# %% ../../nbs/commands/01_grammar.ipynb #6dc51a74
+def _two_kinds(parser: Parser, words: list[str]) -> tuple[list[str], dict[str, str]]:
+    "Words that stand by their place, and `name=value` words. Raises `Usage`."
+    known = parser.known() if parser.known else None
+    standing, given = [], {}
+    for word in words:
+        if word.startswith("-") and word != "-": raise Usage(unknown_option(parser, word, known))
+        if not is_option(word, known):
+            standing.append(word)
+            continue
+        name, _, value = word.partition("=")
+        if known is None:
+            raise Usage(f"{parser.prog} takes no name=value options, and {word!r} is one "
+                        f"({parser.prog} --help lists what there is)")
+        given[name] = value
+    return standing, given
+
+def sort_words(parser: Parser, words: list[str]) -> tuple[dict, dict]:
+    """What a command acts on, by name, and its `name=value` words as texts. Raises `Usage` for an unknown
+    option, a word too many, or one that is missing."""
+    standing, given = _two_kinds(parser, words)
+    if len(standing) > len(parser.places):
+        word = standing[len(parser.places)]
+        known = parser.known() if parser.known else ()
+        raise Usage(f"one word too many, {word!r}{nearest(word, known)}: write {parser.line()}")
+    found = {p.name: p.default for p in parser.places}
+    found |= dict(zip([p.name for p in parser.places], standing))
+    missing = [p.name.upper() for p in parser.places if p.required and found[p.name] is None]
+    if missing:
+        raise Usage(f"{missing[0]} is missing: write {parser.line()} ({parser.prog} --help explains it)")
+    return found, given
 
 # %% ../../nbs/commands/01_grammar.ipynb #3114b86e
 def settle(args: argparse.Namespace, words: list[str]) -> None:
@@ -147,37 +155,44 @@ def tree_of(module: str) -> tuple[ast.Module, list[bytes]]:
     source = importlib.util.find_spec(module).loader.get_source(module)
     return ast.parse(source), source.encode().splitlines()
 
+def _class_body(module: str, name: str) -> list[ast.stmt]:
+    "The statements of a class that a module defines."
+    tree, _ = tree_of(module)
+    return next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name).body
+
 def fields_in(module: str, name: str) -> dict[str, tuple[str, str, str]]:
     """The fields `{name: (type, default, comment)}` that a dataclass's source declares itself; default `''`
     where there is none."""
-    tree, lines = tree_of(module)
-    body = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name).body
+    lines = tree_of(module)[1]
     found = {}
-    for n in body:
+    for n in _class_body(module, name):
         if not isinstance(n, ast.AnnAssign): continue
         comment = lines[n.end_lineno - 1][n.end_col_offset:].decode().partition("#")[2].strip()
-        found[n.target.id] = ast.unparse(n.annotation), ast.unparse(n.value) if n.value else "", comment
+        default = ast.unparse(n.value) if n.value else ""
+        found[n.target.id] = ast.unparse(n.annotation), default, comment
     return found
+
+# %% ../../nbs/commands/01_grammar.ipynb #a7ee8890
+def _assigned(module: str, name: str) -> ast.expr:
+    "What a module assigns to a name, as a syntax tree. Raises `KeyError` where it assigns nothing."
+    for node in tree_of(module)[0].body:
+        if isinstance(node, ast.Assign) and name in map(ast.unparse, node.targets): return node.value
+    raise KeyError(name)
 
 def keys_of(module: str, name: str) -> list[str]:
     "The keys of a dict that a module writes down, as `{...}` or `dict(...)`, without importing it."
-    tree, _ = tree_of(module)
-    assigned = (n for n in tree.body if isinstance(n, ast.Assign))
-    value = next(n.value for n in assigned if name in [ast.unparse(t) for t in n.targets])
+    value = _assigned(module, name)
     if isinstance(value, ast.Call): return [k.arg for k in value.keywords]
     return [k.value for k in value.keys]
 
-def decorated_in(module: str, decorator: str) -> list[str]:
-    "The functions that a module registers with a decorator, without importing it."
-    tree, _ = tree_of(module)
-    functions = (n for n in tree.body if isinstance(n, ast.FunctionDef))
-    return [n.name for n in functions if decorator in [ast.unparse(d) for d in n.decorator_list]]
-
 def literal_in(module: str, name: str):
     "A value that a module writes down as it stands, without importing it."
-    tree, _ = tree_of(module)
-    assigned = (n for n in tree.body if isinstance(n, ast.Assign))
-    return ast.literal_eval(next(n.value for n in assigned if name in [ast.unparse(t) for t in n.targets]))
+    return ast.literal_eval(_assigned(module, name))
+
+def decorated_in(module: str, decorator: str) -> list[str]:
+    "The functions that a module registers with a decorator, without importing it."
+    functions = (n for n in tree_of(module)[0].body if isinstance(n, ast.FunctionDef))
+    return [n.name for n in functions if decorator in map(ast.unparse, n.decorator_list)]
 
 # %% ../../nbs/commands/01_grammar.ipynb #d48281f1
 STAGES = {"pretrain": ("moca.reconstruction", "PretrainConfig"),
@@ -193,24 +208,7 @@ def stage_options(command: str) -> dict[str, tuple[str, str, str]]:
         found[name] = (kind, default, comment or found.get(name, ("", "", ""))[2])
     return found
 
-def positive(text: str) -> int:
-    "A whole number of 1 or more, as an option's type. Raises `argparse.ArgumentTypeError`."
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
-    return int(text)
-
-def free_options(command: str) -> list[str]:
-    """The options of a stage that a run may change when it goes on: what `FREE` and `SWITCHED` of its config
-    name, its own and the shared ones."""
-    return [*class_names("moca.training.config", "TrainConfig"), *class_names(*STAGES[command])]
-
-def class_names(module: str, name: str) -> list[str]:
-    "The texts in the tuples `FREE` and `SWITCHED` that a class writes down, without importing it."
-    tree, _ = tree_of(module)
-    body = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name).body
-    tuples = [n.value for n in body if isinstance(n, ast.Assign) and n.targets[0].id in ("FREE", "SWITCHED")]
-    return [e.value for each in tuples for e in each.elts if isinstance(e, ast.Constant)]
-
+# %% ../../nbs/commands/01_grammar.ipynb #0cf627a9
 def source_options() -> dict[str, tuple[str, str, str]]:
     "All options of a data source."
     found = fields_in("moca.data.sources", "Source")
@@ -221,6 +219,27 @@ def stage_words(command: str) -> dict[str, tuple[str, str, str]]:
     the stage's."""
     return source_options() | stage_options(command)
 
+# %% ../../nbs/commands/01_grammar.ipynb #9060d4a3
+def _class_names(module: str, name: str) -> list[str]:
+    "The texts in the tuples `FREE` and `SWITCHED` that a class writes down, without importing it."
+    found = []
+    for node in _class_body(module, name):
+        if not isinstance(node, ast.Assign) or node.targets[0].id not in ("FREE", "SWITCHED"): continue
+        found += [e.value for e in node.value.elts if isinstance(e, ast.Constant)]
+    return found
+
+def free_options(command: str) -> list[str]:
+    """The options of a stage that a run may change when it goes on: what `FREE` and `SWITCHED` of its config
+    name, its own and the shared ones."""
+    return [*_class_names("moca.training.config", "TrainConfig"), *_class_names(*STAGES[command])]
+
+# %% ../../nbs/commands/01_grammar.ipynb #033940d8
+def positive(text: str) -> int:
+    "A whole number of 1 or more, as an option's type. Raises `argparse.ArgumentTypeError`."
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
+    return int(text)
+
 # %% ../../nbs/commands/01_grammar.ipynb #c7edbbd8
 def options_text(found: dict[str, tuple[str, str, str]], title: str) -> str:
     "Options as aligned text under a title; where the terminal is too narrow, comments break."
@@ -229,13 +248,14 @@ def options_text(found: dict[str, tuple[str, str, str]], title: str) -> str:
         default = "none" if default == "None" else default.strip("'")
         if default.startswith("field("): default = ""
         rows.append((f"{name}={default}", kind.replace(" | None", " or none"), comment))
-    wide = [max(len(r[i]) for r in rows) for i in (0, 1)]
-    indent = 2 + wide[0] + 2 + wide[1] + 2
+    name_width = max(len(row[0]) for row in rows)
+    kind_width = max(len(row[1]) for row in rows)
+    indent = 2 + name_width + 2 + kind_width + 2
     room = max(shutil.get_terminal_size().columns - indent, 30)
     lines = [title]
-    for a, b, c in rows:
-        first, *rest = textwrap.wrap(c, room) or [""]
-        lines.append(f"  {a.ljust(wide[0])}  {b.ljust(wide[1])}  {first}".rstrip())
+    for name, kind, comment in rows:
+        first, *rest = textwrap.wrap(comment, room) or [""]
+        lines.append(f"  {name.ljust(name_width)}  {kind.ljust(kind_width)}  {first}".rstrip())
         lines += [" " * indent + r for r in rest]
     return "\n".join(lines)
 
@@ -290,6 +310,7 @@ def add_command(sub, name: str, do: Callable, about: str, places: tuple = (), ne
     p.set_defaults(do=do, parser=p)
     return p
 
+# %% ../../nbs/commands/01_grammar.ipynb #13c41b47
 def common(p: Parser, force: str = "overwrite files that exist", device: bool = True) -> None:
     "The options that every command has."
     if device: p.add_argument("--device", metavar="cpu|cuda", help="default: cuda where there is one")

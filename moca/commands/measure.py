@@ -16,10 +16,10 @@ from .printing import tell, working
 from .use import MODEL, account, best_device, embedder, model_flags, model_name, torch_dtype
 
 # %% auto #0
-__all__ = ['STAGE_BENCHES', 'names_of', 'whole_numbers', 'check_names', 'default_out', 'run_evaluate', 'evaluate_told',
-           'score_row', 'run_golden', 'add_evaluate', 'run_probe', 'probe_reports', 'probe_table', 'add_probe',
-           'run_stage_bench', 'check_bench', 'run_parts_bench', 'run_reading_bench', 'choose_bench', 'timing_flags',
-           'add_stage_bench', 'add_bench']
+__all__ = ['STAGE_BENCHES', 'names_of', 'whole_numbers', 'check_names', 'default_out', 'evaluate_told', 'score_row', 'run_golden',
+           'run_evaluate', 'add_evaluate', 'probe_reports', 'probe_table', 'run_probe', 'add_probe', 'check_bench',
+           'run_stage_bench', 'run_parts_bench', 'run_reading_bench', 'choose_bench', 'timing_flags', 'add_stage_bench',
+           'add_bench']
 
 # %% ../../nbs/commands/06_measure.ipynb #a5675723
 def names_of(text: str | None) -> list[str]:
@@ -44,35 +44,6 @@ def default_out(model: str) -> str:
     "Where the results of a model go: a folder with the last two parts of its path."
     name = re.sub(r"[^\w.-]+", "_", "-".join(Path(model).parts[-2:])).strip("_")
     return f"runs/evaluate/{name}"
-
-def run_evaluate(args: argparse.Namespace) -> int:
-    "`moca evaluate`: a model on tasks, beside chance, baseline and ceiling; or the golden check."
-    check_model(args.model)
-    check_file("--json", args.json, args.force, (".json",))
-    if args.golden: return run_golden(args)
-    if args.image is not None: raise Usage("--image belongs to --golden: leave it out, or give both")
-    tasks, out = names_of(args.tasks), args.out or default_out(args.model)
-    check_tasks(tasks, args.data, args.download)
-    check_reopened(out, "run.json", "an evaluation")
-    with working(args.quiet):
-        from moca.data.account import Report
-        from moca.benchmarks.runs import describe_pooling, run_tasks
-        from moca.benchmarks.summary import summary_table
-        from moca.benchmarks.names import find_tasks
-        from moca.studies.report import text_table
-        report = Report(str(args.data or args.tasks))
-        found = find_tasks(tasks, args.data, args.split, args.download, args.limit, report)
-        model = embedder(args)
-        how = dict(split=args.split, report=report)
-        rows = run_tasks(found, model, str(args.model), Path(out), args.force, **how)
-        report.adds_up()
-    table = text_table(summary_table(rows, f"model ({describe_pooling(model)})"))
-    told, folder = evaluate_told(report, args.data), Path(out)
-    where = f"results: {folder/'results'}; table and figures: {folder/'table.md'}, {folder/'figures'}"
-    data = dict(model=args.model, kind=describe_pooling(model), out=out, split=args.split)
-    data |= dict(tasks=[score_row(r) for r in rows], account=account(report) if told else None)
-    tell(args, "\n".join([table, *told, where]), data)
-    return 0
 
 def evaluate_told(report, data: str | None) -> list[str]:
     "What to say of what was read: all of it where it was read from `data`, else the notes alone."
@@ -101,6 +72,44 @@ def run_golden(args: argparse.Namespace) -> int:
         rows = golden(args.model, args.image, args.processor, device, dtype)
     tell(args, golden_text(rows), [asdict(r) | dict(ok=r.ok) for r in rows])
     return int(not all(r.ok for r in rows))
+
+# %% ../../nbs/commands/06_measure.ipynb #a4b9d832
+def _score(args: argparse.Namespace, tasks: list[str], out: str) -> tuple:
+    "(rows, what kind of vectors, the Report of what was read) of a model on tasks."
+    from moca.data.account import Report
+    from moca.benchmarks.runs import describe_pooling, run_tasks
+    from moca.benchmarks.names import find_tasks
+    report = Report(str(args.data or args.tasks))
+    found = find_tasks(tasks, args.data, args.split, args.download, args.limit, report)
+    model = embedder(args)
+    how = dict(split=args.split, report=report)
+    rows = run_tasks(found, model, str(args.model), Path(out), args.force, **how)
+    report.adds_up()
+    return rows, describe_pooling(model), report
+
+def _tell_scores(args: argparse.Namespace, rows: list, kind: str, report, out: str) -> None:
+    "Print the table, what was read, and where the results lie."
+    from moca.benchmarks.summary import summary_table
+    from moca.studies.report import text_table
+    table = text_table(summary_table(rows, f"model ({kind})"))
+    told, folder = evaluate_told(report, args.data), Path(out)
+    where = f"results: {folder/'results'}; table and figures: {folder/'table.md'}, {folder/'figures'}"
+    data = dict(model=args.model, kind=kind, out=out, split=args.split)
+    data |= dict(tasks=[score_row(r) for r in rows], account=account(report) if told else None)
+    tell(args, "\n".join([table, *told, where]), data)
+
+def run_evaluate(args: argparse.Namespace) -> int:
+    "`moca evaluate`: a model on tasks, beside chance, baseline and ceiling; or the golden check."
+    check_model(args.model)
+    check_file("--json", args.json, args.force, (".json",))
+    if args.golden: return run_golden(args)
+    if args.image is not None: raise Usage("--image belongs to --golden: leave it out, or give both")
+    tasks, out = names_of(args.tasks), args.out or default_out(args.model)
+    check_tasks(tasks, args.data, args.download)
+    check_reopened(out, "run.json", "an evaluation")
+    with working(args.quiet): rows, kind, report = _score(args, tasks, out)
+    _tell_scores(args, rows, kind, report, out)
+    return 0
 
 # %% ../../nbs/commands/06_measure.ipynb #5b9c3b33
 def add_evaluate(sub) -> None:
@@ -131,6 +140,41 @@ def add_evaluate(sub) -> None:
     common(p, "replace the results in --out")
 
 # %% ../../nbs/commands/06_measure.ipynb #61cf2926
+def probe_reports(args: argparse.Namespace) -> list:
+    "The reports on a model, or on small random models of the families."
+    from moca.backbone import load_backbone, probe, probe_families
+    device = best_device(args.device)
+    if args.model:
+        model = load_backbone(model_name(args.model), check=False, device=device, attention=args.attention)
+        return [probe(model)]
+    families = None if args.families == "all" else names_of(args.families)
+    return probe_families(families, names_of(args.attention) or None, device, progress=True)
+
+# %% ../../nbs/commands/06_measure.ipynb #1ad30e07
+def _probe_line(report) -> str:
+    "A family and kernel: layers that look ahead, each check, and the worst difference of equals."
+    marks = " ".join(" ." if c.ok else " X" for c in report.checks)
+    ahead = f"{sum(o.sees_ahead for o in report.layers)}/{len(report.layers)}"
+    worst = max(c.value for c in report.checks if c.must == "equal")
+    fails = "" if all(o.ok for o in report.layers) else "  layers FAIL"
+    return f"{report.model:17s}{report.kernel:8s}{ahead:>7s}  {marks}   {worst:.0e}{fails}"
+
+def probe_table(reports: list, device: str) -> str:
+    "One line a family and kernel: layers that look ahead, then each check, `.` where it is as it must be."
+    from moca.model.families import families_here
+    from moca.model.kernels import available
+    checks = [c.name for c in reports[0].checks]
+    numbers = " ".join(f"{i:>2d}" for i in range(1, len(checks) + 1))
+    lines = [f"{'family':17s}{'kernel':8s}{'layers':>7s}  {numbers}   worst"]
+    for r in reports:
+        lines.append(_probe_line(r))
+        lines += [f"  FAILS {f}" for f in r.failures]
+    lines += [f"{i:2d} {name}" for i, name in enumerate(checks, 1)]
+    missing = {**available(device), **families_here()}
+    lines += [f"not run here: {k} ({why})" for k, why in missing.items() if why]
+    return "\n".join(lines)
+
+# %% ../../nbs/commands/06_measure.ipynb #1a7c3c67
 def run_probe(args: argparse.Namespace) -> int:
     """`moca probe`: who sees whom, in one model or in small random ones of the families. Exit code 1 if one
     is not what it says."""
@@ -148,36 +192,7 @@ def run_probe(args: argparse.Namespace) -> int:
     tell(args, text, [asdict(r) | dict(ok=r.ok, failures=r.failures) for r in reports])
     return int(failed > 0)
 
-def probe_reports(args: argparse.Namespace) -> list:
-    "The reports on a model, or on small random models of the families."
-    from moca.backbone import load_backbone, probe, probe_families
-    device = best_device(args.device)
-    if args.model:
-        model = load_backbone(model_name(args.model), check=False, device=device, attention=args.attention)
-        return [probe(model)]
-    families = None if args.families == "all" else names_of(args.families)
-    return probe_families(families, names_of(args.attention) or None, device, progress=True)
-
-# %% ../../nbs/commands/06_measure.ipynb #1ad30e07
-def probe_table(reports: list, device: str) -> str:
-    "One line a family and kernel: layers that look ahead, then each check, `.` where it is as it must be."
-    from moca.model.families import families_here
-    from moca.model.kernels import available
-    checks = [c.name for c in reports[0].checks]
-    numbers = " ".join(f"{i:>2d}" for i in range(1, len(checks) + 1))
-    lines = [f"{'family':17s}{'kernel':8s}{'layers':>7s}  {numbers}   worst"]
-    for r in reports:
-        marks = " ".join(" ." if c.ok else " X" for c in r.checks)
-        ahead = f"{sum(o.sees_ahead for o in r.layers)}/{len(r.layers)}"
-        worst = max(c.value for c in r.checks if c.must == "equal")
-        fails = "" if all(o.ok for o in r.layers) else "  layers FAIL"
-        lines.append(f"{r.model:17s}{r.kernel:8s}{ahead:>7s}  {marks}   {worst:.0e}{fails}")
-        lines += [f"  FAILS {f}" for f in r.failures]
-    lines += [f"{i:2d} {name}" for i, name in enumerate(checks, 1)]
-    missing = {**available(device), **families_here()}
-    lines += [f"not run here: {k} ({why})" for k, why in missing.items() if why]
-    return "\n".join(lines)
-
+# %% ../../nbs/commands/06_measure.ipynb #92614c4a
 def add_probe(sub) -> None:
     "`probe`."
     about = "ask a model which tokens see which, and print the answer"
@@ -194,20 +209,6 @@ def add_probe(sub) -> None:
 # %% ../../nbs/commands/06_measure.ipynb #009f11d2
 STAGE_BENCHES = {"stage1": "moca.speed.pretraining", "stage2": "moca.speed.finetuning"} # their modules
 
-def run_stage_bench(args: argparse.Namespace) -> None:
-    """`moca bench stage1` and `stage2`: one result a budget; what is not given is the bench's own choice for
-    the device."""
-    budgets = check_bench(args)
-    with working(args.quiet):
-        stage = importlib.import_module(STAGE_BENCHES[args.what])
-        names = ("shape", "mix", "tokens", "pairs")
-        given = {k: v for k in names if (v := getattr(args, k, None)) is not None}
-        if args.dtype: given["dtype"] = dict(fp32="float32", bf16="bfloat16")[args.dtype]
-        more = dict(arms=tuple(names_of(args.arms))) if args.arms else {}
-        settings = stage.settings(best_device(args.device), budgets, **given)
-        found = [stage.bench(s, repeats=args.repeats, **more) for s in settings]
-    tell(args, "\n\n".join(map(stage.as_text, found)), found[0] if len(found) == 1 else found)
-
 def check_bench(args: argparse.Namespace) -> list[int]:
     """The budgets. Raises `Usage` for a shape, an arm or a budget that makes no sense, and for an arm whose
     package is missing."""
@@ -223,25 +224,49 @@ def check_bench(args: argparse.Namespace) -> list[int]:
             need("sentence_transformers", "the arm st-cached (leave it out with --arms)")
     return whole_numbers("--budgets", args.budgets)
 
+# %% ../../nbs/commands/06_measure.ipynb #60523b4f
+def run_stage_bench(args: argparse.Namespace) -> None:
+    """`moca bench stage1` and `stage2`: one result a budget; what is not given is the bench's own choice for
+    the device."""
+    budgets = check_bench(args)
+    with working(args.quiet):
+        stage = importlib.import_module(STAGE_BENCHES[args.what])
+        names = ("shape", "mix", "tokens", "pairs")
+        given = {k: v for k in names if (v := getattr(args, k, None)) is not None}
+        if args.dtype: given["dtype"] = dict(fp32="float32", bf16="bfloat16")[args.dtype]
+        more = dict(arms=tuple(names_of(args.arms))) if args.arms else {}
+        settings = stage.settings(best_device(args.device), budgets, **given)
+        found = [stage.bench(s, repeats=args.repeats, **more) for s in settings]
+    tell(args, "\n\n".join(map(stage.as_text, found)), found[0] if len(found) == 1 else found)
+
 # %% ../../nbs/commands/06_measure.ipynb #a95a2cbd
+def _measure_packs(args: argparse.Namespace, budgets: list[int]) -> list:
+    "Packs against padded batches, a result a budget."
+    from moca.speed.bench import bench_pack
+    device = best_device(args.device)
+    how = dict(device=device, documents=args.documents, repeats=args.repeats,
+               dtype=torch_dtype(args.dtype, device))
+    return [bench_pack(model_name(args.model), budget=b, **how) for b in budgets]
+
+def _measure_kernels(args: argparse.Namespace, budgets: list[int]) -> list:
+    "Attention kernels on Packs, all budgets in one result."
+    from moca.speed.bench import bench_kernels
+    device = best_device(args.device)
+    return [bench_kernels(args.shape, budgets=tuple(budgets), device=device,
+                          dtype=torch_dtype(args.dtype, device), kernels=names_of(args.attention) or None,
+                          repeats=args.repeats, checkpointing=args.checkpointing)]
+
 def run_parts_bench(args: argparse.Namespace) -> None:
     "`moca bench pack` and `kernels`."
     budgets = check_bench(args) or [4096]
     if args.what == "pack": check_model(args.model)
     else: check_names("--attention", names_of(args.attention), decorated_in("moca.model.kernels", "kernel"))
     with working(args.quiet):
-        from moca.speed.bench import bench_kernels, bench_pack, bench_text
-        device = best_device(args.device)
-        dtype = torch_dtype(args.dtype, device)
-        if args.what == "pack":
-            how = dict(device=device, documents=args.documents, repeats=args.repeats, dtype=dtype)
-            found = [bench_pack(model_name(args.model), budget=b, **how) for b in budgets]
-        else:
-            kernels = names_of(args.attention) or None
-            found = [bench_kernels(args.shape, tuple(budgets), device, dtype, kernels, args.repeats,
-                                   args.checkpointing)]
+        from moca.speed.bench import bench_text
+        found = (_measure_packs if args.what == "pack" else _measure_kernels)(args, budgets)
     tell(args, "\n\n".join(map(bench_text, found)), found)
 
+# %% ../../nbs/commands/06_measure.ipynb #9aa1558a
 def run_reading_bench(args: argparse.Namespace) -> None:
     "`moca bench reading`: how the time of reading grows with the size of what is read."
     check_file("--json", args.json, args.force, (".json",))
@@ -281,6 +306,33 @@ def add_stage_bench(sub, name: str, about: str, examples: tuple) -> None:
     timing_flags(p, "by device")
 
 # %% ../../nbs/commands/06_measure.ipynb #c568a20b
+def _add_pack_bench(sub) -> None:
+    "`bench pack`."
+    model = Place("model", MODEL.about + "; default: base", default="base", required=False)
+    p = add_command(sub, "pack", run_parts_bench, "Packs against padded batches", (model,),
+                    examples=("moca bench pack", "moca bench pack runs/cpt/model --budgets 2048,8192"))
+    p.add_argument("--documents", type=positive, default=256, metavar="N",
+                   help="Documents of the embedded corpus (default: %(default)s)")
+    timing_flags(p, "4096")
+
+def _add_kernel_bench(sub) -> None:
+    "`bench kernels`."
+    p = add_command(sub, "kernels", run_parts_bench, "attention kernels on Packs",
+                    examples=("moca bench kernels", "moca bench kernels --shape 3b --attention varlen,flex"))
+    p.add_argument("--shape", default="tiny",
+                   help="random weights in this shape: tiny, toy, base, 0.5b, 3b (default: %(default)s)")
+    p.add_argument("--attention", metavar="A,B", help="only these kernels (default: all that run here)")
+    p.add_argument("--checkpointing", action="store_true", help="recompute activations")
+    timing_flags(p, "4096")
+
+def _add_reading_bench(sub) -> None:
+    "`bench reading`."
+    p = add_command(sub, "reading", run_reading_bench, "how the time of reading grows with what is read",
+                    examples=("moca bench reading", "moca bench reading --kinds jsonl,pdf"))
+    p.add_argument("--kinds", metavar="A,B",
+                   help="only these kinds of file: jsonl, csv, json, parquet, tar, pdf, txt (default: all)")
+    common(p, "overwrite the file in --json", device=False)
+
 def add_bench(sub) -> None:
     "`bench` and what stands below it."
     about = "measure ratios on this machine: whole stages, Packs, kernels, reading"
@@ -292,21 +344,6 @@ def add_bench(sub) -> None:
                     ("moca bench stage1", "moca bench stage1 --arms moca,N --tokens 4096 --json stage1.json"))
     add_stage_bench(sub, "stage2", "stage 2 against other ways to do the same work, equality first",
                     ("moca bench stage2", "moca bench stage2 --pairs 64 --arms moca,direct"))
-    model = Place("model", MODEL.about + "; default: base", default="base", required=False)
-    p = add_command(sub, "pack", run_parts_bench, "Packs against padded batches", (model,),
-                    examples=("moca bench pack", "moca bench pack runs/cpt/model --budgets 2048,8192"))
-    p.add_argument("--documents", type=positive, default=256, metavar="N",
-                   help="Documents of the embedded corpus (default: %(default)s)")
-    timing_flags(p, "4096")
-    p = add_command(sub, "kernels", run_parts_bench, "attention kernels on Packs",
-                    examples=("moca bench kernels", "moca bench kernels --shape 3b --attention varlen,flex"))
-    p.add_argument("--shape", default="tiny",
-                   help="random weights in this shape: tiny, toy, base, 0.5b, 3b (default: %(default)s)")
-    p.add_argument("--attention", metavar="A,B", help="only these kernels (default: all that run here)")
-    p.add_argument("--checkpointing", action="store_true", help="recompute activations")
-    timing_flags(p, "4096")
-    p = add_command(sub, "reading", run_reading_bench, "how the time of reading grows with what is read",
-                    examples=("moca bench reading", "moca bench reading --kinds jsonl,pdf"))
-    p.add_argument("--kinds", metavar="A,B",
-                   help="only these kinds of file: jsonl, csv, json, parquet, tar, pdf, txt (default: all)")
-    common(p, "overwrite the file in --json", device=False)
+    _add_pack_bench(sub)
+    _add_kernel_bench(sub)
+    _add_reading_bench(sub)

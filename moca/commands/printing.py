@@ -93,6 +93,7 @@ def note(args: argparse.Namespace, text: str) -> None:
     "A line on standard error, of the first process only, and not where `--quiet` was given."
     if not args.quiet and os.environ.get("RANK", "0") == "0": print(f"note: {text}", file=sys.stderr)
 
+# %% ../../nbs/commands/03_printing.ipynb #67fff186
 def plain(value):
     """A value as JSON can hold it: dataclasses and counters as objects, paths as texts, NaN and infinity as
     null."""
@@ -106,6 +107,7 @@ def plain(value):
     if value is None or isinstance(value, (bool, int, str)): return value
     return str(value)
 
+# %% ../../nbs/commands/03_printing.ipynb #1056c6aa
 def tell(args: argparse.Namespace, text: str, data) -> None:
     """Print a result: as text, with `--json -` as JSON instead; with `--json FILE` the JSON goes into the
     file."""
@@ -154,6 +156,7 @@ def memory_sentence(e: BaseException) -> str | None:
     why = str(e).splitlines()[0][:160]
     return f"out of memory ({why}): lower pack_tokens, or give checkpointing=full or lora=16"
 
+# %% ../../nbs/commands/03_printing.ipynb #38f56ee1
 def package_sentence(e: ModuleNotFoundError) -> str | None:
     "What to say of a package that only some commands need; None for one that is always there."
     name = (e.name or "").partition(".")[0]

@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import io
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -23,8 +24,8 @@ from .printing import note, tell, working
 
 # %% auto #0
 __all__ = ['BASE', 'inline_source', 'stage_values', 'choose_preset', 'preset_text', 'stage_config', 'count_weights',
-           'memory_text', 'memory_note', 'check_stage', 'literal_default', 'run_stage', 'stage_text', 'add_stage',
-           'run_resume', 'resumed_text', 'resume_options', 'add_resume', 'run_quickstart', 'add_quickstart',
+           'memory_text', 'memory_note', 'literal_default', 'check_stage', 'stage_text', 'run_stage', 'add_stage',
+           'resume_options', 'resumed_text', 'run_resume', 'add_resume', 'run_quickstart', 'add_quickstart',
            'run_ablate', 'add_ablate']
 
 # %% ../../nbs/commands/04_train.ipynb #69489dc1
@@ -32,6 +33,15 @@ def inline_source(data: str, options: dict) -> str:
     """A data source with its options as one text, which `load_mixture` reads: the path alone where there are
     none."""
     return json.dumps(dict(data=data, **options), ensure_ascii=False) if options else data
+
+# %% ../../nbs/commands/04_train.ipynb #d3cd5091
+def _source_of(data: str, words: dict, own: dict) -> str:
+    "DATA with its options as one text. Raises `Usage` for options beside a mixture, which has its own."
+    options = check_data(data, words, own)
+    if options and is_mixture(data):
+        raise Usage(f"{next(iter(options))}= holds for one source, and {data} is a "
+                    f"mixture: write one of your own, with `base: {data}` and that option")
+    return inline_source(data, options)
 
 def stage_values(args: argparse.Namespace) -> dict:
     """What a command line says of a stage: options of the stage as values, DATA with those of its source.
@@ -41,12 +51,7 @@ def stage_values(args: argparse.Namespace) -> dict:
     theirs = {k: v for k, v in args.given.items() if k not in mine}
     found = read_values(mine, own)
     source = read_values(theirs, source_options() | own)
-    if args.data is not None:
-        options = check_data(args.data, theirs, own)
-        if options and is_mixture(args.data):
-            raise Usage(f"{next(iter(options))}= holds for one source, and {args.data} is a "
-                        f"mixture: write one of your own, with `base: {args.data}` and that option")
-        found["data"] = inline_source(args.data, options)
+    if args.data is not None: found["data"] = _source_of(args.data, theirs, own)
     elif source:
         raise Usage(f"{next(iter(source))}= is an option of DATA, and none is given: write "
                     f"{args.parser.line()}")
@@ -68,6 +73,7 @@ def preset_text(preset: dict) -> str:
     "What a preset sets, in words."
     return ", ".join(f"{k}={v}" for k, v in preset.items() if k != "base")
 
+# %% ../../nbs/commands/04_train.ipynb #20fce491
 def stage_config(args: argparse.Namespace):
     "The config of a stage. Raises `BadInput` or `Usage`."
     from moca.training.config import make_config
@@ -89,10 +95,7 @@ def count_weights(folder: str) -> int:
     total = 0
     for file in sorted(Path(folder).glob("*.safetensors")):
         with safe_open(file, "pt") as f:
-            for name in f.keys():
-                size = 1
-                for n in f.get_slice(name).get_shape(): size *= n
-                total += size
+            for name in f.keys(): total += math.prod(f.get_slice(name).get_shape())
     return total
 
 def memory_text(weights: int, free: float, device: str) -> str | None:
@@ -100,8 +103,7 @@ def memory_text(weights: int, free: float, device: str) -> str | None:
     wanted = 16 * weights
     if wanted <= free: return None
     return (f"training all {weights / 1e9:.1f} billion weights takes about {wanted / 2**30:.0f} GiB and "
-            f"{device} has "
-            f"{free / 2**30:.0f} GiB: lora=16 trains adapters instead, and several GPUs share the sum "
+            f"{device} has {free / 2**30:.0f} GiB: lora=16 trains adapters instead, and several GPUs share the sum "
             f"(accelerate launch --use_fsdp --fsdp_version 2)")
 
 def memory_note(args: argparse.Namespace, cfg) -> None:
@@ -115,6 +117,10 @@ def memory_note(args: argparse.Namespace, cfg) -> None:
     if text: note(args, text)
 
 # %% ../../nbs/commands/04_train.ipynb #6f463819
+def literal_default(command: str, name: str) -> str:
+    "The default of a text option of a stage."
+    return stage_options(command)[name][1].strip("'")
+
 def check_stage(args: argparse.Namespace) -> None:
     "What can be wrong with a stage's command line and needs no model to be seen. Raises `Usage`."
     check_config(args.config, args.command)
@@ -129,20 +135,7 @@ def check_stage(args: argparse.Namespace) -> None:
         raise Usage(f"option tracker is {tracker!r}, which is not installed: pip install {tracker}, or use "
                     f"none")
 
-def literal_default(command: str, name: str) -> str:
-    "The default of a text option of a stage."
-    return stage_options(command)[name][1].strip("'")
-
-def run_stage(args: argparse.Namespace) -> None:
-    "`moca pretrain` and `moca finetune`."
-    check_stage(args)
-    with working(args.quiet):
-        cfg = stage_config(args)
-        memory_note(args, cfg)
-        work = getattr(importlib.import_module(STAGES[args.command][0]), args.command)
-        found = work(cfg, resume=args.resume, force=args.force)
-    if os.environ.get("RANK", "0") == "0": tell(args, stage_text(found, cfg.out), dict(found, out=cfg.out))
-
+# %% ../../nbs/commands/04_train.ipynb #115510e7
 def stage_text(found: dict, out: str) -> str:
     "What came of a stage, in words; and where it is written what was not read as it stands."
     from moca.data.account import json_lines
@@ -153,6 +146,17 @@ def stage_text(found: dict, out: str) -> str:
     if any(line.get("rows") != 0 for line in told): # a note of no rows says that all is well
         lines.append(f"what was not read, or not as it stands: {bad}")
     return "\n".join(lines)
+
+# %% ../../nbs/commands/04_train.ipynb #0b92ab8c
+def run_stage(args: argparse.Namespace) -> None:
+    "`moca pretrain` and `moca finetune`."
+    check_stage(args)
+    with working(args.quiet):
+        cfg = stage_config(args)
+        memory_note(args, cfg)
+        work = getattr(importlib.import_module(STAGES[args.command][0]), args.command)
+        found = work(cfg, resume=args.resume, force=args.force)
+    if os.environ.get("RANK", "0") == "0": tell(args, stage_text(found, cfg.out), dict(found, out=cfg.out))
 
 # %% ../../nbs/commands/04_train.ipynb #851ab7b9
 BASE = "directory of a saved model, a hub name, or base for the embedded causal model"
@@ -176,6 +180,20 @@ def add_stage(sub, name: str, about: str, examples: tuple[str, str]) -> None:
     common(p, "delete what moca made in --out and start again")
 
 # %% ../../nbs/commands/04_train.ipynb #616cf4b4
+def resume_options() -> dict:
+    "Options that a run may change when it goes on."
+    found = {}
+    for command in STAGES:
+        own = stage_options(command)
+        found |= {k: own[k] for k in free_options(command) if k != "out"}
+    return found
+
+# %% ../../nbs/commands/04_train.ipynb #b7be4ba8
+def resumed_text(found: dict | None, out: str) -> str:
+    "What came of a run that went on, in words."
+    if found and "steps" in found and "loss" in found: return stage_text(found, out)
+    return f"finished: what it found is in {out}"
+
 def run_resume(args: argparse.Namespace) -> None:
     "`moca resume`: the run in a directory, with its own options."
     if not Path(args.run).is_dir():
@@ -189,24 +207,11 @@ def run_resume(args: argparse.Namespace) -> None:
         found = resume_run(args.run, **changes)
     if os.environ.get("RANK", "0") == "0": tell(args, resumed_text(found, args.run), found)
 
-def resumed_text(found: dict | None, out: str) -> str:
-    "What came of a run that went on, in words."
-    if found and "steps" in found and "loss" in found: return stage_text(found, out)
-    return f"finished: what it found is in {out}"
-
-def resume_options() -> dict:
-    "Options that a run may change when it goes on."
-    found = {}
-    for command in STAGES:
-        own = stage_options(command)
-        found |= {k: own[k] for k in free_options(command) if k != "out"}
-    return found
-
+# %% ../../nbs/commands/04_train.ipynb #900afe75
 def add_resume(sub) -> None:
     "`resume`."
-    run = Place("run", "output directory of pretrain, finetune or quickstart (an ablation or evaluation goes "
-                       "on when "
-                       "its command is given again)")
+    run = Place("run", "output directory of pretrain, finetune or quickstart (an ablation or "
+                       "evaluation goes on when its command is given again)")
     examples = ("moca resume runs/cpt", "accelerate launch -m moca resume runs/moca-3b max_bad=0.05")
     about = "go on with a run that was stopped, with the options it has"
     p = add_command(sub, "resume", run_resume, about, (run,), examples=examples,
@@ -230,6 +235,7 @@ def run_quickstart(args: argparse.Namespace) -> None:
     where = f"report: {Path(args.out)/'report.html'} ({minutes:.1f} minutes, peak memory {memory})"
     tell(args, f"{text_table(score_table(scores_of(found)))}\n{where}", found)
 
+# %% ../../nbs/commands/04_train.ipynb #9cda77f8
 def add_quickstart(sub) -> None:
     "`quickstart`."
     about = "run both stages on the embedded corpus, measure, and write a report"
@@ -247,9 +253,8 @@ def add_quickstart(sub) -> None:
     common(p, "delete what moca made in --out and start again")
 
 # %% ../../nbs/commands/04_train.ipynb #65f32ef1
-def run_ablate(args: argparse.Namespace) -> None:
-    """`moca ablate`: a grid of models under equal budgets, and its tables; or only what it would run, or how
-    long that takes."""
+def _check_ablate(args: argparse.Namespace) -> None:
+    "What can be wrong with a grid's command line and needs no model to be seen. Raises `Usage`."
     check_grid(args.grid, args.given)
     if args.data is not None and not exists(args.data):
         raise Usage(f"--data {args.data} does not exist{near_file(args.data)}")
@@ -257,6 +262,11 @@ def run_ablate(args: argparse.Namespace) -> None:
         raise Usage("--dry-run runs nothing and --estimate measures: give one of them")
     check_file("--json", args.json, args.force, (".json",))
     if args.out is not None: check_reopened(args.out, "ablation.json", "an ablation")
+
+def run_ablate(args: argparse.Namespace) -> None:
+    """`moca ablate`: a grid of models under equal budgets, and its tables; or only what it would run, or how
+    long that takes."""
+    _check_ablate(args)
     from moca.studies.ablation import ablate, load_grid, show_grid
     grid = load_grid(args.grid, args.given)
     out = args.out or f"runs/ablate/{grid.name}"
@@ -269,6 +279,7 @@ def run_ablate(args: argparse.Namespace) -> None:
     said = result.getvalue().strip()
     tell(args, said or f"tables and figures are in {out}", found or dict(grid=grid, said=said))
 
+# %% ../../nbs/commands/04_train.ipynb #3a068d7c
 def add_ablate(sub) -> None:
     "`ablate`."
     grid = Place("grid", "tiny, tiny-data, tiny-curves, paper, or a YAML file")

@@ -16,15 +16,16 @@ from .printing import tell, working
 from .train import BASE
 
 # %% auto #0
-__all__ = ['MODEL', 'SETTINGS', 'account', 'read_all', 'best_device', 'model_name', 'torch_dtype', 'embedder', 'model_flags',
+__all__ = ['MODEL', 'SETTINGS', 'account', 'read_all', 'best_device', 'model_name', 'torch_dtype', 'model_flags', 'embedder',
            'vector_table', 'write_parquet', 'write_safetensors', 'write_vectors', 'embed_chunks', 'counted',
-           'run_embed', 'add_embed', 'run_mine', 'read_pairs_of', 'add_mine', 'run_data', 'add_data']
+           'run_embed', 'add_embed', 'read_pairs_of', 'run_mine', 'add_mine', 'run_data', 'add_data']
 
 # %% ../../nbs/commands/05_use.ipynb #018844b7
 def account(report) -> dict:
     "A Report for JSON: counts, rejected rows, ignored files, notes."
     return dict(name=report.name, met=report.n_met) | report.as_dict()
 
+# %% ../../nbs/commands/05_use.ipynb #dbf44d6a
 def read_all(data: str, given: dict[str, str]) -> tuple:
     """The Documents at DATA that can be used, of all its splits unless `split=` names one, and the Report of
     the others. Raises `BadInput`."""
@@ -59,17 +60,7 @@ def torch_dtype(name: str | None, device: str):
     name = name or ("bf16" if device.startswith("cuda") else "fp32")
     return torch.bfloat16 if name == "bf16" else torch.float32
 
-# %% ../../nbs/commands/05_use.ipynb #ea02c645
-SETTINGS = ("bidirectional", "end_token", "processor", "max_length", "min_pixels", "max_pixels")
-
-def embedder(args: argparse.Namespace):
-    "The Embedder that the flags of a command name. Raises `BadInput`."
-    from moca.embedder import Embedder
-    device = best_device(args.device)
-    given = {k: v for k in SETTINGS if (v := getattr(args, k)) is not None}
-    return Embedder.from_pretrained(model_name(args.model), args.pooling, args.multi_vector, device=device,
-                                    dtype=torch_dtype(args.dtype, device), **given)
-
+# %% ../../nbs/commands/05_use.ipynb #00fc2c33
 def model_flags(p: Parser) -> None:
     "How a command uses its model, where not as it was saved."
     switch = argparse.BooleanOptionalAction
@@ -88,6 +79,17 @@ def model_flags(p: Parser) -> None:
                    help="a larger image is scaled down to so many; default: the model's")
     p.add_argument("--dtype", choices=["fp32", "bf16"], help="default: bf16 on cuda, else fp32")
 
+# %% ../../nbs/commands/05_use.ipynb #ea02c645
+SETTINGS = ("bidirectional", "end_token", "processor", "max_length", "min_pixels", "max_pixels")
+
+def embedder(args: argparse.Namespace):
+    "The Embedder that the flags of a command name. Raises `BadInput`."
+    from moca.embedder import Embedder
+    device = best_device(args.device)
+    given = {k: v for k in SETTINGS if (v := getattr(args, k)) is not None}
+    return Embedder.from_pretrained(model_name(args.model), args.pooling, args.multi_vector, device=device,
+                                    dtype=torch_dtype(args.dtype, device), **given)
+
 # %% ../../nbs/commands/05_use.ipynb #9be8e7b2
 def vector_table(ids: list[str], found):
     """Ids and vectors as an Arrow table: `vector` a list of numbers, or of a multi-vector model `vectors`, a
@@ -101,6 +103,7 @@ def vector_table(ids: list[str], found):
     if late: rows = pa.ListArray.from_arrays([0, *itertools.accumulate(map(len, found))], rows)
     return pa.table({"id": pa.array(ids, pa.string()), "vectors" if late else "vector": rows})
 
+# %% ../../nbs/commands/05_use.ipynb #5a22feca
 def write_parquet(path: Path, chunks: Iterable[tuple[list[str], object]]) -> None:
     "The chunks as row groups."
     import pyarrow.parquet as pq
@@ -149,6 +152,7 @@ def counted(chunks: Iterable, count: dict) -> Iterable:
         count["vectors"] += sum(map(len, found)) if isinstance(found, list) else len(found)
         yield ids, found
 
+# %% ../../nbs/commands/05_use.ipynb #b69faba4
 def run_embed(args: argparse.Namespace) -> None:
     "`moca embed`: the vectors of each Document; rows that can't be used are named."
     check_model(args.model)
@@ -172,20 +176,33 @@ def add_embed(sub) -> None:
     about = "write the vectors of the Documents of a file or folder"
     examples = ("moca embed runs/moca-3b/model photos --out photos.parquet",
                 'moca embed base captions.csv --out v.safetensors template="{title}: {body}"')
-    p = add_command(sub, "embed", run_embed, about, (MODEL, Place("data", DATA)), ("--out FILE",), examples,
-                    known=source_options, title="options of DATA, written name=value (all splits unless "
-                                                "split= names one):")
+    title = "options of DATA, written name=value (all splits unless split= names one):"
+    p = add_command(sub, "embed", run_embed, about, places=(MODEL, Place("data", DATA)),
+                    needs=("--out FILE",), examples=examples, known=source_options, title=title)
     p.add_argument("--out", metavar="FILE",
                    help="*.parquet (id, vector) or *.safetensors (vectors; ids in the metadata); of a "
-                        "multi-vector model "
-                        "id and vectors, or vectors end to end and lengths")
+                        "multi-vector model id and vectors, or vectors end to end and lengths")
     model_flags(p)
     common(p, "overwrite the files in --out and --json")
 
 # %% ../../nbs/commands/05_use.ipynb #4cc0b309
-def run_mine(args: argparse.Namespace) -> int:
-    """`moca mine`: pairs with the hard negatives that a model finds, and what it passed over. Exit code 1 if
-    it finds none at all."""
+def read_pairs_of(args: argparse.Namespace) -> tuple:
+    "The pairs that `mine` works on, and a list of the Report on them."
+    if args.data is None:
+        from moca.data.corpus import load_corpus
+        pairs, reports = load_corpus().pairs("train", seed=args.seed), []
+    else:
+        from moca.data.mixtures import open_pairs
+        how = dict(verify=True, workers=4, progress=True, options=check_data(args.data, args.given))
+        pairs, report = open_pairs(args.data, **how)
+        report.show(summary=False)
+        reports = [report]
+    if args.limit: pairs = [pairs[i] for i in range(min(args.limit, len(pairs)))]
+    return pairs, reports
+
+# %% ../../nbs/commands/05_use.ipynb #9b6ea6ae
+def _check_mine(args: argparse.Namespace) -> None:
+    "What can be wrong with the command line of `mine` and needs no model to be seen. Raises `Usage`."
     check_model(args.model)
     if args.data is not None: check_data(args.data, args.given)
     elif args.given:
@@ -195,9 +212,20 @@ def run_mine(args: argparse.Namespace) -> int:
     check_file("--out", args.out, args.force, (".jsonl", ".parquet"))
     check_apart("--out", args.out, args.data)
     check_file("--json", args.json, args.force, (".json",))
+
+def _rule(args: argparse.Namespace):
+    "The rule of mining that the flags describe; `--ratio 0` is no limit."
+    from moca.finetuning.mining import Rule
+    return Rule(args.negatives, ratio=args.ratio or None, margin=args.margin, skip=args.skip,
+                depth=args.depth)
+
+def run_mine(args: argparse.Namespace) -> int:
+    """`moca mine`: pairs with the hard negatives that a model finds, and what it passed over. Exit code 1 if
+    it finds none at all."""
+    _check_mine(args)
     with working(args.quiet):
-        from moca.finetuning.mining import Rule, mine, write_pairs
-        rule = Rule(args.negatives, args.ratio or None, args.margin, args.skip, args.depth)
+        from moca.finetuning.mining import mine, write_pairs
+        rule = _rule(args)
         pairs, reports = read_pairs_of(args)
         corpus = None
         if args.corpus:
@@ -213,33 +241,9 @@ def run_mine(args: argparse.Namespace) -> int:
     tell(args, "\n".join([*(r.summary() for r in reports), found.text(), end]), data)
     return 0 if n else 1
 
-def read_pairs_of(args: argparse.Namespace) -> tuple:
-    "The pairs that `mine` works on, and a list of the Report on them."
-    if args.data is None:
-        from moca.data.corpus import load_corpus
-        pairs, reports = load_corpus().pairs("train", seed=args.seed), []
-    else:
-        from moca.data.mixtures import open_pairs
-        how = dict(verify=True, workers=4, progress=True, options=check_data(args.data, args.given))
-        pairs, report = open_pairs(args.data, **how)
-        report.show(summary=False)
-        reports = [report]
-    if args.limit: pairs = [pairs[i] for i in range(min(args.limit, len(pairs)))]
-    return pairs, reports
-
 # %% ../../nbs/commands/05_use.ipynb #a1906f2f
-def add_mine(sub) -> None:
-    "`mine`."
-    about = "find hard negatives for pairs with a model, and write the pairs with them"
-    what = "pairs: file, folder, pattern, data set on the hub or mixture; default: the embedded corpus"
-    pairs = Place("data", what, required=False)
-    examples = ("moca mine runs/cpt/model pairs.jsonl --out mined.parquet",
-                "moca mine base pairs.csv --corpus pages --out mined.jsonl columns.query=question")
-    p = add_command(sub, "mine", run_mine, about, (MODEL, pairs), ("--out FILE",), examples,
-                    known=source_options, title="options of DATA, written name=value:")
-    p.add_argument("--out", metavar="FILE", help="*.jsonl (images in a folder beside it) or *.parquet")
-    p.add_argument("--corpus", metavar="DATA",
-                   help="Documents to search; default: positives and negatives of the same task")
+def _rule_flags(p: Parser) -> None:
+    "How `mine` chooses among candidates."
     p.add_argument("--negatives", type=positive, default=2, metavar="N",
                    help="of a pair, at most (default: %(default)s)")
     p.add_argument("--ratio", type=float, default=0.95, metavar="X",
@@ -250,6 +254,20 @@ def add_mine(sub) -> None:
                    help="so many of the best that remain are passed over (default: %(default)s)")
     p.add_argument("--depth", type=positive, default=100, metavar="N",
                    help="candidates looked at for a query (default: %(default)s)")
+
+def add_mine(sub) -> None:
+    "`mine`."
+    about = "find hard negatives for pairs with a model, and write the pairs with them"
+    what = "pairs: file, folder, pattern, data set on the hub or mixture; default: the embedded corpus"
+    pairs = Place("data", what, required=False)
+    examples = ("moca mine runs/cpt/model pairs.jsonl --out mined.parquet",
+                "moca mine base pairs.csv --corpus pages --out mined.jsonl columns.query=question")
+    p = add_command(sub, "mine", run_mine, about, places=(MODEL, pairs), needs=("--out FILE",),
+                    examples=examples, known=source_options, title="options of DATA, written name=value:")
+    p.add_argument("--out", metavar="FILE", help="*.jsonl (images in a folder beside it) or *.parquet")
+    p.add_argument("--corpus", metavar="DATA",
+                   help="Documents to search; default: positives and negatives of the same task")
+    _rule_flags(p)
     p.add_argument("--keep", action="store_true", help="keep the pairs' own negatives, in front")
     p.add_argument("--limit", type=positive, metavar="N", help="only the first N pairs")
     p.add_argument("--seed", type=int, default=0, metavar="N",
@@ -274,11 +292,12 @@ def run_data(args: argparse.Namespace) -> int:
     tell(args, found.text() + page, found.as_dict())
     return int(not found.report.n_kept) # 1: nothing in it can be used
 
+# %% ../../nbs/commands/05_use.ipynb #28166128
 def add_data(sub) -> None:
     "`data`."
     about = "show what moca reads in a file or folder: counts, lengths, what is rejected and what is ignored"
-    examples = ("moca data photos --html "
-                "photos.html", "moca data pairs.csv --kind pairs columns.query=question")
+    examples = ("moca data photos --html photos.html",
+                "moca data pairs.csv --kind pairs columns.query=question")
     p = add_command(sub, "data", run_data, about, (Place("data", DATA),), examples=examples,
                     known=source_options, title="options of DATA, written name=value:")
     p.add_argument("--kind", choices=["documents", "pairs"],
