@@ -190,7 +190,7 @@ def configs(grid: Grid, cell: Cell, out: Path) -> tuple[PretrainConfig | None, F
     place = dict(seed=cell.seed, base=base, out=str(out/"stage2"/cell.key))
     return one, make_config(FinetuneConfig, cell.stage2, place)
 
-# %% ../../nbs/studies/04_ablation.ipynb #bf8f9673
+# %% ../../nbs/studies/04_ablation.ipynb #7a73a873
 def _read_grid(source: str | Path) -> dict:
     "A YAML file as a dict. Raises `BadInput`."
     try: found = yaml.safe_load(Path(source).read_text("utf-8"))
