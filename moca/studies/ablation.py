@@ -38,8 +38,8 @@ from ..training.run import clear
 
 # %% auto #0
 __all__ = ['MULTIMODAL', 'TEXT', 'LONG', 'AXES', 'FULL', 'CAUSAL', 'NAKED', 'MMEB_ONLY', 'NEXT', 'BOTH', 'ALL', 'COMPARE',
-           'POINTS', 'WITHOUT', 'GRIDS', 'CURVES', 'points', 'Grid', 'Cell', 'digest', 'label', 'arms', 'arm_of',
-           'make_cell', 'cells', 'load_grid', 'configs', 'show_grid', 'timed', 'steps_of', 'record_path', 'read_cell',
+           'POINTS', 'WITHOUT', 'GRIDS', 'CURVES', 'points', 'Grid', 'Cell', 'digest', 'label', 'arm_of', 'arms',
+           'make_cell', 'cells', 'configs', 'load_grid', 'show_grid', 'timed', 'steps_of', 'record_path', 'read_cell',
            'experience', 'time_left', 'read_left', 'price', 'probe_prices', 'scored_on', 'check_grid', 'open_grid',
            'run_cell', 'run_cells', 'ablate', 'collect']
 
@@ -140,27 +140,29 @@ def label(arm: Sequence) -> str:
                      or not first)
 
 # %% ../../nbs/studies/04_ablation.ipynb #4b00694e
-def arms(grid: Grid) -> list[tuple]:
-    """The arms of a grid, each once: ((axis, value, is it the first of its axis?), ...). Raises `BadInput`
-    for an unknown axis or value."""
-    out = []
-    for chosen in grid.cells:
-        if unknown := [a for a in chosen
-                       if a not in grid.axes]: raise BadInput(f"a cell names the axis {unknown[0]!r}: there "
-                                                              f"are {', '.join(grid.axes)}")
-        lists = [v if isinstance(v, list) else [v] for v in (chosen.get(a, next(iter(values))) for a, values
-                                                             in grid.axes.items())]
-        out += itertools.product(*lists)
-    return [arm_of(grid, dict(zip(grid.axes, values))) for values in dict.fromkeys(out)]
-
 def arm_of(grid: Grid, chosen: dict) -> tuple:
-    "One arm from some of its values. Raises `BadInput` for a value that its axis does not have."
+    """One arm from some of its values: ((axis, value, is it the first of its axis?), ...). Raises `BadInput`
+    for a value that its axis does not have."""
     for a, v in chosen.items():
-        if v not in grid.axes.get(a, {}):
-            raise BadInput(f"axis {a!r} has no value {v!r}: it has "
-                           f"{', '.join(map(str, grid.axes.get(a, {})))}")
+        values = grid.axes.get(a, {})
+        if v not in values:
+            raise BadInput(f"axis {a!r} has no value {v!r}: it has {', '.join(map(str, values))}")
     first = {a: next(iter(v)) for a, v in grid.axes.items()}
-    return tuple((a, chosen.get(a, first[a]), chosen.get(a, first[a]) == first[a]) for a in grid.axes)
+    values = first | {a: v for a, v in chosen.items() if a in first}
+    return tuple((a, values[a], values[a] == first[a]) for a in grid.axes)
+
+def _choices(grid: Grid, chosen: dict) -> list[list]:
+    "The values of each axis that a cell asks for. Raises `BadInput` for an unknown axis."
+    if unknown := [a for a in chosen if a not in grid.axes]:
+        raise BadInput(f"a cell names the axis {unknown[0]!r}: there are {', '.join(grid.axes)}")
+    values = [chosen.get(a, next(iter(v))) for a, v in grid.axes.items()]
+    return [v if isinstance(v, list) else [v] for v in values]
+
+def arms(grid: Grid) -> list[tuple]:
+    "The arms of a grid, each once. Raises `BadInput` for an unknown axis or value."
+    out = []
+    for chosen in grid.cells: out += itertools.product(*_choices(grid, chosen))
+    return [arm_of(grid, dict(zip(grid.axes, values))) for values in dict.fromkeys(out)]
 
 # %% ../../nbs/studies/04_ablation.ipynb #087b3d53
 def make_cell(grid: Grid, arm: tuple, seed: int) -> Cell:
@@ -178,72 +180,87 @@ def cells(grid: Grid) -> list[Cell]:
     return [make_cell(grid, arm, seed) for seed in grid.seeds for arm in arms(grid)]
 
 # %% ../../nbs/studies/04_ablation.ipynb #67a413a2
-def load_grid(source: str | Path | dict, changes: dict[str, str]
-              # changes: name -> text, as the command line has them; stage1.NAME and stage2.NAME go into the
-              # stages
-              | None = None) -> Grid:
-    "A preset, a YAML file or a dict as a Grid, checked cell by cell. Raises `BadInput`."
-    if isinstance(source, dict): found = dict(source)
-    elif source in GRIDS: found = dict(GRIDS[source], name=source)
-    else:
-        try: found = yaml.safe_load(Path(source).read_text("utf-8"))
-        except OSError:
-            raise BadInput(f"there is no grid {str(source)!r}: give {', '.join(GRIDS)} or a YAML file") from None
-        except yaml.YAMLError as e: raise BadInput(f"{source} is not YAML: {str(e).splitlines()[0]}") from e
-        if not isinstance(found, dict):
-            raise BadInput(f"{source} holds no grid: it needs tasks, cells, axes and seeds")
-        found.setdefault("name", Path(source).stem)
-    for name, text in (changes or {}).items(): _change(found, name, yaml.safe_load(str(text)))
-    known = {f.name for f in dataclasses.fields(Grid)}
-    if unknown := [k for k in found
-                   if k not in known]: raise BadInput(f"a grid has no {unknown[0]!r}: it has "
-                                                      f"{', '.join(sorted(known - {'overrides'}))}")
-    if missing := [k for k in ("name", "tasks", "cells", "axes", "seeds")
-                   if not found.get(k)]: raise BadInput(f"the grid lacks {missing[0]}")
-    grid = Grid(**found, overrides=dict(changes or {}))
-    for c in cells(grid): configs(grid, c, Path("."))
-    return grid
+def configs(grid: Grid, cell: Cell, out: Path) -> tuple[PretrainConfig | None, FinetuneConfig]:
+    "The configs of a cell's stages. Raises `BadInput` for an unknown option."
+    where = out/"stage1"/cell.stage1_key
+    one, base = None, grid.base
+    if cell.stage1 is not None:
+        one = make_config(PretrainConfig, cell.stage1, dict(seed=cell.seed, base=grid.base, out=str(where)))
+        base = str((where/"model").resolve())
+    place = dict(seed=cell.seed, base=base, out=str(out/"stage2"/cell.key))
+    return one, make_config(FinetuneConfig, cell.stage2, place)
+
+# %% ../../nbs/studies/04_ablation.ipynb #7a73a873
+def _read_grid(source: str | Path) -> dict:
+    "A YAML file as a dict. Raises `BadInput`."
+    try: found = yaml.safe_load(Path(source).read_text("utf-8"))
+    except OSError:
+        raise BadInput(f"there is no grid {str(source)!r}: give {', '.join(GRIDS)} or a YAML file") from None
+    except yaml.YAMLError as e: raise BadInput(f"{source} is not YAML: {str(e).splitlines()[0]}") from e
+    if not isinstance(found, dict):
+        raise BadInput(f"{source} holds no grid: it needs tasks, cells, axes and seeds")
+    return {"name": Path(source).stem} | found
+
+def _seeds(value) -> list[int]:
+    "Seeds as a list, from a list or from text like `0,1,2`."
+    if isinstance(value, list): return value
+    return [int(s) for s in str(value).replace("[", "").replace("]", "").split(",")]
 
 def _change(found: dict, name: str, value) -> None:
     "Apply one `name=value`."
-    if name == "seeds":
-        value = [int(s)
-                 for s in str(value).replace("[", "").replace("]", "").split(",")] if not isinstance(value,
-                 list) else value
+    if name == "seeds": value = _seeds(value)
     stage, dot, option = name.partition(".")
-    if dot and stage in ("stage1", "stage2"): found[stage] = found.get(stage, {}) | {option: value}
+    if dot and stage in ("stage1", "stage2"):
+        found[stage] = found.get(stage, {}) | {option: value}
     elif name in ("seeds", "split", "limit", "tasks", "base", "name"): found[name] = value
     else:
         raise BadInput(f"a grid has no option {name!r}: use seeds, split, limit, tasks, base, stage1.NAME or "
                        "stage2.NAME")
 
-def configs(grid: Grid, cell: Cell, out: Path) -> tuple[PretrainConfig | None, FinetuneConfig]:
-    "The configs of a cell's stages. Raises `BadInput` for an unknown option."
-    where = out/"stage1"/cell.stage1_key
-    one = None if cell.stage1 is None else make_config(PretrainConfig, cell.stage1, dict(seed=cell.seed,
-    base=grid.base, out=str(where)))
-    base = grid.base if one is None else str((where/"model").resolve())
-    return one, make_config(FinetuneConfig, cell.stage2, dict(seed=cell.seed, base=base,
-                                                              out=str(out/"stage2"/cell.key)))
+def _check_names(found: dict) -> None:
+    "Raise `BadInput` for a field that a grid does not have, or one that it lacks."
+    known = {f.name for f in dataclasses.fields(Grid)}
+    if unknown := [k for k in found if k not in known]:
+        raise BadInput(f"a grid has no {unknown[0]!r}: it has {', '.join(sorted(known - {'overrides'}))}")
+    if missing := [k for k in ("name", "tasks", "cells", "axes", "seeds") if not found.get(k)]:
+        raise BadInput(f"the grid lacks {missing[0]}")
+
+def load_grid(source: str | Path | dict, # a preset's name, a YAML file, or the grid itself
+              changes: dict[str, str] | None = None # name -> text; stage1.NAME and stage2.NAME go into the stages
+              ) -> Grid:
+    "A preset, a YAML file or a dict as a Grid, checked cell by cell. Raises `BadInput`."
+    if isinstance(source, dict): found = dict(source)
+    elif source in GRIDS: found = dict(GRIDS[source], name=source)
+    else: found = _read_grid(source)
+    for name, text in (changes or {}).items(): _change(found, name, yaml.safe_load(str(text)))
+    _check_names(found)
+    grid = Grid(**found, overrides=dict(changes or {}))
+    for c in cells(grid): configs(grid, c, Path("."))
+    return grid
 
 # %% ../../nbs/studies/04_ablation.ipynb #a6962e72
+def _spent(options: list[dict | None], names: Sequence[str]) -> list[tuple]:
+    "The different budgets of a stage: ((option, value), ...), cells without the stage left out."
+    found = {tuple((k, o[k]) for k in names if k in o) for o in options if o is not None}
+    return sorted(found, key=str)
+
+def _budget_words(found: list[tuple]) -> str:
+    "Budgets in words."
+    each = [", ".join(f"{k} {v}" for k, v in budget) for budget in found]
+    return " or ".join(words or "one pass over the data" for words in each)
+
 def show_grid(grid: Grid) -> str:
     "What a grid will train and how equal its budgets are, in words."
     todo, names = cells(grid), [label(a) for a in arms(grid)]
     shared = {c.stage1_key for c in todo if c.stage1 is not None}
-    spend = lambda stage, keys: sorted({tuple((k, o[k]) for k in keys if k in o) for c in todo if (o :=
-    getattr(c, stage)) is not None},
-                                       key=str)
-    words = lambda found: " or ".join(", ".join(f"{k} {v}" for k, v in o) or "one pass over the data" for o
-                                      in found)
-    one, two = spend("stage1", ("steps", "pack_tokens", "packs_per_step")), spend("stage2", ("steps",
-                                                                                             "batch_size"))
+    one = _spent([c.stage1 for c in todo], ("steps", "pack_tokens", "packs_per_step"))
+    two = _spent([c.stage2 for c in todo], ("steps", "batch_size"))
     equal = "equal budgets" if len(one) <= 1 and len(two) == 1 else "BUDGETS DIFFER between cells"
-    return "\n".join([f"grid {grid.name!r}: {len(names)} arms x {len(grid.seeds)} seeds = {len(todo)} cells "
-                      f"on {grid.tasks} ({grid.split})",
-                      *(f"  {n}" for n in names),
-                      f"{len(shared)} runs of stage 1 ({words(one)}), {len(todo)} of stage 2 ({words(two)}): "
-                      f"{equal}"])
+    first = (f"grid {grid.name!r}: {len(names)} arms x {len(grid.seeds)} seeds = {len(todo)} cells "
+             f"on {grid.tasks} ({grid.split})")
+    last = (f"{len(shared)} runs of stage 1 ({_budget_words(one)}), {len(todo)} of stage 2 "
+            f"({_budget_words(two)}): {equal}")
+    return "\n".join([first, *(f"  {n}" for n in names), last])
 
 # %% ../../nbs/studies/04_ablation.ipynb #def524cd
 def timed(work) -> float:
@@ -423,25 +440,29 @@ def ablate(grid: Grid, out: str | Path, # directory
 # options of stage 1 that make a curve (paper, figures 3 and 4)
 CURVES = ("steps", "text_ratio", "patch_ratio", "mae_weight", "lr")
 
+def _by_arm(records: list[dict], names: Sequence[str]) -> dict:
+    "Scores of the records, {arm: {seed: {task: [queries]}}}."
+    scores = {name: {} for name in names}
+    for r in records:
+        values = {t: torch.tensor(v, dtype=torch.float64) for t, v in r["scores"].items()}
+        scores[r["label"]][r["seed"]] = values
+    return scores
+
+def _about_arm(grid: Grid, arm: tuple) -> dict:
+    "What decides an arm: its values by axis, its options of stage 1 that make a curve, its stage-2 budget."
+    one, two = configs(grid, make_cell(grid, arm, grid.seeds[0]), Path("."))
+    options = None if one is None else {k: getattr(one, k) for k in CURVES}
+    return dict(axes={a: v for a, v, _ in arm}, options=options, stage2_steps=two.steps,
+                batch_size=two.batch_size)
+
 def collect(grid: Grid, records: list[dict], tasks: list[Task]) -> dict:
     "Everything that was found, as `results.json` holds it."
     order = {label(a): a for a in arms(grid)}
-    named = [[label(arm_of(grid, x)) for x in pair] for pair in grid.compare]
-    scores = {name: {} for name in order}
-    for r in records:
-        scores[r["label"]][r["seed"]] = {t: torch.tensor(v, dtype=torch.float64) for t, v in
-                                         r["scores"].items()}
-    found = summarise(scores, [(a, b) for a, b in named if a in order and b in order],
-                      {t.name: dict(family=t.family, metric=t.metric, queries=len(t.queries),
-                      chance=chance(t)) for t in tasks})
-    for name, arm in order.items():
-        cell = make_cell(grid, arm, grid.seeds[0])
-        one, two = configs(grid, cell, Path("."))
-        where = dict((a, v) for a, v, _ in arm)
-        found["arms"][name] |= dict(axes=where, options=None if one is None else {k: getattr(one, k) for k in
-                                                                                  CURVES},
-                                    stage2_steps=two.steps, batch_size=two.batch_size)
+    named = [tuple(label(arm_of(grid, x)) for x in pair) for pair in grid.compare]
+    known = {t.name: dict(family=t.family, metric=t.metric, queries=len(t.queries), chance=chance(t))
+             for t in tasks}
+    found = summarise(_by_arm(records, order), [(a, b) for a, b in named if a in order and b in order], known)
+    for name, arm in order.items(): found["arms"][name] |= _about_arm(grid, arm)
     spent = {k: sum(r["seconds"].get(k, 0.0) for r in records) for k in ("stage1", "stage2", "score")}
     return dict(format=1, grid=grid.name, overrides=grid.overrides, tasks_named=grid.tasks, split=grid.split,
-                limit=grid.limit,
-                seeds=grid.seeds, seconds=spent, **found, **surroundings())
+                limit=grid.limit, seeds=grid.seeds, seconds=spent, **found, **surroundings())

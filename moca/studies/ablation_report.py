@@ -17,8 +17,8 @@ from ..data.files import atomic
 from ..evaluation import TASK_FAMILIES, Table
 
 # %% auto #0
-__all__ = ['STUDENT', 'TABLE3', 't_interval', 'query_test', 'compare', 'summarise', 'arm_means', 'families_of', 'arms_table',
-           'find_arm', 'ablation_table', 'comparison_table', 'holm', 'clear', 'read_order', 'arms_figure',
+__all__ = ['STUDENT', 'TABLE3', 't_interval', 'query_test', 'compare', 'clear', 'holm', 'summarise', 'arm_means', 'families_of',
+           'arms_table', 'find_arm', 'ablation_table', 'comparison_table', 'read_order', 'arms_figure',
            'comparison_figure', 'curves', 'curves_figure', 'about', 'report_text', 'write_ablation', 'read_ablation']
 
 # %% ../../nbs/studies/03_ablation_report.ipynb #c813338e
@@ -27,62 +27,108 @@ STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228
 
 def t_interval(values: Sequence[float]) -> tuple[float, float, float]:
     "(mean, low, high) of a few numbers, 95 %; NaN limits for a single one."
-    n, mean = len(values), statistics.fmean(values)
+    n = len(values)
+    mean = statistics.fmean(values)
     if n < 2: return mean, math.nan, math.nan
-    half = STUDENT[min(n, len(STUDENT) + 1) - 2] * statistics.stdev(values) / n ** .5
+    t = STUDENT[min(n, len(STUDENT) + 1) - 2]
+    half = t * statistics.stdev(values) / n ** .5
     return mean, mean - half, mean + half
 
-def query_test(differences: list[Tensor], # of each task: [queries]
-               seed: int = 0, draws: int = 4000) -> tuple[float, float, float]:
+# %% ../../nbs/studies/03_ablation_report.ipynb #8c898b73
+def _redrawn(d: Tensor, draws: int, g: torch.Generator) -> tuple[Tensor, Tensor]:
+    "Means of a task's differences [queries]: of queries drawn anew, and with random signs; both [draws]."
+    n = len(d)
+    boot, null = [], []
+    for k in range(0, draws, 500): # in pieces, for memory
+        some = min(500, draws - k)
+        boot.append(d[torch.randint(n, (some, n), generator=g)].mean(1))
+        sign = torch.randint(2, (some, n), generator=g, dtype=torch.int8).double() * 2 - 1
+        null.append(sign @ d / n)
+    return torch.cat(boot), torch.cat(null)
+
+def query_test(differences: list[Tensor], # one a task: [queries], float64
+               seed: int = 0, # of the draws
+               draws: int = 4000 # of each kind
+               ) -> tuple[float, float, float]:
     """(low, high, p): 95 % bootstrap interval of the mean over tasks, and the p-value of the paired
     randomisation test."""
-    g, boot, null = torch.Generator().manual_seed(seed), torch.zeros(draws,
-                                                                     dtype=torch.float64), torch.zeros(draws,
-                                                                     dtype=torch.float64)
-    for d in differences:
-        n = len(d)
-        for k in range(0, draws, 500): # in pieces, for memory
-            boot[k:k + 500] += d[torch.randint(n, (500, n), generator=g)].mean(1)
-            null[k:k + 500] += (torch.randint(2, (500, n), generator=g,
-                                              dtype=torch.int8).double() * 2 - 1) @ d / n
-    k, observed = len(differences), float(sum(d.mean() for d in differences)) / len(differences)
-    low, high = (boot / k).quantile(torch.tensor([.025, .975], dtype=torch.float64)).tolist()
-    return low, high, (1 + int(((null / k).abs() >= abs(observed) - 1e-12).sum())) / (1 + draws)
+    g = torch.Generator().manual_seed(seed)
+    tasks = len(differences)
+    redrawn = [_redrawn(d, draws, g) for d in differences]
+    boot = sum(b for b, _ in redrawn) / tasks
+    null = sum(s for _, s in redrawn) / tasks
+    observed = float(sum(d.mean() for d in differences)) / tasks
+    low, high = boot.quantile(torch.tensor([.025, .975], dtype=torch.float64)).tolist()
+    extreme = int((null.abs() >= abs(observed) - 1e-12).sum())
+    return low, high, (1 + extreme) / (1 + draws)
 
-def compare(a: dict, b: dict) -> dict: # {seed: {task: [queries]}}, the same seeds, tasks and queries
+# %% ../../nbs/studies/03_ablation_report.ipynb #4fc826c8
+def _asked(arm: dict) -> dict:
+    "What an arm answered: {seed: {task: number of queries}}."
+    return {seed: {task: len(values) for task, values in by_task.items()} for seed, by_task in arm.items()}
+
+def compare(a: dict, # {seed: {task: [queries]}}
+            b: dict # the same seeds, tasks and queries
+            ) -> dict:
     "The difference a - b with both intervals. Raises `MocaError` if the two did not answer the same."
-    if a.keys() != b.keys() or any(a[s].keys() != b[s].keys() or any(len(a[s][t]) != len(b[s][t]) for t in
-                                                                     a[s])
-                                   for s in a): raise MocaError("two arms can be compared only on the same "
-                                                                "seeds, tasks and queries")
-    tasks = list(next(iter(a.values())))
-    by_seed = {s: statistics.fmean(float((a[s][t] - b[s][t]).mean()) for t in tasks) for s in a}
+    if _asked(a) != _asked(b):
+        raise MocaError("two arms can be compared only on the same seeds, tasks and queries")
+    minus = {s: {t: a[s][t] - b[s][t] for t in a[s]} for s in a}
+    tasks = list(next(iter(minus.values())))
+    by_seed = {s: statistics.fmean(float(d[t].mean()) for t in tasks) for s, d in minus.items()}
+    by_task = {t: statistics.fmean(float(d[t].mean()) for d in minus.values()) for t in tasks}
     mean, low, high = t_interval(list(by_seed.values()))
-    q_low, q_high, p = query_test([torch.stack([a[s][t] - b[s][t] for s in a]).mean(0) for t in tasks])
-    return dict(mean=mean, by_seed=by_seed, seed_low=low, seed_high=high, query_low=q_low, query_high=q_high,
-                p=p,
-                by_task={t: statistics.fmean(float((a[s][t] - b[s][t]).mean()) for s in a) for t in tasks})
+    q_low, q_high, p = query_test([torch.stack([d[t] for d in minus.values()]).mean(0) for t in tasks])
+    return dict(mean=mean, by_seed=by_seed, seed_low=low, seed_high=high,
+                query_low=q_low, query_high=q_high, p=p, by_task=by_task)
+
+# %% ../../nbs/studies/03_ablation_report.ipynb #1e0beca8
+def clear(c: dict) -> str:
+    "higher, lower, or undecided: what both intervals of a comparison say."
+    lows = (c["seed_low"], c["query_low"])
+    highs = (c["seed_high"], c["query_high"])
+    if any(map(math.isnan, (*lows, *highs))): return "one seed: undecided"
+    if min(lows) > 0: return "higher"
+    return "lower" if max(highs) < 0 else "undecided"
+
+# %% ../../nbs/studies/03_ablation_report.ipynb #9efd3e5f
+def holm(ps: Sequence[float]) -> list[float]:
+    """p-values corrected for their number (Holm 1979): the chance that any of several true null hypotheses is
+    rejected stays below the level."""
+    out = [0.0] * len(ps)
+    worst = 0.0
+    for rank, i in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
+        worst = min(1.0, max(worst, (len(ps) - rank) * ps[i]))
+        out[i] = worst
+    return out
 
 # %% ../../nbs/studies/03_ablation_report.ipynb #e1233e71
+def _means(by_seed: dict) -> dict:
+    "{seed: {task: mean}} of {seed: {task: [queries]}}, seeds as text, as JSON has them."
+    return {str(s): {t: float(v.mean()) for t, v in by_task.items()} for s, by_task in by_seed.items()}
+
 def summarise(scores: dict[str, dict], # {arm: {seed: {task: [queries]}}}
-              compared: Sequence[tuple[str, str]], tasks: dict[str, dict]) -> dict:
-    "Arms with their means, and comparisons."
-    means = lambda by_seed: {str(s): {t: float(v.mean()) for t, v in by_task.items()} for s, by_task in
-                             by_seed.items()}
-    arms = {name: dict(scores=means(by_seed)) for name, by_seed in scores.items()}
+              compared: Sequence[tuple[str, str]], # pairs of arms, first minus second
+              tasks: dict[str, dict] # what is known of each task: family, metric, queries, chance
+              ) -> dict:
+    "Arms with their means, and comparisons of those that have scores."
+    arms = {name: dict(scores=_means(by_seed)) for name, by_seed in scores.items()}
     found = []
     for a, b in compared:
         if scores[a] and scores[b]: found.append(dict(a=a, b=b, **compare(scores[a], scores[b])))
     return dict(tasks=tasks, arms=arms, comparisons=found)
 
+# %% ../../nbs/studies/03_ablation_report.ipynb #6e23eb52
 def arm_means(results: dict, arm: str, tasks: Sequence[str]) -> list[float]:
     "The mean over some tasks, one number a seed."
     return [statistics.fmean(found[t] for t in tasks) for found in results["arms"][arm]["scores"].values()]
 
 def families_of(results: dict) -> dict[str, list[str]]:
-    "Tasks by family, in the order of chapter 4."
-    return {f: found for f in TASK_FAMILIES if (found := [t for t, about in results["tasks"].items() if
-                                                          about["family"] == f])}
+    "Tasks by family, in the order of chapter 4; families without a task are left out."
+    found = {f: [] for f in TASK_FAMILIES}
+    for task, about in results["tasks"].items():
+        if about["family"] in found: found[about["family"]].append(task)
+    return {f: tasks for f, tasks in found.items() if tasks}
 
 # %% ../../nbs/studies/03_ablation_report.ipynb #628e382c
 def _cell(values: list[float], sign: str = "") -> str: # sign: "+" for differences
@@ -90,99 +136,114 @@ def _cell(values: list[float], sign: str = "") -> str: # sign: "+" for differenc
     mean, low, high = t_interval(values)
     return f"{100 * mean:{sign}.1f}" + ("" if math.isnan(low) else f" ± {50 * (high - low):.1f}")
 
+def _seeds(results: dict) -> str:
+    "`1 seed`, `3 seeds`."
+    n = len(results["seeds"])
+    return f"{n} seed{'s' * (n > 1)}"
+
 def arms_table(results: dict) -> Table:
     """The shape of the paper's table 1: a row an arm, a column a family, and the mean over all tasks. ±: half
     the 95 % interval over seeds."""
     groups = families_of(results) | {"all tasks": list(results["tasks"])}
-    rows = [["chance", *(f"{100 * statistics.fmean(results['tasks'][t]['chance'] for t in g):.1f}" for g in
-                         groups.values())]]
+    floor = {n: statistics.fmean(results["tasks"][t]["chance"] for t in g) for n, g in groups.items()}
+    rows = [["chance", *(f"{100 * x:.1f}" for x in floor.values())]]
     for arm in results["arms"]:
         rows.append([arm, *(_cell(arm_means(results, arm, g)) for g in groups.values())])
-    best = {(max(range(1, len(rows)), key=lambda i: float(rows[i][j].split()[0])), j) for j in range(1,
-    len(groups) + 1)}
-    return Table([f"{len(results['seeds'])} seed{'s' * (len(results['seeds']) > 1)}", *(f"{n} ({len(g)})" for
-    n, g in groups.items())],
-                 rows, frozenset(best))
+    best = set()
+    for j in range(1, len(groups) + 1):
+        best.add((max(range(1, len(rows)), key=lambda i: float(rows[i][j].split()[0])), j))
+    return Table([_seeds(results), *(f"{n} ({len(g)})" for n, g in groups.items())], rows, frozenset(best))
 
-TABLE3 = (("MLM+MAE, all pairs", {}), ("without MLM", dict(cpt="MAE")), ("without MAE", dict(cpt="MLM")),
-          ("without stage 1", dict(cpt="none")), ("without text-only pairs", dict(data="no text pairs")),
-          ("without long document pairs", dict(data="no long documents")), ("without task-aware batches",
-          dict(data="mixed batches")))
+# %% ../../nbs/studies/03_ablation_report.ipynb #290f6ebc
+TABLE3 = (("MLM+MAE, all pairs", {}),
+          ("without MLM", dict(cpt="MAE")),
+          ("without MAE", dict(cpt="MLM")),
+          ("without stage 1", dict(cpt="none")),
+          ("without text-only pairs", dict(data="no text pairs")),
+          ("without long document pairs", dict(data="no long documents")),
+          ("without task-aware batches", dict(data="mixed batches")))
 
 def find_arm(results: dict, **wanted) -> str | None:
     "The bidirectional arm with these values and the full ones elsewhere; None if the grid has none."
     full = dict(attention="bidirectional", cpt="MLM+MAE", data="all pairs", pooling="default") | wanted
     for name, arm in results["arms"].items():
         axes = arm["axes"]
-        if all(axes.get(k) == v for k, v in full.items()) and all(v == "default" for k, v in axes.items() if
-                                                                  k not in full):
-            return name
+        same = all(axes.get(k) == v for k, v in full.items())
+        if same and all(v == "default" for k, v in axes.items() if k not in full): return name
     return None
+
+# %% ../../nbs/studies/03_ablation_report.ipynb #d5ed9cab
+def _kinds(results: dict) -> dict[str, list[str]]:
+    "Tasks by kind, as the columns of table 3 have them; kinds without a task are left out."
+    families = families_of(results)
+    multimodal = []
+    for f in ("classification", "vqa", "retrieval", "grounding"): multimodal += families.get(f, [])
+    kinds = {"multimodal": multimodal, "pages": families.get("visual-document", []),
+             "text": families.get("text", [])}
+    return {n: g for n, g in kinds.items() if g} | {"all tasks": list(results["tasks"])}
 
 def ablation_table(results: dict) -> Table:
     """The shape of the paper's table 3: what is lost without each part, by kind of task; rows that the grid
-    does not have are left out."""
-    families = families_of(results)
-    groups = {"multimodal": [t for f in ("classification", "vqa", "retrieval", "grounding") for t in
-                             families.get(f, [])],
-              "pages": families.get("visual-document", []), "text": families.get("text", [])}
-    groups = {n: g for n, g in groups.items() if g} | {"all tasks": list(results["tasks"])}
-    full, rows = find_arm(results), []
+    does not have are left out. Raises `MocaError` without the full arm."""
+    full = find_arm(results)
     if full is None:
         raise MocaError("the grid has no bidirectional arm with MLM+MAE: the paper's table 3 starts from it")
+    kinds = _kinds(results)
+    whole = arm_means(results, full, kinds["all tasks"])
+    rows = []
     for title, wanted in TABLE3:
         if (arm := find_arm(results, **wanted)) is None: continue
-        values = {n: arm_means(results, arm, g) for n, g in groups.items()}
-        minus = [a - b for a, b in zip(values["all tasks"], arm_means(results, full, groups["all tasks"]))]
-        rows.append([title, *map(_cell, values.values()), "" if arm == full else _cell(minus, "+")])
-    return Table(["bidirectional", *groups, "difference"], rows)
+        values = [arm_means(results, arm, g) for g in kinds.values()]
+        minus = [a - b for a, b in zip(values[-1], whole)]
+        rows.append([title, *map(_cell, values), "" if arm == full else _cell(minus, "+")])
+    return Table(["bidirectional", *kinds, "difference"], rows)
 
 # %% ../../nbs/studies/03_ablation_report.ipynb #88610efe
 def comparison_table(results: dict) -> Table:
     """Each difference in points, its interval over seeds, its interval over queries, and p of the paired
     randomisation test, corrected by `holm`."""
     points = lambda x: "–" if math.isnan(x) else f"{100 * x:+.2f}"
-    rows = [[f"{c['a']} − {c['b']}", points(c["mean"]),
-             f"[{points(c['seed_low'])}, {points(c['seed_high'])}]",
-             f"[{points(c['query_low'])}, {points(c['query_high'])}]", "< 0.001" if p < .001 else f"{p:.3f}",
-             clear(c)]
-             for c, p in zip(results["comparisons"], holm([c["p"] for c in results["comparisons"]]))]
+    found = results["comparisons"]
+    rows = []
+    for c, p in zip(found, holm([c["p"] for c in found])):
+        rows.append([f"{c['a']} − {c['b']}", points(c["mean"]),
+                     f"[{points(c['seed_low'])}, {points(c['seed_high'])}]",
+                     f"[{points(c['query_low'])}, {points(c['query_high'])}]",
+                     "< 0.001" if p < .001 else f"{p:.3f}", clear(c)])
     return Table(["difference of means over all tasks", "points", "95 % over seeds", "95 % over queries",
                   "p (queries, Holm)", ""], rows)
 
-def holm(ps: Sequence[float]) -> list[float]:
-    """p-values corrected for their number (Holm 1979): the chance that any of several true null hypotheses is
-    rejected stays below the level."""
-    order, out, worst = sorted(range(len(ps)), key=lambda i: ps[i]), [0.0] * len(ps), 0.0
-    for rank, i in enumerate(order): out[i] = worst = min(1.0, max(worst, (len(ps) - rank) * ps[i]))
-    return out
+# %% ../../nbs/studies/03_ablation_report.ipynb #c8486238
+def _verdict(words: list[str]) -> str:
+    "What the two differences of the paper's order say together."
+    if "lower" in words: return "The order of the paper does not hold"
+    if words == ["higher", "higher"]: return "The order of the paper holds"
+    return "Whether the order of the paper holds is undecided"
 
-def clear(c: dict) -> str:
-    "higher, lower, or undecided: what both intervals say."
-    lows, highs = (c["seed_low"], c["query_low"]), (c["seed_high"], c["query_high"])
-    if any(map(math.isnan, (*lows, *highs))): return "one seed: undecided"
-    return "higher" if min(lows) > 0 else "lower" if max(highs) < 0 else "undecided"
+def _standing(results: dict, arms: Sequence[str]) -> str:
+    "Arms with their means over all tasks in percent, the best first."
+    means = {a: statistics.fmean(arm_means(results, a, list(results["tasks"]))) for a in arms}
+    return " > ".join(f"{a} {100 * v:.1f}" for a, v in sorted(means.items(), key=lambda o: -o[1]))
 
 def read_order(results: dict) -> str:
     """Does the paper's order hold: bidirectional with stage 1 > causal > bidirectional without it (section
     4.3)? In words."""
-    asked = [("bidirectional, MLM+MAE", "causal, none"), ("causal, none", "bidirectional, none")]
-    found = [next((c for c in results["comparisons"] if (c["a"], c["b"]) == pair), None) for pair in asked]
+    order = ("bidirectional, MLM+MAE", "causal, none", "bidirectional, none")
+    pairs = {(c["a"], c["b"]): c for c in results["comparisons"]}
+    found = [pairs.get(pair) for pair in zip(order, order[1:])]
     if None in found: return "This grid does not hold the three arms of the paper's order."
     how = dict(higher="clearly higher than", lower="clearly lower than")
     said = [f"“{c['a']}” is {how.get(clear(c), 'not clearly different from')} “{c['b']}” "
             f"({100 * c['mean']:+.1f} points)" for c in found]
-    words = [clear(c) for c in found]
-    verdict = "Whether the order of the paper holds is undecided"
-    if words == ["higher", "higher"]: verdict = "The order of the paper holds"
-    if "lower" in words: verdict = "The order of the paper does not hold"
-    few = f" with {len(results['seeds'])} seed{'s' * (len(results['seeds']) > 1)}, " if len(results["seeds"]) < 3 else " "
-    means = {a: statistics.fmean(arm_means(results, a, list(results["tasks"]))) for a in dict.fromkeys(x for
-    pair in asked for x in pair)}
-    stand = " > ".join(f"{a} {100 * v:.1f}" for a, v in sorted(means.items(), key=lambda o: -o[1]))
-    return f"{verdict} at this scale:{few}{' and '.join(said)}. The means stand in the order {stand}."
+    few = f" with {_seeds(results)}, " if len(results["seeds"]) < 3 else " "
+    return (f"{_verdict([clear(c) for c in found])} at this scale:{few}{' and '.join(said)}. "
+            f"The means stand in the order {_standing(results, order)}.")
 
 # %% ../../nbs/studies/03_ablation_report.ipynb #61430906
+def _plain_axes(figure: Figure) -> None:
+    "Take the upper and right frame from all axes of a figure."
+    for ax in figure.axes: ax.spines[["top", "right"]].set_visible(False)
+
 def arms_figure(results: dict) -> Figure:
     """A row an arm: the mean over all tasks, a dot a seed, a bar for the 95 % interval over seeds; grey:
     chance."""
@@ -190,102 +251,124 @@ def arms_figure(results: dict) -> Figure:
     fig = Figure(figsize=(7.5, 1.1 + .32 * len(results["arms"])), layout="constrained")
     ax = fig.subplots()
     for y, arm in enumerate(results["arms"]):
-        values, colour = arm_means(results, arm, tasks), "#d9822b" if arm.startswith("causal") else "#2a78c8"
+        values = arm_means(results, arm, tasks)
+        colour = "#d9822b" if arm.startswith("causal") else "#2a78c8"
         mean, low, high = t_interval(values)
         if not math.isnan(low): ax.plot([100 * low, 100 * high], [y, y], color=colour, lw=2, alpha=.5)
         ax.plot([100 * v for v in values], [y] * len(values), "o", ms=4, color=colour, alpha=.6)
-        ax.plot(100 * mean, y, "|", ms=14, mew=2,
-            color=colour)
+        ax.plot(100 * mean, y, "|", ms=14, mew=2, color=colour)
     floor = 100 * statistics.fmean(t["chance"] for t in results["tasks"].values())
     ax.axvline(floor, color="#bbb", lw=3)
     ax.text(floor, -.75, " chance", fontsize=8, color="#777", va="bottom")
     ax.set_yticks(range(len(results["arms"])), results["arms"])
     ax.set_ylim(len(results["arms"]) - .5, -.8)
     n = len(results["seeds"])
-    ax.set_xlabel(f"mean of {len(tasks)} tasks, % "
-                  + (f"(bars: 95 % over {n} seeds)" if n > 1 else "(one seed: no interval)"))
-    ax.spines[["top", "right"]].set_visible(False)
+    bars = f"(bars: 95 % over {n} seeds)" if n > 1 else "(one seed: no interval)"
+    ax.set_xlabel(f"mean of {len(tasks)} tasks, % {bars}")
+    _plain_axes(fig)
     return fig
 
 # %% ../../nbs/studies/03_ablation_report.ipynb #e700e755
+def _draw_comparison(ax, y: int, c: dict) -> None:
+    "One comparison at height `y`: its mean, its intervals, its seeds."
+    for dy, kind, colour in ((-.13, "seed", "#7a4fb0"), (.13, "query", "#1a9850")):
+        low, high = 100 * c[f"{kind}_low"], 100 * c[f"{kind}_high"]
+        said = f"95 % over {dict(seed='seeds', query='queries')[kind]}" if y == 0 else None
+        if not math.isnan(low): ax.plot([low, high], [y + dy, y + dy], color=colour, lw=2, label=said)
+    seeds = [100 * v for v in c["by_seed"].values()]
+    ax.plot(seeds, [y - .13] * len(seeds), ".", ms=4, color="#7a4fb0")
+    ax.plot(100 * c["mean"], y, "D", ms=5, color="k")
+
 def comparison_figure(results: dict) -> Figure:
     "A row a comparison: the difference with both intervals; what crosses the line is undecided."
-    fig = Figure(figsize=(8.5, 1.1 + .36 * len(results["comparisons"])), layout="constrained")
+    found = results["comparisons"]
+    fig = Figure(figsize=(8.5, 1.1 + .36 * len(found)), layout="constrained")
     ax = fig.subplots()
-    for y, c in enumerate(results["comparisons"]):
-        for dy, kind, colour in ((-.13, "seed", "#7a4fb0"), (.13, "query", "#1a9850")):
-            low, high = 100 * c[f"{kind}_low"], 100 * c[f"{kind}_high"]
-            if not math.isnan(low): ax.plot([low, high], [y + dy, y + dy], color=colour, lw=2,
-                                            label=f"95 % over {dict(seed='seeds', query='queries')[kind]}" if
-                                            not y else None)
-        ax.plot([100 * v for v in c["by_seed"].values()], [y - .13] * len(c["by_seed"]), ".", ms=4,
-                color="#7a4fb0"); ax.plot(100 * c["mean"], y, "D", ms=5, color="k")
+    for y, c in enumerate(found): _draw_comparison(ax, y, c)
     ax.axvline(0, color="#999", lw=1)
-    ax.set_yticks(range(len(results["comparisons"])), [f"{c['a']}\n− {c['b']}" for c in
-                                                       results["comparisons"]],
-                  fontsize=7); ax.invert_yaxis()
+    ax.set_yticks(range(len(found)), [f"{c['a']}\n− {c['b']}" for c in found], fontsize=7)
+    ax.invert_yaxis()
     ax.set_xlabel("difference of means over all tasks, points")
     ax.legend(frameon=False, fontsize=8)
-    ax.spines[["top", "right"]].set_visible(False)
+    _plain_axes(fig)
     return fig
 
 # %% ../../nbs/studies/03_ablation_report.ipynb #3b3ddb63
+def _differ_in(option: str, full: dict, arm: dict) -> bool:
+    "Are two arms equal but for one option of stage 1?"
+    if not arm["options"]: return False
+    axes = ("attention", "cpt", "data", "pooling")
+    if any(arm["axes"].get(k) != v for k, v in full["axes"].items() if k in axes): return False
+    return all(arm["options"][k] == v for k, v in full["options"].items() if k != option)
+
 def curves(results: dict) -> dict[str, list[tuple[float, str]]]:
     """Options of stage 1 with three or more values in otherwise equal full arms, {option: [(value, arm),
     ...]}: the paper's figures 3 and 4."""
-    full, out = find_arm(results), {}
-    if full is None: return {}
-    base = results["arms"][full]["options"]
-    where = {k: v for k, v in results["arms"][full]["axes"].items() if k in ("attention", "cpt", "data",
-                                                                             "pooling")}
-    for option in base:
-        def same(arm: dict) -> bool: # the full arm but for this option
-            if not arm["options"] or any(arm["axes"].get(k) != v for k, v in where.items()): return False
-            return all(arm["options"][k] == v for k, v in base.items() if k != option)
-        found = sorted((arm["options"][option], name) for name, arm in results["arms"].items() if same(arm))
+    name = find_arm(results)
+    if name is None: return {}
+    full, out = results["arms"][name], {}
+    for option in full["options"]:
+        same = {n: arm for n, arm in results["arms"].items() if _differ_in(option, full, arm)}
+        found = sorted((arm["options"][option], n) for n, arm in same.items())
         if len({x for x, _ in found}) >= 3: out[option] = found
     return out
+
+# %% ../../nbs/studies/03_ablation_report.ipynb #c6fe4fe5
+def _draw_curve(ax, results: dict, places: list[tuple[float, str]]) -> None:
+    "The mean over all tasks at each value of an option, with its interval over seeds."
+    stats = [t_interval(arm_means(results, arm, list(results["tasks"]))) for _, arm in places]
+    half = [0 if math.isnan(high) else 100 * (high - mean) for mean, _, high in stats]
+    ax.errorbar([x for x, _ in places], [100 * mean for mean, _, _ in stats], yerr=half,
+                fmt="o-", ms=4, lw=1.2, color="#2a78c8")
 
 def curves_figure(results: dict) -> Figure:
     """The mean over all tasks against each option of `curves`; dashed: without stage 1. Raises `MocaError` if
     the grid has none."""
     if not (found := curves(results)): raise MocaError("the grid varies no option of stage 1")
     fig = Figure(figsize=(2.9 * len(found), 2.6), layout="constrained")
+    axes = fig.subplots(1, len(found), squeeze=False, sharey=True)[0]
     tasks, none = list(results["tasks"]), find_arm(results, cpt="none")
-    for ax, (option, places) in zip(fig.subplots(1, len(found), squeeze=False, sharey=True)[0],
-                                    found.items()):
-        stats = [t_interval(arm_means(results, arm, tasks)) for _, arm in places]
-        error = [[0 if math.isnan(low) else 100 * (m - low) for m, low, _ in stats],
-                 [0 if math.isnan(high) else 100 * (high - m) for m, _, high in stats]]
-        ax.errorbar([x for x, _ in places], [100 * m for m, _, _ in stats], yerr=error, fmt="o-", ms=4,
-                    lw=1.2, color="#2a78c8")
+    for ax, (option, places) in zip(axes, found.items()):
+        _draw_curve(ax, results, places)
         if none:
             ax.axhline(100 * statistics.fmean(arm_means(results, none, tasks)), color="#999", ls="--", lw=1)
         ax.set_xlabel(f"stage 1: {option}")
-        ax.spines[["top", "right"]].set_visible(False)
-    fig.axes[0].set_ylabel(f"mean of {len(tasks)} tasks, %")
+    axes[0].set_ylabel(f"mean of {len(tasks)} tasks, %")
+    _plain_axes(fig)
     return fig
 
 # %% ../../nbs/studies/03_ablation_report.ipynb #64f03072
+def _budget(results: dict) -> str:
+    "Steps and batch of both stages."
+    some = next(iter(results["arms"].values()))
+    one = next((a["options"]["steps"] for a in results["arms"].values() if a["options"]), None)
+    return (f"{one} steps of stage 1 (where there is one), {some['stage2_steps']} of stage 2 "
+            f"with {some['batch_size']} pairs")
+
+def _place(results: dict) -> str:
+    "Tasks, machine and torch."
+    cut = f", at most {results['limit']} queries a task" if results["limit"] else ""
+    machine = f"{results['machine']['cpus']} CPU cores"
+    if results["machine"]["gpu"]: machine += f", {results['machine']['gpu']}"
+    return (f"{results['tasks_named']}, {results['split']} split{cut}; {machine}; "
+            f"torch {results['versions']['torch']}")
+
 def about(results: dict) -> str:
     "What was run, in one paragraph; says so if it was a miniature of its grid."
     changed = ", ".join(f"{k}={v}" for k, v in results["overrides"].items())
-    some = next(iter(results["arms"].values()))
-    one = next((a["options"]["steps"] for a in results["arms"].values() if a["options"]), None)
-    steps = f"{one} steps of stage 1 (where there is one), {some['stage2_steps']} of stage 2 with {some['batch_size']} pairs"
-    cut = f", at most {results['limit']} queries a task" if results["limit"] else ""
-    machine = f"{results['machine']['cpus']} CPU cores" + (f", {results['machine']['gpu']}" if
-                                                           results["machine"]["gpu"] else "")
     first = f"Grid {results['grid']!r}. "
     if changed:
-        first = f"MINIATURE of grid {results['grid']!r} ({changed}): it shows that the bench works, its numbers say little. "
-    where = f"{results['tasks_named']}, {results['split']} split{cut}; {machine}; torch {results['versions']['torch']}"
-    return f"{first}Seeds {', '.join(map(str, results['seeds']))}; {steps}; {where}; {sum(results['seconds'].values()) / 60:.0f} minutes."
+        first = (f"MINIATURE of grid {results['grid']!r} ({changed}): it shows that the bench works, "
+                 "its numbers say little. ")
+    minutes = sum(results["seconds"].values()) / 60
+    return (f"{first}Seeds {', '.join(map(str, results['seeds']))}; {_budget(results)}; {_place(results)}; "
+            f"{minutes:.0f} minutes.")
 
+# %% ../../nbs/studies/03_ablation_report.ipynb #c60b1034
 def report_text(results: dict) -> str:
     "The report as Markdown."
-    parts = [f"# Ablation: {results['grid']}", about(results), read_order(results), "## Arms (table 1)",
-             str(arms_table(results))]
+    parts = [f"# Ablation: {results['grid']}", about(results), read_order(results)]
+    parts += ["## Arms (table 1)", str(arms_table(results))]
     if find_arm(results) is not None:
         parts += ["## Without each part (table 3)", str(ablation_table(results))]
     parts += ["## Differences", str(comparison_table(results)),
@@ -293,30 +376,39 @@ def report_text(results: dict) -> str:
               "(same masks, order, negatives) and by query."]
     return "\n\n".join(parts) + "\n"
 
-def write_ablation(out: str | Path, results: dict) -> None:
+# %% ../../nbs/studies/03_ablation_report.ipynb #f68b9c21
+def _finite(x):
+    "A JSON value with numbers rounded to six digits and null for NaN."
+    if isinstance(x, dict): return {k: _finite(v) for k, v in x.items()}
+    if isinstance(x, list): return [_finite(v) for v in x]
+    if not isinstance(x, float): return x
+    return None if math.isnan(x) else round(x, 6)
+
+def _draw_all(folder: Path, results: dict) -> None:
+    "The figures that these results have, as PNG files."
+    folder.mkdir(exist_ok=True)
+    for name, draw in (("arms", arms_figure), ("differences", comparison_figure), ("curves", curves_figure)):
+        try: fig = draw(results)
+        except MocaError: continue # a grid without curves
+        fig.savefig(folder/f"{name}.png", dpi=110, facecolor="white", bbox_inches="tight",
+                    metadata={"Software": None})
+
+def write_ablation(out: str | Path, # directory, which is there
+                   results: dict # as `collect` of the ablation bench returns it
+                   ) -> None:
     "`results.json`, `report.md` and the figures."
     out = Path(out)
-    finite = lambda x: None if isinstance(x, float) and math.isnan(x) else {k: finite(v) for k, v in
-                                                                            x.items()} if isinstance(x,
-        dict) else [finite(v) for v in x] if isinstance(x, list) else round(x, 6) if isinstance(x,
-                                                                                                float) else x
     with atomic(out/"results.json") as part:
-        part.write_text(json.dumps(finite(results), indent=1, allow_nan=False) + "\n", "utf-8")
+        part.write_text(json.dumps(_finite(results), indent=1, allow_nan=False) + "\n", "utf-8")
     with atomic(out/"report.md") as part: part.write_text(report_text(results), "utf-8")
-    (out/"figures").mkdir(exist_ok=True)
-    for name, draw in (("arms", arms_figure), ("differences", comparison_figure), ("curves", curves_figure)):
-        try:
-            draw(results).savefig(out/"figures"/f"{name}.png", dpi=110, facecolor="white",
-                                  bbox_inches="tight",
-                                   metadata={"Software": None})
-        except MocaError: pass # a grid without curves
+    _draw_all(out/"figures", results)
 
 def read_ablation(path: str | Path) -> dict:
     "A `results.json` that `write_ablation` wrote. Raises `BadInput` for anything else."
+    limits = ("seed_low", "seed_high", "query_low", "query_high")
     try:
         found = json.loads(Path(path).read_text("utf-8"))
-        for c in found["comparisons"]:
-            c |= {k: math.nan for k in ("seed_low", "seed_high", "query_low", "query_high") if c[k] is None}
+        for c in found["comparisons"]: c |= {k: math.nan for k in limits if c[k] is None}
         if found["format"] != 1 or not found["arms"]: raise ValueError("another format")
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise BadInput(f"{path} is no result of `moca ablate` ({type(e).__name__}: {e})") from e
