@@ -38,13 +38,17 @@ clean: ## remove builds, caches and coverage data (.venv and runs stay)
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .coverage .coverage.* htmlcov _docs _proc
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Installed once, and again when the requirements or the tested versions change.
+# Installed once, and again when the requirements or the tested versions change. torchvision, which sentence-transformers' processors ask for,
+# lies apart: pip brings one that is built for a GPU, and beside a torch for the CPU importing transformers fails. One test uses it.
 $(STAMP): settings.ini $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "moca needs Python 3.10 or newer: call make with PYTHON=/path/to/python3" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 	  { rm -rf $(VENV); echo "$(PYTHON) -m venv failed: install the venv module (on Debian: python3-venv)" >&2; exit 1; }
 	$(BIN)/python -m pip install --disable-pip-version-check -q $(PIP_ARGS) $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e '.[dev]'
+	rm -rf $(VENV)/torchvision
+	$(BIN)/python -m pip install --disable-pip-version-check -q $(PIP_ARGS) $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) \
+	  --no-deps --target $(VENV)/torchvision torchvision
 	@touch $@
 
 $(DOCS_STAMP): $(STAMP)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import NamedTuple
 import torch
 import transformers
 from PIL import Image
@@ -17,10 +18,10 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_res
 from ..data.errors import BadInput
 
 # %% auto #0
-__all__ = ['FAMILIES', 'ImageLayout', 'largest_grid', 'mrope_positions', 'Family', 'QwenGrid', 'Qwen2VL', 'Qwen25VL', 'Qwen3VL',
-           'Qwen35', 'TileRows', 'TileLayout', 'Tiles', 'PaliGemma', 'Gemma3', 'InternVL', 'NamedTiles', 'Idefics3',
-           'SmolVLM', 'LlavaFrame', 'LlavaGrid', 'LlavaOnevision', 'family_named', 'family_of', 'families_here',
-           'small_image']
+__all__ = ['FAMILIES', 'ImageLayout', 'largest_grid', 'mrope_positions', 'JointProcessor', 'Family', 'QwenGrid', 'Qwen2VL',
+           'Qwen25VL', 'Qwen3VL', 'Qwen35', 'TileRows', 'TileLayout', 'Tiles', 'PaliGemma', 'Gemma3', 'InternVL',
+           'NamedTiles', 'Idefics3', 'SmolVLM', 'LlavaFrame', 'LlavaGrid', 'LlavaOnevision', 'family_named',
+           'family_of', 'families_here', 'small_image']
 
 # %% ../../nbs/model/01_families.ipynb #cf15c64c
 @dataclass(frozen=True)
@@ -105,11 +106,24 @@ class _Markup:
         "Token ids of a piece of markup."
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
+# %% ../../nbs/model/01_families.ipynb #75917691
+class JointProcessor(NamedTuple):
+    "The processor of transformers that lays texts and images of a family out together."
+    name: str # its class
+    mark: str = "<image>" # what stands for an image in a text
+    length: str | None = None # its keyword for the tokens of a tile
+    video: str | None = None # the class of the video processor that it cannot do without
+    several: bool = True # does each of several images of a Document become what it would become alone?
+    saved: dict = {} # keywords that are saved with it
+    tokens: dict[str, str] = {} # special tokens that it asks the tokenizer for, by attribute
+    called: dict = {} # keywords of each call
+
 # %% ../../nbs/model/01_families.ipynb #6047fe5c
 class Family(_Markup):
     """One Hugging Face VLM family: sizes to tokens, pixels to rows, rows to features. Subclasses are the
     records."""
     processor = "" # image processor class in transformers
+    joint: JointProcessor | None = None # for texts and images; None: none lays images out as moca does
     tower = "vision_tower" # the vision tower inside model.model
     axes = 1 # rows of position_ids
     first = 0 # the first position
@@ -161,6 +175,8 @@ class Family(_Markup):
         return Image.fromarray((x.clamp(0, 1) * 255).round().byte().numpy())
 
 # %% ../../nbs/model/01_families.ipynb #c209e4e3
+_QWEN_IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
+
 class QwenGrid(Family):
     "An image as any grid of patches, `merge x merge` of them a token; positions in three axes."
     axes, frames, end_token = 3, 2, "<|endoftext|>"
@@ -193,6 +209,7 @@ class QwenGrid(Family):
 # %% ../../nbs/model/01_families.ipynb #7d8d9f93
 class Qwen2VL(QwenGrid):
     "Rows of patches in any grid; positions in three axes (arXiv 2409.12191)."
+    joint = JointProcessor("Qwen2VLProcessor", _QWEN_IMAGE, video="Qwen2VLVideoProcessor")
     name, processor, tower = "qwen2_vl", "Qwen2VLImageProcessorPil", "visual"
 
     def rows(self, images, resized=None):
@@ -216,14 +233,17 @@ class Qwen2VL(QwenGrid):
 # %% ../../nbs/model/01_families.ipynb #4bdf0ee0
 class Qwen25VL(Qwen2VL):
     "Like Qwen2-VL; its tower attends in windows, and returns in the order of the input."
+    joint = JointProcessor("Qwen2_5_VLProcessor", _QWEN_IMAGE, video="Qwen2VLVideoProcessor")
     name = "qwen2_5_vl"
 
 class Qwen3VL(Qwen2VL):
     "Like Qwen2-VL, with deepstack features."
+    joint = JointProcessor("Qwen3VLProcessor", _QWEN_IMAGE, video="Qwen2VLVideoProcessor")
     name = "qwen3_vl"
 
 class Qwen35(Qwen2VL):
     "Like Qwen2-VL, with a hybrid language model that runs Documents one by one."
+    joint = Qwen3VL.joint
     name, packs = "qwen3_5", False # three of four layers are gated delta networks: recurrent, so causal
 
 # %% ../../nbs/model/01_families.ipynb #6dd6af24
@@ -309,6 +329,10 @@ class PaliGemma(Tiles):
 
 class Gemma3(Tiles):
     "One tile, its patches averaged in blocks."
+    joint = JointProcessor("Gemma3Processor", "<start_of_image>", length="image_seq_length",
+                           tokens=dict(boi_token="<start_of_image>", eoi_token="<end_of_image>",
+                                       image_token="<image_soft_token>"),
+                           called=dict(return_mm_token_type_ids=False)) # which would open images to each other only
     name, processor = "gemma3", "Gemma3ImageProcessorPil"
     def find_block(self): return self.side // math.isqrt(self.config.mm_tokens_per_image)
     def image_layout(self, width, height, max_tokens=None):
@@ -318,6 +342,9 @@ class Gemma3(Tiles):
 # %% ../../nbs/model/01_families.ipynb #642c3ef8
 class InternVL(Tiles):
     "Tiles and a thumbnail in one run."
+    joint = JointProcessor("InternVLProcessor", "<IMG_CONTEXT>", length="image_seq_length", video="InternVLVideoProcessor",
+                           tokens=dict(start_image_token="<img>", end_image_token="</img>",
+                                       context_image_token="<IMG_CONTEXT>", video_token="<video>"))
     name, processor = "internvl", "GotOcr2ImageProcessorPil"
     def find_block(self): return round(1 / self.config.downsample_ratio)
     def limit(self, min_pixels, max_pixels):
@@ -381,6 +408,7 @@ class NamedTiles(Tiles):
 # %% ../../nbs/model/01_families.ipynb #0d572cd4
 class Idefics3(NamedTiles):
     "Tiles named by row and column, then the whole image."
+    joint = JointProcessor("Idefics3Processor", length="image_seq_len")
     name, processor, tower = "idefics3", "Idefics3ImageProcessorPil", "vision_model"
     def tiles(self, image, **options):
         found = self.images(images=[[image]], return_tensors="pt", do_pad=True, **options)
@@ -407,6 +435,7 @@ def _tile_marks(rows: int, columns: int) -> list[str]:
 
 class SmolVLM(Idefics3):
     "Like Idefics3."
+    joint = JointProcessor("SmolVLMProcessor", length="image_seq_len", video="SmolVLMVideoProcessor")
     name, processor = "smolvlm", "SmolVLMImageProcessorPil"
 
 # %% ../../nbs/model/01_families.ipynb #f59efedf
@@ -473,6 +502,9 @@ class LlavaGrid(LlavaFrame):
 # %% ../../nbs/model/01_families.ipynb #d9f5c584
 class LlavaOnevision(LlavaGrid):
     "The whole image, then a grid of tiles without its padding, a newline after each row."
+    joint = JointProcessor("LlavaOnevisionProcessor", length="num_image_tokens", video="LlavaOnevisionVideoProcessor",
+                           several=False, # of several images it takes the overviews alone
+                           saved=dict(vision_feature_select_strategy="full"))
     most_tiles = 9
     def setup(self):
         super().setup()

@@ -18,7 +18,7 @@ from ..data.errors import BadInput
 from .directories import model_path
 from .encoding import Encoder
 from .families import family_named
-from .saving import read_settings
+from .saving import dense_folder, read_settings
 from .trust import Checked, check_model, check_values, read_tensors, reading
 
 # %% auto #0
@@ -139,13 +139,15 @@ class StoredModel:
 # %% ../../nbs/model/15_loading.ipynb #9e409daf
 def read_projection(path: str, width: int | None = None # of the hidden states it must fit
                     ) -> nn.Linear:
-    """The projection of a saved directory. Raises `BadInput` if its file is missing, damaged, of another
-    shape or not finite."""
-    file = Path(path)/"projection.safetensors"
-    weight = read_tensors(file).get("weight")
+    """The projection of a saved directory, of moca's own file or of sentence-transformers'. Raises `BadInput`
+    if its file is missing, damaged, of another shape or not finite."""
+    file, name = Path(path)/"projection.safetensors", "weight"
+    theirs = dense_folder(Path(path))
+    if theirs and not file.exists(): file, name = theirs/"model.safetensors", "linear.weight"
+    weight = read_tensors(file).get(name)
     fits = weight is not None and weight.ndim == 2 and weight.is_floating_point()
     if not fits or width not in (None, weight.shape[1]):
-        raise BadInput(f"{file} holds no matrix `weight` for hidden states of {width}: save the model again")
+        raise BadInput(f"{file} holds no matrix `{name}` for hidden states of {width}: save the model again")
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
     with torch.no_grad(): layer.weight.copy_(weight)
     return layer

@@ -4,21 +4,18 @@
 
 # %% ../../nbs/model/14_saving.ipynb #bcaf68ea
 from __future__ import annotations
-import copy
-import json
 import warnings
 from pathlib import Path
-import torch
 from safetensors.torch import save_file
-from tokenizers.processors import TemplateProcessing
-import moca
 from ..data.errors import BadInput
+from .card import model_card
+from .families import FAMILIES
+from .st_files import chat_template, write_json, write_st_files
 from .trust import read_json
 
 # %% auto #0
-__all__ = ['SETTINGS', 'POOLINGS', 'RULES', 'TEMPLATE', 'PROCESSORS', 'read_settings', 'ends_texts', 'saved_pooling',
-           'st_settings', 'ending_tokenizer', 'why_not_st', 'sentence_transformers_files', 'OpenWithMocaEmbedder',
-           'refusal_files', 'set_prompts', 'model_card', 'write_settings', 'share_modes']
+__all__ = ['SETTINGS', 'POOLINGS', 'RULES', 'read_settings', 'ends_texts', 'saved_pooling', 'dense_folder', 'st_settings',
+           'set_prompts', 'write_settings', 'share_modes']
 
 # %% ../../nbs/model/14_saving.ipynb #f07692d6
 SETTINGS = "moca.json" # beside config.json: what moca needs to use the model as it was trained
@@ -92,6 +89,19 @@ def saved_pooling(path: str | Path) -> str | None:
         raise BadInput(f"{file}: pooling {pooling[:40]!r} is none of moca's: {', '.join(POOLINGS)}")
     return pooling
 
+# %% ../../nbs/model/14_saving.ipynb #16335abb
+def _module_kinds(path: Path) -> dict[str, Path]:
+    "The modules of sentence-transformers in a directory: class and folder; empty where there are none."
+    file = path/"modules.json"
+    found = read_json(file) if file.exists() else []
+    modules = [o for o in found if isinstance(o, dict)] if isinstance(found, list) else []
+    return {str(o.get("type")).split(".")[-1]: path/str(o.get("path", "")) for o in modules}
+
+def dense_folder(path: Path) -> Path | None:
+    "Where sentence-transformers' MultiVectorEncoder keeps its projection; None: it has none."
+    kinds = _module_kinds(path)
+    return kinds.get("Dense") if "MultiVectorMask" in kinds else None
+
 # %% ../../nbs/model/14_saving.ipynb #0c9d0074
 def st_settings(path: Path) -> dict:
     """Settings from sentence-transformers' files; empty where there are none. Warns of a chat template that
@@ -100,7 +110,8 @@ def st_settings(path: Path) -> dict:
     if not (path/"modules.json").exists(): return {}
     found = dict(bidirectional=_is_open(read_json(path/"config.json")))
     pooling = saved_pooling(path)
-    found |= dict(end_token=ends_texts(path), multi_vector=False)
+    late = "MultiVectorMask" in _module_kinds(path)
+    found |= dict(end_token=ends_texts(path), multi_vector=late, projection=dense_folder(path) is not None)
     if pooling is not None: found["pooling"] = pooling
     length = (_optional_json(path/"sentence_bert_config.json").get("max_seq_length")
               or _optional_json(path/"tokenizer_config.json").get("model_max_length"))
@@ -120,109 +131,11 @@ def _is_open(config: dict) -> bool:
 
 def _warn_of_template(file: Path) -> None:
     "Warn of a chat template that is not moca's."
-    if file.exists() and file.read_text("utf-8", errors="replace") != TEMPLATE:
+    ours = {chat_template(family.joint) for family in FAMILIES.values() if family.joint}
+    if file.exists() and file.read_text("utf-8", errors="replace") not in ours:
         warnings.warn(f"{file.parent}: its chat template is not moca's, which lays texts and images end to "
                       "end: "
                       "sentence-transformers gives other vectors", stacklevel=4)
-
-# %% ../../nbs/model/14_saving.ipynb #281e6b9b
-TEMPLATE = (
-    "{%- set ns = namespace(prompt='', kinds='') -%}"
-    "{%- for m in messages -%}"
-    "{%- if m.content is string -%}{%- set parts = [{'type': 'text', 'text': m.content}] -%}"
-    "{%- else -%}{%- set parts = m.content -%}{%- endif -%}"
-    "{%- set ns.kinds = '' -%}"
-    "{%- for c in parts -%}{%- set ns.kinds = ns.kinds ~ c.type[0] -%}{%- endfor -%}"
-    "{%- if 'it' not in ns.kinds -%}" # images first, as for a dictionary
-    "{%- set parts = parts | selectattr('type', 'equalto', 'image') | list"
-    " + parts | selectattr('type', 'equalto', 'text') | list -%}{%- endif -%}"
-    "{%- for c in parts -%}"
-    "{%- if c.type == 'image' -%}{{- '<|vision_start|><|image_pad|><|vision_end|>' -}}"
-    "{%- elif c.type == 'text' and m.role == 'system' -%}{%- set ns.prompt = ns.prompt ~ c.text -%}"
-    "{%- elif c.type == 'text' and ns.prompt -%}{{- (ns.prompt ~ ' ' ~ c.text).rstrip() -}}{%- set ns.prompt = '' -%}"
-    "{%- elif c.type == 'text' -%}{{- c.text -}}"
-    "{%- endif -%}{%- endfor -%}{%- endfor -%}"
-    "{{- ns.prompt.rstrip() -}}") # a prompt, texts and images
-
-# %% ../../nbs/model/14_saving.ipynb #f6276829
-def ending_tokenizer(encoder):
-    "A copy of the tokenizer that begins and ends each text as the Encoder does."
-    tokenizer = copy.deepcopy(encoder.tokenizer)
-    start = tokenizer.convert_ids_to_tokens(list(encoder.family.start))
-    tail = tokenizer.convert_ids_to_tokens(list(encoder.tail))
-    adds_nothing = tokenizer("a")["input_ids"] == tokenizer("a", add_special_tokens=False)["input_ids"]
-    if adds_nothing and not start and not tail: return tokenizer
-    special = [(token, tokenizer.convert_tokens_to_ids(token)) for token in {*start, *tail}]
-    first = " ".join([*start, "$A", *tail])
-    second = " ".join([*start, "$B", *tail])
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=first, pair=f"{first} {second}",
-                                                                    special_tokens=special)
-    return tokenizer
-
-# %% ../../nbs/model/14_saving.ipynb #1177ee66
-# family -> the processor that sentence-transformers reads its images with; the same files serve them all
-PROCESSORS = {
-    "qwen2_vl": "Qwen2VLProcessor", "qwen2_5_vl": "Qwen2_5_VLProcessor", "qwen3_vl": "Qwen3VLProcessor",
-    "qwen3_5": "Qwen3VLProcessor"}
-
-def why_not_st(backbone, multi_vector: bool = False) -> str | None:
-    "Why sentence-transformers cannot give a model's vectors; None if it can."
-    if multi_vector or backbone.projection is not None:
-        return "gives a vector a token, through a projection of its own"
-    family = backbone.encoder.family.name
-    return None if family in PROCESSORS else f"is of the family {family}, whose images moca lays out itself"
-
-# %% ../../nbs/model/14_saving.ipynb #55a4318f
-def sentence_transformers_files(backbone, pooling: str) -> dict[str, dict | list]:
-    """The JSON files that make a model directory loadable with `SentenceTransformer(path)`, stock modules
-    only."""
-    prefix = "sentence_transformers.sentence_transformer.modules"
-    modules = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
-    return {
-        "modules.json": [dict(idx=i, name=str(i), path=folder, type=f"{prefix}.{kind}")
-                         for i, (folder, kind) in enumerate(modules)],
-        "sentence_bert_config.json": _st_transformer(backbone.encoder),
-        "config_sentence_transformers.json": dict(similarity_fn_name="cosine", prompts=backbone.prompts),
-        "processor_config.json": _st_processor(backbone.encoder),
-        "1_Pooling/config.json": dict(embedding_dimension=backbone.hidden_size, include_prompt=True,
-                                      pooling_mode="lasttoken" if pooling == "last" else pooling),
-        "2_Normalize/config.json": {}}
-
-# %% ../../nbs/model/14_saving.ipynb #fd2843bc
-def _st_transformer(encoder) -> dict:
-    "How sentence-transformers calls the model: texts, images and messages alike."
-    how = dict(method="forward", method_output_name="last_hidden_state")
-    modalities = dict(text=how, image=how, message=how | dict(format="structured"))
-    return dict(max_seq_length=encoder.max_length, transformer_task="feature-extraction",
-                module_output_name="token_embeddings",
-                # PIL makes the pixels, as here; torchvision would round some otherwise
-                processor_kwargs=dict(use_fast=False),
-                modality_config=modalities)
-
-def _st_processor(encoder) -> dict:
-    "The processor for texts and images, with the image processor's settings."
-    processor = encoder.image_processor
-    names = ("image_mean", "image_std", "merge_size", "patch_size", "temporal_patch_size")
-    shared = {name: getattr(processor, name) for name in names}
-    image = dict(shared, image_processor_type=type(processor).__name__, size=dict(processor.size),
-                 resample=int(processor.resample))
-    return dict(processor_class=PROCESSORS[encoder.family.name], image_processor=image,
-                video_processor=dict(shared, video_processor_type="Qwen2VLVideoProcessor"))
-
-# %% ../../nbs/model/14_saving.ipynb #9d2f4ed1
-class OpenWithMocaEmbedder(torch.nn.Module):
-    "Stands in `modules.json` of a model that only moca can use; loading it says so."
-    @classmethod
-    def load(cls, path: str, **kwargs):
-        "Raises `BadInput`, always."
-        raise BadInput(f"{path} is a model for moca.Embedder: write Embedder.from_pretrained({str(path)!r}), "
-                       "from moca.embedder")
-
-def refusal_files(why: str) -> dict[str, dict | list]:
-    "The files that make `SentenceTransformer(path)` fail with one sentence."
-    refusal = f"moca.model.saving.{OpenWithMocaEmbedder.__name__}"
-    return {"modules.json": [dict(idx=0, name="0", path="", type=refusal)],
-            "config_sentence_transformers.json": dict(note=f"The model {why}: open it with moca.Embedder.")}
 
 # %% ../../nbs/model/14_saving.ipynb #984da2fc
 def set_prompts(backbone, prompts: dict[str, str]) -> None:
@@ -232,48 +145,6 @@ def set_prompts(backbone, prompts: dict[str, str]) -> None:
     wrong = [k for k, v in prompts.items() if not isinstance(k, str) or not isinstance(v, str)]
     if wrong: raise BadInput(f"prompt {wrong[0]!r} is no text: give names and texts")
     backbone.prompts = dict(prompts)
-
-# %% ../../nbs/model/14_saving.ipynb #53fa1f08
-_IN_MOCA = '''```python
-from moca.embedder import Embedder
-model = Embedder.from_pretrained("PATH")
-vectors = model.encode(["a text", image, [image, "a caption"]])
-```'''
-_IN_ST = '''```python
-from sentence_transformers import SentenceTransformer
-model = SentenceTransformer("PATH")
-vectors = model.encode(["a text", image, {"image": image, "text": "a caption"}])
-```'''
-
-def model_card(backbone, pooling: str, multi_vector: bool = False) -> str:
-    "README.md of a saved model: what it is, how to use it, what it was made of."
-    served = why_not_st(backbone, multi_vector) is None
-    blocks = [_card_head(backbone, served), "# A multimodal embedding model",
-              "Texts, images and both become unit vectors; a dot product is a similarity.",
-              _card_facts(backbone, pooling, multi_vector), _IN_MOCA]
-    if served: blocks.append(_IN_ST)
-    if backbone.history: blocks += ["## How it was made", "\n".join(f"* {line}" for line in backbone.history)]
-    return "\n\n".join([*blocks, f"Written by moca {moca.__version__}."]) + "\n"
-
-# %% ../../nbs/model/14_saving.ipynb #0a733d77
-def _card_head(backbone, served: bool) -> str: # served: does sentence-transformers give its vectors?
-    "What the hub reads of a card."
-    lines = ["---", f"library_name: {'sentence-transformers' if served else 'transformers'}",
-             "pipeline_tag: feature-extraction"]
-    if backbone.base: lines.append(f"base_model: {backbone.base}")
-    tags = ["moca", "multimodal", "feature-extraction"]
-    if served: tags += ["sentence-transformers", "sentence-similarity"]
-    return "\n".join([*lines, "tags:", *(f"- {tag}" for tag in tags), "---"])
-
-def _card_facts(backbone, pooling: str, multi_vector: bool) -> str:
-    "Size, attention, length and prompts, a line each."
-    encoder, millions = backbone.encoder, sum(p.numel() for p in backbone.model.parameters()) / 1e6
-    attention = "bidirectional" if backbone.bidirectional else "causal"
-    output = "a vector a token" if multi_vector else f"one vector of {backbone.hidden_size} numbers, {pooling} pooling"
-    lines = [f"* family {encoder.family.name}, {millions:,.0f} million parameters",
-             f"* {attention} attention; {output}",
-             f"* up to {encoder.max_length:,} tokens, {'with' if encoder.tail else 'without'} an end token"]
-    return "\n".join(lines + [f"* prompt `{name}`: {text!r}" for name, text in backbone.prompts.items()])
 
 # %% ../../nbs/model/14_saving.ipynb #6d67279a
 def _settings_of(backbone, pooling: str, multi_vector: bool) -> dict:
@@ -288,11 +159,6 @@ def _settings_of(backbone, pooling: str, multi_vector: bool) -> dict:
                 projection=backbone.projection is not None, head=backbone.head, kernel=backbone.kernel,
                 base=backbone.base, history=backbone.history)
 
-def _write_json(file: Path, value) -> None:
-    "Write a JSON file, making its folder."
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps(value, indent=1) + "\n", "utf-8")
-
 # %% ../../nbs/model/14_saving.ipynb #1c87c359
 def write_settings(backbone, path: str | Path,
                    pooling: str, # "mean" or "last"
@@ -302,13 +168,9 @@ def write_settings(backbone, path: str | Path,
     refusal, the tokenizer that goes with them, the projection, a card; and let the umask decide who may read
     the
     weights."""
-    path, why = Path(path), why_not_st(backbone, multi_vector)
-    _write_json(path/SETTINGS, _settings_of(backbone, pooling, multi_vector))
-    files = refusal_files(why) if why else sentence_transformers_files(backbone, pooling)
-    for name, value in files.items(): _write_json(path/name, value)
-    if why is None:
-        ending_tokenizer(backbone.encoder).save_pretrained(path)
-        (path/"chat_template.jinja").write_text(TEMPLATE, "utf-8")
+    path = Path(path)
+    write_json(path/SETTINGS, _settings_of(backbone, pooling, multi_vector))
+    write_st_files(backbone, path, pooling, multi_vector)
     if backbone.projection is not None:
         save_file({"weight": backbone.projection.weight.detach().cpu().contiguous()},
                   path/"projection.safetensors")
