@@ -307,7 +307,7 @@ def flex(q, k, v, borders, causal, window, scale, softcap):
     if q.is_cuda: q, k, v = [_pad(x, 16)[None] for x in (q, k, v)]
     else: q, k, v = [x.detach()[None] for x in (q, k, v)] # on the CPU it takes nothing that wants a gradient
     mask = block_mask(borders, causal, window)
-    with warnings.catch_warnings(): # torch advises to compile; on the CPU, where flex is a check, that takes longer
+    with warnings.catch_warnings(): # torch advises to compile, which a check on the CPU is too short for
         warnings.filterwarnings("ignore", "flex_attention called without torch.compile")
         out = attend(q, k, v, score_mod=cap if softcap else None, block_mask=mask, scale=scale,
                      enable_gqa=q.shape[1] != k.shape[1])
