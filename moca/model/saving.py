@@ -269,7 +269,8 @@ def _card_facts(backbone, pooling: str, multi_vector: bool) -> str:
     "Size, attention, length and prompts, a line each."
     encoder, millions = backbone.encoder, sum(p.numel() for p in backbone.model.parameters()) / 1e6
     attention = "bidirectional" if backbone.bidirectional else "causal"
-    output = "a vector a token" if multi_vector else f"one vector of {backbone.hidden_size} numbers, {pooling} pooling"
+    output = f"one vector of {backbone.hidden_size} numbers, {pooling} pooling"
+    if multi_vector: output = "a vector a token"
     lines = [f"* family {encoder.family.name}, {millions:,.0f} million parameters",
              f"* {attention} attention; {output}",
              f"* up to {encoder.max_length:,} tokens, {'with' if encoder.tail else 'without'} an end token"]
