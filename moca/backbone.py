@@ -382,7 +382,7 @@ def save(backbone: Backbone, path,
     model = copy.deepcopy(backbone.peft).merge_and_unload() if backbone.peft else backbone.model
     weights = model.state_dict()
     if not backbone.head: weights = {k: v for k, v in weights.items() if not k.endswith("lm_head.weight")}
-    model.save_pretrained(path, state_dict=None if backbone.head else weights)
+    with quiet_loading(): model.save_pretrained(path, state_dict=None if backbone.head else weights)
     backbone.encoder.save_pretrained(path)
     pooling = pooling or backbone.pooling or default_pooling(backbone)
     write_settings(backbone, path, pooling=pooling, multi_vector=multi_vector)

@@ -60,10 +60,10 @@ class FinetuneConfig(TrainConfig):
     mask_duplicates: bool = True # leave copies of the positive out of the denominator
     symmetric: bool = False # also ask each positive for its query
     same_side: str = "none" # more negatives: queries, documents or both
-    filter_above: float | None = None # leave out candidates more similar than the positive plus this (may be negative)
+    filter_above: float | None = None # leave out candidates above the positive plus this (may be negative)
     filter_ratio: float | None = None # ... or than this share of the positive's similarity
     hardness: float = 0.0 # weight negatives by exp(hardness * similarity)
-    dims: str | None = None # Matryoshka: shorter vectors that shall work too, "256,64", with weights "256:1,64:0.5"
+    dims: str | None = None # Matryoshka: shorter vectors that work too, "256,64", with weights "256:1,64:0.5"
     multi_vector: bool = False # one vector a token (late interaction) instead of one a Document
     projection: int | None = None # numbers of a token's vector; none: the model's width
     token_pooling: int = 1 # means of so many neighbouring tokens of a Document; queries stay as they are
@@ -243,7 +243,8 @@ class StepBatches:
     def __init__(self, cfg: FinetuneConfig, plan: TaskBatches, pairs: Sequence[Pair],
                  report: Report, # gets pairs that break
                  encoder, since: float): # seconds since 1970: files written later are looked at again
-        self.cfg, self.plan, self.pairs, self.report, self.encoder, self.since = cfg, plan, pairs, report, encoder, since
+        self.cfg, self.plan, self.pairs = cfg, plan, pairs
+        self.report, self.encoder, self.since = report, encoder, since
         self.limited = np.zeros((len(pairs), 2), bool)
 
     def __call__(self, step: int, rank: int, processes: int) -> list[PairBatch]:

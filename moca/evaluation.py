@@ -53,8 +53,8 @@ def _expected(scores: Tensor, gains: Tensor, discount: Tensor) -> Tensor:
     return (mine * (total[reach.clamp(max=k)] - total[above.clamp(max=k)]) / (reach - above)).sum(1)
 
 # %% ../nbs/04_eval.ipynb #1ffe5f07
-def measure(scores: Tensor, # [Q, N] float: similarity of each query to each candidate; -inf where the query may not choose it
-            relevant: Tensor, # [Q, N] bool, or gains >= 0 (grades), which only nDCG heeds; at least one above 0 in each row
+def measure(scores: Tensor, # [Q, N] float: similarity of query and candidate; -inf where it may not choose it
+            relevant: Tensor, # [Q, N] bool, or gains >= 0, which only nDCG heeds; one above 0 in each row
             metric: str) -> Tensor: # float64 [Q]
     """The metric of each query, between 0 and 1; ties count as their expected value under random order. Runs
     where `scores` lies.

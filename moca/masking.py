@@ -352,8 +352,7 @@ def draw_masks(kind: str = "bidirectional", # or "causal"
                axes=None # three of matplotlib's; None makes a figure
                ) -> list: # the three Axes
     """Three pictures: the attention mask of a Pack, a caption with hidden tokens, an image of 4 x 6 tokens
-    with
-    hidden ones."""
+    with hidden ones."""
     import matplotlib.pyplot as plt
     if axes is None:
         axes = plt.subplots(1, 3, figsize=(13, 3), layout="constrained", width_ratios=(1, 2.2, 1.2))[1]
@@ -373,8 +372,7 @@ def draw_masks(kind: str = "bidirectional", # or "causal"
 # %% ../nbs/00_masking.ipynb #c13c2fc0
 def explore_masks():
     """An ipywidgets explorer of `draw_masks`: kind of mask, number and length of Documents, both ratios,
-    both ways
-    to choose, seed."""
+    both ways to choose, seed."""
     import ipywidgets as widgets
     import matplotlib.pyplot as plt
     def draw(**choices):

@@ -52,19 +52,22 @@ class PretrainConfig(CorruptionConfig, TrainConfig):
     out: str = "runs/pretrain"
     objective: str = "mlm+mae" # mlm+mae, mlm, mae, or causal (next-token prediction, mask closed)
     text_ratio: float = 0.4 # share of text tokens that are masked
-    text_mask: str = "bernoulli" # which: a coin a token (paper), exact (so many a Document), word (whole words), span (runs)
+    text_mask: str = "bernoulli" # a coin a token (paper), exact (so many a Document), word (whole), span (runs)
     span: float = 3.0 # mean tokens of a run, for text_mask=span
     patch_ratio: float = 0.5 # share of merged image tokens that are masked
-    patch_mask: str = "bernoulli" # which: a coin a token (paper), exact (so many an image), block (rectangles)
-    noise: str = "gaussian" # masked patches: gaussian, shared (one vector a micro-batch: released code), learned (a mask patch) or zero
+    patch_mask: str = "bernoulli" # a coin a token (paper), exact (so many an image), block (rectangles)
+    # masked patches: gaussian, shared (one vector a micro-batch: released code), learned (a mask patch) or zero
+    noise: str = "gaussian"
     mae_weight: float = 0.5 # of the patch loss
-    shift: bool = True # predict a masked token from the position before it (paper), or from its own (released code)
-    decoder_depth: int = 1 # layers of the patch decoder, copied from the model's middle; 0: a linear layer alone
+    shift: bool = True # predict a masked token from the position before it (paper) or its own (released code)
+    decoder_depth: int = 1 # layers of the patch decoder, copied from the model's middle; 0: a linear layer
     normalise_patches: bool = False # patch targets with mean 0 and deviation 1 (MAE's variant; not MoCa's)
     all_frames: bool = False # predict both copies of a still picture (released code) or one
-    pixel_bias: str = "zero" # the decoder's output starts from zero (released code) or from the mean patch of the corpus
-    reduction: str = "global" # losses over their number in the whole step, or micro: the mean of the micro-batches' means (released code)
-    batching: str = "packs" # Packs of fixed budget, or bins: samples of about one cost, pack_tokens of it together (released code)
+    pixel_bias: str = "zero" # the decoder starts from zero (released code) or from the mean patch of the corpus
+    # losses over their number in the whole step, or micro: the mean of the micro-batches' means (released code)
+    reduction: str = "global"
+    # Packs of fixed budget, or bins: samples of about one cost, pack_tokens of it together (released code)
+    batching: str = "packs"
     head_chunk: int | None = None # rows of the vocabulary head at a time; none: chosen by its size
     watch: int = 5 # looks at held-out Documents, drawn into OUT/figures; 0: none
     pack_tokens: int = 4096 # tokens of a Pack: one forward pass of one process

@@ -222,6 +222,7 @@ def fetch_mmeb(folder: str | Path, names: Sequence[str] | None = None, repo: str
         archive = hf_hub_download(repo, "images.zip", repo_type="dataset", local_dir=folder)
     except Exception as e: # the library's own, requests', OSError
         why = str(e).strip().splitlines()[0]
-        raise MocaError(f"{repo} can't be fetched ({why}): fetch it elsewhere and give the folder with --data") from e
+        raise MocaError(f"{repo} can't be fetched ({why}): "
+                        "fetch it elsewhere and give the folder with --data") from e
     unpack(archive, folder/"images")
     return folder

@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = ['TABLE4', 'TABLE1', 'published']
 
 # %% ../../nbs/benchmarks/04_published.ipynb #89a07ccf
+# arXiv 2506.23115, appendix A: precision@1 in percent
 TABLE4 = """model CLIP OpenCLIP SigLIP BLIP2 VLM2Vec MMRet mmE5 MoCa-3B MoCa-7B
 ImageNet-1K 55.8 63.5 45.4 10.3 74.5 58.8 77.6 75.4 78.0
 N24News 34.7 38.6 13.9 36.0 80.3 71.3 82.1 80.9 81.5
@@ -45,7 +46,7 @@ EDIS 81.0 77.5 23.6 54.4 87.8 65.6 83.6 80.8 96.9
 MSCOCO 33.8 34.5 46.4 28.9 80.6 76.8 85.0 80.2 84.6
 RefCOCO 56.9 54.2 70.8 47.4 88.7 89.8 92.7 92.1 94.0
 RefCOCO-Matching 61.3 68.3 50.8 59.5 84.0 90.6 88.9 92.8 95.5
-Visual7W-Pointing 55.1 56.3 70.1 52.0 90.9 77.0 92.3 89.5 95.3""" # arXiv 2506.23115, appendix A: precision@1 in percent
+Visual7W-Pointing 55.1 56.3 70.1 52.0 90.9 77.0 92.3 89.5 95.3"""
 
 # %% ../../nbs/benchmarks/04_published.ipynb #83519d37
 def published() -> dict[str, dict[str, float]]:

@@ -58,7 +58,7 @@ def plan_tasks(tasks: Sequence[str], # task of each pair
                              # share of a task's pairs that an epoch shows; 1 where nothing is said
                              float] | None = None,
                leftover: str = "keep", # a task's last pairs: a smaller batch, or `drop`: not in this epoch
-               draw: str = "random", # which pairs under a cap: anew each epoch, or always the `first` (released code)
+               draw: str = "random", # which pairs under a cap: anew each epoch, or the `first` (released code)
                among: Sequence[int] | None = None # the pairs that this epoch holds; None: all
                ) -> list[list[int]]:
     """Batches of pair numbers, each pair at most once. A single leftover joins the batch before it; a task

@@ -319,8 +319,8 @@ def _make_room(model: nn.Module, packs: LazyPacks, accelerator) -> None:
                f"now on, with the same gradient (pack_tokens={half} is faster)", file=sys.stderr)
 
 # %% ../../nbs/finetuning/03_gradcache.ipynb #4290ed12
-def accumulate_gradcache(model: nn.Module, # model(pack) -> (vectors, scale); it has `multi_vector` and `loss(vectors, scale, batch)`
-                         micro: list, # one batch with `chunks`, `counts` and `to`: all that this process has in the step
+def accumulate_gradcache(model: nn.Module, # model(pack) -> (vectors, scale); has `multi_vector` and `loss`
+                         micro: list, # one batch with `chunks`, `counts` and `to`: all of this process
                          weights: dict[str, float], # of the losses; 0: a metric
                          accelerator) -> dict[str, Tensor]:
     """Forward and backward of one step: gradients of the global loss in the parameters, global means by name.

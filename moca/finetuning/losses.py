@@ -261,7 +261,7 @@ LOSSES: dict[str, Callable] = {} # contrastive losses by name
 class LossConfig:
     "What the loss is. Defaults are the paper's (section 2.3), with copies of the positive left out."
     temperature: float = 0.03
-    candidates: str = "all" # all hard negatives of the global batch (paper, Eq. 3), or a query's own (released code)
+    candidates: str = "all" # hard negatives of the global batch (paper, Eq. 3), or a query's own (released code)
     duplicates: bool = True # leave out copies of the positive, positives of equal queries, and the query itself
     symmetric: bool = False # also ask each positive for its query; the mean of both losses
     same_side: str = "none" # more negatives: queries (q-q), documents (d-d) or both

@@ -111,7 +111,7 @@ def choose(rule: Rule, scores: list[float],
            positive: float, # similarity of the positive
            known: set, # keys of the right answers
            passed: Counter, # counts why candidates are passed over
-           copy: Callable = lambda key, kept: None # why a candidate is a copy, of an answer or one kept; None: it is new
+           copy: Callable = lambda key, kept: None # why it is a copy, of an answer or one kept; None: it is new
            ) -> list[int]:
     "Places of the candidates to keep, the most similar first."
     kept, skipped, limit = [], 0, rule.limit(positive)
@@ -257,7 +257,7 @@ def mine_pair(task: TaskMiner, p: Pair, rule: Rule, keep: bool, report: MiningRe
 
 # %% ../../nbs/finetuning/04_mining.ipynb #d532c55c
 def mine(e: Embedder, pairs: Sequence[Pair],
-         corpus: Sequence[Document] | None = None, # where to look; None: positives and negatives of the pairs of the same task
+         corpus: Sequence[Document] | None = None, # where to look; None: all answers of the same task
          rule: Rule = Rule(),
          keep: bool = False, # keep a pair's own negatives, in front of the mined ones
          approximate_above: int = 1_000_000, # Documents; more are searched by faiss

@@ -373,7 +373,7 @@ class Encoded:
     cells: Tensor | None = None # [P / unit] int64: the cell of the Document's images that each patch group shows
     cell_grids: list[tuple[int,
                            int]] = field(default_factory=list) # [I]: rows and columns of cells of each image
-    word_ids: Tensor | None = None # [T] int64: the word of each token, -1 outside text; if `encode` was asked for words
+    word_ids: Tensor | None = None # [T] int64: word of each token, -1 outside text; if `encode` was asked for them
     scaled: int = 0 # images that were made smaller to fit into max_length
 
     def __len__(self) -> int: return len(self.input_ids)

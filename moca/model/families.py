@@ -31,7 +31,7 @@ class ImageLayout:
     runs: list[int | tuple[int, int]] # of positions: numbers of tokens, or merged grids (rows, columns)
     grid: tuple[int, int, int] # tiles, rows and columns of patches in a tile
     patch_at: Tensor # [G] int64: index into ids of the token of each patch group; -1: none
-    cells: Tensor # [G] int64: the cell that each patch group shows; groups of one cell show the same part of the image
+    cells: Tensor # [G] int64: the cell each patch group shows; groups of one cell show the same part of the image
     cell_grid: tuple[int, int] # rows and columns of cells
     # keywords of `rows` that make this image smaller; empty: it is as its processor wants it
     options: dict = field(default_factory=dict)

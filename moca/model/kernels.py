@@ -5,6 +5,7 @@
 # %% ../../nbs/model/09_kernels.ipynb #749b8ec4
 from __future__ import annotations
 import difflib
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property, wraps
@@ -305,8 +306,11 @@ def flex(q, k, v, borders, causal, window, scale, softcap):
     attend = _compiled(flex_attention) if q.is_cuda else flex_attention
     if q.is_cuda: q, k, v = [_pad(x, 16)[None] for x in (q, k, v)]
     else: q, k, v = [x.detach()[None] for x in (q, k, v)] # on the CPU it takes nothing that wants a gradient
-    out = attend(q, k, v, score_mod=cap if softcap else None, block_mask=block_mask(borders, causal, window),
-                 scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+    mask = block_mask(borders, causal, window)
+    with warnings.catch_warnings(): # torch advises to compile, which a check on the CPU is too short for
+        warnings.filterwarnings("ignore", "flex_attention called without torch.compile")
+        out = attend(q, k, v, score_mod=cap if softcap else None, block_mask=mask, scale=scale,
+                     enable_gqa=q.shape[1] != k.shape[1])
     return out[0, ..., :d].transpose(0, 1)
 
 @kernel

@@ -5,6 +5,7 @@
 # %% ../../nbs/model/17_loading.ipynb #2d50c66b
 from __future__ import annotations
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -221,7 +222,9 @@ def add_lora(backbone, r: int = 16, # rank of the adapters
         table = model.get_input_embeddings()
         name = next(n for n, m in model.named_modules() if m is table)
         options["trainable_token_indices"] = {name: [backbone.encoder.mask_token_id]}
-    adapted = get_peft_model(model, LoraConfig(**options | config))
+    with warnings.catch_warnings(): # PEFT asks for a name that transformers is about to drop
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        adapted = get_peft_model(model, LoraConfig(**options | config))
     object.__setattr__(backbone, "peft", adapted) # not as a module: no second owner of the weights
     # a tied head is wrapped too; nobody has to predict the mask token
     if head := model.get_output_embeddings():

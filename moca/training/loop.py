@@ -321,6 +321,7 @@ class ProgressMeter:
         self.rows, self.recent = [], deque(maxlen=20)
         main = accelerator.is_main_process
         self.bar = tqdm(initial=start, total=total, desc=name, unit="step", disable=not main)
+        if box := getattr(self.bar, "container", None): box.layout.flex_flow = "row wrap" # in a notebook
         self.dtype = torch.float32 if cfg.precision == "fp32" else torch.bfloat16
         self.peak = ceiling(0, accelerator.device, self.dtype) if measured and main else None
 
