@@ -18,8 +18,8 @@ from .use import MODEL, account, best_device, embedder, model_flags, model_name,
 # %% auto #0
 __all__ = ['STAGE_BENCHES', 'names_of', 'whole_numbers', 'check_names', 'default_out', 'evaluate_told', 'score_row', 'run_golden',
            'run_evaluate', 'add_evaluate', 'probe_reports', 'probe_table', 'run_probe', 'add_probe', 'check_bench',
-           'run_stage_bench', 'run_parts_bench', 'run_reading_bench', 'choose_bench', 'timing_flags', 'add_stage_bench',
-           'add_bench']
+           'run_stage_bench', 'run_parts_bench', 'run_reading_bench', 'run_encode_bench', 'choose_bench',
+           'timing_flags', 'add_stage_bench', 'add_bench']
 
 # %% ../../nbs/commands/06_measure.ipynb #a5675723
 def names_of(text: str | None) -> list[str]:
@@ -276,9 +276,22 @@ def run_reading_bench(args: argparse.Namespace) -> None:
         found = bench(ReadingSetting(kinds=tuple(names_of(args.kinds)))) if args.kinds else bench()
     tell(args, as_text(found), found)
 
+def run_encode_bench(args: argparse.Namespace) -> None:
+    "`moca bench encode`: documents a second, against sentence-transformers with the same vectors."
+    if args.model != "base": check_model(args.model)
+    arms = names_of(args.arms)
+    check_names("--arms", arms, keys_of("moca.speed.encoding", "ARMS"))
+    check_file("--json", args.json, args.force, (".json",))
+    if len(arms) > 1: need("sentence_transformers", "the arms st and st-torchvision (or give --arms moca)")
+    with working(args.quiet):
+        from moca.speed.encoding import EncodingSetting, as_text, bench
+        setting = EncodingSetting(documents=args.documents, model=model_name(args.model), device=best_device(args.device))
+        found = bench(setting, arms=tuple(arms), repeats=args.repeats)
+    tell(args, as_text(found), found)
+
 def choose_bench(args: argparse.Namespace) -> None:
     "`moca bench` alone."
-    raise Usage("say what to measure: moca bench stage1, stage2, pack, kernels or reading (moca bench "
+    raise Usage("say what to measure: moca bench stage1, stage2, encode, pack, kernels or reading (moca bench "
                 "--help explains them)")
 
 # %% ../../nbs/commands/06_measure.ipynb #42b15433
@@ -325,6 +338,19 @@ def _add_kernel_bench(sub) -> None:
     p.add_argument("--checkpointing", action="store_true", help="recompute activations")
     timing_flags(p, "4096")
 
+def _add_encode_bench(sub) -> None:
+    "`bench encode`."
+    model = Place("model", MODEL.about + "; default: base, its mask open", default="base", required=False)
+    p = add_command(sub, "encode", run_encode_bench, "documents a second, against sentence-transformers", (model,),
+                    examples=("moca bench encode", "moca bench encode runs/cl/model --arms moca --documents 200"))
+    p.add_argument("--documents", type=positive, default=800, metavar="N",
+                   help="Documents of the embedded corpus (default: %(default)s)")
+    p.add_argument("--arms", default="moca,st", metavar="A,B",
+                   help="moca, st, st-torchvision (default: %(default)s)")
+    p.add_argument("--repeats", type=positive, default=5, metavar="N",
+                   help="timed rounds (default: %(default)s)")
+    common(p, "overwrite the file in --json")
+
 def _add_reading_bench(sub) -> None:
     "`bench reading`."
     p = add_command(sub, "reading", run_reading_bench, "how the time of reading grows with what is read",
@@ -335,7 +361,7 @@ def _add_reading_bench(sub) -> None:
 
 def add_bench(sub) -> None:
     "`bench` and what stands below it."
-    about = "measure ratios on this machine: whole stages, Packs, kernels, reading"
+    about = "measure ratios on this machine: whole stages, encoding, Packs, kernels, reading"
     b = add_command(sub, "bench", choose_bench, about,
                     examples=("moca bench stage1", "moca bench kernels --shape 3b --budgets 4096,16384"))
     b.usage = "moca bench WHAT [options]"
@@ -344,6 +370,7 @@ def add_bench(sub) -> None:
                     ("moca bench stage1", "moca bench stage1 --arms moca,N --tokens 4096 --json stage1.json"))
     add_stage_bench(sub, "stage2", "stage 2 against other ways to do the same work, equality first",
                     ("moca bench stage2", "moca bench stage2 --pairs 64 --arms moca,direct"))
+    _add_encode_bench(sub)
     _add_pack_bench(sub)
     _add_kernel_bench(sub)
     _add_reading_bench(sub)
