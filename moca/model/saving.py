@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from tokenizers.processors import TemplateProcessing
 import moca
 from ..data.errors import BadInput
+from .precision import are_ranges, written_ranges
 from .trust import read_json
 
 # %% auto #0
@@ -35,6 +36,8 @@ RULES = { # entry -> is this value one?, and what belongs there
     "bidirectional": (_is_bool, "true or false"),
     "pooling": (lambda v: v in POOLINGS, f"one of {', '.join(POOLINGS)}"),
     "prompts": (lambda v: isinstance(v, dict) and all(map(_is_text, v.values())), "names and texts"),
+    "default_prompt_name": (lambda v: v is None or isinstance(v, str), "the name of a prompt, or null"),
+    "ranges": (are_ranges, "names, each with a list of lows and one of highs"),
     "max_length": (_is_length, "a number of tokens, 8 or more"),
     "end_token": (_is_bool, "true or false"),
     "projection": (_is_bool, "true or false"),
@@ -105,13 +108,19 @@ def st_settings(path: Path) -> dict:
     length = (_optional_json(path/"sentence_bert_config.json").get("max_seq_length")
               or _optional_json(path/"tokenizer_config.json").get("model_max_length"))
     if _is_length(length): found["max_length"] = length
-    prompts = _optional_json(path/"config_sentence_transformers.json").get("prompts")
-    fits, _ = RULES["prompts"]
-    if fits(prompts): found["prompts"] = {name: text for name, text in prompts.items() if text}
+    found |= _st_prompts(_optional_json(path/"config_sentence_transformers.json"))
     _warn_of_template(path/"chat_template.jinja")
     return found
 
 # %% ../../nbs/model/14_saving.ipynb #c248b7a0
+def _st_prompts(saved: dict) -> dict:
+    "The prompts that sentence-transformers' file has, and which is used where none is named."
+    prompts, default = saved.get("prompts"), saved.get("default_prompt_name")
+    fits, _ = RULES["prompts"]
+    if not fits(prompts): return {}
+    prompts = {name: text for name, text in prompts.items() if text}
+    return dict(prompts=prompts, default_prompt_name=default if default in prompts else None)
+
 def _is_open(config: dict) -> bool:
     "Does a config say that its language model is not causal?"
     for key in ("text_config", "llm_config"):
@@ -182,7 +191,8 @@ def sentence_transformers_files(backbone, pooling: str) -> dict[str, dict | list
         "modules.json": [dict(idx=i, name=str(i), path=folder, type=f"{prefix}.{kind}")
                          for i, (folder, kind) in enumerate(modules)],
         "sentence_bert_config.json": _st_transformer(backbone.encoder),
-        "config_sentence_transformers.json": dict(similarity_fn_name="cosine", prompts=backbone.prompts),
+        "config_sentence_transformers.json": dict(similarity_fn_name="cosine", prompts=backbone.prompts,
+                                                  default_prompt_name=backbone.default_prompt_name),
         "processor_config.json": _st_processor(backbone.encoder),
         "1_Pooling/config.json": dict(embedding_dimension=backbone.hidden_size, include_prompt=True,
                                       pooling_mode="lasttoken" if pooling == "last" else pooling),
@@ -281,7 +291,8 @@ def _settings_of(backbone, pooling: str, multi_vector: bool) -> dict:
     encoder = backbone.encoder
     size = encoder.image_processor.size
     return dict(bidirectional=backbone.bidirectional, pooling=pooling, multi_vector=multi_vector,
-                prompts=backbone.prompts,
+                prompts=backbone.prompts, default_prompt_name=backbone.default_prompt_name,
+                ranges=written_ranges(backbone.ranges),
                 max_length=encoder.max_length, end_token=bool(encoder.tail), image_size=dict(size) if size
                 else None,
                 mask_token=encoder.tokenizer.mask_token, added_mask_token=encoder.added_mask,
