@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -22,13 +21,13 @@ from .data.files import atomic
 from .model.directories import model_path
 from .model.inputs import Inputs, is_single
 from .model.kernels import choose
-from .model.late_chunking import (CharSpan, Window, encode_window, find_windows, join_passages, passage_tokens,
-                                      pool_passages)
+from .model.late_chunking import (CharSpan, encode_window, find_windows, join_passages,
+                                      passage_tokens, pool_passages)
 from .model.loading import as_device
 from .model.packing import Pack, pack, prefetch
 from .model.planning import plan
 from .model.precision import check_precision, quantize, ranges_name, truncate, value_ranges
-from .model.saving import SETTINGS, read_settings, set_prompts
+from .model.saving import read_settings, set_prompts
 from .model.similarity import as_embeddings, maxsim, pool_tokens
 
 # %% auto #0
@@ -46,12 +45,13 @@ class Embedder:
         self.pooling = pooling or backbone.pooling or usual
 
     @classmethod
-    def from_pretrained(cls, path="moca", # a saved directory, a hub name; "moca", "base": the models that moca ships
+    def from_pretrained(cls, path="moca", # a saved directory, a hub name; "moca" and "base" are moca's own
                         pooling: str | None = None, # None: as the saved directory says
                         multi_vector: bool | None = None, # None: as the saved directory says
-                        **kwargs): # `load_backbone`'s: bidirectional, dtype, device, attention, max_length, max_pixels
-        """Load; the saved directory knows its pooling and whether it is bidirectional. `None` is "base", as for
-        `load_backbone`. Raises `BadInput`, or `ProbeError` when the model is not what its config says."""
+                        # `load_backbone`'s: bidirectional, dtype, device, attention, max_length, max_pixels
+                        **kwargs):
+        """Load; the saved directory knows its pooling and whether it is bidirectional. `None` is "base", as
+        for `load_backbone`. Raises `BadInput`, or `ProbeError` when the model is not what its config says."""
         backbone = load_backbone(path, **kwargs)
         multi = multi_vector
         if multi is None: multi = bool(read_settings(model_path(path)).get("multi_vector"))
@@ -93,7 +93,8 @@ def device(self: Embedder) -> torch.device:
 @patch
 def to(self: Embedder, device: str | torch.device # "cpu", "cuda:1", ...
        ) -> Embedder:
-    "Move the model; its kernel is chosen anew for another kind of device. Raises `BadInput` for one that is not here."
+    """Move the model; its kernel is chosen anew for another kind of device. Raises `BadInput` for one that
+    is not here."""
     before, device = self.device, as_device(device)
     self.backbone.to(device)
     if device.type != before.type:
@@ -170,7 +171,8 @@ class VectorForm:
     def limits(self) -> Tensor | None: # [2, numbers]
         "The ranges that belong to these vectors, if the model has them."
         kept = self.truncate_dim or self.dimension
-        of = kept if self.normalize else self.dimension # a prefix that stays as it is has the values of the whole
+        # a prefix that is not scaled has the values of the whole
+        of = kept if self.normalize else self.dimension
         found = (self.ranges or {}).get(ranges_name(of, self.multi_vector))
         return None if found is None else found[:, :kept]
 
@@ -183,8 +185,8 @@ def as_asked(rows: list[Tensor], # of each input
              convert_to_numpy: bool, convert_to_tensor: bool | None,
              stack: bool = True # all rows have one shape
              ) -> Tensor | np.ndarray | list:
-    """Rows as one Tensor, as one array, or as a list of Tensors where both are refused; a tensor goes before an
-    array, as in sentence-transformers."""
+    """Rows as one Tensor, as one array, or as a list of Tensors where both are refused; a tensor goes before
+    an array, as in sentence-transformers."""
     if convert_to_numpy and not convert_to_tensor:
         return np.stack([v.numpy() for v in rows]) if stack else [v.numpy() for v in rows]
     return rows if convert_to_tensor is False or not stack else torch.stack(rows)
@@ -207,7 +209,8 @@ def rows_of(self: Embedder, given: Inputs, form: VectorForm,
 # %% ../nbs/embedder.ipynb #2f894f9f
 @property
 def _prompts(self) -> dict[str, str]:
-    "The model's prompts: a name and the text before an input. May be set. Raises `BadInput` for what is no text."
+    """The model's prompts: a name and the text before an input. May be set. Raises `BadInput` for what is no
+    text."""
     return self.backbone.prompts
 
 @_prompts.setter
@@ -215,7 +218,8 @@ def _prompts(self, prompts: dict[str, str]) -> None: set_prompts(self.backbone, 
 
 @property
 def _default_prompt_name(self) -> str | None:
-    "The prompt that `encode` uses where none is named. May be set. Raises `BadInput` for a name that is none."
+    """The prompt that `encode` uses where none is named. May be set. Raises `BadInput` for a name that is
+    none."""
     return self.backbone.default_prompt_name
 
 @_default_prompt_name.setter
@@ -228,11 +232,11 @@ Embedder.prompts, Embedder.default_prompt_name = _prompts, _default_prompt_name
 # %% ../nbs/embedder.ipynb #a66325a8
 @patch
 def instruction(self: Embedder, prompt: str | None = None, prompt_name: str | None = None) -> str:
-    """The text that is put before inputs: `prompt`, else the one of that name, else the default one, else none.
-    Raises `BadInput` for a wrong name, with those that exist."""
-    if prompt is not None:
-        if prompt_name is not None: warnings.warn("prompt and prompt_name are both given: prompt is used", stacklevel=4)
-        return prompt
+    """The text that is put before inputs: `prompt`, else the one of that name, else the default one, else
+    none. Raises `BadInput` for a wrong name, with those that exist."""
+    if prompt is not None and prompt_name is not None:
+        warnings.warn("prompt and prompt_name are both given: prompt is used", stacklevel=4)
+    if prompt is not None: return prompt
     name = prompt_name if prompt_name is not None else self.default_prompt_name
     if name is None: return ""
     if name not in self.prompts:
@@ -244,10 +248,11 @@ def instruction(self: Embedder, prompt: str | None = None, prompt_name: str | No
 @patch
 @torch.no_grad()
 def encode(self: Embedder,
-           inputs, # one input or many: str, PIL image, array, Path, bytes, dict, list of parts, chat, Document; a table
+           # one input or many: text, image, array, Path, bytes, dict, list of parts, chat, Document; a table
+           inputs,
            prompt_name: str | None = None, # a prompt of the model's, by its name
-           prompt: str | None = None, # text before each input; "": none; None: the model's default, if it has one
-           batch_size: int | None = None, # most Documents of a forward pass; None: as many as `pack_tokens` holds
+           prompt: str | None = None, # text before each input; "": none; None: the model's default
+           batch_size: int | None = None, # most Documents of a forward pass; None: what `pack_tokens` holds
            show_progress_bar: bool | None = None, # None: as `progress` says
            precision: str = "float32", # float32, float16, int8, uint8, binary or ubinary
            convert_to_numpy: bool = False, # an array, not a Tensor
@@ -258,7 +263,7 @@ def encode(self: Embedder,
            pack_tokens: int = 4096, # tokens of one forward pass; memory grows with it
            progress: bool | tqdm = False, # or a bar of the caller's, which is moved on
            multi_vector: bool | None = None, # a vector a token, not one a Document; None: as it was made
-           token_pooling: int = 1, # means of so many neighbouring token vectors; for Documents, not for queries
+           token_pooling: int = 1, # means of so many neighbouring token vectors; for Documents, not queries
            report: Report | None = None # its notes count what was cut or made smaller; None: warnings
            ) -> Tensor | np.ndarray | list: # [N, dim], [dim] for one input; N times [tokens, dim]; on the CPU
     """Embed, in the order of iteration; company changes nothing. All inputs are checked before the first
@@ -281,8 +286,8 @@ def form(self: Embedder, truncate_dim: int | None = None, normalize: bool = True
          multi_vector: bool | None = None) -> VectorForm:
     "The form that options of `encode` ask for. Raises `BadInput` for what cannot be had."
     multi = self.multi_vector if multi_vector is None else multi_vector
-    return VectorForm(self.width(multi), truncate_dim, normalize, precision=precision, ranges=self.backbone.ranges,
-                      multi_vector=multi)
+    return VectorForm(self.width(multi), truncate_dim, normalize, precision=precision,
+                      ranges=self.backbone.ranges, multi_vector=multi)
 
 @patch
 def _nothing(self: Embedder, form: VectorForm, convert_to_numpy: bool) -> Tensor | np.ndarray | list:
@@ -341,8 +346,8 @@ def calibrate(self: Embedder, inputs: Sequence, # some hundred that stand for al
               truncate_dim: int | None = None, # ranges for vectors of so many numbers
               multi_vector: bool | None = None, # and for a vector a token; None: as it was made
               **options) -> Embedder: # of `encode`
-    """Keep the ranges of the vectors of some inputs with the model, for the precisions int8 and uint8; returns the
-    Embedder. Raises `BadInput` for fewer than two inputs."""
+    """Keep the ranges of the vectors of some inputs with the model, for the precisions int8 and uint8;
+    returns the Embedder. Raises `BadInput` for fewer than two inputs."""
     form = self.form(truncate_dim, multi_vector=multi_vector)
     found = self.encode(inputs, truncate_dim=truncate_dim, multi_vector=form.multi_vector, **options)
     if form.multi_vector: found = torch.cat(list(found))
@@ -354,7 +359,7 @@ def calibrate(self: Embedder, inputs: Sequence, # some hundred that stand for al
 @torch.no_grad()
 def encode_passages(self: Embedder,
                     document: str | Sequence[str], # a text, or its passages in order
-                    spans: Sequence[CharSpan] | None = None, # of each passage in a text: first character, last + 1
+                    spans: Sequence[CharSpan] | None = None, # of each passage in a text: its characters
                     separator: str = "\n", # between passages that are given as texts
                     overlap: int = 128, # tokens around a passage, where a document is read in several windows
                     pack_tokens: int = 4096, # tokens of one forward pass
@@ -362,13 +367,16 @@ def encode_passages(self: Embedder,
                     precision: str = "float32",
                     convert_to_numpy: bool = False, convert_to_tensor: bool | None = None
                     ) -> Tensor | np.ndarray | list: # [passages, dim]
-    """A vector a passage, each in the light of the whole document: the mean of the passage's own states of one
-    pass, or of windows where the document is longer than `max_length`. Raises `BadInput` naming a passage that
-    is empty, outside the text, or longer than a window; and for a model that does not pool by the mean."""
+    """A vector a passage, each in the light of the whole document: the mean of the passage's own states of
+    one pass, or of windows where the document is longer than `max_length`. Raises `BadInput` naming a passage
+    that is empty, outside the text, or longer than a window; and for a model that does not pool by the
+    mean."""
     if self.pooling != "mean":
-        raise BadInput("late chunking takes the mean of a passage's states, and this model's vector is a last state")
+        raise BadInput("late chunking takes the mean of a passage's states, and this model's vector is "
+                       "a last state")
     form = self.form(truncate_dim, normalize_embeddings, precision=precision, multi_vector=False)
-    if isinstance(document, str) == (spans is None): raise BadInput("give passages, or one text and their spans")
+    if isinstance(document, str) == (spans is None):
+        raise BadInput("give passages, or one text and their spans")
     if spans is None: document, spans = join_passages(document, separator)
     rows = self._passage_rows(document, spans, overlap, pack_tokens)
     return as_asked(list(form(rows)), convert_to_numpy, convert_to_tensor) if len(rows) else form(rows)

@@ -56,8 +56,9 @@ def _check_columns(names: list) -> None:
     "Raises `BadInput` for a column that moca does not know, and for one that is there twice."
     strange = [printable(str(name)) for name in names if name not in KNOWN]
     if strange:
-        raise BadInput(f"the table has the column{'s' * (len(strange) > 1)} {', '.join(strange)}, which moca does not "
-                       f"know: rename what is to be embedded and leave out the rest; known are {', '.join(KNOWN)}")
+        raise BadInput(f"the table has the column{'s' * (len(strange) > 1)} {', '.join(strange)}, "
+                       "which moca does not know: rename what is to be embedded and leave out the rest; "
+                       f"known are {', '.join(KNOWN)}")
     twice = [name for name in names if names.count(name) > 1]
     if twice: raise BadInput(f"the table has the column {twice[0]} twice")
 
@@ -69,7 +70,8 @@ def _plain(value):
     return value.tolist() if is_list else value
 
 class TableRows(Sequence):
-    "The rows of a table as dictionaries, made when they are asked for. Raises `BadInput` naming unknown columns."
+    """The rows of a table as dictionaries, made when they are asked for. Raises `BadInput` naming unknown
+    columns."""
     def __init__(self, table): # of pandas, Arrow or polars
         names = _column_names(table)
         _check_columns(names)
@@ -84,8 +86,9 @@ class TableRows(Sequence):
 
 # %% ../../nbs/model/08b_inputs.ipynb #bc4de1da
 def items_of(inputs) -> Sequence:
-    """Many inputs, numbered in the order of iteration: a sequence as it is, a table as its rows, anything else as
-    a list. Raises `BadInput` for a single input, for what has no order, and for columns that moca does not know."""
+    """Many inputs, numbered in the order of iteration: a sequence as it is, a table as its rows, anything
+    else as a list. Raises `BadInput` for a single input, for what has no order, and for columns that moca
+    does not know."""
     if is_single(inputs): raise BadInput("this is one input, not a list of them: write [x]")
     if isinstance(inputs, (set, frozenset)):
         raise BadInput("encode takes a list of inputs: a set has no order")
@@ -119,13 +122,14 @@ def refuse_kind(x) -> None:
 
 # %% ../../nbs/model/08b_inputs.ipynb #e45d3e87
 def tensor_pixels(x) -> np.ndarray: # [height, width, channels] uint8
-    "A tensor as an array of pixels: channels last, numbers from 0 to 1 as bytes. Raises `BadInput` for other numbers."
+    """A tensor as an array of pixels: channels last, numbers from 0 to 1 as bytes. Raises `BadInput` for
+    other numbers."""
     x = x.detach().cpu()
     if x.ndim == 3 and x.shape[0] in (1, 3, 4) and x.shape[2] not in (1, 3, 4): x = x.permute(1, 2, 0)
     if not x.is_floating_point(): return x.numpy()
     if not x.numel() or x.isnan().any() or x.min() < 0 or x.max() > 1:
-        raise BadInput("an image is given as a tensor of floating-point numbers that are not all between 0 and 1: "
-                       "give the image before it is normalised, or uint8")
+        raise BadInput("an image is given as a tensor of floating-point numbers that are not all between "
+                       "0 and 1: give the image before it is normalised, or uint8")
     return (x.float() * 255).round().byte().numpy()
 
 def _pixels_within(x):

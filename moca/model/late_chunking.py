@@ -27,7 +27,8 @@ def join_passages(passages: Sequence[str],
     "Passages as one text, and where each stands in it. Raises `BadInput` naming one that is no text."
     spans, at = [], 0
     for i, passage in enumerate(passages):
-        if not isinstance(passage, str): raise BadInput(f"passage {i} is given as {type(passage).__name__}: give a text")
+        if not isinstance(passage, str):
+            raise BadInput(f"passage {i} is given as {type(passage).__name__}: give a text")
         spans.append((at, at + len(passage)))
         at += len(passage) + len(separator)
     return separator.join(passages), spans
@@ -62,7 +63,8 @@ class Window(NamedTuple):
 def window_of(span: TokenSpan, n: int, # tokens of the text
               room: int, # tokens of a window
               overlap: int) -> tuple[int, int]:
-    "Where the window lies that begins `overlap` tokens before a passage, or as little as it takes to hold all of it."
+    """Where the window lies that begins `overlap` tokens before a passage, or fewer, so that it holds all of
+    it."""
     if n <= room: return 0, n
     first, last = span
     start = max(0, first - overlap, last - room)
@@ -75,11 +77,12 @@ def find_windows(tokens: Sequence[TokenSpan], # of each passage
                  room: int, # tokens of a window
                  overlap: int = 128 # tokens around a passage
                  ) -> list[Window]:
-    "Windows in which every passage is whole, each passage in one. Raises `BadInput` for one that is too long."
+    """Windows in which every passage is whole, each passage in one. Raises `BadInput` for one that is too
+    long."""
     for i, (first, last) in enumerate(tokens):
         if last - first > room:
-            raise BadInput(f"passage {i} has {last - first:,} tokens, and the model reads {room:,} at a time: "
-                           "raise max_length, or cut the passage")
+            raise BadInput(f"passage {i} has {last - first:,} tokens, and the model reads {room:,} at a "
+                           "time: raise max_length, or cut the passage")
     left = sorted(range(len(tokens)), key=lambda i: tokens[i])
     windows = []
     while left:

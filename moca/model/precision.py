@@ -25,7 +25,8 @@ def value_ranges(vectors: Tensor # [N, dim]
 def quantize_steps(vectors: Tensor, # [..., dim]
                    ranges: Tensor # [2, dim]
                    ) -> Tensor: # [..., dim] fp32 of whole numbers from 0 to 255
-    "Which of the 256 steps between the ranges each number is on; numbers outside are on the first or the last."
+    """Which of the 256 steps between the ranges each number is on; numbers outside are on the first or the
+    last."""
     low, high = ranges.to(vectors.device)
     step = (high - low) / 255
     step = torch.where(step == 0, 1, step) # a dimension in which all are equal
@@ -59,9 +60,9 @@ def check_precision(precision: str, # one of `PRECISIONS`
     if precision not in PRECISIONS:
         raise BadInput(f"precision {precision!r} is unknown: use {', '.join(PRECISIONS)}")
     if precision.endswith("int8") and ranges is None:
-        raise BadInput(f"precision {precision} needs the ranges of the values, and this model has none for such "
-                       "vectors: call calibrate(inputs) once with some hundred inputs that stand for all, and "
-                       "save the model")
+        raise BadInput(f"precision {precision} needs the ranges of the values, and this model has none for "
+                       "such vectors: call calibrate(inputs) once with some hundred inputs that stand for "
+                       "all, and save the model")
 
 # %% ../../nbs/model/12b_precision.ipynb #f5eadb4d
 def quantize(vectors: Tensor, # [..., dim] fp32

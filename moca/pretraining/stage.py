@@ -34,7 +34,8 @@ def stage_documents(cfg: TrainConfig) -> tuple[Sequence[Document], Report]:
 
 # %% ../../nbs/pretraining/04_stage.ipynb #de516b38
 def document_prompts(cfg: TrainConfig) -> dict[str, str]:
-    "What the Documents of each source began with in training, by its name; `document` for a source without one."
+    """What the Documents of each source began with in training, by its name; `document` for a source without
+    one."""
     if cfg.data is None: return {} # the embedded corpus' Documents have none
     sources = load_mixture(cfg.data, "documents").sources
     return {s.name or "document": s.instruction for s in sources if s.instruction}
