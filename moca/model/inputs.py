@@ -26,7 +26,7 @@ __all__ = ['SINGLE', 'KNOWN', 'KINDS', 'NO_IMAGE', 'SUFFIXES', 'NAMED', 'KEEP', 
            'names_image', 'Inputs']
 
 # %% ../../nbs/model/08b_inputs.ipynb #2eeb3ef5
-SINGLE = (str, bytes, bytearray, dict, Path, Image.Image, ImageRef, Document)
+SINGLE = (str, bytes, bytearray, memoryview, dict, Path, Image.Image, ImageRef, Document)
 
 def is_message(x) -> bool:
     "Is it a message of a chat: who speaks, and what?"
