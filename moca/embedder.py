@@ -102,18 +102,17 @@ def to(self: Embedder, device: str | torch.device # "cpu", "cuda:1", ...
     return self
 
 # %% ../nbs/embedder.ipynb #42a98cb6
-@property
-def _max_seq_length(self) -> int:
-    "Most tokens of a Document; longer texts are cut, and `encode` says so. May be set. Raises `BadInput`."
+@patch(as_prop=True)
+def max_seq_length(self: Embedder) -> int:
+    "Most tokens of a Document; longer texts are cut, and `encode` says so. May be set."
     return self.backbone.encoder.max_length
 
-@_max_seq_length.setter
-def _max_seq_length(self, tokens: int) -> None:
+@patch(set_prop=True)
+def max_seq_length(self: Embedder, tokens: int) -> None: # noqa: F811
+    "Set it. Raises `BadInput` for fewer than 8."
     if type(tokens) is not int or not 8 <= tokens <= 2**24:
         raise BadInput(f"max_seq_length is {tokens!r}: give a number of tokens, 8 or more")
     self.backbone.encoder.max_length = tokens
-
-Embedder.max_seq_length = _max_seq_length
 
 # %% ../nbs/embedder.ipynb #127df141
 def plan_batches(lengths: list[int], # tokens of each Document
@@ -142,9 +141,10 @@ def vectors(self: Embedder, one: Pack, multi_vector: bool, token_pooling: int = 
 def _in_eval(backbone: Backbone):
     "The Backbone without dropout and the like, and afterwards as it was."
     training = backbone.training
-    backbone.eval()
+    if any(module.training for module in backbone.modules()): backbone.eval() # slower than to ask
     try: yield
-    finally: backbone.train(training)
+    finally:
+        if training: backbone.train()
 
 def _bar(progress: bool | tqdm, total: int):
     "The caller's progress bar, which stays open, or one of our own."
@@ -199,35 +199,35 @@ def rows_of(self: Embedder, given: Inputs, form: VectorForm,
     "The vector of each input, or its token vectors, in `form`."
     def make(chosen): return pack([given.encoded(i) for i in chosen])
     out = [None] * len(given)
+    packs = prefetch(make, batches) if len(batches) > 1 else map(make, batches) # a thread only where it helps
     with _in_eval(self.backbone), _bar(progress, len(given)) as bar:
-        for chosen, one in zip(batches, prefetch(make, batches)):
+        for chosen, one in zip(batches, packs):
             found = self.vectors(one, form.multi_vector, token_pooling)
             for i, v in zip(chosen, found): out[i] = form(v).clone() # no view of the whole Pack's
             bar.update(len(chosen))
     return out
 
 # %% ../nbs/embedder.ipynb #2f894f9f
-@property
-def _prompts(self) -> dict[str, str]:
-    """The model's prompts: a name and the text before an input. May be set. Raises `BadInput` for what is no
-    text."""
+@patch(as_prop=True)
+def prompts(self: Embedder) -> dict[str, str]:
+    "The model's prompts: a name and the text before an input. May be set."
     return self.backbone.prompts
 
-@_prompts.setter
-def _prompts(self, prompts: dict[str, str]) -> None: set_prompts(self.backbone, prompts)
+@patch(set_prop=True)
+def prompts(self: Embedder, prompts: dict[str, str]) -> None: # noqa: F811
+    "Set them. Raises `BadInput` for what is no text."
+    set_prompts(self.backbone, prompts)
 
-@property
-def _default_prompt_name(self) -> str | None:
-    """The prompt that `encode` uses where none is named. May be set. Raises `BadInput` for a name that is
-    none."""
+@patch(as_prop=True)
+def default_prompt_name(self: Embedder) -> str | None:
+    "The prompt that `encode` uses where none is named. May be set."
     return self.backbone.default_prompt_name
 
-@_default_prompt_name.setter
-def _default_prompt_name(self, name: str | None) -> None:
+@patch(set_prop=True)
+def default_prompt_name(self: Embedder, name: str | None) -> None: # noqa: F811
+    "Set it. Raises `BadInput` for a name that is none."
     if name is not None: self.instruction(prompt_name=name)
     self.backbone.default_prompt_name = name
-
-Embedder.prompts, Embedder.default_prompt_name = _prompts, _default_prompt_name
 
 # %% ../nbs/embedder.ipynb #a66325a8
 @patch

@@ -95,10 +95,10 @@ def read_ranges(written: dict[str, list[list[float]]]) -> dict[str, Tensor]:
 # %% ../../nbs/model/12b_precision.ipynb #8b655fa5
 def are_ranges(written) -> bool:
     "Is this what `written_ranges` writes?"
-    return isinstance(written, dict) and all(map(_is_range, written.values()))
+    return isinstance(written, dict) and all(_is_range(name, x) for name, x in written.items())
 
-def _is_range(x) -> bool:
-    "Two lists of as many numbers?"
-    if not isinstance(x, list) or len(x) != 2: return False
-    if not all(isinstance(row, list) and row for row in x) or len(x[0]) != len(x[1]): return False
+def _is_range(name: str, x) -> bool:
+    "Two lists of as many numbers as the name says?"
+    if not isinstance(x, list) or len(x) != 2 or not all(isinstance(row, list) for row in x): return False
+    if any(str(len(row)) != name.split(" ")[-1] for row in x): return False
     return all(type(number) in (int, float) for number in x[0] + x[1])
