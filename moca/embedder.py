@@ -381,6 +381,7 @@ def encode_passages(self: Embedder,
     rows = self._passage_rows(document, spans, overlap, pack_tokens)
     return as_asked(list(form(rows)), convert_to_numpy, convert_to_tensor) if len(rows) else form(rows)
 
+# %% ../nbs/embedder.ipynb #8a3eb909
 @patch
 def _passage_rows(self: Embedder, text: str, spans: Sequence[CharSpan], overlap: int, pack_tokens: int
                   ) -> Tensor: # [passages, dim] unit rows on the CPU

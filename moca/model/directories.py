@@ -24,7 +24,8 @@ def embedder_path() -> Path:
 
 def shipped_path(name: str | Path | None # None: as "base"
                  ) -> Path | None:
-    "The directory of an embedded model by its short name; None for any other, and where a model directory has it."
+    """The directory of an embedded model by its short name; None for any other, and where a model directory
+    has that name."""
     if name is None: return base_path()
     found = {"base": base_path, "moca": embedder_path}.get(str(name))
     return found() if found and not Path(name, "config.json").exists() else None
@@ -43,10 +44,10 @@ def fetch_model(name: str) -> str:
 
 # %% ../../nbs/model/02_directories.ipynb #9fdab7ba
 def model_path(path: str | Path
-               | None = None # a model directory, a hub name, "base" (or None) or "moca" for those that moca ships
+               | None = None # a model directory, a hub name, or "base" (or None) or "moca", which moca ships
                ) -> str:
-    """The directory of a model: `None` and "base" are the embedded moca-tiny-base, a hub name that of its copy.
-    Raises `BadInput` for one that holds no model or cannot be had."""
+    """The directory of a model: `None` and "base" are the embedded moca-tiny-base, a hub name that of its
+    copy. Raises `BadInput` for one that holds no model or cannot be had."""
     path = shipped_path(path) or Path(path)
     try:
         found = path.exists()
