@@ -4,8 +4,8 @@
     moca quickstart --out runs/quickstart
     python tools/build_embedder.py runs/quickstart [--out moca/assets/embedder]
 
-Writes the final model of the run with its weights in fp16, checks that no number of a vector changes by more than 1e-3,
-and writes a card with the run's own scores.
+Writes the final model of the run with its weights in fp16 and the ranges of its vectors for int8, checks that no number of
+a vector changes by more than 1e-3, and writes a card with the run's own scores.
 """
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from moca.data.files import atomic
 from moca.embedder import Embedder
 
 TOLERANCE = 1e-3 # of a number of a vector
+CALIBRATION = 1000 # Documents whose vectors give the ranges for int8
 HEAD = """---
 license: apache-2.0
 library_name: sentence-transformers
@@ -44,7 +45,8 @@ USE = """
 ```python
 from moca.embedder import Embedder
 model = Embedder.from_pretrained() # or "moca", or this directory
-vectors = model.encode(["a red apple", image], prompt_name=None)
+vectors = model.encode(["a red apple", image])
+queries = model.encode(["apple"], prompt_name="caption_to_picture")
 ```
 
 ```python
@@ -57,7 +59,8 @@ LIMITS = """
   (MIT), emojibase (MIT), WordNet 3.0 (WordNet licence), scikit-learn documentation (BSD-3-Clause).
 * **Limits**: it has seen clip art, emoji, documentation pages and glosses, and nothing else: no photographs, no small print. Texts are
   English, with emoji names in German, French, Spanish and Italian. On several of the tasks below a count of shared words is better.
-* **Stored in** fp16; no number of a vector differs by more than {worst:.0e} from that of the fp32 weights.
+* **Stored in** fp16; no number of a vector differs by more than {worst:.0e} from that of the fp32 weights. The ranges for int8 are those
+  of {calibration} Documents of the training split.
 """
 
 def largest_difference(a: Embedder, b: Embedder) -> float:
@@ -83,7 +86,7 @@ def card(run: Path, model: Embedder, worst: float) -> str:
     made = "\n".join(f"* **Made by** {line}." for line in model.backbone.history)
     prompts = "\n".join(f"* `{name}`: {text}" for name, text in model.prompts.items())
     scores = f"## Scores\n\nThe test split of moca-bench, asked once; seed {results['seed']}.\n\n{scores_table(results)}\n"
-    return "\n".join([HEAD, made + LIMITS.format(worst=worst), f"## Prompts\n\n{prompts}", USE, scores])
+    return "\n".join([HEAD, made + LIMITS.format(worst=worst, calibration=f"{CALIBRATION:,}"), f"## Prompts\n\n{prompts}", USE, scores])
 
 def main(argv=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -92,6 +95,9 @@ def main(argv=None) -> None:
     args = parser.parse_args(argv)
     full, half = (Embedder.from_pretrained(args.run/"model") for _ in range(2))
     half.backbone.half()
+    train = load_corpus().documents("train")
+    full.calibrate([train[i] for i in range(0, len(train), len(train) // CALIBRATION)][:CALIBRATION])
+    half.backbone.ranges = full.backbone.ranges
     with atomic(args.out) as part:
         half.save_pretrained(part)
         config = json.loads((part/"config.json").read_text("utf-8"))
