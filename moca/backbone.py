@@ -17,12 +17,14 @@ from .data.documents import Document
 from .data.errors import BadInput
 from .model.cost import checkpoint_activations
 from .model.encoding import Encoder, encode
+from .model.directories import base_path, shipped_path
 from .model.families import families_here, small_image
 from .model.kernels import (IMPLEMENTATIONS, TOWER, AttentionTrace, SequenceLayout, available, choose,
                                 find_kernel, why_not)
 from .model.loading import (StoredModel, add_lora, as_device, as_dtype, quiet_loading, random_model,
                                 read_model)
 from .model.packing import Pack, pack
+from .model.precision import read_ranges
 from .model.probe import ProbeReport, probe, prove
 from .model.proven import prove_once
 from .model.saving import write_settings
@@ -205,6 +207,8 @@ class Backbone(SwitchableAttention):
         super().__init__(model, encoder)
         self.pooling = pooling
         self.prompts = dict(prompts or {})
+        self.default_prompt_name = None # the one of them that is used where none is named
+        self.ranges = {} # of the values of its vectors, for int8
         self.projection = None # for multi-vector embeddings
         self.base = None # the name of the model that it was made of
         self.history = [] # and how, a sentence a step
@@ -320,6 +324,8 @@ def make_backbone(stored: StoredModel, device: torch.device, attention: str | No
         backbone.pooling = saved.get("pooling")
     if stored.projection is not None: backbone.projection = stored.projection.to(device)
     backbone.history = list(saved.get("history", []))
+    backbone.default_prompt_name = saved.get("default_prompt_name")
+    backbone.ranges = read_ranges(saved.get("ranges", {}))
     backbone.head = not any(name.endswith("lm_head.weight") for name in stored.missing)
     if not backbone.head and saved.get("head") is not False:
         warnings.warn(f"{stored.name} has no vocabulary head: it embeds, but stage 1 cannot start from it",
@@ -367,9 +373,9 @@ def load_backbone(
 def base_name(model: str | Path | PretrainedConfig | None, stored: StoredModel) -> str | None:
     "The name of the model that all this was made of, as far as it is known."
     if stored.settings.get("base"): return stored.settings["base"]
-    if model is None: return "moca-tiny-base"
-    if isinstance(model, PretrainedConfig) or Path(model).exists(): return None
-    return str(model)
+    if isinstance(model, PretrainedConfig): return None
+    if shipped_path(model) == base_path(): return "moca-tiny-base"
+    return None if Path(model).exists() else str(model)
 
 # %% ../nbs/01_bidirectional_backbone.ipynb #4c9fa80c
 def save(backbone: Backbone, path,

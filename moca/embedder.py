@@ -4,188 +4,34 @@
 
 # %% ../nbs/embedder.ipynb #df722a10
 from __future__ import annotations
-import os
 import warnings
 from collections.abc import Sequence
 from contextlib import contextmanager, nullcontext
-from numbers import Real
-from pathlib import Path
+from dataclasses import dataclass
+import numpy as np
 import torch
+import torch.nn.functional as F
 from fastcore.basics import patch
-from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 from .backbone import Backbone, embed_pack, load_backbone, multi_vector as token_vectors, save
 from .data.account import Report
-from .data.documents import Document, document
 from .data.errors import BadInput
 from .data.files import atomic
-from .data.images import ImageRef
 from .model.directories import model_path
-from .model.encoding import Encoded, Encoder, check_content, encode as encode_document, layout
+from .model.inputs import Inputs, is_single
+from .model.kernels import choose
+from .model.late_chunking import (CharSpan, encode_window, find_windows, join_passages,
+                                      passage_tokens, pool_passages)
+from .model.loading import as_device
 from .model.packing import Pack, pack, prefetch
 from .model.planning import plan
-from .model.saving import read_settings
-from .model.similarity import as_embeddings, pool_tokens
-from .model.splitting import CUT, SCALED
+from .model.precision import check_precision, quantize, ranges_name, truncate, value_ranges
+from .model.saving import read_settings, set_prompts
+from .model.similarity import as_embeddings, maxsim, pool_tokens
 
 # %% auto #0
-__all__ = ['SINGLE', 'KINDS', 'NO_IMAGE', 'SUFFIXES', 'NAMED', 'KEEP', 'refuse_table', 'items_of', 'refuse_kind',
-           'input_document', 'input_name', 'names_image', 'Inputs', 'Embedder']
-
-# %% ../nbs/embedder.ipynb #cbd9eea2
-SINGLE = (str, bytes, bytearray, dict, Path, Image.Image, ImageRef, Document)
-
-def refuse_table(inputs) -> None:
-    "Raises `BadInput` for a table of pandas, polars or Arrow, with what to write."
-    if not hasattr(inputs, "columns"): return
-    column, rows = "tolist()", "to_dict('records')"
-    if hasattr(inputs, "to_dicts"): column, rows = "to_list()", "to_dicts()"
-    if hasattr(inputs, "to_pylist"): column = rows = "to_pylist()"
-    raise BadInput(f"encode takes a list of inputs, not {type(inputs).__name__}: write "
-                   f"encode(df['text'].{column}) for a column, encode(df.{rows}) for rows of text and image")
-
-# %% ../nbs/embedder.ipynb #8585f5ff
-def items_of(inputs) -> Sequence:
-    """What `encode` was given, numbered in the order of iteration: a sequence as it is, anything else as a
-    list. Raises `BadInput` for a single input, a table, or what has no order."""
-    if isinstance(inputs, SINGLE): raise BadInput("encode takes a list: write encode([x]) for a single input")
-    refuse_table(inputs)
-    if isinstance(inputs, (set, frozenset)):
-        raise BadInput("encode takes a list of inputs: a set has no order")
-    known = isinstance(inputs, Sequence) or type(inputs).__module__.startswith("datasets.")
-    numbered = known or not hasattr(inputs, "__iter__")
-    if numbered and hasattr(inputs, "__len__") and hasattr(inputs, "__getitem__"): return inputs
-    try: items = iter(inputs)
-    except TypeError:
-        raise BadInput(f"encode takes a list of inputs, not {type(inputs).__name__}") from None
-    return [x.as_py() if hasattr(x, "as_py") else x for x in items] # as_py: Arrow's values
-
-# %% ../nbs/embedder.ipynb #bb1db508
-KINDS = (str, bytes, bytearray, memoryview, dict, list, tuple, Path, Image.Image, ImageRef, Document)
-NO_IMAGE = (".txt", ".md", ".pdf", ".csv", ".tsv", ".json", ".jsonl", ".parquet", ".html")
-
-def refuse_kind(x) -> None:
-    "Raises `BadInput`, with the reason alone, for what is no input of `encode`."
-    if x is None: raise BadInput("it is None")
-    if type(x).__name__ in ("NAType", "NaTType") or isinstance(x, Real) and x != x:
-        raise BadInput(f"it is {x}, a missing value")
-    array = hasattr(x, "dtype") # or a tensor: an image
-    if not isinstance(x, KINDS) and not callable(x) and not array:
-        raise BadInput(f"it is given as {type(x).__name__}: give a text, an image, a Path of one, "
-                       f"a dictionary, a list of parts or a Document")
-    if isinstance(x, Path) and x.suffix.lower() in NO_IMAGE:
-        text = x.suffix.lower() in (".txt", ".md", ".html")
-        way = "the command `moca embed` reads pages and tables"
-        if text: way = f"write Path('{x}').read_text() for its text"
-        raise BadInput(f"it is the Path {x}, and a Path is that of an image: {way}")
-
-# %% ../nbs/embedder.ipynb #b7461eb9
-def input_document(x, i: int) -> Document:
-    "Input `i` of `encode` as a Document. Raises `BadInput` with the reason alone."
-    refuse_kind(x)
-    doc = document(x, id=None if isinstance(x, Document) else str(i))
-    try: check_content(doc)
-    except BadInput: raise BadInput("it is empty: no text, no image") from None
-    return doc
-
-def input_name(x, i: int) -> str:
-    "What a message calls an input: its number, and the id that it brings."
-    id = x.id if isinstance(x, Document) else x.get("id") if isinstance(x, dict) else None
-    return f"input {i}" if id is None else f"input {i} (id {id})"
-
-# %% ../nbs/embedder.ipynb #690729dc
-SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
-NAMED = "texts that name an image, embedded as letters"
-
-def names_image(x) -> bool:
-    "Is it a text that names an image: a file that exists, or an address?"
-    if not isinstance(x, str) or len(x) > 1000: return False
-    if x.startswith(("http://", "https://")): return not any(map(str.isspace, x))
-    return x.lower().endswith(SUFFIXES) and os.path.isfile(x)
-
-# %% ../nbs/embedder.ipynb #524005b0
-KEEP = 1_000_000 # tokens of inputs that are kept between the first look and the computation
-
-class Inputs:
-    """The inputs of one call of `encode`, looked at once. Raises `BadInput` that counts those which cannot be
-    used, and names the first."""
-    def __init__(self, inputs, encoder: Encoder):
-        self.items, self.encoder = items_of(inputs), encoder
-        self.lengths, self.tokens = [], 0
-        self.kept = {} # number -> its Document and Layout
-        self.bad, self.n_bad, self.kind = [], 0, BadInput
-        self.told = {CUT: (0, ""), SCALED: (0, ""), NAMED: (0, "")} # how many, and the first of them
-        self.dropped = 0 # tokens of text
-        for i in range(len(self.items)): self.look(i)
-        if self.n_bad: raise self.kind(self.complaint())
-
-    def __len__(self): return len(self.items)
-
-    def complaint(self) -> str:
-        "What is wrong with the inputs that cannot be used."
-        if self.n_bad == 1: return self.bad[0]
-        more = f"; and {self.n_bad - len(self.bad):,} more" if self.n_bad > len(self.bad) else ""
-        return f"{self.n_bad:,} of {len(self):,} inputs cannot be used: {'; '.join(self.bad)}{more}"
-
-# %% ../nbs/embedder.ipynb #42f6c975
-@patch
-def look(self: Inputs, i: int) -> None:
-    "Check input `i`, and note its length and what is to be said of it."
-    name = f"input {i}"
-    try:
-        x = self.items[i]
-        name = input_name(x, i)
-        doc = input_document(x, i)
-        laid = layout(self.encoder, doc)
-    except BadInput as why: return self.reject(name, why)
-    self.lengths.append(laid.tokens + self.encoder.added)
-    self.dropped += laid.dropped
-    if laid.dropped: self.note(CUT, name)
-    if laid.scaled: self.note(SCALED, name)
-    if names_image(x): self.note(NAMED, f"{name}: {x}")
-    if isinstance(self.items, (list, tuple)) and self.tokens + self.lengths[-1] <= KEEP:
-        self.kept[i] = doc, laid
-        self.tokens += self.lengths[-1]
-
-@patch
-def note(self: Inputs, what: str, name: str) -> None:
-    "Count something that is to be said, and keep the first name."
-    n, first = self.told[what]
-    self.told[what] = n + 1, first or name
-
-@patch
-def reject(self: Inputs, name: str, why: BadInput) -> None:
-    "Count an input that cannot be used; the first three are named."
-    if not self.n_bad: self.kind = type(why)
-    self.n_bad += 1
-    reason = str(why)
-    if len(self.bad) < 3:
-        self.bad.append(f"{name} {reason[3:]}" if reason.startswith("it ") else f"{name}: {reason}")
-
-# %% ../nbs/embedder.ipynb #f519be6e
-@patch
-def encoded(self: Inputs, i: int) -> Encoded:
-    """Input `i` as tensors. Raises `BadInput` naming it, for damage that shows only when an image is
-    decoded."""
-    doc, laid = self.kept.pop(i, (None, None))
-    try:
-        if doc is None: doc = input_document(self.items[i], i)
-        return encode_document(self.encoder, doc, laid=laid)
-    except BadInput as why: raise type(why)(f"{input_name(self.items[i], i)}: {why}") from why
-
-@patch
-def tell(self: Inputs, report: Report | None) -> None:
-    """Say what is embedded otherwise than it stands: in the notes of a Report, or as warnings, one of a
-    kind."""
-    last = {CUT: f"{self.dropped:,} tokens of text are not read (max_length={self.encoder.max_length})",
-            SCALED: f"with max_length={self.encoder.max_length}",
-            NAMED: "write Path('photo.jpg') for the image of a file; addresses are not fetched"}
-    for what, (n, first) in self.told.items():
-        if n and report is not None: report.notes[what] += n
-        elif n:
-            warnings.warn(f"{n:,} of {len(self):,} inputs: {what}, the first is {first}; {last[what]}",
-                          stacklevel=4)
+__all__ = ['Embedder', 'plan_batches', 'VectorForm', 'as_asked']
 
 # %% ../nbs/embedder.ipynb #b23d0c4d
 class Embedder:
@@ -199,22 +45,27 @@ class Embedder:
         self.pooling = pooling or backbone.pooling or usual
 
     @classmethod
-    def from_pretrained(cls, path=None, # a saved directory, a hub name, or none for the embedded causal base
+    def from_pretrained(cls, path="moca", # a saved directory, a hub name; "moca" and "base" are moca's own
                         pooling: str | None = None, # None: as the saved directory says
                         multi_vector: bool | None = None, # None: as the saved directory says
-                        **kwargs): # `load_backbone`'s: bidirectional, dtype, device, attention, max_length, max_pixels
-        """Load; the saved directory knows its pooling and whether it is bidirectional.
-        Raises `BadInput`, or `ProbeError` when the model is not what its config says."""
+                        # `load_backbone`'s: bidirectional, dtype, device, attention, max_length, max_pixels
+                        **kwargs):
+        """Load; the saved directory knows its pooling and whether it is bidirectional. `None` is "base", as
+        for `load_backbone`. Raises `BadInput`, or `ProbeError` when the model is not what its config says."""
         backbone = load_backbone(path, **kwargs)
         multi = multi_vector
         if multi is None: multi = bool(read_settings(model_path(path)).get("multi_vector"))
         return cls(backbone, pooling or backbone.pooling, multi)
 
+    def width(self, multi_vector: bool) -> int:
+        "Numbers of a vector a Document, or of a vector a token."
+        projected = multi_vector and self.backbone.projection is not None
+        return self.backbone.projection.out_features if projected else self.backbone.hidden_size
+
     @property
     def dimension(self) -> int:
         "Length of a vector."
-        projected = self.multi_vector and self.backbone.projection is not None
-        return self.backbone.projection.out_features if projected else self.backbone.hidden_size
+        return self.width(self.multi_vector)
 
     def __repr__(self) -> str:
         "What one wants to know of a model at a glance."
@@ -223,33 +74,59 @@ class Embedder:
         family = self.backbone.encoder.family.name
         return f"Embedder({family}, {attention}, {self.dimension} dimensions, {vectors})"
 
-# %% ../nbs/embedder.ipynb #df59a99e
+# %% ../nbs/embedder.ipynb #27d93950
 @patch
-@torch.no_grad()
-def encode(self: Embedder,
-           inputs: Sequence, # of str, PIL image, Path, {"text", "image"}, list of parts, Document
-           pack_tokens: int = 4096, # tokens of one forward pass; memory grows with it
-           progress: bool | tqdm = False, # or a bar of the caller's, which is moved on
-           multi_vector: bool | None = None, # a vector a token, not one a Document; None: as it was made
-           token_pooling: int = 1, # means of so many neighbouring token vectors; for Documents, not for queries
-           report: Report | None = None # its notes count what was cut or made smaller; None: warnings
-           ) -> Tensor | list[Tensor]: # [N, dim], or N times [tokens, dim]: fp32 unit rows, on the CPU
-    """Embed, in the order of iteration; company changes nothing. All inputs are checked before the first
-    is computed; lazy ones are never all in memory.
-    Raises `BadInput` or `BadImage` naming the input."""
-    multi = self.multi_vector if multi_vector is None else multi_vector
-    given = Inputs(inputs, self.backbone.encoder)
-    given.tell(report)
-    if not len(given): return [] if multi else torch.zeros(0, self.dimension)
-    packs = plan(given.lengths, max(pack_tokens, max(given.lengths)), shuffle=False, window=4096)
-    def make(chosen): return pack([given.encoded(i) for i in chosen])
-    out = [None] * len(given)
-    with _in_eval(self.backbone), _bar(progress, len(given)) as bar:
-        for chosen, one in zip(packs, prefetch(make, packs)):
-            vectors = self.vectors(one, multi, token_pooling)
-            for i, v in zip(chosen, vectors): out[i] = v.clone() # no view of the whole Pack's
-            bar.update(len(chosen))
-    return out if multi else torch.stack(out)
+def get_embedding_dimension(self: Embedder) -> int:
+    "Length of a vector."
+    return self.dimension
+
+@patch
+def get_sentence_embedding_dimension(self: Embedder) -> int:
+    "Length of a vector, under its older name."
+    return self.dimension
+
+@patch(as_prop=True)
+def device(self: Embedder) -> torch.device:
+    "Where the model is."
+    return self.backbone.device
+
+@patch
+def to(self: Embedder, device: str | torch.device # "cpu", "cuda:1", ...
+       ) -> Embedder:
+    """Move the model; its kernel is chosen anew for another kind of device. Raises `BadInput` for one that
+    is not here."""
+    before, device = self.device, as_device(device)
+    self.backbone.to(device)
+    if device.type != before.type:
+        self.backbone.use_kernel(choose(device, self.backbone.dtype, self.backbone.softcap))
+    return self
+
+# %% ../nbs/embedder.ipynb #42a98cb6
+@patch(as_prop=True)
+def max_seq_length(self: Embedder) -> int:
+    "Most tokens of a Document; longer texts are cut, and `encode` says so. May be set."
+    return self.backbone.encoder.max_length
+
+@patch(set_prop=True)
+def max_seq_length(self: Embedder, tokens: int) -> None: # noqa: F811
+    "Set it. Raises `BadInput` for fewer than 8."
+    if type(tokens) is not int or not 8 <= tokens <= 2**24:
+        raise BadInput(f"max_seq_length is {tokens!r}: give a number of tokens, 8 or more")
+    self.backbone.encoder.max_length = tokens
+
+# %% ../nbs/embedder.ipynb #127df141
+def plan_batches(lengths: list[int], # tokens of each Document
+                 pack_tokens: int, # tokens of a Pack; a longer Document has one of its own
+                 batch_size: int | None = None # most Documents of a Pack
+                 ) -> list[list[int]]:
+    "Which Documents share a forward pass. Raises `BadInput` for a `batch_size` below 1."
+    if batch_size is not None and batch_size < 1:
+        raise BadInput(f"batch_size is {batch_size}: give 1 Document or more")
+    packs = plan(lengths, max(pack_tokens, max(lengths)), shuffle=False, window=4096)
+    if batch_size is None: return packs
+    capped = []
+    for chosen in packs: capped += [chosen[k:k + batch_size] for k in range(0, len(chosen), batch_size)]
+    return capped
 
 # %% ../nbs/embedder.ipynb #eb01505e
 @patch
@@ -264,14 +141,266 @@ def vectors(self: Embedder, one: Pack, multi_vector: bool, token_pooling: int = 
 def _in_eval(backbone: Backbone):
     "The Backbone without dropout and the like, and afterwards as it was."
     training = backbone.training
-    backbone.eval()
+    if any(module.training for module in backbone.modules()): backbone.eval() # slower than to ask
     try: yield
-    finally: backbone.train(training)
+    finally:
+        if training: backbone.train()
 
 def _bar(progress: bool | tqdm, total: int):
     "The caller's progress bar, which stays open, or one of our own."
     if isinstance(progress, tqdm): return nullcontext(progress)
     return tqdm(total=total, desc="embed", unit="doc", disable=not progress)
+
+# %% ../nbs/embedder.ipynb #70f206ac
+@dataclass
+class VectorForm:
+    "What `encode` makes of the model's vectors. Raises `BadInput` for what cannot be had."
+    dimension: int # of the model
+    truncate_dim: int | None = None # keep so many numbers
+    normalize: bool = True # give shortened vectors length 1 again
+    precision: str = "float32" # one of `moca.model.precision.PRECISIONS`
+    ranges: dict[str, Tensor] | None = None # of the model
+    multi_vector: bool = False
+
+    def __post_init__(self):
+        if self.truncate_dim is not None and not 1 <= self.truncate_dim <= self.dimension:
+            raise BadInput(f"truncate_dim is {self.truncate_dim}: give 1 to {self.dimension} numbers")
+        check_precision(self.precision, self.limits)
+
+    @property
+    def limits(self) -> Tensor | None: # [2, numbers]
+        "The ranges that belong to these vectors, if the model has them."
+        kept = self.truncate_dim or self.dimension
+        # a prefix that is not scaled has the values of the whole
+        of = kept if self.normalize else self.dimension
+        found = (self.ranges or {}).get(ranges_name(of, self.multi_vector))
+        return None if found is None else found[:, :kept]
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        "Vectors `[..., dimension]` in this form."
+        return quantize(truncate(vectors, self.truncate_dim, self.normalize), self.precision, self.limits)
+
+# %% ../nbs/embedder.ipynb #2e778d39
+def as_asked(rows: list[Tensor], # of each input
+             convert_to_numpy: bool, convert_to_tensor: bool | None,
+             stack: bool = True # all rows have one shape
+             ) -> Tensor | np.ndarray | list:
+    """Rows as one Tensor, as one array, or as a list of Tensors where both are refused; a tensor goes before
+    an array, as in sentence-transformers."""
+    if convert_to_numpy and not convert_to_tensor:
+        return np.stack([v.numpy() for v in rows]) if stack else [v.numpy() for v in rows]
+    return rows if convert_to_tensor is False or not stack else torch.stack(rows)
+
+# %% ../nbs/embedder.ipynb #63bf9731
+@patch
+def rows_of(self: Embedder, given: Inputs, form: VectorForm,
+            batches: list[list[int]], # from `plan_batches`
+            progress: bool | tqdm = False, token_pooling: int = 1) -> list[Tensor]:
+    "The vector of each input, or its token vectors, in `form`."
+    def make(chosen): return pack([given.encoded(i) for i in chosen])
+    out = [None] * len(given)
+    packs = prefetch(make, batches) if len(batches) > 1 else map(make, batches) # a thread only where it helps
+    with _in_eval(self.backbone), _bar(progress, len(given)) as bar:
+        for chosen, one in zip(batches, packs):
+            found = self.vectors(one, form.multi_vector, token_pooling)
+            for i, v in zip(chosen, found): out[i] = form(v).clone() # no view of the whole Pack's
+            bar.update(len(chosen))
+    return out
+
+# %% ../nbs/embedder.ipynb #2f894f9f
+@patch(as_prop=True)
+def prompts(self: Embedder) -> dict[str, str]:
+    "The model's prompts: a name and the text before an input. May be set."
+    return self.backbone.prompts
+
+@patch(set_prop=True)
+def prompts(self: Embedder, prompts: dict[str, str]) -> None: # noqa: F811
+    "Set them. Raises `BadInput` for what is no text."
+    set_prompts(self.backbone, prompts)
+
+@patch(as_prop=True)
+def default_prompt_name(self: Embedder) -> str | None:
+    "The prompt that `encode` uses where none is named. May be set."
+    return self.backbone.default_prompt_name
+
+@patch(set_prop=True)
+def default_prompt_name(self: Embedder, name: str | None) -> None: # noqa: F811
+    "Set it. Raises `BadInput` for a name that is none."
+    if name is not None: self.instruction(prompt_name=name)
+    self.backbone.default_prompt_name = name
+
+# %% ../nbs/embedder.ipynb #a66325a8
+@patch
+def instruction(self: Embedder, prompt: str | None = None, prompt_name: str | None = None) -> str:
+    """The text that is put before inputs: `prompt`, else the one of that name, else the default one, else
+    none. Raises `BadInput` for a wrong name, with those that exist."""
+    if prompt is not None and prompt_name is not None:
+        warnings.warn("prompt and prompt_name are both given: prompt is used", stacklevel=4)
+    if prompt is not None: return prompt
+    name = prompt_name if prompt_name is not None else self.default_prompt_name
+    if name is None: return ""
+    if name not in self.prompts:
+        known = ", ".join(self.prompts) or "none: give the text itself as prompt"
+        raise BadInput(f"there is no prompt {name!r}; this model has {known}")
+    return self.prompts[name]
+
+# %% ../nbs/embedder.ipynb #df59a99e
+@patch
+@torch.no_grad()
+def encode(self: Embedder,
+           # one input or many: text, image, array, Path, bytes, dict, list of parts, chat, Document; a table
+           inputs,
+           prompt_name: str | None = None, # a prompt of the model's, by its name
+           prompt: str | None = None, # text before each input; "": none; None: the model's default
+           batch_size: int | None = None, # most Documents of a forward pass; None: what `pack_tokens` holds
+           show_progress_bar: bool | None = None, # None: as `progress` says
+           precision: str = "float32", # float32, float16, int8, uint8, binary or ubinary
+           convert_to_numpy: bool = False, # an array, not a Tensor
+           convert_to_tensor: bool | None = None, # True: a Tensor in any case; False: a list of Tensors
+           device: str | torch.device | None = None, # move the model there first, where it stays
+           normalize_embeddings: bool = True, # shortened vectors have length 1; whole ones always have
+           truncate_dim: int | None = None, # keep the first numbers alone
+           pack_tokens: int = 4096, # tokens of one forward pass; memory grows with it
+           progress: bool | tqdm = False, # or a bar of the caller's, which is moved on
+           multi_vector: bool | None = None, # a vector a token, not one a Document; None: as it was made
+           token_pooling: int = 1, # means of so many neighbouring token vectors; for Documents, not queries
+           report: Report | None = None # its notes count what was cut or made smaller; None: warnings
+           ) -> Tensor | np.ndarray | list: # [N, dim], [dim] for one input; N times [tokens, dim]; on the CPU
+    """Embed, in the order of iteration; company changes nothing. All inputs are checked before the first
+    is computed; lazy ones are never all in memory.
+    Raises `BadInput` or `BadImage` naming the input."""
+    form = self.form(truncate_dim, normalize_embeddings, precision=precision, multi_vector=multi_vector)
+    if device is not None: self.to(device)
+    one, multi = is_single(inputs), form.multi_vector
+    given = Inputs([inputs] if one else inputs, self.backbone.encoder, self.instruction(prompt, prompt_name))
+    given.tell(report)
+    bar = progress if show_progress_bar is None else show_progress_bar
+    if not len(given): return self._nothing(form, convert_to_numpy)
+    batches = plan_batches(given.lengths, pack_tokens, batch_size)
+    rows = self.rows_of(given, form, batches, progress=bar, token_pooling=token_pooling)
+    return as_asked(rows, convert_to_numpy, convert_to_tensor, stack=not multi)[0 if one else slice(None)]
+
+# %% ../nbs/embedder.ipynb #3d749bca
+@patch
+def form(self: Embedder, truncate_dim: int | None = None, normalize: bool = True, precision: str = "float32",
+         multi_vector: bool | None = None) -> VectorForm:
+    "The form that options of `encode` ask for. Raises `BadInput` for what cannot be had."
+    multi = self.multi_vector if multi_vector is None else multi_vector
+    return VectorForm(self.width(multi), truncate_dim, normalize, precision=precision,
+                      ranges=self.backbone.ranges, multi_vector=multi)
+
+@patch
+def _nothing(self: Embedder, form: VectorForm, convert_to_numpy: bool) -> Tensor | np.ndarray | list:
+    "What `encode` returns for no input: no rows of the right width."
+    if form.multi_vector: return []
+    empty = form(torch.zeros(0, form.dimension))
+    return empty.numpy() if convert_to_numpy else empty
+
+# %% ../nbs/embedder.ipynb #7a1697cd
+def _side(e: Embedder, names: Sequence[str], options: dict) -> dict:
+    "Options of `encode` with the first prompt of these names that the model has, unless they name one."
+    if options.get("prompt") is not None or options.get("prompt_name") is not None: return options
+    return options | dict(prompt_name=next((name for name in names if name in e.prompts), None))
+
+@patch
+def encode_query(self: Embedder, inputs, # as for `encode`
+                 **options) -> Tensor | np.ndarray | list:
+    "`encode` with the prompt `query`, where the model has one and none is given."
+    return self.encode(inputs, **_side(self, ["query"], options))
+
+@patch
+def encode_document(self: Embedder, inputs, # as for `encode`
+                    **options) -> Tensor | np.ndarray | list:
+    "`encode` with the prompt `document`, `passage` or `corpus`, where the model has one and none is given."
+    return self.encode(inputs, **_side(self, ["document", "passage", "corpus"], options))
+
+# %% ../nbs/embedder.ipynb #c767f62f
+def _as_rows(vectors, multi_vector: bool) -> Tensor | list[Tensor]:
+    "Vectors as unit rows fp32 `[N, dim]`, or token vectors as a list of `[tokens, dim]`."
+    unit = lambda x: F.normalize(torch.as_tensor(x).float(), dim=-1)
+    single = not isinstance(vectors, (list, tuple))
+    if single and multi_vector and vectors.ndim == 2: return [unit(vectors)]
+    if not single: vectors = list(map(unit, vectors))
+    if not single and vectors and vectors[0].ndim == 2: return vectors
+    found = unit(vectors) if single else torch.stack(vectors)
+    return found[None] if found.ndim == 1 else found
+
+@patch
+def similarity(self: Embedder, queries, documents # Tensors, arrays or lists, as `encode` gives them
+               ) -> Tensor: # [queries, documents] fp32
+    "Cosines of all with all; for a vector a token the sum over a query's tokens of the best cosine (MaxSim)."
+    q, d = (_as_rows(vectors, self.multi_vector) for vectors in (queries, documents))
+    return maxsim(q, d) if isinstance(q, list) else q @ d.T
+
+@patch
+def similarity_pairwise(self: Embedder, queries, documents) -> Tensor: # [N] fp32
+    "The similarity of the first query with the first document, of the second with the second ..."
+    q, d = (_as_rows(vectors, self.multi_vector) for vectors in (queries, documents))
+    if len(q) != len(d): raise BadInput(f"{len(q)} queries and {len(d)} documents are no pairs")
+    if not isinstance(q, list): return (q * d).sum(-1)
+    return torch.stack([maxsim([a], [b])[0, 0] for a, b in zip(q, d)])
+
+# %% ../nbs/embedder.ipynb #2a0a0d7c
+@patch
+def calibrate(self: Embedder, inputs: Sequence, # some hundred that stand for all
+              truncate_dim: int | None = None, # ranges for vectors of so many numbers
+              multi_vector: bool | None = None, # and for a vector a token; None: as it was made
+              **options) -> Embedder: # of `encode`
+    """Keep the ranges of the vectors of some inputs with the model, for the precisions int8 and uint8;
+    returns the Embedder. Raises `BadInput` for fewer than two inputs."""
+    form = self.form(truncate_dim, multi_vector=multi_vector)
+    found = self.encode(inputs, truncate_dim=truncate_dim, multi_vector=form.multi_vector, **options)
+    if form.multi_vector: found = torch.cat(list(found))
+    self.backbone.ranges[ranges_name(truncate_dim or form.dimension, form.multi_vector)] = value_ranges(found)
+    return self
+
+# %% ../nbs/embedder.ipynb #46badb5f
+@patch
+@torch.no_grad()
+def encode_passages(self: Embedder,
+                    document: str | Sequence[str], # a text, or its passages in order
+                    spans: Sequence[CharSpan] | None = None, # of each passage in a text: its characters
+                    separator: str = "\n", # between passages that are given as texts
+                    overlap: int = 128, # tokens around a passage, where a document is read in several windows
+                    pack_tokens: int = 4096, # tokens of one forward pass
+                    truncate_dim: int | None = None, normalize_embeddings: bool = True, # as for `encode`
+                    precision: str = "float32",
+                    convert_to_numpy: bool = False, convert_to_tensor: bool | None = None
+                    ) -> Tensor | np.ndarray | list: # [passages, dim]
+    """A vector a passage, each in the light of the whole document: the mean of the passage's own states of
+    one pass, or of windows where the document is longer than `max_length`. Raises `BadInput` naming a passage
+    that is empty, outside the text, or longer than a window; and for a model that does not pool by the
+    mean."""
+    if self.pooling != "mean":
+        raise BadInput("late chunking takes the mean of a passage's states, and this model's vector is "
+                       "a last state")
+    form = self.form(truncate_dim, normalize_embeddings, precision=precision, multi_vector=False)
+    if isinstance(document, str) == (spans is None):
+        raise BadInput("give passages, or one text and their spans")
+    if spans is None: document, spans = join_passages(document, separator)
+    rows = self._passage_rows(document, spans, overlap, pack_tokens)
+    return as_asked(list(form(rows)), convert_to_numpy, convert_to_tensor) if len(rows) else form(rows)
+
+# %% ../nbs/embedder.ipynb #8a3eb909
+@patch
+def _passage_rows(self: Embedder, text: str, spans: Sequence[CharSpan], overlap: int, pack_tokens: int
+                  ) -> Tensor: # [passages, dim] unit rows on the CPU
+    "The vector of each passage, window by window."
+    encoder = self.backbone.encoder
+    ids, tokens = passage_tokens(encoder, text, spans)
+    rows = torch.zeros(len(spans), self.backbone.hidden_size)
+    windows = find_windows(tokens, len(ids), encoder.room, overlap)
+    if not windows: return rows
+    lengths = [window.stop - window.start + encoder.added for window in windows]
+    with _in_eval(self.backbone):
+        for chosen in plan_batches(lengths, pack_tokens):
+            some = [windows[i] for i in chosen]
+            hidden = self.backbone(pack([encode_window(encoder, ids, w) for w in some]).to(self.device))
+            for window, states in zip(some, hidden.split([lengths[i] for i in chosen])):
+                shift = len(encoder.family.start) - window.start
+                pooled = pool_passages(states, [tokens[i] for i in window.passages], shift)
+                rows[window.passages] = F.normalize(pooled, dim=-1).cpu()
+    return rows
 
 # %% ../nbs/embedder.ipynb #d0ebac75
 @patch

@@ -22,6 +22,7 @@ from .data.files import atomic, check_disk_space
 from .data.rows import MapDataset
 from .masking import NOISES, PATCH_MASKS, TEXT_MASKS
 from .model.cost import FlopCounter
+from .model.saving import set_prompts
 from .model.splitting import encoder_mark
 from .model.planning import describe, fill, plan
 from .model.trust import read_tensors
@@ -31,7 +32,7 @@ from .pretraining.figures import average_patch, masked_accuracy, patch_errors, r
 from .pretraining.figures import read_snapshots # noqa: F401
 from .pretraining.figures import show_progress, show_rebuilt, show_snapshots, show_words # noqa: F401
 from .pretraining.heads import PixelDecoder, head_flops, masked_cross_entropy
-from .pretraining.stage import held_out, pack_batches, split_to_length, stage_documents
+from .pretraining.stage import document_prompts, held_out, pack_batches, split_to_length, stage_documents
 from .training.config import TrainConfig, make_config, one_of, within
 from .training.loop import fit
 from .training.accumulation import accumulate
@@ -250,6 +251,7 @@ def save_stage(recon: Reconstruction, cfg: PretrainConfig, steps: int, tokens: i
                      "free some space and go on with --resume; the last state is kept")
     done = f"stage 1 ({cfg.objective}): {steps:,} steps, {tokens:,} tokens, lr {cfg.lr:g}, seed {cfg.seed}"
     recon.backbone.history.append(done)
+    set_prompts(recon.backbone, recon.backbone.prompts | document_prompts(cfg))
     with atomic(out/"model") as part: save(recon.backbone, part)
     heads = {k: v.contiguous().cpu() for k, v in head_tensors(recon).items()}
     with atomic(out/"heads.safetensors") as part: save_file(heads, part)

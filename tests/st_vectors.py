@@ -36,6 +36,7 @@ from transformers.utils import logging  # noqa: E402
 from moca.backbone import add_projection, load_backbone, tiny_backbone  # noqa: E402
 from moca.data.documents import document, prompt  # noqa: E402
 from moca.embedder import Embedder  # noqa: E402
+from moca.model.directories import embedder_path  # noqa: E402
 from moca.model.families import FAMILIES  # noqa: E402
 from moca.model.saving import SETTINGS, set_prompts  # noqa: E402
 
@@ -101,7 +102,12 @@ def base_and_late(place: Path) -> dict[str, dict[str, float]]:
         model.multi_vector = True
         found[name] = compare(model, place/f"late{dim}", MultiVectorEncoder)
     open_ended = prompted(load_backbone(bidirectional=True, end_token=False))
-    return found | {"no end token": compare(open_ended, place/"open")}
+    return found | {"no end token": compare(open_ended, place/"open"), "moca-tiny": shipped()}
+
+def shipped() -> dict[str, float]:
+    "The embedding model that moca ships, from its own directory."
+    st, model = SentenceTransformer(str(embedder_path()), device="cpu"), Embedder.from_pretrained()
+    return {name: gap(there(st, x), model.encode([x])[0]) for name, x in INPUTS.items()}
 
 def trained(place: Path) -> dict[str, dict[str, float]]:
     "sentence-transformers' trainer goes on with a model of moca; what it saves is read here, and gives its vectors."

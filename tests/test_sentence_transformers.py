@@ -15,7 +15,7 @@ from moca.model.families import FAMILIES
 ROOT = Path(__file__).resolve().parent.parent
 TOLERANCE = 1e-5 # fp32
 SERVED = [name for name, family in FAMILIES.items() if family.joint]
-OTHERS = ["causal", "multi-vector", "multi-vector, projected", "no end token", "sentence-transformers' trainer"]
+OTHERS = ["causal", "multi-vector", "multi-vector, projected", "no end token", "moca-tiny", "sentence-transformers' trainer"]
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):

@@ -268,7 +268,7 @@ def mine(e: Embedder, pairs: Sequence[Pair],
     if not len(pairs): raise BadInput("there are no pairs to mine negatives for")
     report, out, groups = MiningReport(len(pairs), rule.negatives), [None] * len(pairs), defaultdict(dict)
     for i, p in enumerate(pairs): groups[p.task][i] = check_complete(p)
-    def embed(docs: list[Document]): return e.encode(docs, pack_tokens, progress)
+    def embed(docs: list[Document]): return e.encode(docs, pack_tokens=pack_tokens, progress=progress)
     shared = None if corpus is None else searchable(candidates(corpus, report), embed)
     for group in tqdm(groups.values(), desc="mine", unit="task", disable=not progress):
         asking = list(group.values())

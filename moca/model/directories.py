@@ -11,12 +11,24 @@ import moca
 from ..data.errors import BadInput
 
 # %% auto #0
-__all__ = ['FILES', 'base_path', 'fetch_model', 'model_path']
+__all__ = ['FILES', 'base_path', 'embedder_path', 'shipped_path', 'fetch_model', 'model_path']
 
 # %% ../../nbs/model/02_directories.ipynb #c1c5ec98
 def base_path() -> Path:
-    "The directory of the embedded model, inside the installed package."
+    "The directory of the embedded causal model, inside the installed package."
     return Path(moca.__file__).parent/"assets"/"base"
+
+def embedder_path() -> Path:
+    "The directory of the embedding model that moca ships."
+    return base_path().with_name("embedder")
+
+def shipped_path(name: str | Path | None # None: as "base"
+                 ) -> Path | None:
+    """The directory of an embedded model by its short name; None for any other, and where a model directory
+    has that name."""
+    if name is None: return base_path()
+    found = {"base": base_path, "moca": embedder_path}.get(str(name))
+    return found() if found and not Path(name, "config.json").exists() else None
 
 # %% ../../nbs/model/02_directories.ipynb #e12adcb8
 # what moca and transformers read; nothing that is pickled, no code
@@ -32,11 +44,11 @@ def fetch_model(name: str) -> str:
 
 # %% ../../nbs/model/02_directories.ipynb #9fdab7ba
 def model_path(path: str | Path
-               | None = None # a model directory, a hub name, or None for the model that moca ships
+               | None = None # a model directory, a hub name, or "base" (or None) or "moca", which moca ships
                ) -> str:
-    """The directory of a model: `None` is the embedded moca-tiny-base, a hub name that of its copy.
-    Raises `BadInput` for one that holds no model or cannot be had."""
-    path = Path(base_path() if path is None else path)
+    """The directory of a model: `None` and "base" are the embedded moca-tiny-base, a hub name that of its
+    copy. Raises `BadInput` for one that holds no model or cannot be had."""
+    path = shipped_path(path) or Path(path)
     try:
         found = path.exists()
         complete = (path/"config.json").exists()

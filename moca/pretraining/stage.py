@@ -13,7 +13,7 @@ from ..data.corpus import load_corpus
 from ..data.corpus_documents import image_documents
 from ..data.documents import Document
 from ..data.errors import BadInput
-from ..data.mixtures import open_documents
+from ..data.mixtures import load_mixture, open_documents
 from ..data.rows import MapDataset, Subset
 from ..model.packing import encode_all
 from ..model.planning import bin_costs, bins, cost, deal, plan
@@ -22,8 +22,8 @@ from .corruption import Corruption, corrupt
 from ..training.config import TrainConfig
 
 # %% auto #0
-__all__ = ['MOST_EMPTY', 'NO_DOCUMENT', 'stage_documents', 'split_to_length', 'held_out', 'pack_steps', 'bin_steps',
-           'epoch_steps', 'EpochPlan', 'pack_batches']
+__all__ = ['MOST_EMPTY', 'NO_DOCUMENT', 'stage_documents', 'document_prompts', 'split_to_length', 'held_out', 'pack_steps',
+           'bin_steps', 'epoch_steps', 'EpochPlan', 'pack_batches']
 
 # %% ../../nbs/pretraining/04_stage.ipynb #2e852472
 def stage_documents(cfg: TrainConfig) -> tuple[Sequence[Document], Report]:
@@ -31,6 +31,14 @@ def stage_documents(cfg: TrainConfig) -> tuple[Sequence[Document], Report]:
     for those that cannot be used."""
     if cfg.data is None: return load_corpus().documents("train"), Report("the embedded corpus")
     return open_documents(cfg.data, progress=True)
+
+# %% ../../nbs/pretraining/04_stage.ipynb #de516b38
+def document_prompts(cfg: TrainConfig) -> dict[str, str]:
+    """What the Documents of each source began with in training, by its name; `document` for a source without
+    one."""
+    if cfg.data is None: return {} # the embedded corpus' Documents have none
+    sources = load_mixture(cfg.data, "documents").sources
+    return {s.name or "document": s.instruction for s in sources if s.instruction}
 
 # %% ../../nbs/pretraining/04_stage.ipynb #7ed72f78
 def split_to_length(encoder, # of the model: how long a Document may be

@@ -56,6 +56,7 @@ def training_backbone(
         lora=cfg.lora,
         needs_head=needs_head, max_length=cfg.max_length, end_token=cfg.end_token,
         min_pixels=cfg.min_pixels, max_pixels=cfg.max_pixels)
+    backbone.ranges = {} # of vectors that it will not give any more
     kernel = cfg.attention or choose(accelerator.device, compute, backbone.softcap)
     backbone.use_kernel(kernel, compute)
     with accelerator.autocast():
