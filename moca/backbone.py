@@ -20,7 +20,7 @@ from .model.encoding import Encoder, encode
 from .model.directories import base_path, shipped_path
 from .model.families import families_here, small_image
 from .model.kernels import (IMPLEMENTATIONS, TOWER, AttentionTrace, SequenceLayout, available, choose,
-                                find_kernel, why_not)
+                                find_kernel, speed_up_patches, why_not)
 from .model.loading import (StoredModel, add_lora, as_device, as_dtype, quiet_loading, random_model,
                                 read_model)
 from .model.packing import Pack, pack
@@ -319,6 +319,7 @@ def make_backbone(stored: StoredModel, device: torch.device, attention: str | No
     "The Backbone of what `read_model` has found: mask set, kernel chosen, settings taken over."
     net, saved = stored.model, stored.settings
     set_causal(net, not stored.bidirectional) # the modules follow the config
+    speed_up_patches(net)
     backbone = Backbone(net.to(device), stored.encoder, attention, prompts=saved.get("prompts"))
     if saved.get("bidirectional") == backbone.bidirectional: # pooling belongs to the mask it was trained with
         backbone.pooling = saved.get("pooling")

@@ -15,7 +15,7 @@ from inspect import signature
 from itertools import accumulate
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from transformers import AttentionInterface
 from ..data.errors import BadInput, MocaError
@@ -25,7 +25,7 @@ from ..masking import attention_mask, document_ids
 __all__ = ['ATTENTION', 'KERNELS', 'HALF', 'IMPLEMENTATIONS', 'TOWER', 'layer_kinds', 'window_bounds', 'window_mask', 'Groups',
            'group_by_length', 'SequenceLayout', 'block_mask', 'kernel', 'find_kernel', 'library', 'why_not',
            'pack_mask', 'attention_weights', 'eager', 'sdpa', 'call_varlen', 'varlen', 'call_flash', 'flex', 'flash',
-           'available', 'choose', 'AttentionTrace', 'hf_attention', 'tower_attention']
+           'PatchConv', 'speed_up_patches', 'available', 'choose', 'AttentionTrace', 'hf_attention', 'tower_attention']
 
 # %% ../../nbs/model/10_kernels.ipynb #4b236f6e
 ATTENTION = ("full_attention", "sliding_attention") # the layer types that have a mask
@@ -318,6 +318,20 @@ def flash(q, k, v, borders, causal, window, scale, softcap):
     "FlashAttention of the package flash-attn."
     return call_flash(library("flash"), q, k, v, borders, causal=causal, window=window, scale=scale,
                       softcap=softcap)
+
+# %% ../../nbs/model/10_kernels.ipynb #f77c8b23
+class PatchConv(nn.Conv3d):
+    "A convolution whose step is its size, as a matrix product: the same up to rounding."
+    def forward(self, x: Tensor) -> Tensor: # [P, C, T, h, w], a patch a row
+        trains_here = torch.is_grad_enabled() and x.device.type == "cpu"
+        if trains_here or x.shape[2:] != self.kernel_size: return super().forward(x)
+        found = F.linear(x.flatten(1), self.weight.flatten(1), self.bias)
+        return found[..., None, None, None]
+
+def speed_up_patches(model: nn.Module) -> None:
+    "Let a model's patch convolutions, if it has any, work as matrix products."
+    for module in model.modules():
+        if type(module) is nn.Conv3d and module.kernel_size == module.stride: module.__class__ = PatchConv
 
 # %% ../../nbs/model/10_kernels.ipynb #2a37045f
 def available(device="cpu", dtype: torch.dtype = torch.float32, softcap: float | None = None,
