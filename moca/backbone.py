@@ -19,8 +19,8 @@ from .model.cost import checkpoint_activations
 from .model.encoding import Encoder, encode
 from .model.directories import base_path, shipped_path
 from .model.families import families_here, small_image
-from .model.kernels import (IMPLEMENTATIONS, TOWER, AttentionTrace, SequenceLayout, available, choose,
-                                find_kernel, speed_up_patches, why_not)
+from .model.kernels import (IMPLEMENTATIONS, TOWER, AttentionTrace, SequenceLayout, available,
+                                choose_kernel, find_kernel, speed_up_patches, why_not)
 from .model.loading import (StoredModel, add_lora, as_device, as_dtype, quiet_loading, random_model,
                                 read_model)
 from .model.packing import Pack, pack
@@ -215,7 +215,7 @@ class Backbone(SwitchableAttention):
         self.head = True # can it predict words?
         self.peft = None # the same model with adapters
         prepare_model(model, encoder)
-        self.use_kernel(attention or choose(self.device, self.dtype, self.softcap))
+        self.use_kernel(attention or choose_kernel(self.device, self.dtype, self.softcap))
 
     def run_text(self, x: Tensor, positions: Tensor, lengths: list[int], **more) -> Tensor: # [T, hidden]
         "The language model over Documents of these lengths, end to end."
@@ -383,8 +383,8 @@ def save(backbone: Backbone, path,
          pooling: str | None = None, # None: the Backbone's own, else the one that fits its mask
          multi_vector: bool = False # it was trained to give a vector a token
          ) -> None:
-    """Write weights (safetensors), config, tokenizer, image processor, settings and a card:
-    a directory that stock transformers loads too, and that says that it is bidirectional."""
+    """Write weights (safetensors), config, tokenizer, image processor, settings and a card: a directory
+    that stock transformers loads too, and that says that it is bidirectional."""
     path = Path(path)
     model = copy.deepcopy(backbone.peft).merge_and_unload() if backbone.peft else backbone.model
     weights = model.state_dict()

@@ -20,7 +20,7 @@ from .data.errors import BadInput
 from .data.files import atomic
 from .model.directories import model_path
 from .model.inputs import Inputs, is_single
-from .model.kernels import choose
+from .model.kernels import choose_kernel
 from .model.late_chunking import (CharSpan, encode_window, find_windows, join_passages,
                                       passage_tokens, pool_passages)
 from .model.loading import as_device
@@ -98,7 +98,7 @@ def to(self: Embedder, device: str | torch.device # "cpu", "cuda:1", ...
     before, device = self.device, as_device(device)
     self.backbone.to(device)
     if device.type != before.type:
-        self.backbone.use_kernel(choose(device, self.backbone.dtype, self.backbone.softcap))
+        self.backbone.use_kernel(choose_kernel(device, self.backbone.dtype, self.backbone.softcap))
     return self
 
 # %% ../nbs/embedder.ipynb #42a98cb6

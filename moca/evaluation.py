@@ -167,8 +167,7 @@ class Score:
 
     def __str__(self) -> str:
         return (f"{self.task}: {self.metric} {self.value:.3f} [{self.low:.3f}, {self.high:.3f}], chance "
-                f"{self.chance:.3f}, "
-                f"{self.n} queries, {self.candidates} candidates")
+                f"{self.chance:.3f}, {self.n} queries, {self.candidates} candidates")
 
 # %% ../nbs/04_eval.ipynb #ec5da0fc
 def paired_difference(a: Score, b: Score, seed: int = 0) -> tuple[float, float, float]:
@@ -234,11 +233,9 @@ def embed_tasks(
     progress: bool = True,
     batch: int = 128, # documents that `encode` gets at a time
 ) -> tuple[Tensor | list[Tensor], dict[tuple, int]]:
-    """Encode each distinct document of the tasks once.
-    Returns fp32 unit rows on the CPU (`[U, D]`, or U times `[tokens, D]`), and the number of each
-    `Document.parts` among them.
-    Raises `BadInput` for a document without content, `MocaError` that names task and document for a wrong
-    shape or a number
+    """Encode each distinct document of the tasks once. Returns fp32 unit rows on the CPU (`[U, D]`, or
+    U times `[tokens, D]`), and the number of each `Document.parts` among them. Raises `BadInput` for a
+    document without content, `MocaError` that names task and document for a wrong shape or a number
     that is not finite. A row of zeros stays zero."""
     owners, vectors = distinct(tasks), []
     with tqdm(total=len(owners), desc="encode", unit="doc", disable=not progress) as bar:
@@ -291,10 +288,9 @@ def score_blocks(
     task: Task,
     block: int = 1 << 22, # numbers held at a time, about
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Yield (first query, scores [n, W] fp32, gains [n, W]), about `block` numbers at a time. W: the number
-    of candidates, or the
-    longest list of choices, whose column j then is `choices[i][j]`, padded with -inf. Raises `BadInput` for
-    a task that cannot be scored."""
+    """Yield (first query, scores [n, W] fp32, gains [n, W]), about `block` numbers at a time. W: the
+    number of candidates, or the longest list of choices, whose column j then is `choices[i][j]`, padded
+    with -inf. Raises `BadInput` for a task that cannot be scored."""
     check_task(task)
     width = max(map(len, task.choices)) if task.choices else len(candidates)
     step = max(1, block // max(1, width * (candidates[0].shape[-1] if task.choices else 1)))
@@ -525,8 +521,7 @@ def retrieval_grid(
     k: int = 5, # candidates of each
 ) -> Figure:
     """Queries at equal distances with their k best candidates, the score above each: solid green frames
-    around right ones, dashed red
-    around wrong ones. Raises `MocaError` for scores of another shape."""
+    around right ones, dashed red around wrong ones. Raises `MocaError` for scores of another shape."""
     from matplotlib.figure import Figure
     if scores.shape != (len(task.queries), len(task.candidates)):
         raise MocaError(f"scores {tuple(scores.shape)} do not fit task {task.name!r}: expected "

@@ -16,7 +16,7 @@ from ..data.opening import SUFFIXES
 
 # %% auto #0
 __all__ = ['MMEB', 'META_TASK', 'IN_DISTRIBUTION', 'INSTRUCTIONS', 'TARGETS', 'MMEB_ROW', 'REPO', 'mmeb_means', 'task_files',
-           'read_mmeb', 'unpack', 'fetch_mmeb']
+           'read_mmeb', 'unpack_zip', 'fetch_mmeb']
 
 # %% ../../nbs/benchmarks/03_mmeb.ipynb #4062b56d
 MMEB = {"classification": "ImageNet-1K N24News HatefulMemes VOC2007 SUN397 Place365* ImageNet-A* ImageNet-R* "
@@ -197,7 +197,7 @@ def read_mmeb(
 # %% ../../nbs/benchmarks/03_mmeb.ipynb #aa9fb66b
 REPO = "TIGER-Lab/MMEB-eval"
 
-def unpack(archive: str | Path, folder: Path) -> int:
+def unpack_zip(archive: str | Path, folder: Path) -> int:
     """Unpack a zip archive below a folder, files that are there excepted; their number. Raises `BadInput` for
     a name that leads out of it."""
     with zipfile.ZipFile(archive) as z:
@@ -222,7 +222,6 @@ def fetch_mmeb(folder: str | Path, names: Sequence[str] | None = None, repo: str
         archive = hf_hub_download(repo, "images.zip", repo_type="dataset", local_dir=folder)
     except Exception as e: # the library's own, requests', OSError
         why = str(e).strip().splitlines()[0]
-        raise MocaError(f"{repo} can't be fetched ({why}): "
-                        "fetch it elsewhere and give the folder with --data") from e
-    unpack(archive, folder/"images")
+        raise MocaError(f"{repo} can't be fetched ({why}): fetch it elsewhere and give the folder with --data") from e
+    unpack_zip(archive, folder/"images")
     return folder

@@ -19,7 +19,7 @@ from ..data.images import ImageRef
 from ..evaluation import check_task, discounts, gains_of
 
 # %% auto #0
-__all__ = ['CORNER', 'scene_picture_task', 'moca_bench', 'ceiling', 'image_words', 'with_words', 'thumbnails', 'nearest_images',
+__all__ = ['CORNER', 'scene_image_task', 'moca_bench', 'ceiling', 'image_words', 'with_words', 'thumbnails', 'nearest_images',
            'evenly', 'limit_queries']
 
 # %% ../../nbs/benchmarks/07_mocabench.ipynb #5e6d1c9d
@@ -32,7 +32,7 @@ def _scene_items(corpus: Corpus, split: str) -> dict[str, dict]:
         for item in scene["items"]: rows[item["image_id"]] = corpus.row("pictures", item["image_id"])
     return rows
 
-def scene_picture_task(corpus: Corpus, split: str) -> Task:
+def scene_image_task(corpus: Corpus, split: str) -> Task:
     "Scene and corner against all pictures that scenes of the split are made of; one query a scene."
     items = _scene_items(corpus, split)
     rows = list({(r["image"], r["concept"]): r for r in items.values()}.values()) # equal pictures once
@@ -51,7 +51,7 @@ def scene_picture_task(corpus: Corpus, split: str) -> Task:
 def moca_bench(split: str = "test", corpus: Corpus | None = None) -> list[Task]:
     "The tasks of the embedded benchmark. `split`: validation or test."
     corpus = corpus or load_corpus()
-    return [*corpus.tasks(split), scene_picture_task(corpus, split)]
+    return [*corpus.tasks(split), scene_image_task(corpus, split)]
 
 # %% ../../nbs/benchmarks/07_mocabench.ipynb #b67f4e87
 def _equal_contents(documents: Sequence[Document]) -> list[int]:

@@ -54,9 +54,9 @@ def _table(documents: Sequence[Document], letter: str):
 
 # %% ../../nbs/benchmarks/10_mteb_tasks.ipynb #707c7c4a
 def mteb_data(task: Task) -> dict:
-    """Corpus, queries, relevant documents and candidate lists of a Task, as AbsTaskRetrieval holds a split.
-    mteb's grades are
-    whole numbers, so others are rounded up. Raises `BadInput` for a Document without content."""
+    """Corpus, queries, relevant documents and candidate lists of a Task, as AbsTaskRetrieval holds a
+    split. mteb's grades are whole numbers, so others are rounded up. Raises `BadInput` for a Document
+    without content."""
     holes = [d.id for d in (*task.queries, *task.candidates) if d.empty]
     if holes:
         more = f", and {len(holes) - 1:,} more" if holes[1:] else ""

@@ -38,8 +38,7 @@ def _field(row: dict, where: str, *names: str):
 # %% ../../nbs/benchmarks/06_vidore.ipynb #aa437170
 class Part:
     """The rows of `queries`, `corpus` or `qrels` by their id. The same row twice is read once; raises
-    `BadInput` if two
-    differ."""
+    `BadInput` if two differ."""
     def __init__(self, folder: Path, name: str,
                  ids: tuple[tuple[str, ...], ...]): # columns of an id, each of several names
         self.rows, self.columns, self.repeated = {}, set(), 0
@@ -90,8 +89,8 @@ def _gains(part: Part, rank: dict[str, int], name: str) -> dict[str, dict[int, f
     gains = {}
     for (query, key), where, row in part:
         if key not in rank:
-            raise BadInput(f"{where}: corpus-id {key[:80]} is not in the corpus of {name}: the download is "
-                           "incomplete")
+            raise BadInput(f"{where}: corpus-id {key[:80]} is not in the corpus of {name}: the download "
+                           "is incomplete")
         if grade := _grade(row, where): gains.setdefault(query, {})[rank[key]] = grade
     return gains
 

@@ -132,9 +132,8 @@ def grow(batches: TaskBatches) -> None:
     before = ends[-1] if ends else 0
     ends.append(before + len(batches.plan(len(ends))))
     if len(ends) > EMPTY_EPOCHS and ends[-1] == ends[-EMPTY_EPOCHS - 1]:
-        raise BadInput(f"epochs {len(ends) - EMPTY_EPOCHS} to {len(ends) - 1} hold no 2 pairs of one task: "
-                       f"raise the "
-                       f"weights of the mixture or the task_weights")
+        raise BadInput(f"epochs {len(ends) - EMPTY_EPOCHS} to {len(ends) - 1} hold no 2 pairs of one "
+                       "task: raise the weights of the mixture or the task_weights")
 
 # %% ../../nbs/finetuning/01_batching.ipynb #81c4a729
 def _many(n: int) -> str: return f"{n:,} batch{'es' * (n != 1)}"

@@ -126,10 +126,9 @@ def _warn_without_images(encoder: Encoder) -> None:
     "Warn where `max_length` holds no image at all."
     need = encoder.image_need
     if need > encoder.max_length:
-        warnings.warn(f"max_length={encoder.max_length} holds no image: {encoder.family.name} needs {need} "
-                      "tokens for "
-                      f"one, start and end included; texts can be used, Documents with images cannot "
-                      f"(max_length={need} or more takes them)", stacklevel=3)
+        warnings.warn(f"max_length={encoder.max_length} holds no image: {encoder.family.name} needs "
+                      f"{need} tokens for one, start and end included; texts can be used, Documents with "
+                      f"images cannot (max_length={need} or more takes them)", stacklevel=3)
 
 def _load_encoder(cls, path, **options) -> Encoder:
     "The Encoder of a directory. Raises `BadInput` for one that is not complete."

@@ -63,8 +63,7 @@ def mrope_positions(runs: list[int
                                | tuple[int, int]]
                     ) -> Tensor: # [3, T]
     """Multimodal rotary positions (time, row, column) of one Document (Qwen2-VL, section 2.1;
-    `get_rope_index`
-    in transformers)."""
+    `get_rope_index` in transformers)."""
     found, at = [], 0
     for run in runs:
         if isinstance(run, int):
@@ -141,9 +140,8 @@ class Family(_Markup):
     def setup(self) -> None: "Anything a family computes once."
 
     def image_layout(self, width: int, height: int, max_tokens: int | None = None) -> ImageLayout:
-        """What an image of a size in pixels becomes: the largest form of at most `max_tokens` tokens (None:
-        as
-        its processor wants it), or the smallest there is."""
+        """What an image of a size in pixels becomes: the largest form of at most `max_tokens` tokens
+        (None: as its processor wants it), or the smallest there is."""
         raise NotImplementedError
 
     def rows(self, images: list, **options) -> Tensor: # [P, patch_dim]
@@ -283,9 +281,8 @@ def _side_of(size) -> int:
 class TileLayout(TileRows):
     "Tokens and cells of a grid of tiles and the whole."
     def tile_cells(self, rows: int, columns: int) -> Tensor:
-        """The cell of the overview that each group of a grid of tiles lies in, tile by tile; the overview's
-        cells
-        are its own groups."""
+        """The cell of the overview that each group of a grid of tiles lies in, tile by tile; the
+        overview's cells are its own groups."""
         n = self.side // self.block
         row = torch.arange(rows * n) // rows
         column = torch.arange(columns * n) // columns
