@@ -16,10 +16,10 @@ from .grammar import PRESETS, Usage, keys_of, literal_in, nearest, read_values
 from .grammar import source_options, stage_options
 
 # %% auto #0
-__all__ = ['OURS', 'DATA', 'EXTRAS', 'check_writable', 'check_file', 'check_apart', 'is_run', 'check_folder', 'check_reopened',
-           'looks_like_hub', 'near_file', 'check_model_name', 'exists', 'mixtures', 'is_mixture', 'on_hub', 'need',
-           'need_pdf', 'check_data', 'check_config', 'suites', 'bench_task_names', 'mmeb_task_names', 'check_tasks',
-           'grids', 'grid_options', 'check_grid_options', 'read_config', 'sizes_of', 'preset_for']
+__all__ = ['OURS', 'SHIPPED', 'DATA', 'EXTRAS', 'check_writable', 'check_file', 'check_apart', 'is_run', 'check_folder',
+           'check_reopened', 'looks_like_hub', 'near_file', 'check_model_name', 'exists', 'mixtures', 'is_mixture',
+           'on_hub', 'need', 'need_pdf', 'check_data', 'check_config', 'suites', 'bench_task_names', 'mmeb_task_names',
+           'check_tasks', 'grids', 'grid_options', 'check_grid_options', 'read_config', 'sizes_of', 'preset_for']
 
 # %% ../../nbs/commands/02_checks.ipynb #6f04b47d
 def check_writable(option: str, path: Path) -> None:
@@ -106,17 +106,19 @@ def near_file(path: str) -> str:
     return f": did you mean {folder/near[0]}?" if near else ": check the path"
 
 # %% ../../nbs/commands/02_checks.ipynb #0f54f978
+SHIPPED = ("base", "moca") # the embedded causal model, and the embedding model made of it
+
 def check_model_name(name: str) -> None:
-    "Raise `Usage` for a model that is no directory with a config.json, no name of the hub, and not `base`."
+    "Raise `Usage` for a model that is no directory with a config.json, no name of the hub, and none of moca's own."
     path = Path(name)
-    if name == "base" and not path.exists(): return
+    if name in SHIPPED and not (path/"config.json").exists(): return
     if path.is_dir() and not (path/"config.json").exists():
         inside = (path/"model"/"config.json").exists()
         hint = f": did you mean {path/'model'}?" if inside else ": give the directory of a saved model"
         raise Usage(f"{name} holds no config.json{hint} (a training run keeps its own in RUN/model)")
     if path.is_file(): raise Usage(f"{name} is a file: give the directory of a saved model")
     if not path.exists() and not looks_like_hub(name):
-        raise Usage(f"there is no model {name}{near_file(name)} (base is the embedded one, owner/name one "
+        raise Usage(f"there is no model {name}{near_file(name)} (base and moca are the embedded ones, owner/name one "
                     f"on the hub)")
 
 # %% ../../nbs/commands/02_checks.ipynb #398c74df

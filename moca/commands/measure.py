@@ -18,7 +18,7 @@ from .use import MODEL, account, best_device, embedder, model_flags, model_name,
 # %% auto #0
 __all__ = ['STAGE_BENCHES', 'names_of', 'whole_numbers', 'check_names', 'default_out', 'evaluate_told', 'score_row', 'run_golden',
            'run_evaluate', 'add_evaluate', 'probe_reports', 'probe_table', 'run_probe', 'add_probe', 'check_bench',
-           'run_stage_bench', 'run_parts_bench', 'run_reading_bench', 'run_encode_bench', 'choose_bench',
+           'run_stage_bench', 'run_parts_bench', 'run_reading_bench', 'choose_bench', 'run_encode_bench',
            'timing_flags', 'add_stage_bench', 'add_bench']
 
 # %% ../../nbs/commands/06_measure.ipynb #a5675723
@@ -276,6 +276,12 @@ def run_reading_bench(args: argparse.Namespace) -> None:
         found = bench(ReadingSetting(kinds=tuple(names_of(args.kinds)))) if args.kinds else bench()
     tell(args, as_text(found), found)
 
+def choose_bench(args: argparse.Namespace) -> None:
+    "`moca bench` alone."
+    raise Usage("say what to measure: moca bench stage1, stage2, encode, pack, kernels or reading (moca bench "
+                "--help explains them)")
+
+# %% ../../nbs/commands/06_measure.ipynb #00e0d67d
 def run_encode_bench(args: argparse.Namespace) -> None:
     "`moca bench encode`: documents a second, against sentence-transformers with the same vectors."
     if args.model != "base": check_model_name(args.model)
@@ -288,11 +294,6 @@ def run_encode_bench(args: argparse.Namespace) -> None:
         setting = EncodingSetting(documents=args.documents, model=model_name(args.model), device=best_device(args.device))
         found = bench(setting, arms=tuple(arms), repeats=args.repeats)
     tell(args, as_text(found), found)
-
-def choose_bench(args: argparse.Namespace) -> None:
-    "`moca bench` alone."
-    raise Usage("say what to measure: moca bench stage1, stage2, encode, pack, kernels or reading (moca bench "
-                "--help explains them)")
 
 # %% ../../nbs/commands/06_measure.ipynb #42b15433
 def timing_flags(p: Parser, budgets: str) -> None:
@@ -338,6 +339,7 @@ def _add_kernel_bench(sub) -> None:
     p.add_argument("--checkpointing", action="store_true", help="recompute activations")
     timing_flags(p, "4096")
 
+# %% ../../nbs/commands/06_measure.ipynb #b19439fb
 def _add_encode_bench(sub) -> None:
     "`bench encode`."
     model = Place("model", MODEL.about + "; default: base, its mask open", default="base", required=False)
@@ -359,6 +361,7 @@ def _add_reading_bench(sub) -> None:
                    help="only these kinds of file: jsonl, csv, json, parquet, tar, pdf, txt (default: all)")
     common(p, "overwrite the file in --json", device=False)
 
+# %% ../../nbs/commands/06_measure.ipynb #cf388626
 def add_bench(sub) -> None:
     "`bench` and what stands below it."
     about = "measure ratios on this machine: whole stages, encoding, Packs, kernels, reading"

@@ -158,7 +158,7 @@ def run_stage(args: argparse.Namespace) -> None:
     if os.environ.get("RANK", "0") == "0": tell(args, stage_text(found, cfg.out), dict(found, out=cfg.out))
 
 # %% ../../nbs/commands/04_train.ipynb #851ab7b9
-BASE = "directory of a saved model, a hub name, or base for the embedded causal model"
+BASE = "directory of a saved model, a hub name, base for the embedded causal model, or moca for the embedded embedding model"
 
 def add_stage(sub, name: str, about: str, examples: tuple[str, str]) -> None:
     "`pretrain` or `finetune`."
