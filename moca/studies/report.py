@@ -16,39 +16,22 @@ from matplotlib.figure import Figure
 from ..data.errors import BadInput
 from ..data.files import atomic
 from ..evaluation import TASK_FAMILIES, Score, Table, paired_difference, score_plot
+from ..style import COLORS
 from ..training.log import read_log, show_log
 
 # %% auto #0
-__all__ = ['COLUMNS', 'COMPARED', 'LOSSES', 'ASKED', 'STYLE', 'NEXT', 'scores_of', 'differences_of', 'plain_score', 'percent',
+__all__ = ['COLUMNS', 'COMPARED', 'LOSSES', 'ASKED', 'STYLE', 'NEXT', 'plain_score', 'differences_of', 'scores_of', 'percent',
            'listing', 'verdict', 'read_comparison', 'read_scores', 'read_curve', 'counted', 'read_accuracy',
            'read_patches', 'read_attention', 'read_rebuilt', 'read_grid', 'hundred', 'headline', 'read_verdict',
-           'metric_words', 'task_lines', 'by_family', 'png', 'curve_figure', 'accuracy_figure', 'patch_figure', 'cell',
-           'score_rows', 'table_html', 'text_table', 'save_figure', 'figure_html', 'facts_html', 'slug', 'header_facts',
-           'draw_numbers', 'scores_section', 'tasks_section', 'training_section', 'rebuilding_section',
+           'metric_words', 'by_family', 'task_lines', 'png', 'curve_figure', 'accuracy_figure', 'patch_figure', 'cell',
+           'score_cells', 'score_rows', 'table_html', 'text_table', 'save_figure', 'figure_html', 'facts_html', 'slug',
+           'header_facts', 'draw_numbers', 'scores_section', 'tasks_section', 'training_section', 'rebuilding_section',
            'neighbours_section', 'sections', 'next_section', 'fold', 'page_html', 'write_report']
 
-# %% ../../nbs/studies/01_report.ipynb #2b4d9a56
+# %% ../../nbs/studies/01_report.ipynb #0328d81f
 COLUMNS = ("baseline", "causal base", "after stage 1", "after stage 2") # of every table, in this order
 COMPARED = (("after stage 2", "baseline"), ("after stage 2", "causal base"),
             ("after stage 2", "after stage 1"), ("after stage 1", "causal base"))
-
-def scores_of(results: dict) -> dict[str, list[Score]]:
-    "The columns of a results object as Scores. Raises `BadInput` if it has none."
-    try: return {name: [Score(**row) for row in results["scores"][name]] for name in COLUMNS}
-    except (KeyError, TypeError) as e:
-        raise BadInput(f"this is no result of a quickstart ({type(e).__name__}: {e}): run `moca quickstart` "
-                       "again") from e
-
-def differences_of(columns: dict[str, list[Score]]) -> dict[str, dict[str, list[float]]]:
-    """`{"a - b": {task: [mean, low, high]}}`: paired differences between columns with their 95 % bootstrap
-    intervals.
-    Raises `MocaError` for Scores that did not keep their values per query."""
-    found = {}
-    for a, b in COMPARED:
-        other = {s.task: s for s in columns[b]}
-        found[f"{a} - {b}"] = {s.task: list(paired_difference(s, other[s.task])) for s in columns[a] if
-                               s.task in other}
-    return found
 
 def plain_score(score: Score, per_query: bool = False) -> dict:
     "A Score as JSON has it."
@@ -56,7 +39,26 @@ def plain_score(score: Score, per_query: bool = False) -> dict:
     values = row.pop("per_query")
     return row | ({"per_query": values.tolist()} if per_query and values is not None else {})
 
-# %% ../../nbs/studies/01_report.ipynb #9e554142
+# %% ../../nbs/studies/01_report.ipynb #5b39d030
+def differences_of(columns: dict[str, list[Score]]) -> dict[str, dict[str, list[float]]]:
+    """`{"a - b": {task: [mean, low, high]}}`: paired differences between columns with their 95 % bootstrap
+    intervals. Raises `MocaError` for Scores that did not keep their values per query."""
+    found = {}
+    for a, b in COMPARED:
+        other = {s.task: s for s in columns[b]}
+        both = [s for s in columns[a] if s.task in other]
+        found[f"{a} - {b}"] = {s.task: list(paired_difference(s, other[s.task])) for s in both}
+    return found
+
+# %% ../../nbs/studies/01_report.ipynb #7f6b0caa
+def scores_of(results: dict) -> dict[str, list[Score]]:
+    "The columns of a results object as Scores. Raises `BadInput` if it has none."
+    try: return {name: [Score(**row) for row in results["scores"][name]] for name in COLUMNS}
+    except (KeyError, TypeError) as e:
+        raise BadInput(f"this is no result of a quickstart ({type(e).__name__}: {e}): run `moca quickstart` "
+                       "again") from e
+
+# %% ../../nbs/studies/01_report.ipynb #70f47853
 def percent(x: float) -> str:
     "A share in percent, one digit behind the point."
     return f"{100 * x:.1f} %"
@@ -66,13 +68,15 @@ def listing(names: list[str], of: int | None = None) -> str:
     if of == len(names) > 1: return f"all {of} tasks"
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
+# %% ../../nbs/studies/01_report.ipynb #89d18db9
 def verdict(results: dict, a: str, b: str) -> tuple[list[str], list[str], list[str]]:
     """Tasks on which column `a` is higher than `b`, lower, and undecided, by the 95 % interval of the paired
     difference."""
     found = results["differences"][f"{a} - {b}"]
-    return ([t for t, (_, low, _) in found.items() if low > 0], [t for t, (_, _, high) in found.items() if
-                                                                 high < 0],
-            [t for t, (_, low, high) in found.items() if low <= 0 <= high])
+    higher = [task for task, (_, low, _) in found.items() if low > 0]
+    lower = [task for task, (_, _, high) in found.items() if high < 0]
+    undecided = [task for task, (_, low, high) in found.items() if low <= 0 <= high]
+    return higher, lower, undecided
 
 def read_comparison(results: dict, a: str, b: str) -> str:
     "One sentence: where `a` is higher than `b`, where lower, where nobody can say."
@@ -81,7 +85,7 @@ def read_comparison(results: dict, a: str, b: str) -> str:
     parts = [f"{word} on {listing(tasks, n)}" for word, tasks in found if tasks]
     return f"“{a}” against “{b}”: {'; '.join(parts) or 'nothing to compare'}."
 
-# %% ../../nbs/studies/01_report.ipynb #ac2680f5
+# %% ../../nbs/studies/01_report.ipynb #aeae8739
 def read_scores(results: dict) -> list[str]:
     """What the score table says: each column against another, where there is no baseline, what is not above
     chance."""
@@ -94,6 +98,7 @@ def read_scores(results: dict) -> list[str]:
         out.append(f"After stage 2, not clearly above chance: {listing(low, len(final))}.")
     return out
 
+# %% ../../nbs/studies/01_report.ipynb #1ae30803
 LOSSES = dict(mlm="naming hidden text", mae="painting hidden patches",
               nce="picking the right candidate of a batch")
 
@@ -101,17 +106,29 @@ def read_curve(log: list[dict], name: str = "loss") -> str:
     """Does a loss fall? Means of the first and the last fifth of the steps, and whether they differ by more
     than twice their standard error."""
     values = [r[name] for r in log if r.get(name) is not None] # None: a skipped step
-    if (n := len(values) // 5) < 3: return f"{len(values)} steps are too few to say how {name} develops."
-    (a, da), (b, db) = ((statistics.fmean(x), statistics.stdev(x) / n**.5) for x in (values[:n], values[-n:]))
-    said = "shows no clear change" if abs(a - b) <= 2 * math.hypot(da, db) else "falls" if b < a else "rises"
+    n = len(values) // 5
+    if n < 3: return f"{len(values)} steps are too few to say how {name} develops."
+    first, last = values[:n], values[-n:]
+    a, b = statistics.fmean(first), statistics.fmean(last)
+    error = math.hypot(statistics.stdev(first), statistics.stdev(last)) / n**.5
+    said = "falls" if b < a else "rises"
+    if abs(a - b) <= 2 * error: said = "shows no clear change"
     what = f"The loss of {LOSSES[name]} ({name})" if name in LOSSES else name
     return f"{what} {said}: {a:.3f} on average over the first {n} of {len(values)} steps, {b:.3f} over the last {n}."
 
-# %% ../../nbs/studies/01_report.ipynb #17a98fc8
+# %% ../../nbs/studies/01_report.ipynb #bd0d9bca
 def counted(found: dict) -> tuple[dict, str]:
     "What stage 1 names right: [share, number] with the `picture` and from the `text`, and what was counted."
     if "words" in found: return found["words"], "hidden words"
     return found, "hidden tokens, punctuation among them,"
+
+# %% ../../nbs/studies/01_report.ipynb #9af95e0a
+def _picture_helps(shares: dict) -> str:
+    "Whether more is named right with the picture than without, by the 95 % interval of the difference."
+    (p, n), (q, _) = shares["picture"], shares["text"]
+    error = 1.96 * math.sqrt((p * (1 - p) + q * (1 - q)) / max(n, 1))
+    if p - q > error: return "the picture helps"
+    return "the picture hurts" if q - p > error else "no difference beyond the error"
 
 def read_accuracy(found: dict) -> list[str]:
     "What is named right with and without the picture, before and after stage 1."
@@ -119,71 +136,66 @@ def read_accuracy(found: dict) -> list[str]:
     for when in ("before", "after"):
         shares, what = counted(found[when])
         (p, n), (q, _) = shares["picture"], shares["text"]
-        error = 1.96 * math.sqrt((p * (1 - p) + q * (1 - q)) / max(n, 1))
-        said = "the picture helps" if p - q > error else "the picture hurts" if q - p > error else "no difference beyond the error"
-        out.append(f"{when.capitalize()} stage 1, {percent(p)} of {n} {what} are named right with the "
-                   "picture, "
-                   f"{percent(q)} from the text alone: {said}.")
+        out.append(f"{when.capitalize()} stage 1, {percent(p)} of {n} {what} are named right with the picture, "
+                   f"{percent(q)} from the text alone: {_picture_helps(shares)}.")
     if signs := found["after"].get("punctuation"):
         (p, n), (q, _) = signs["picture"], signs["text"]
         out.append(f"Not counted there: {n} hidden commas, colons and other signs; after stage 1 "
                    f"{percent(p)} and {percent(q)} of them.")
     return out
 
+# %% ../../nbs/studies/01_report.ipynb #969c1be9
 def read_patches(found: dict) -> str:
     "Pixel error on masked patches against the two painters that need no model."
     now, before = found["after"]["patches"], found["before"]["patches"]
-    side = lambda other: f"{'below' if now['model'] < other else 'not below'} {other:.3f}"
-    return (f"Mean squared error on masked patches: {before['model']:.3f} before stage 1, {now['model']:.3f} "
-            "after. "
+    def side(other): return f"{'below' if now['model'] < other else 'not below'} {other:.3f}"
+    return (f"Mean squared error on masked patches: {before['model']:.3f} before stage 1, {now['model']:.3f} after. "
             f"That is {side(now['training_mean'])}, the error of painting the average training patch, "
             f"and {side(now['visible_mean'])}, that of the average visible patch of the same picture.")
 
-# %% ../../nbs/studies/01_report.ipynb #7f324697
+# %% ../../nbs/studies/01_report.ipynb #6187594c
 def read_attention(f: dict) -> str:
     "How much attention goes to what comes later."
-    return (f"Layer {f['layer']} of {f['layers']}, mean over heads and positions: {percent(f['before'])} of "
-            "the attention goes "
-            f"to later tokens in the causal base, {percent(f['after'])} after stage 1. Above the diagonal is "
-            "the future.")
+    return (f"Layer {f['layer']} of {f['layers']}, mean over heads and positions: {percent(f['before'])} of the "
+            f"attention goes to later tokens in the causal base, {percent(f['after'])} after stage 1. Above the "
+            "diagonal is the future.")
 
 def read_rebuilt(f: dict) -> str:
     "How many of the shown hidden words are named right."
     shown, what = (f["words"], "words") if "words" in f else (f, "tokens, punctuation among them,")
     (a, n), (b, _) = shown["before"], shown["after"]
-    return (f"Of the {n} hidden {what} in these Documents, {a} {'is' if a == 1 else 'are'} named right "
-            f"before stage 1 and {b} after. "
-            "Guesses stand in brackets; the Documents were taken at equal distances.")
+    return (f"Of the {n} hidden {what} in these Documents, {a} {'is' if a == 1 else 'are'} named right before "
+            f"stage 1 and {b} after. Guesses stand in brackets; the Documents were taken at equal distances.")
 
 def read_grid(f: dict) -> str:
     "What the retrieval grid shows."
-    return (f"Of all {f['queries']} queries, {f['first']} {'has' if f['first'] == 1 else 'have'} a right "
-            "candidate first "
-            f"and {f['among']} at least one among the nearest {f['k']}. "
-            f"Shown are {f['shown_right']} of the latter and {f['shown'] - f['shown_right']} others, each at "
-            "equal distances. "
-            "Solid green: right; dashed red: wrong.")
+    return (f"Of all {f['queries']} queries, {f['first']} {'has' if f['first'] == 1 else 'have'} a right candidate "
+            f"first and {f['among']} at least one among the nearest {f['k']}. Shown are {f['shown_right']} of the "
+            f"latter and {f['shown'] - f['shown_right']} others, each at equal distances. Solid green: right; "
+            "dashed red: wrong.")
 
-# %% ../../nbs/studies/01_report.ipynb #81dea2b8
+# %% ../../nbs/studies/01_report.ipynb #e1cba69c
 def hundred(x: float) -> str:
     "A share as so many of a hundred."
     return f"{100 * x:.0f}" if x >= .0995 else f"{100 * x:.2g}"
 
-ASKED = dict(caption_to_picture=("a right picture", "pictures", "captions"), title_to_page=("the right page",
-                                                                                            "pages", "titles"))
+ASKED = dict(caption_to_picture=("a right picture", "pictures", "captions"),
+             title_to_page=("the right page", "pages", "titles"))
 
 def headline(results: dict) -> str:
     """What the trained model does, in one sentence without terms: from the task whose neighbours were drawn,
     else from the first score."""
-    drawn = results["figures"]["retrieval"]
-    for task, f in drawn.items():
+    for task, f in results["figures"]["retrieval"].items():
         if not (ten := f.get("first_ten")): continue
         right, among, queries = ASKED.get(task, (f"something right in {task}", "candidates", "queries"))
         return (f"The trained model finds {right} among {ten['candidates']} {among} in its first {ten['k']} "
-                f"for {hundred(ten['share'])} of 100 {queries}; by chance it would be "
-                f"{hundred(ten['chance'])}.")
+                f"for {hundred(ten['share'])} of 100 {queries}; by chance it would be {hundred(ten['chance'])}.")
     s = scores_of(results)["after stage 2"][0]
     return f"On {s.task}, the trained model has {hundred(s.value)} of 100 points; by chance it would be {hundred(s.chance)}."
+
+# %% ../../nbs/studies/01_report.ipynb #f154f89a
+_OTHERS = (("causal base", "than the model that the training started from"),
+           ("baseline", "than a baseline that learns nothing and compares colours or shared words"))
 
 def read_verdict(results: dict) -> list[str]:
     """Whether it worked, in words: the headline, and on how many tasks a difference is clear (its 95 %
@@ -191,18 +203,15 @@ def read_verdict(results: dict) -> list[str]:
     final = scores_of(results)["after stage 2"]
     above = sum(s.beats_chance for s in final)
     out = [headline(results), f"It is clearly better than chance on {above} of {len(final)} tasks."]
-    for other, words in (("causal base", "than the model that the training started from"),
-                         ("baseline",
-                          "than a baseline that learns nothing and compares colours or shared words")):
-        higher, lower, open_ = map(len, verdict(results, "after stage 2", other))
-        out.append(f"It is clearly better {words} on {higher} of {higher + lower + open_} tasks, clearly "
-                   f"worse on {lower}, "
-                   f"undecided on {open_}.")
+    for other, words in _OTHERS:
+        higher, lower, undecided = map(len, verdict(results, "after stage 2", other))
+        out.append(f"It is clearly better {words} on {higher} of {higher + lower + undecided} tasks, clearly "
+                   f"worse on {lower}, undecided on {undecided}.")
     if n := results.get("limit"):
         out.append(f"Only {n} queries a task were asked (--limit): these numbers are a trial, not a result.")
     return out
 
-# %% ../../nbs/studies/01_report.ipynb #6cfae83e
+# %% ../../nbs/studies/01_report.ipynb #8bfe2a0b
 def metric_words(s: Score) -> str:
     "A score as a sentence; of a metric without words the name is given."
     name, _, k = s.metric.partition("@")
@@ -213,10 +222,15 @@ def metric_words(s: Score) -> str:
     if name == "recall":
         return f"Of 100 right answers {points} are in the first {k} of {among} (by chance {floor})."
     if name == "ndcg":
-        return (f"{points} of 100 points, where 100 is: the right ones in front, and less the further "
-                f"behind, nothing after rank {k} "
-                f"of {among} (by chance {floor}).")
+        return (f"{points} of 100 points, where 100 is: the right ones in front, and less the further behind, "
+                f"nothing after rank {k} of {among} (by chance {floor}).")
     return f"{s.metric}: {points} of 100 (by chance {floor})."
+
+# %% ../../nbs/studies/01_report.ipynb #2b61bf39
+def by_family(scores: list[Score]) -> list[Score]:
+    "Scores in the order of chapter 4's families."
+    order = {f: i for i, f in enumerate(TASK_FAMILIES)}
+    return sorted(scores, key=lambda s: order.get(s.family, len(order)))
 
 def task_lines(results: dict) -> list[tuple[str, str, str]]:
     "(task, what it asks with an example, the score after stage 2 as a sentence), in the table's order."
@@ -228,89 +242,105 @@ def task_lines(results: dict) -> list[tuple[str, str, str]]:
         out.append((s.task, a.get("note", "") + example, metric_words(s)))
     return out
 
-def by_family(scores: list[Score]) -> list[Score]:
-    "Scores in the order of chapter 4's families."
-    order = {f: i for i, f in enumerate(TASK_FAMILIES)}
-    return sorted(scores, key=lambda s: order.get(s.family, len(order)))
-
-# %% ../../nbs/studies/01_report.ipynb #ccd5b2c6
+# %% ../../nbs/studies/01_report.ipynb #bbd760a2
 def png(fig: Figure) -> bytes:
     "A figure as a PNG file."
     fig.savefig(data := BytesIO(), format="png", dpi=110, facecolor="white", bbox_inches="tight",
                 metadata={"Software": None})
     return data.getvalue()
 
+def _plain(ax) -> None:
+    "Axes without the frame's upper and right side."
+    ax.spines[["top", "right"]].set_visible(False)
+
+# %% ../../nbs/studies/01_report.ipynb #a261aa07
 def curve_figure(log: list[dict], names: list[str], title: str) -> Figure:
     "Loss curves of one stage, one axis a loss: they have different units."
-    names = [n for n in names if any(n in r for r in log)]
-    fig = Figure(figsize=(4.2 * max(1, len(names)), 2.6), layout="constrained")
-    for ax, name in zip(fig.subplots(1, max(1, len(names)), squeeze=False)[0], names):
+    names = [name for name in names if any(name in r for r in log)]
+    columns = max(1, len(names))
+    fig = Figure(figsize=(4.2 * columns, 2.6), layout="constrained")
+    axes = fig.subplots(1, columns, squeeze=False)[0]
+    for ax, name in zip(axes, names):
         show_log(log, [name], max(1, len(log) // 20), ax)
-        ax.spines[["top", "right"]].set_visible(False)
+        _plain(ax)
     fig.suptitle(title, fontsize=10)
     return fig
 
-# %% ../../nbs/studies/01_report.ipynb #55155b82
+# %% ../../nbs/studies/01_report.ipynb #ce2e8c26
+def _accuracy_bars(ax, k: int, label: str, color: str, shares: list) -> None:
+    "Two bars, before and after, of one way to look; strokes are 95 % intervals."
+    error = [196 * math.sqrt(p * (1 - p) / max(n, 1)) for p, n in shares]
+    x = [k * .38 - .19, 1 + k * .38 - .19]
+    bars = ax.bar(x, [100 * p for p, _ in shares], .36, yerr=error, label=label, color=color, error_kw=dict(lw=1))
+    ax.bar_label(bars, fmt="%.1f", fontsize=9, padding=2)
+
 def accuracy_figure(found: dict) -> Figure:
     """Share of hidden words named right, with and without the picture, before and after stage 1; strokes are
     95 % intervals."""
-    shares = {when: counted(found[when])[0] for when in ("before", "after")}
+    shares = [counted(found[when])[0] for when in ("before", "after")]
     what = counted(found["after"])[1].split(",")[0]
     fig = Figure(figsize=(4.6, 2.6), layout="constrained")
     ax = fig.subplots()
-    for k, (key, label, colour) in enumerate((("text", "text alone", "#c9a27a"),
-                                              ("picture", "with the picture", "#4a7fb5"))):
-        p, n = zip(*(shares[w][key] for w in ("before", "after")))
-        error = [196 * math.sqrt(a * (1 - a) / max(m, 1)) for a, m in zip(p, n)]
-        x = [k * .38 - .19, 1 + k * .38 - .19]
-        bars = ax.bar(x, [100 * a for a in p], .36, yerr=error, label=label, color=colour,
-                      error_kw=dict(lw=1))
-        ax.bar_label(bars, fmt="%.1f", fontsize=8, padding=2)
+    _accuracy_bars(ax, 0, "text alone", COLORS["text"], [o["text"] for o in shares])
+    _accuracy_bars(ax, 1, "with the picture", COLORS["image"], [o["picture"] for o in shares])
     ax.set_xticks([0, 1], ["before stage 1", "after stage 1"])
     ax.set_ylabel(f"{what} named right, %")
     ax.margins(y=.15)
-    ax.legend(frameon=False, fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(.5, 1))
-    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False, fontsize=9, ncols=2, loc="lower center", bbox_to_anchor=(.5, 1))
+    _plain(ax)
     return fig
 
+# %% ../../nbs/studies/01_report.ipynb #733bd20f
 def patch_figure(found: dict) -> Figure:
     "Pixel error of the model and of the two painters without a model."
     now = found["after"]["patches"]
-    bars = {"model before stage 1": found["before"]["patches"]["model"], "average training patch":
-            now["training_mean"],
-            "average visible patch": now["visible_mean"], "model after stage 1": now["model"]}
+    bars = {"model before stage 1": found["before"]["patches"]["model"],
+            "average training patch": now["training_mean"],
+            "average visible patch": now["visible_mean"],
+            "model after stage 1": now["model"]}
+    colors = [COLORS[name] for name in ("faint", "other", "image", "ours")]
     fig = Figure(figsize=(5.2, 2.0), layout="constrained")
     ax = fig.subplots()
-    drawn = ax.barh(list(bars), list(bars.values()), color=["#8a8a8a", "#c9a27a", "#8fae8b", "#4a7fb5"])
-    ax.bar_label(drawn, fmt="%.3f", fontsize=8, padding=3)
+    drawn = ax.barh(list(bars), list(bars.values()), color=colors)
+    ax.bar_label(drawn, fmt="%.3f", fontsize=9, padding=3)
     ax.set_xlabel("mean squared error on masked patches")
     ax.invert_yaxis()
     ax.margins(x=.15)
-    ax.spines[["top", "right"]].set_visible(False)
+    _plain(ax)
     return fig
 
-# %% ../../nbs/studies/01_report.ipynb #0574cd3a
+# %% ../../nbs/studies/01_report.ipynb #45aae88f
 def cell(s: Score | None, best: bool = False, beaten: bool = False) -> str:
     "A score in a table cell, its interval below it."
     if s is None: return "<td>–</td>"
     value = f"{100 * s.value:.1f}"
-    value = f"<strong>{value}</strong>" if best else f"<u>{value}</u>" if beaten else value
+    if best: value = f"<strong>{value}</strong>"
+    elif beaten: value = f"<u>{value}</u>"
     return f'<td>{value}<br><small>{100 * s.low:.1f} to {100 * s.high:.1f}</small></td>'
 
+def score_cells(found: dict[str, Score | None]) -> str: # by column
+    "The cells of one task: the best model bold, a baseline that no model reaches underlined."
+    top = max(round(s.value, 3) for name, s in found.items() if s and name != "baseline")
+    cells = []
+    for name, s in found.items():
+        model = name != "baseline"
+        best = s is not None and model and round(s.value, 3) == top
+        beaten = s is not None and not model and s.value > top
+        cells.append(cell(s, best, beaten))
+    return "".join(cells)
+
+# %% ../../nbs/studies/01_report.ipynb #0e1dafe9
 def score_rows(columns: dict[str, list[Score]]) -> list[str]:
     "Table rows, with a heading row for each family."
     by = {name: {s.task: s for s in scores} for name, scores in columns.items()}
     out, family = [], None
     for s in by_family(columns["after stage 2"]):
-        found = {name: by[name].get(s.task) for name in COLUMNS}
-        top = max(round(f.value, 3) for name, f in found.items() if f and name != "baseline")
         if s.family != family:
             out.append(f'<tr><th colspan="6" scope="rowgroup" class="family">{escape(s.family)}</th></tr>')
-        family, model = s.family, lambda name: name != "baseline"
-        cells = [cell(f, f and model(n) and round(f.value, 3) == top, f and not model(n) and f.value > top)
-                 for n, f in found.items()]
+        family = s.family
+        cells = score_cells({name: by[name].get(s.task) for name in COLUMNS})
         about = f"<small>{escape(s.metric)}, {s.n} queries, {s.candidates} candidates</small>"
-        out.append(f'<tr><th scope="row">{escape(s.task)}<br>{about}</th><td>{100 * s.chance:.1f}</td>{"".join(cells)}</tr>')
+        out.append(f'<tr><th scope="row">{escape(s.task)}<br>{about}</th><td>{100 * s.chance:.1f}</td>{cells}</tr>')
     return out
 
 def table_html(results: dict) -> str:
@@ -318,22 +348,30 @@ def table_html(results: dict) -> str:
     head = "".join(f'<th scope="col">{escape(h)}</th>' for h in ("task", "chance", *COLUMNS))
     rows = "".join(score_rows(scores_of(results)))
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-    note = ("Percent; below each score its 95 % bootstrap interval over queries. Bold: best model. "
-            "Underlined: a baseline above "
-            "every model. Dash: the two sides share no features that need no learning.")
+    note = ("Percent; below each score its 95 % bootstrap interval over queries. Bold: best model. Underlined: a "
+            "baseline above every model. Dash: the two sides share no features that need no learning.")
     return f'<div class="wide" tabindex="0" role="region" aria-label="scores">{table}</div><p><small>{note}</small></p>'
 
-# %% ../../nbs/studies/01_report.ipynb #214daf93
+# %% ../../nbs/studies/01_report.ipynb #d5cccaa5
+def _marked(table: Table, i: int, row: list[str]) -> list[str]:
+    "A row whose numbers carry `*` where they are the best, and a space where not."
+    marks = ["*" if (i, j) in table.best else " " if j > 2 else "" for j in range(len(row))]
+    return [value + mark for value, mark in zip(row, marks)]
+
+def _aligned(row: list[str], widths: list[int]) -> str:
+    "A line: two columns of names, then numbers."
+    names = [value.ljust(width) for value, width in zip(row[:2], widths)]
+    numbers = [value.rjust(width) for value, width in zip(row[2:], widths[2:])]
+    return "  ".join([*names, *numbers]).rstrip()
+
 def text_table(table: Table) -> str:
     "A Table for a terminal: aligned columns; `*` marks the best of a row."
-    rows = [[c + ("*" if (i, j) in table.best else " " if j > 2 else "") for j, c in enumerate(row)] for i,
-            row in enumerate(table.rows)]
-    widths = [max(len(r[j]) for r in [table.header, *rows]) for j in range(len(table.header))]
-    line = lambda r: "  ".join(c.ljust(w) if j < 2 else c.rjust(w) for j, (c, w) in enumerate(zip(r,
-    widths))).rstrip()
-    return "\n".join([line(table.header), "  ".join("-" * w for w in widths), *map(line, rows)])
+    rows = [_marked(table, i, row) for i, row in enumerate(table.rows)]
+    widths = [max(map(len, column)) for column in zip(table.header, *rows)]
+    rule = "  ".join("-" * width for width in widths)
+    return "\n".join([_aligned(table.header, widths), rule, *(_aligned(row, widths) for row in rows)])
 
-# %% ../../nbs/studies/01_report.ipynb #765fa6c1
+# %% ../../nbs/studies/01_report.ipynb #899b6f91
 STYLE = """:root{color-scheme:light dark;--ink:#1c2430;--paper:#fff;--soft:#5a6675;--line:#d5dbe3;--band:#f2f5f8}
 @media(prefers-color-scheme:dark){:root{--ink:#e4e8ee;--paper:#14181d;--soft:#a3aebb;--line:#39424d;--band:#1f252c}}
 body{font:16px/1.55 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:62rem;margin:0 auto;padding:1.5rem 1rem 4rem;
@@ -353,6 +391,7 @@ li{margin:.25rem 0}details{margin:1rem 0}summary{cursor:pointer;color:var(--soft
 @media(max-width:40rem){body{padding:1rem .8rem 3rem}dl{display:block}dd{margin:0 0 .5rem}th,td{padding:.3rem .45rem;font-size:.85rem}
 figure .wide img{max-width:none;width:42rem}ul{padding-left:1.2rem}}"""
 
+# %% ../../nbs/studies/01_report.ipynb #4d081a4b
 def save_figure(fig: Figure, path: Path) -> None:
     "Write a figure as PNG, atomically. Raises `MocaError` when the disk is full."
     with atomic(path) as part: part.write_bytes(png(fig))
@@ -360,7 +399,8 @@ def save_figure(fig: Figure, path: Path) -> None:
 def figure_html(path: Path, alt: str, reading: str | list[str]) -> str:
     "A PNG file inside the page, with what is read off it. Raises `BadInput` if the file is missing."
     if not path.exists(): raise BadInput(f"{path} is missing: run `moca quickstart --resume` to draw it")
-    lines = "".join(f"<p>{escape(r)}</p>" for r in ([reading] if isinstance(reading, str) else reading))
+    readings = [reading] if isinstance(reading, str) else reading
+    lines = "".join(f"<p>{escape(r)}</p>" for r in readings)
     data = path.read_bytes()
     image = f'<img src="data:image/png;base64,{base64.b64encode(data).decode()}" alt="{escape(alt)}">'
     width = int.from_bytes(data[16:20], "big") # pixels, by the PNG header
@@ -368,43 +408,51 @@ def figure_html(path: Path, alt: str, reading: str | list[str]) -> str:
     if width > 700: image = f'<div class="wide" tabindex="0">{image}</div>'
     return f"<figure>{image}<figcaption>{lines}</figcaption></figure>"
 
+# %% ../../nbs/studies/01_report.ipynb #c4d039c3
 def facts_html(facts: dict) -> str:
     "Names and values."
-    return "<dl>" + "".join(f"<dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd>"
-                            for k, v in facts.items()) + "</dl>"
+    lines = [f"<dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd>" for k, v in facts.items()]
+    return f"<dl>{''.join(lines)}</dl>"
 
 def slug(name: str) -> str:
     "A name that is safe in a file name."
     return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")[:60] or "figure"
 
-# %% ../../nbs/studies/01_report.ipynb #40661954
+# %% ../../nbs/studies/01_report.ipynb #5a7d8806
+def _stage_fact(results: dict, name: str, what: str) -> str:
+    "How long a stage was, and on how much."
+    s = results["stages"][name]
+    return f"{s['steps']} steps, {s[what]:,} {what}, {s.get('tokens', 0):,} tokens seen"
+
 def header_facts(results: dict) -> dict[str, str]:
     "What was run, where, with what."
-    stage = lambda name, what: f"{(s := results['stages'][name])['steps']} steps, {s[what]:,} {what}, {s.get('tokens', 0):,} tokens seen"
-    machine, seconds = results["machine"], results["seconds"]
-    facts = {"seed": results["seed"], "stage 1": stage("stage 1", "documents"), "stage 2": stage("stage 2",
-                                                                                                 "pairs"),
-             "machine": f"{machine['cpus']} CPU cores, {machine['gpu'] or 'no GPU'}, {machine['system']}",
-             "versions": ", ".join(f"{k} {v}" for k, v in results["versions"].items()),
-             "peak memory":
-                 f"{results['peak_memory'] / 2**30:.2f} GiB" if results.get("peak_memory")
-                 else "not measured",
-             "time": f"{sum(seconds.values()) / 60:.1f} minutes", "of these": "; ".join(f"{v:.0f} s {k}" for
-             k, v in seconds.items())}
-    return facts | ({"made on": results["date"]} if results.get("date") else {})
+    machine, seconds, peak = results["machine"], results["seconds"], results.get("peak_memory")
+    facts = {
+        "seed": results["seed"],
+        "stage 1": _stage_fact(results, "stage 1", "documents"),
+        "stage 2": _stage_fact(results, "stage 2", "pairs"),
+        "machine": f"{machine['cpus']} CPU cores, {machine['gpu'] or 'no GPU'}, {machine['system']}",
+        "versions": ", ".join(f"{k} {v}" for k, v in results["versions"].items()),
+        "peak memory": f"{peak / 2**30:.2f} GiB" if peak else "not measured",
+        "time": f"{sum(seconds.values()) / 60:.1f} minutes",
+        "of these": "; ".join(f"{v:.0f} s {k}" for k, v in seconds.items())}
+    if results.get("date"): facts["made on"] = results["date"]
+    return facts
 
+# %% ../../nbs/studies/01_report.ipynb #1cb6b6e9
 def draw_numbers(out: Path, results: dict) -> dict[str, list[dict]]:
     "Draw the figures that numbers alone make into `out/figures`; returns the logs of both stages."
     logs = {stage: read_log(out/f"stage{stage}"/"log.jsonl", 2**62) for stage in (1, 2)}
     rebuilt = results["reconstruction"]
-    figures = {"scores": score_plot(scores_of(results)), "masked_accuracy": accuracy_figure(rebuilt),
+    figures = {"scores": score_plot(scores_of(results)),
+               "masked_accuracy": accuracy_figure(rebuilt),
                "patch_errors": patch_figure(rebuilt),
-               "loss_stage1": curve_figure(logs[1], ["mlm", "mae"], "stage 1"), "loss_stage2":
-               curve_figure(logs[2], ["nce"], "stage 2")}
+               "loss_stage1": curve_figure(logs[1], ["mlm", "mae"], "stage 1"),
+               "loss_stage2": curve_figure(logs[2], ["nce"], "stage 2")}
     for name, fig in figures.items(): save_figure(fig, out/"figures"/f"{name}.png")
     return logs
 
-# %% ../../nbs/studies/01_report.ipynb #f60973d1
+# %% ../../nbs/studies/01_report.ipynb #53978fc0
 def scores_section(image, results: dict) -> str:
     "Table, readings, dots. `image(name, alt, reading)` makes a figure of a file."
     points = "".join(f"<li>{escape(s)}</li>" for s in read_scores(results))
@@ -414,44 +462,47 @@ def scores_section(image, results: dict) -> str:
 
 def tasks_section(results: dict) -> str:
     "A line on each task."
-    line = lambda name, asks, score: f"<dt>{escape(name)}</dt><dd>{escape(asks)}<br><strong>{escape(score)}</strong></dd>"
-    return "<dl>" + "".join(line(*found) for found in task_lines(results)) + "</dl>"
+    lines = [f"<dt>{escape(name)}</dt><dd>{escape(asks)}<br><strong>{escape(score)}</strong></dd>"
+             for name, asks, score in task_lines(results)]
+    return f"<dl>{''.join(lines)}</dl>"
 
+# %% ../../nbs/studies/01_report.ipynb #980d2e42
 def training_section(image, logs: dict[int, list[dict]]) -> str:
     "Loss curves."
-    return (image("loss_stage1", "loss curves of stage 1", [read_curve(logs[1], n) for n in ("mlm", "mae")])
+    first = [read_curve(logs[1], name) for name in ("mlm", "mae")]
+    return (image("loss_stage1", "loss curves of stage 1", first)
             + image("loss_stage2", "loss curve of stage 2", read_curve(logs[2], "nce")))
 
 def rebuilding_section(image, results: dict) -> str:
     "What stage 1 names and paints, in numbers and in pictures."
     found = results["reconstruction"]
     untrained = "The patch decoder has not been trained: it paints what its random weights say."
+    before = image("rebuilt_before", "original, masked, noised and rebuilt pictures before stage 1", untrained)
+    after = image("rebuilt_after", "the same after stage 1", read_rebuilt(results["figures"]["rebuilt"]))
     return (image("masked_accuracy", "masked-token accuracy", read_accuracy(found))
             + image("patch_errors", "pixel error on masked patches", read_patches(found))
-            + "<h3>Before stage 1</h3>" + image("rebuilt_before", "original, masked, noised and rebuilt "
-                                                                  "pictures before stage 1", untrained)
-            + "<h3>After stage 1</h3>" + image("rebuilt_after", "the same after stage 1",
-            read_rebuilt(results["figures"]["rebuilt"])))
+            + f"<h3>Before stage 1</h3>{before}<h3>After stage 1</h3>{after}")
 
 def neighbours_section(image, results: dict) -> str:
     "Retrieval grids."
+    grids = results["figures"]["retrieval"]
     return "".join(f"<h3>{escape(task)}</h3>"
                    + image(f"retrieval_{slug(task)}", f"nearest candidates: {task}", read_grid(f))
-                   for task, f in results["figures"]["retrieval"].items())
+                   for task, f in grids.items())
 
-# %% ../../nbs/studies/01_report.ipynb #2cc45700
+# %% ../../nbs/studies/01_report.ipynb #bf717c7b
 def sections(out: Path, results: dict, logs: dict[int, list[dict]]) -> dict[str, str]:
     "The report's parts: HTML by heading."
-    image = lambda name, alt, reading: figure_html(out/"figures"/f"{name}.png", alt, reading)
-    return {"What was asked": tasks_section(results), "Scores on held-out tasks": scores_section(image,
-                                                                                                 results),
+    def image(name, alt, reading): return figure_html(out/"figures"/f"{name}.png", alt, reading)
+    attention = read_attention(results["figures"]["attention"])
+    return {"What was asked": tasks_section(results),
+            "Scores on held-out tasks": scores_section(image, results),
             "Training": training_section(image, logs),
             "What stage 1 rebuilds": rebuilding_section(image, results),
-            "Who looks at whom": image("attention", "attention weights of the causal base and after stage 1",
-                                       read_attention(results["figures"]["attention"])),
+            "Who looks at whom": image("attention", "attention weights of the causal base and after stage 1", attention),
             "Neighbours after stage 2": neighbours_section(image, results)}
 
-# %% ../../nbs/studies/01_report.ipynb #417d762e
+# %% ../../nbs/studies/01_report.ipynb #44c8b17b
 NEXT = """from pathlib import Path
 from moca.embedder import Embedder
 model = Embedder.from_pretrained({model!r})
@@ -460,15 +511,14 @@ print(model.encode(["Find a picture of: a red apple"]) @ model.encode([Path("one
 def next_section(model: str) -> str: # where the model is
     "What to do with the model."
     code = f"<pre><code>{escape(NEXT.format(model=model))}</code></pre>"
-    commands = {f"moca evaluate {model}": "scores it again, with vectors that are kept and a ceiling beside "
-                                          "each score",
+    commands = {f"moca evaluate {model}": "scores it again, with vectors that are kept and a ceiling beside each score",
                 "moca embed --help": "says how to write the vectors of your own files"}
     lines = "".join(f"<li><code>{escape(c)}</code> {escape(does)}</li>" for c, does in commands.items())
     read = ("How it works, from the beginning: nbs/00_masking.ipynb, the first of five chapters. "
             "How to read the scores: nbs/04_eval.ipynb, the last of them.")
     return f"<p>Ask with your own words; put your own pictures in the place of these two:</p>{code}<ul>{lines}</ul><p>{read}</p>"
 
-# %% ../../nbs/studies/01_report.ipynb #aebb916b
+# %% ../../nbs/studies/01_report.ipynb #67ed5f91
 def fold(title: str, html: str) -> str:
     "A part that opens on a click."
     return f"<details><summary>{escape(title)}</summary>{html}</details>"
@@ -476,8 +526,7 @@ def fold(title: str, html: str) -> str:
 def page_html(results: dict, parts: dict[str, str]) -> str:
     "A complete page: verdict, facts, parts, style; nothing from elsewhere."
     about = ("A causal vision-language model made bidirectional, trained to rebuild (stage 1) and to embed "
-             "(stage 2), "
-             "and measured on tasks that it has not seen.")
+             "(stage 2), and measured on tasks that it has not seen.")
     said = "".join(f"<p>{escape(line)}</p>" for line in read_verdict(results))
     facts = fold("What was run, where and for how long", facts_html(header_facts(results)))
     body = "".join(f"<h2>{escape(title)}</h2>{html}" for title, html in parts.items())
@@ -486,22 +535,20 @@ def page_html(results: dict, parts: dict[str, str]) -> str:
     top = f'<h1>moca quickstart</h1><p class="soft">{about}</p><div class="verdict">{said}</div>{facts}'
     return f'<!DOCTYPE html><html lang="en"><head>{head}</head><body>{top}{body}</body></html>\n'
 
-def write_report(out: str
-                 # a finished quickstart: results.json, config.yaml, stage1/ and stage2/ with their logs,
-                 # figures/
-                 | Path,
+# %% ../../nbs/studies/01_report.ipynb #a33f1a73
+def write_report(out: str | Path, # a finished quickstart: results.json, config.yaml, figures/, the stages' logs
                  results: dict | None = None # default: what results.json holds
                  ) -> Path:
     """Write `out/report.html`, self-contained, and the figures that numbers make; returns its path.
     Raises `BadInput` if something is missing, `MocaError` when the disk is full."""
     out = Path(out)
     try:
-        results = json.loads((out/"results.json").read_text("utf-8")) if results is None else results
+        if results is None: results = json.loads((out/"results.json").read_text("utf-8"))
         config = (out/"config.yaml").read_text("utf-8")
     except (OSError, ValueError) as e:
         raise BadInput(f"{out} is no finished quickstart ({e}): run `moca quickstart --resume --out {out}`") from e
     parts = sections(out, results, draw_numbers(out, results))
-    parts |= {"What next": next_section(str(out/"model")), "Configuration": fold("All options",
-    f"<pre>{escape(config)}</pre>")}
+    parts["What next"] = next_section(str(out/"model"))
+    parts["Configuration"] = fold("All options", f"<pre>{escape(config)}</pre>")
     with atomic(out/"report.html") as part: part.write_text(page_html(results, parts), "utf-8")
     return out/"report.html"
