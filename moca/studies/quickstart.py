@@ -43,9 +43,9 @@ from ..training.run import begun, prepare_output_dir
 
 # %% auto #0
 __all__ = ['QUICKSTART1', 'QUICKSTART2', 'NEED', 'GRIDS', 'Parts', 'options', 'begin', 'device', 'measure_scores',
-           'measure_baseline', 'measure_rebuilding', 'untrained', 'keep', 'ahead', 'draw_attention', 'named_right',
-           'draw_rebuilt', 'both_kinds', 'first_ten', 'draw_grids', 'draw_figures', 'train_stage', 'surroundings',
-           'about_task', 'collect', 'quickstart', 'finish']
+           'measure_baseline', 'untrained', 'measure_rebuilding', 'keep', 'ahead', 'draw_attention', 'named_right',
+           'draw_rebuilt', 'both_kinds', 'first_ten', 'draw_grid', 'draw_grids', 'draw_figures', 'train_stage',
+           'surroundings', 'about_task', 'collect', 'quickstart', 'finish']
 
 # %% ../../nbs/studies/02_quickstart.ipynb #15cbe1d4
 class Parts:
@@ -72,75 +72,84 @@ class Parts:
             write_record(self.path, dict(done=self.done, seconds=self.seconds))
         return self.done[name]
 
-# %% ../../nbs/studies/02_quickstart.ipynb #0ba70f72
+# %% ../../nbs/studies/02_quickstart.ipynb #2d2fe3e6
 QUICKSTART1 = dict(SMALL1, steps=100) # stage 1 of the quickstart
 QUICKSTART2 = dict(SMALL2, steps=320) # stage 2
-NEED = 400 * 2**20 # bytes of disk that a run takes at most
+
+def _recorded(cfg) -> dict:
+    "The options of a stage without what the run decides: its folder and its base."
+    return {k: v for k, v in dataclasses.asdict(cfg).items() if k not in ("out", "base")}
 
 def options(seed: int | None, steps1: int | None, steps2: int | None, limit: int | None) -> dict:
     "The record of a new run. Raises `BadInput` for values that make no sense."
     if limit is not None and limit < 2: raise BadInput(f"limit is {limit}: give 2 or more queries a task")
-    given = lambda steps: dict(seed=seed or 0, **({} if steps is None else dict(steps=steps)))
-    stage1, stage2 = make_config(PretrainConfig, QUICKSTART1, given(steps1)), make_config(FinetuneConfig,
-    QUICKSTART2, given(steps2))
-    clean = lambda cfg: {k: v for k, v in dataclasses.asdict(cfg).items() if k not in ("out", "base")}
-    return dict(command="quickstart", seed=seed or 0, steps1=stage1.steps, steps2=stage2.steps, limit=limit,
-                stage1=clean(stage1), stage2=clean(stage2))
+    seed, stages = seed or 0, []
+    for kind, preset, steps in ((PretrainConfig, QUICKSTART1, steps1), (FinetuneConfig, QUICKSTART2, steps2)):
+        given = dict(seed=seed) if steps is None else dict(seed=seed, steps=steps)
+        stages.append(make_config(kind, preset, given))
+    stage1, stage2 = stages
+    return dict(command="quickstart", seed=seed, steps1=stage1.steps, steps2=stage2.steps, limit=limit,
+                stage1=_recorded(stage1), stage2=_recorded(stage2))
+
+# %% ../../nbs/studies/02_quickstart.ipynb #87b050eb
+NEED = 400 * 2**20 # bytes of disk that a run takes at most
+
+def _options_of(out: Path, given: dict) -> dict:
+    "The record of the run that lies in a folder. Raises `BadInput` where it is another, or has other options."
+    old = yaml.safe_load((out/"config.yaml").read_text("utf-8"))
+    if not isinstance(old, dict) or old.get("command") != "quickstart":
+        raise BadInput(f"{out} holds another run, no quickstart: choose another directory")
+    changed = [f"{k}={old.get(k)}" for k, v in given.items() if v is not None and v != old.get(k)]
+    if changed:
+        raise BadInput(f"{out} was started with {', '.join(changed)}: resume with the same, or start again with "
+                       "--force")
+    return old
 
 def begin(out: str | Path, resume: bool, force: bool, **given) -> tuple[Path, dict]:
-    """Claim the directory and write its `config.yaml`, or read that of the run to resume: (directory,
-    record).
-    Raises `BadInput`; nothing is deleted for options that make no sense. Raises `MocaError` for a disk
-    without room."""
+    """Claim the directory and write its `config.yaml`, or read that of the run to resume: (directory, record).
+    Raises `BadInput`; nothing is deleted for options that make no sense. Raises `MocaError` for a disk without
+    room."""
     new = options(**given)
     out = prepare_output_dir(out, resume, force, "quickstart")
-    if resume and (out/"config.yaml").exists():
-        old = yaml.safe_load((out/"config.yaml").read_text("utf-8"))
-        if not isinstance(old, dict) or old.get("command") != "quickstart":
-            raise BadInput(f"{out} holds another run, no quickstart: choose another directory")
-        changed = [f"{k}={old.get(k)}" for k, v in given.items() if v is not None and v != old.get(k)]
-        if changed:
-            raise BadInput(f"{out} was started with {', '.join(changed)}: resume with the same, or start "
-                           "again with --force")
-        return out, old
+    if resume and (out/"config.yaml").exists(): return out, _options_of(out, given)
     check_disk_space(out, NEED)
     with atomic(out/"config.yaml") as part: part.write_text(yaml.safe_dump(new, sort_keys=False), "utf-8")
     return out, new
 
-# %% ../../nbs/studies/02_quickstart.ipynb #ac90b375
+# %% ../../nbs/studies/02_quickstart.ipynb #0b044b59
 def device() -> str:
     "Where models are run for measuring."
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 def measure_scores(path: str | Path | None, tasks: list[Task], seed: int) -> list[dict]:
     "Scores of a model on tasks, as JSON; the causal base pools by `last`, a bidirectional model by `mean`."
-    return [plain_score(s, per_query=True) for s in evaluate(Embedder.from_pretrained(path,
-    device=device()).encode, tasks, seed=seed)]
+    encode = Embedder.from_pretrained(path, device=device()).encode
+    return [plain_score(s, per_query=True) for s in evaluate(encode, tasks, seed=seed)]
 
 def measure_baseline(tasks: list[Task], seed: int) -> list[dict]:
     "Scores of what needs no learning; tasks whose sides share nothing are left out."
-    return [plain_score(s, per_query=True) for s in (baseline(t, seed) for t in tasks) if s is not None]
+    scores = [baseline(task, seed) for task in tasks]
+    return [plain_score(s, per_query=True) for s in scores if s is not None]
 
-def measure_rebuilding(recon: Reconstruction, corpus: Corpus, cfg: PretrainConfig, limit: int | None) -> dict:
-    """What is named and painted on test captions. With the `picture` and from the `text` alone, [share named
-    right, number] of all
-    hidden tokens, and under `words` and `punctuation` of these; under `patches` pixel errors beside both
-    painters."""
-    docs = evenly(list(image_documents(corpus, "test")), limit or 200)
-    mean = average_patch(recon.backbone.encoder, evenly(list(image_documents(corpus, "train")), 200))
-    found = {name: masked_accuracy(recon, docs, cfg, image=name == "picture") for name in ("picture",
-                                                                                           "text")}
-    return dict({name: f.tokens for name, f in found.items()},
-                words={name: (f.words, f.n_words) for name, f in found.items()},
-                punctuation={name: (f.punctuation, f.n_punctuation) for name, f in found.items()},
-                patches=patch_errors(recon, docs, cfg, mean))
-
+# %% ../../nbs/studies/02_quickstart.ipynb #9afe4741
 def untrained(seed: int) -> Reconstruction:
     "The base with its mask opened and fresh heads: the state before stage 1."
     torch.manual_seed(seed)
     return Reconstruction(load_backbone(bidirectional=True, device=device())).eval()
 
-# %% ../../nbs/studies/02_quickstart.ipynb #0f1ef699
+def measure_rebuilding(recon: Reconstruction, corpus: Corpus, cfg: PretrainConfig, limit: int | None) -> dict:
+    """What is named and painted on test captions. With the `picture` and from the `text` alone, [share named
+    right, number] of all hidden tokens, and under `words` and `punctuation` of these; under `patches` pixel
+    errors beside both painters."""
+    docs = evenly(list(image_documents(corpus, "test")), limit or 200)
+    mean = average_patch(recon.backbone.encoder, evenly(list(image_documents(corpus, "train")), 200))
+    found = {name: masked_accuracy(recon, docs, cfg, image=name == "picture") for name in ("picture", "text")}
+    return dict({name: f.tokens for name, f in found.items()},
+                words={name: (f.words, f.n_words) for name, f in found.items()},
+                punctuation={name: (f.punctuation, f.n_punctuation) for name, f in found.items()},
+                patches=patch_errors(recon, docs, cfg, mean))
+
+# %% ../../nbs/studies/02_quickstart.ipynb #41ff48a5
 def keep(fig, path: Path) -> None:
     "Save a figure and close it."
     save_figure(fig, path)
@@ -158,15 +167,17 @@ def draw_attention(out: Path, doc: Document) -> dict:
     n = len(base.text.layers)
     return dict(before=ahead(base, doc), after=ahead(after, doc), layer=n, layers=n)
 
+# %% ../../nbs/studies/02_quickstart.ipynb #e80c592f
 def named_right(recon: Reconstruction, docs: list[Document], cfg: PretrainConfig) -> TokenAccuracy:
     "Hidden tokens that are named right in some Documents."
     right, targets = [], []
-    for f in (rebuild(recon, d, cfg) for d in docs):
+    for doc in docs:
+        f = rebuild(recon, doc, cfg)
         asked = [k for k in f["guesses"] if f["hidden"][k]]
         targets += f["tokens"][asked].tolist()
         right += [f["guesses"][k] == int(f["tokens"][k]) for k in asked]
-    return count_correct(torch.tensor(right, dtype=torch.bool), word_tokens(recon.backbone.encoder,
-    torch.tensor(targets, dtype=torch.long)))
+    are_words = word_tokens(recon.backbone.encoder, torch.tensor(targets, dtype=torch.long))
+    return count_correct(torch.tensor(right, dtype=torch.bool), are_words)
 
 def draw_rebuilt(out: Path, docs: list[Document], cfg: PretrainConfig, seed: int) -> dict:
     """The same Documents rebuilt before and after stage 1; [right, number] of all hidden tokens, and of
@@ -180,43 +191,51 @@ def draw_rebuilt(out: Path, docs: list[Document], cfg: PretrainConfig, seed: int
         found["words"][when] = [round(counts.words * counts.n_words), counts.n_words]
     return found
 
-# %% ../../nbs/studies/02_quickstart.ipynb #2ec775c5
-GRIDS = ("caption_to_picture", "title_to_page") # tasks whose neighbours are drawn
-
+# %% ../../nbs/studies/02_quickstart.ipynb #bd51de33
 def both_kinds(hit: list[bool], rows: int) -> list[int]:
     """Queries to draw: half of the rows where something right is near, the rest where nothing is, each at
     equal distances."""
-    yes, no = ([i for i, h in enumerate(hit) if h == kind] for kind in (True, False))
+    yes = [i for i, h in enumerate(hit) if h]
+    no = [i for i, h in enumerate(hit) if not h]
     some = evenly(yes, max(rows // 2, rows - len(no)))
     return some + evenly(no, rows - len(some))
 
+# %% ../../nbs/studies/02_quickstart.ipynb #3004c0c1
 def first_ten(scores: torch.Tensor, task: Task, k: int = 10) -> dict: # scores: [Q, N]
     "The share of queries with a right candidate among the first `k`, and by chance: in a random order."
-    hit = [bool(task.relevant[i] & set(near)) for i, near in enumerate(scores.topk(min(k,
-    scores.shape[1])).indices.tolist())]
     n = len(task.candidates)
-    missed = [math.comb(n - len(right), min(k, n)) / math.comb(n, min(k, n)) for right in task.relevant]
-    return dict(k=k, candidates=n, queries=len(hit), share=sum(hit) / len(hit), chance=1 -
-                statistics.fmean(missed))
+    k_or_all = min(k, n)
+    nearest = scores.topk(k_or_all).indices.tolist()
+    hit = [bool(right & set(near)) for right, near in zip(task.relevant, nearest)]
+    missed = [math.comb(n - len(right), k_or_all) / math.comb(n, k_or_all) for right in task.relevant]
+    return dict(k=k, candidates=n, queries=len(hit), share=sum(hit) / len(hit), chance=1 - statistics.fmean(missed))
 
-def draw_grids(out: Path, tasks: list[Task], rows: int = 6, k: int = 5) -> dict:
-    """Neighbours after stage 2, right and wrong ones, for queries of both kinds; counts over all queries what
-    is right."""
-    encode, found = Embedder.from_pretrained(out/"stage2"/"model", device=device()).encode, {}
-    for task in (t for t in tasks if t.name in GRIDS):
-        scores, k = similarity(encode, task), min(k, len(task.candidates))
-        hits = [[j in task.relevant[i] for j in near] for i, near in
-                enumerate(scores.topk(k).indices.tolist())]
-        drawn = both_kinds(list(map(any, hits)), rows)
-        few = dataclasses.replace(task, queries=[task.queries[i] for i in drawn], relevant=[task.relevant[i]
-                                                                                            for i in drawn],
-                                  choices=task.choices and [task.choices[i] for i in drawn])
-        keep(retrieval_grid(few, scores[drawn], rows, k), out/"figures"/f"retrieval_{slug(task.name)}.png")
-        found[task.name] = dict(queries=len(hits), k=k, first=sum(h[0] for h in hits), among=sum(map(any,
-                                                                                                     hits)),
-                                shown=len(drawn), shown_right=sum(any(hits[i]) for i in drawn),
-                                first_ten=first_ten(scores, task))
-    return found
+# %% ../../nbs/studies/02_quickstart.ipynb #16d9bc27
+GRIDS = ("caption_to_picture", "title_to_page") # tasks whose neighbours are drawn
+
+def _queries_of(task: Task, chosen: list[int]) -> Task:
+    "A task with some of its queries."
+    choices = task.choices and [task.choices[i] for i in chosen]
+    return dataclasses.replace(task, queries=[task.queries[i] for i in chosen],
+                               relevant=[task.relevant[i] for i in chosen], choices=choices)
+
+def draw_grid(out: Path, task: Task, scores: torch.Tensor, rows: int = 6, k: int = 5) -> dict: # scores: [Q, N]
+    "Neighbours of one task, right and wrong ones, for queries of both kinds; counts over all queries what is right."
+    k = min(k, len(task.candidates))
+    nearest = scores.topk(k).indices.tolist()
+    hits = [[j in right for j in near] for right, near in zip(task.relevant, nearest)]
+    any_right = [any(h) for h in hits]
+    drawn = both_kinds(any_right, rows)
+    figure = retrieval_grid(_queries_of(task, drawn), scores[drawn], rows, k)
+    keep(figure, out/"figures"/f"retrieval_{slug(task.name)}.png")
+    return dict(queries=len(hits), k=k, first=sum(h[0] for h in hits), among=sum(any_right), shown=len(drawn),
+                shown_right=sum(any_right[i] for i in drawn), first_ten=first_ten(scores, task))
+
+# %% ../../nbs/studies/02_quickstart.ipynb #9ca8f748
+def draw_grids(out: Path, tasks: list[Task]) -> dict:
+    "Neighbours after stage 2, of the tasks that are drawn."
+    encode = Embedder.from_pretrained(out/"stage2"/"model", device=device()).encode
+    return {t.name: draw_grid(out, t, similarity(encode, t)) for t in tasks if t.name in GRIDS}
 
 def draw_figures(out: Path, corpus: Corpus, tasks: list[Task], cfg: PretrainConfig) -> dict:
     "All figures that need a model, with the facts that the report states about them."
@@ -224,7 +243,7 @@ def draw_figures(out: Path, corpus: Corpus, tasks: list[Task], cfg: PretrainConf
     return dict(attention=draw_attention(out, docs[1]), rebuilt=draw_rebuilt(out, docs, cfg, cfg.seed),
                 retrieval=draw_grids(out, tasks))
 
-# %% ../../nbs/studies/02_quickstart.ipynb #9c12fb55
+# %% ../../nbs/studies/02_quickstart.ipynb #7b52f1c0
 def train_stage(out: Path, train: Callable, cfg) -> dict:
     "Train a stage, or go on with it; its optimizer state is removed when the stage is finished."
     stage = Path(cfg.out)
@@ -240,26 +259,35 @@ def surroundings() -> dict:
                 machine=dict(cpus=os.cpu_count(), gpu=gpu, system=platform.system()),
                 date=datetime.date.today().isoformat())
 
+# %% ../../nbs/studies/02_quickstart.ipynb #fea84e66
+def _shown(doc: Document) -> str:
+    "A Document as a line; a picture is written [picture]."
+    return " ".join(p if isinstance(p, str) else "[picture]" for p in doc.parts)
+
 def about_task(task: Task) -> dict:
-    "What the report says of a task: what it asks, and its first query; a picture is written [picture]."
-    show = lambda d: " ".join(p if isinstance(p, str) else "[picture]" for p in d.parts)
-    right = min(task.relevant[0])
-    return dict(note=task.note, query=show(task.queries[0]),
-                answer=textwrap.shorten(show(task.candidates[right]), 80, placeholder=" …"))
+    "What the report says of a task: what it asks, and its first query with its answer."
+    right = task.candidates[min(task.relevant[0])]
+    return dict(note=task.note, query=_shown(task.queries[0]),
+                answer=textwrap.shorten(_shown(right), 80, placeholder=" …"))
+
+# %% ../../nbs/studies/02_quickstart.ipynb #11ac7aca
+def _score(row: dict) -> Score:
+    "A Score that a part has left."
+    return Score(**row | dict(per_query=torch.tensor(row["per_query"], dtype=torch.float64)))
 
 def collect(parts: Parts, record: dict, tasks: list[Task]) -> dict:
     "Everything that was found, as `results.json` holds it."
-    score = lambda row: Score(**row | dict(per_query=torch.tensor(row["per_query"], dtype=torch.float64)))
-    scores = {n: [score(row) for row in parts.done[f"scores: {n}"]] for n in COLUMNS}
-    return dict(format=2, seed=record["seed"], limit=record["limit"],
-                scores={n: [plain_score(s) for s in column] for n, column in scores.items()}, tasks={t.name:
-                about_task(t) for t in tasks},
-                differences=differences_of(scores), reconstruction={n: parts.done[f"rebuilding: {n} stage 1"]
-                for n in ("before", "after")},
-                figures=parts.done["figures"], stages={n: parts.done[n] for n in ("stage 1", "stage 2")},
-                seconds=parts.seconds, peak_memory=int(peak_memory("cpu")) or None, **surroundings())
+    done = parts.done
+    scores = {name: [_score(row) for row in done[f"scores: {name}"]] for name in COLUMNS}
+    plain = {name: [plain_score(s) for s in column] for name, column in scores.items()}
+    rebuilding = {when: done[f"rebuilding: {when} stage 1"] for when in ("before", "after")}
+    return dict(format=2, seed=record["seed"], limit=record["limit"], scores=plain,
+                tasks={t.name: about_task(t) for t in tasks}, differences=differences_of(scores),
+                reconstruction=rebuilding, figures=done["figures"],
+                stages={name: done[name] for name in ("stage 1", "stage 2")}, seconds=parts.seconds,
+                peak_memory=int(peak_memory("cpu")) or None, **surroundings())
 
-# %% ../../nbs/studies/02_quickstart.ipynb #f50fcb55
+# %% ../../nbs/studies/02_quickstart.ipynb #9f1232da
 def quickstart(out: str | Path = "runs/quickstart", # directory; must be empty unless resume or force is given
                seed: int | None = None, # of masks, noise, order and negatives; default 0
                resume: bool = False,
