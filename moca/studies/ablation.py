@@ -37,62 +37,75 @@ from ..training.loop import Stopped
 from ..training.run import clear_run
 
 # %% auto #0
-__all__ = ['MULTIMODAL', 'TEXT', 'LONG', 'AXES', 'FULL', 'CAUSAL', 'NAKED', 'MMEB_ONLY', 'NEXT', 'BOTH', 'ALL', 'COMPARE',
-           'POINTS', 'WITHOUT', 'GRIDS', 'CURVES', 'points', 'Grid', 'Cell', 'digest', 'label', 'arm_of', 'arms',
+__all__ = ['MULTIMODAL', 'TEXT', 'LONG', 'AXES', 'FULL', 'CAUSAL', 'NAKED', 'CLOSED', 'NEXT', 'MMEB_ONLY', 'COMPARE', 'POINTS',
+           'BOTH', 'ALL', 'WITHOUT', 'GRIDS', 'CURVES', 'points', 'Grid', 'digest', 'Cell', 'label', 'arm_of', 'arms',
            'make_cell', 'cells', 'configs', 'load_grid', 'show_grid', 'timed', 'steps_of', 'record_path', 'read_cell',
            'experience', 'time_left', 'read_left', 'price', 'probe_prices', 'scored_on', 'check_grid', 'open_grid',
            'run_cell', 'run_cells', 'ablate', 'collect']
 
-# %% ../../nbs/studies/04_ablation.ipynb #7db2646e
+# %% ../../nbs/studies/04_ablation.ipynb #42db176a
 MULTIMODAL = "caption_to_picture,picture_to_caption,emoji_other_style,picture_category,scene_question,scene_grounding"
 TEXT, LONG = "word_to_gloss,label_translation", "title_to_page,page_to_article,article_half"
+
+def _stage1(**options) -> dict: return dict(stage1=options)
+def _stage2(**options) -> dict: return dict(stage2=options)
+
 AXES = dict(
-    attention=dict(bidirectional=dict(stage2=dict(causal=False)), causal=dict(stage2=dict(causal=True))),
-    cpt={"MLM+MAE": dict(stage1=dict(objective="mlm+mae")), "none": dict(stage1=None), "MLM":
-    dict(stage1=dict(objective="mlm")),
-         "MAE": dict(stage1=dict(objective="mae")), "next token": dict(stage1=dict(objective="causal"))},
-    data={"all pairs": {}, "multimodal pairs": dict(stage2=dict(tasks=MULTIMODAL)),
-          "no text pairs": dict(stage2=dict(tasks=f"{MULTIMODAL},{LONG}")),
-          "no long documents": dict(stage2=dict(tasks=f"{MULTIMODAL},{TEXT}")), "mixed batches":
-          dict(stage2=dict(homogeneous=False))},
-    pooling=dict(default={}, mean=dict(stage2=dict(pooling="mean")), last=dict(stage2=dict(pooling="last"))))
-FULL, CAUSAL, NAKED = ({"attention": a, "cpt": c} for a, c in (("bidirectional", "MLM+MAE"), ("causal",
-"none"), ("bidirectional", "none")))
-MMEB_ONLY = {"data": "multimodal pairs"} # what the paper's causal model was fine-tuned on
+    attention=dict(bidirectional=_stage2(causal=False), causal=_stage2(causal=True)),
+    cpt={"MLM+MAE": _stage1(objective="mlm+mae"),
+         "none": dict(stage1=None),
+         "MLM": _stage1(objective="mlm"),
+         "MAE": _stage1(objective="mae"),
+         "next token": _stage1(objective="causal")},
+    data={"all pairs": {},
+          "multimodal pairs": _stage2(tasks=MULTIMODAL),
+          "no text pairs": _stage2(tasks=f"{MULTIMODAL},{LONG}"),
+          "no long documents": _stage2(tasks=f"{MULTIMODAL},{TEXT}"),
+          "mixed batches": _stage2(homogeneous=False)},
+    pooling=dict(default={}, mean=_stage2(pooling="mean"), last=_stage2(pooling="last")))
+
+# %% ../../nbs/studies/04_ablation.ipynb #850c1f44
+FULL = {"attention": "bidirectional", "cpt": "MLM+MAE"}
+CAUSAL = {"attention": "causal", "cpt": "none"}
+NAKED = {"attention": "bidirectional", "cpt": "none"}
+CLOSED = {"attention": "causal", "cpt": "MLM+MAE"} # the mask closed after stage 1
 NEXT = {"attention": "causal", "cpt": "next token"} # as much learning for the causal model, its own way
-BOTH, ALL = ["causal", "bidirectional"], ["none", "MLM", "MAE", "MLM+MAE"]
-COMPARE = [[FULL, CAUSAL], [CAUSAL, NAKED], [FULL, NAKED], [FULL, {"attention": "causal", "cpt": "MLM+MAE"}],
-           [{"attention": "causal", "cpt": "MLM+MAE"}, CAUSAL], [FULL, NEXT], [NEXT, CAUSAL],
-           [{"cpt": "MLM"}, NAKED], [{"cpt": "MAE"}, NAKED],
+MMEB_ONLY = {"data": "multimodal pairs"} # what the paper's causal model was fine-tuned on
+
+COMPARE = [[FULL, CAUSAL], [CAUSAL, NAKED], [FULL, NAKED], [FULL, CLOSED], [CLOSED, CAUSAL], [FULL, NEXT],
+           [NEXT, CAUSAL], [{"cpt": "MLM"}, NAKED], [{"cpt": "MAE"}, NAKED],
            *([FULL, {"data": d}] for d in ("no text pairs", "no long documents", "mixed batches")),
-           # the first is the paper's own comparison
            [FULL, CAUSAL | MMEB_ONLY], [CAUSAL, CAUSAL | MMEB_ONLY], [NAKED, NAKED | MMEB_ONLY],
            [FULL, {"pooling": "last"}], [CAUSAL, CAUSAL | {"pooling": "mean"}]]
 
+# %% ../../nbs/studies/04_ablation.ipynb #b38616fd
 def points(axis: str, *values: float) -> dict:
     "An axis of one stage-1 option: as it is, then with these values."
-    return {axis: {"default": {}, **{f"{v:g}": dict(stage1={axis: v}) for v in values}}}
+    numbers = {f"{value:g}": _stage1(**{axis: value}) for value in values}
+    return {axis: {"default": {}} | numbers}
 
-POINTS = points("steps", 60, 120, 480) | points("text_ratio", .2, .6) | points("patch_ratio", .25,
-                                                                               .75) | points("mae_weight",
-                                                                               .1, 1)
+POINTS = (points("steps", 60, 120, 480) | points("text_ratio", .2, .6) | points("patch_ratio", .25, .75)
+          | points("mae_weight", .1, 1))
+
+# %% ../../nbs/studies/04_ablation.ipynb #7c64b112
+BOTH, ALL = ["causal", "bidirectional"], ["none", "MLM", "MAE", "MLM+MAE"]
 WITHOUT = ["all pairs", "no text pairs", "no long documents", "mixed batches"]
-_small = dict(tasks="moca-bench", split="test", limit=250, seeds=[0, 1, 2], base=None, stage1=dict(SMALL1,
-                                                                                                   steps=240),
-              stage2=dict(SMALL2, steps=120), axes=AXES, compare=COMPARE)
-_stage1, _stage2 = ({k: v for k, v in options.items() if k != "base"} for options in (QWEN1, QWEN2))
+
+_small = dict(tasks="moca-bench", split="test", limit=250, seeds=[0, 1, 2], base=None,
+              stage1=dict(SMALL1, steps=240), stage2=dict(SMALL2, steps=120), axes=AXES, compare=COMPARE)
+_large = dict(_small, tasks="mmeb,vidore-v2", limit=None, base=QWEN1["base"],
+              stage1={k: v for k, v in QWEN1.items() if k != "base"} | dict(steps=3311),
+              stage2={k: v for k, v in QWEN2.items() if k != "base"} | dict(steps=977))
+_data = [dict(data=WITHOUT), dict(cpt=["none", "MLM", "MAE"]),
+         dict(attention=BOTH, cpt="none", data="multimodal pairs"), CAUSAL,
+         dict(pooling="last"), CAUSAL | dict(pooling="mean")]
+_curves = [dict(cpt="none"), *({axis: list(values)} for axis, values in POINTS.items())]
+
 GRIDS = {
-    # 240 steps see about as many Documents as 120 batches have pairs
     "tiny": dict(_small, cells=[dict(attention=BOTH, cpt=ALL), NEXT]),
-    "tiny-data": dict(_small, cells=[dict(data=WITHOUT), dict(cpt=["none", "MLM", "MAE"]),
-    dict(attention=BOTH, cpt="none", data="multimodal pairs"), CAUSAL,
-                                    dict(pooling="last"), CAUSAL | dict(pooling="mean")]),
-    "tiny-curves": dict(_small, axes=AXES | POINTS, cells=[dict(cpt="none"), *({axis: list(values)} for axis,
-    values in POINTS.items())]),
-    "paper": dict(_small, tasks="mmeb,vidore-v2", limit=None, base=QWEN1["base"], stage1=dict(_stage1,
-    steps=3311), stage2=dict(_stage2, steps=977),
-                  # steps of the paper: figure 3, and about 2 million pairs in batches of 2,048
-                  cells=[dict(attention=BOTH, cpt=ALL)])}
+    "tiny-data": dict(_small, cells=_data),
+    "tiny-curves": dict(_small, axes=AXES | POINTS, cells=_curves),
+    "paper": dict(_large, cells=[dict(attention=BOTH, cpt=ALL)])}
 
 # %% ../../nbs/studies/04_ablation.ipynb #3f4620ed
 @dataclass(frozen=True)
@@ -110,6 +123,11 @@ class Grid:
     limit: int | None = None # queries a task
     compare: list = field(default_factory=list) # of [cell, cell]: differences to report, first minus second
     overrides: dict = field(default_factory=dict) # what was changed against the preset or file
+
+# %% ../../nbs/studies/04_ablation.ipynb #26d3a378
+def digest(x) -> str:
+    "12 hex digits of a JSON value."
+    return blake2b(json.dumps(x, sort_keys=True).encode(), digest_size=6).hexdigest()
 
 @dataclass(frozen=True)
 class Cell:
@@ -129,15 +147,14 @@ class Cell:
         "Cells with equal stage 1 share its run."
         return digest([self.stage1, self.seed])
 
-def digest(x) -> str:
-    "12 hex digits of a JSON value."
-    return blake2b(json.dumps(x, sort_keys=True).encode(), digest_size=6).hexdigest()
-
+# %% ../../nbs/studies/04_ablation.ipynb #54040a17
 def label(arm: Sequence) -> str:
     "An arm in words: its values that are not the first of their axis, attention and cpt always."
-    return ", ".join(v if a in ("attention", "cpt", "data") else f"{a} {v}" for a, v, first in arm if a in
-                     ("attention", "cpt")
-                     or not first)
+    words = []
+    for axis, value, first in arm:
+        if first and axis not in ("attention", "cpt"): continue
+        words.append(value if axis in ("attention", "cpt", "data") else f"{axis} {value}")
+    return ", ".join(words)
 
 # %% ../../nbs/studies/04_ablation.ipynb #4b00694e
 def arm_of(grid: Grid, chosen: dict) -> tuple:
@@ -262,7 +279,7 @@ def show_grid(grid: Grid) -> str:
             f"({_budget_words(two)}): {equal}")
     return "\n".join([first, *(f"  {n}" for n in names), last])
 
-# %% ../../nbs/studies/04_ablation.ipynb #def524cd
+# %% ../../nbs/studies/04_ablation.ipynb #d4a54335
 def timed(work) -> float:
     "Seconds of a call."
     began = time.perf_counter()
@@ -275,6 +292,7 @@ def steps_of(cfg) -> int:
         raise BadInput("a grid needs steps in stage1 and stage2: equal budgets are counted in steps")
     return cfg.steps
 
+# %% ../../nbs/studies/04_ablation.ipynb #57ba212e
 def record_path(out: Path, cell: Cell) -> Path:
     "Where a finished cell's record is."
     return out/"cells"/f"{cell.key}.json"
@@ -283,35 +301,40 @@ def read_cell(path: Path) -> dict:
     "The record of a finished cell. Raises `BadInput` for a damaged one."
     return read_record(path, "delete it, and the cell is scored again")
 
-# %% ../../nbs/studies/04_ablation.ipynb #05b4c195
+# %% ../../nbs/studies/04_ablation.ipynb #86ab15b6
 def experience(grid: Grid, out: Path) -> dict:
     """Prices from the finished cells of a run: [seconds a step, 0] of each stage, seconds of scoring; empty
     without any."""
     spent = defaultdict(list)
     for c in cells(grid):
         if not record_path(out, c).exists(): continue
-        steps = dict(zip(("stage1", "stage2"), (cfg and steps_of(cfg) for cfg in configs(grid, c, out))))
+        one, two = configs(grid, c, out)
+        steps = dict(stage1=one and steps_of(one), stage2=steps_of(two))
         for what, seconds in read_cell(record_path(out, c))["seconds"].items():
             spent[what].append(seconds / (steps.get(what) or 1))
-    return {what: statistics.fmean(x) if what == "score" else [statistics.fmean(x), 0.0] for what, x in
-            spent.items()}
+    means = {what: statistics.fmean(values) for what, values in spent.items()}
+    return {what: mean if what == "score" else [mean, 0.0] for what, mean in means.items()}
+
+# %% ../../nbs/studies/04_ablation.ipynb #4afdb8bc
+def _unfinished_stage1(c: Cell, out: Path) -> bool:
+    "Does a cell need a run of stage 1 that is not finished?"
+    return c.stage1 is not None and not (out/"stage1"/c.stage1_key/"done.json").exists()
 
 def time_left(grid: Grid, prices: dict, out: Path) -> tuple[float | None, int, int]:
     """(seconds, runs of stage 1, cells) that are still to do; None seconds where a price that is needed is
     not known."""
-    seconds, first = 0.0, set()
     todo = [c for c in cells(grid) if not record_path(out, c).exists()]
-    unknown = [0.0, math.nan]
+    first = {c.stage1_key: c for c in todo if _unfinished_stage1(c, out)} # cells with equal stage 1 share its run
+    unknown, seconds = [0.0, math.nan], 0.0
+    for c in first.values():
+        step, start = prices.get("stage1", unknown)
+        seconds += start + steps_of(configs(grid, c, out)[0]) * step
     for c in todo:
-        one, two = configs(grid, c, out)
-        if one is not None and c.stage1_key not in first and not (out/"stage1"/c.stage1_key/"done.json").exists():
-            first.add(c.stage1_key)
-            step, start = prices.get("stage1", unknown)
-            seconds += start + steps_of(one) * step
         step, start = prices.get("stage2", unknown)
-        seconds += start + steps_of(two) * step + prices.get("score", math.nan)
+        seconds += start + steps_of(configs(grid, c, out)[1]) * step + prices.get("score", math.nan)
     return None if math.isnan(seconds) else seconds, len(first), len(todo)
 
+# %% ../../nbs/studies/04_ablation.ipynb #83099d8c
 def read_left(grid: Grid, prices: dict, out: Path) -> str:
     "What is still to do, and how long it takes where that is known, as a line."
     seconds, runs, todo = time_left(grid, prices, out)
@@ -320,9 +343,10 @@ def read_left(grid: Grid, prices: dict, out: Path) -> str:
     if not todo: return line
     if seconds is None:
         return f"{line}; how long that takes is not known before a cell is finished (--estimate measures it)"
-    each = [f"a step of {stage} {prices[name][0]:.2f} s" for name, stage in (("stage1", "stage 1"),
-    ("stage2", "stage 2")) if name in prices]
-    return f"{line}, about {seconds / 60:.0f} minutes on this machine ({', '.join(each)}, scoring a model {prices['score']:.0f} s)"
+    stages = [name for name in ("stage1", "stage2") if name in prices]
+    each = [f"a step of {name.replace('stage', 'stage ')} {prices[name][0]:.2f} s" for name in stages]
+    told = ", ".join([*each, f"scoring a model {prices['score']:.0f} s"])
+    return f"{line}, about {seconds / 60:.0f} minutes on this machine ({told})"
 
 # %% ../../nbs/studies/04_ablation.ipynb #0ec498eb
 def price(run, cfg, scratch: Path, steps: int = 6) -> tuple[float, float]:
@@ -332,6 +356,16 @@ def price(run, cfg, scratch: Path, steps: int = 6) -> tuple[float, float]:
     spent = [row["seconds"] for row in read_log(scratch/"log.jsonl", steps)]
     return statistics.fmean(spent), max(total - sum(spent), 0.0)
 
+# %% ../../nbs/studies/04_ablation.ipynb #89773b65
+def _scoring_seconds(grid: Grid, tasks: list[Task]) -> float:
+    "Seconds to score a model, from some of the Documents; ranking and intervals are about 15 % on top."
+    docs = {}
+    for task in tasks: docs |= {doc.parts: doc for doc in (*task.queries, *task.candidates)}
+    docs = list(docs.values())
+    few = docs[:: max(1, len(docs) // 64)]
+    model = Embedder.from_pretrained(grid.base, device=device())
+    return timed(lambda: model.encode(few)) * len(docs) / len(few) * 1.15
+
 def probe_prices(grid: Grid, tasks: list[Task]) -> dict:
     "Prices as `experience` has them, with the seconds to start, measured on one cell of a grid."
     some = cells(grid)
@@ -339,14 +373,9 @@ def probe_prices(grid: Grid, tasks: list[Task]) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)/"probe"
         one, two = configs(grid, c, scratch)
-        found = dict(stage1=list(price(pretrain, one, scratch)) if one else [0.0, 0.0],
-                     stage2=list(price(finetune, dataclasses.replace(two, base=grid.base), scratch)))
-    docs = list({d.parts: d for t in tasks for d in (*t.queries, *t.candidates)}.values())
-    few = docs[:: max(1, len(docs) // 64)]
-    model = Embedder.from_pretrained(grid.base, device=device())
-    # ranking and intervals: about 15 % on top
-    found["score"] = timed(lambda: model.encode(few)) * len(docs) / len(few) * 1.15
-    return found
+        first = list(price(pretrain, one, scratch)) if one else [0.0, 0.0]
+        second = list(price(finetune, dataclasses.replace(two, base=grid.base), scratch))
+    return dict(stage1=first, stage2=second, score=_scoring_seconds(grid, tasks))
 
 # %% ../../nbs/studies/04_ablation.ipynb #13c6f93e
 def scored_on(grid: Grid) -> dict:
@@ -366,6 +395,7 @@ def check_grid(out: Path, grid: Grid, force: bool) -> None:
                        f"{old.get('limit')}, base {old.get('base')}): "
                        "choose another --out, or --force to start again")
 
+# %% ../../nbs/studies/04_ablation.ipynb #dc5b2295
 def open_grid(out: Path, grid: Grid, force: bool) -> None:
     """Claim or reopen the directory of an ablation; `force` empties one. Raises `BadInput` as `check_grid`
     does."""
@@ -374,30 +404,35 @@ def open_grid(out: Path, grid: Grid, force: bool) -> None:
     with atomic(out/"ablation.json") as part:
         part.write_text(json.dumps(scored_on(grid), indent=1) + "\n", "utf-8")
 
-# %% ../../nbs/studies/04_ablation.ipynb #82bd6c8c
+# %% ../../nbs/studies/04_ablation.ipynb #6b87c810
+def _once(done: Path, train, cfg) -> dict[str, float]:
+    "Train a stage unless it is done; the seconds it took, by the name of the stage."
+    if done.exists(): return {}
+    seconds = timed(lambda: train_stage(cfg.out, train, cfg))
+    told = dict(seconds=seconds)
+    if train is pretrain: told["steps"] = cfg.steps
+    with atomic(done) as part: part.write_text(json.dumps(told), "utf-8")
+    return {"stage1" if train is pretrain else "stage2": seconds}
+
+def _score_cell(grid: Grid, cell: Cell, tasks: list[Task], model: Path, where: Path) -> dict[str, list[float]]:
+    "Scores of a trained cell, query by query; its vectors are not kept."
+    opened = Embedder.from_pretrained(model, device=device())
+    rows = run_tasks(tasks, opened, label(cell.arm), where, progress=False, split=grid.split, floors=False)
+    remove(where/"vectors")
+    return {r.score.task: [round(v, 6) for v in r.score.per_query.tolist()] for r in rows}
+
 def run_cell(grid: Grid, cell: Cell, tasks: list[Task], out: Path) -> dict:
     "Train and score one cell, each part once; the record is in `cells/KEY.json`."
     path = record_path(out, cell)
     if path.exists(): return read_cell(path)
     (one, two), seconds = configs(grid, cell, out), {}
-    done = out/"stage1"/cell.stage1_key/"done.json"
-    if one is not None and not done.exists():
-        seconds["stage1"] = timed(lambda: train_stage(out, pretrain, one))
-        with atomic(done) as part:
-            part.write_text(json.dumps(dict(seconds=seconds["stage1"], steps=one.steps)), "utf-8")
-    trained = out/"stage2"/cell.key/"done.json"
-    if not trained.exists():
-        seconds["stage2"] = timed(lambda: train_stage(out, finetune, two))
-        with atomic(trained) as part: part.write_text(json.dumps(dict(seconds=seconds["stage2"])), "utf-8")
-    model, where = Embedder.from_pretrained(Path(two.out)/"model", device=device()), out/"scores"/cell.key
+    if one is not None: seconds |= _once(Path(one.out)/"done.json", pretrain, one)
+    seconds |= _once(Path(two.out)/"done.json", finetune, two)
     began = time.perf_counter()
-    rows = run_tasks(tasks, model, label(cell.arm), where, progress=False, split=grid.split, floors=False)
+    scores = _score_cell(grid, cell, tasks, Path(two.out)/"model", out/"scores"/cell.key)
     seconds["score"] = time.perf_counter() - began
-    remove(where/"vectors")
-    scores = {r.score.task: [round(v, 6) for v in r.score.per_query.tolist()] for r in rows}
     write_record(path, dict(label=label(cell.arm), seed=cell.seed, stage1=cell.stage1, stage2=cell.stage2,
-                            seconds=seconds,
-                            scores=scores))
+                            seconds=seconds, scores=scores))
     return read_cell(path)
 
 # %% ../../nbs/studies/04_ablation.ipynb #efb0e9f4

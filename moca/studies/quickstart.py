@@ -72,7 +72,7 @@ class Parts:
             write_record(self.path, dict(done=self.done, seconds=self.seconds))
         return self.done[name]
 
-# %% ../../nbs/studies/02_quickstart.ipynb #2d2fe3e6
+# %% ../../nbs/studies/02_quickstart.ipynb #8c316609
 QUICKSTART1 = dict(SMALL1, steps=100) # stage 1 of the quickstart
 QUICKSTART2 = dict(SMALL2, steps=320) # stage 2
 
@@ -91,7 +91,7 @@ def options(seed: int | None, steps1: int | None, steps2: int | None, limit: int
     return dict(command="quickstart", seed=seed, steps1=stage1.steps, steps2=stage2.steps, limit=limit,
                 stage1=_recorded(stage1), stage2=_recorded(stage2))
 
-# %% ../../nbs/studies/02_quickstart.ipynb #87b050eb
+# %% ../../nbs/studies/02_quickstart.ipynb #d0535ed9
 NEED = 400 * 2**20 # bytes of disk that a run takes at most
 
 def _options_of(out: Path, given: dict) -> dict:
@@ -116,7 +116,7 @@ def begin(out: str | Path, resume: bool, force: bool, **given) -> tuple[Path, di
     with atomic(out/"config.yaml") as part: part.write_text(yaml.safe_dump(new, sort_keys=False), "utf-8")
     return out, new
 
-# %% ../../nbs/studies/02_quickstart.ipynb #0b044b59
+# %% ../../nbs/studies/02_quickstart.ipynb #294aca70
 def device() -> str:
     "Where models are run for measuring."
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -131,7 +131,7 @@ def measure_baseline(tasks: list[Task], seed: int) -> list[dict]:
     scores = [baseline(task, seed) for task in tasks]
     return [plain_score(s, per_query=True) for s in scores if s is not None]
 
-# %% ../../nbs/studies/02_quickstart.ipynb #9afe4741
+# %% ../../nbs/studies/02_quickstart.ipynb #65d311aa
 def untrained(seed: int) -> Reconstruction:
     "The base with its mask opened and fresh heads: the state before stage 1."
     torch.manual_seed(seed)
@@ -149,7 +149,7 @@ def measure_rebuilding(recon: Reconstruction, corpus: Corpus, cfg: PretrainConfi
                 punctuation={name: (f.punctuation, f.n_punctuation) for name, f in found.items()},
                 patches=patch_errors(recon, docs, cfg, mean))
 
-# %% ../../nbs/studies/02_quickstart.ipynb #41ff48a5
+# %% ../../nbs/studies/02_quickstart.ipynb #06b05394
 def keep(fig, path: Path) -> None:
     "Save a figure and close it."
     save_figure(fig, path)
@@ -167,7 +167,7 @@ def draw_attention(out: Path, doc: Document) -> dict:
     n = len(base.text.layers)
     return dict(before=ahead(base, doc), after=ahead(after, doc), layer=n, layers=n)
 
-# %% ../../nbs/studies/02_quickstart.ipynb #e80c592f
+# %% ../../nbs/studies/02_quickstart.ipynb #7cdbc973
 def named_right(recon: Reconstruction, docs: list[Document], cfg: PretrainConfig) -> TokenAccuracy:
     "Hidden tokens that are named right in some Documents."
     right, targets = [], []
@@ -191,7 +191,7 @@ def draw_rebuilt(out: Path, docs: list[Document], cfg: PretrainConfig, seed: int
         found["words"][when] = [round(counts.words * counts.n_words), counts.n_words]
     return found
 
-# %% ../../nbs/studies/02_quickstart.ipynb #bd51de33
+# %% ../../nbs/studies/02_quickstart.ipynb #60588d79
 def both_kinds(hit: list[bool], rows: int) -> list[int]:
     """Queries to draw: half of the rows where something right is near, the rest where nothing is, each at
     equal distances."""
@@ -200,7 +200,7 @@ def both_kinds(hit: list[bool], rows: int) -> list[int]:
     some = evenly(yes, max(rows // 2, rows - len(no)))
     return some + evenly(no, rows - len(some))
 
-# %% ../../nbs/studies/02_quickstart.ipynb #3004c0c1
+# %% ../../nbs/studies/02_quickstart.ipynb #3fdb03d6
 def first_ten(scores: torch.Tensor, task: Task, k: int = 10) -> dict: # scores: [Q, N]
     "The share of queries with a right candidate among the first `k`, and by chance: in a random order."
     n = len(task.candidates)
@@ -210,7 +210,7 @@ def first_ten(scores: torch.Tensor, task: Task, k: int = 10) -> dict: # scores: 
     missed = [math.comb(n - len(right), k_or_all) / math.comb(n, k_or_all) for right in task.relevant]
     return dict(k=k, candidates=n, queries=len(hit), share=sum(hit) / len(hit), chance=1 - statistics.fmean(missed))
 
-# %% ../../nbs/studies/02_quickstart.ipynb #16d9bc27
+# %% ../../nbs/studies/02_quickstart.ipynb #e419b1c4
 GRIDS = ("caption_to_picture", "title_to_page") # tasks whose neighbours are drawn
 
 def _queries_of(task: Task, chosen: list[int]) -> Task:
@@ -231,7 +231,7 @@ def draw_grid(out: Path, task: Task, scores: torch.Tensor, rows: int = 6, k: int
     return dict(queries=len(hits), k=k, first=sum(h[0] for h in hits), among=sum(any_right), shown=len(drawn),
                 shown_right=sum(any_right[i] for i in drawn), first_ten=first_ten(scores, task))
 
-# %% ../../nbs/studies/02_quickstart.ipynb #9ca8f748
+# %% ../../nbs/studies/02_quickstart.ipynb #7a3ecddb
 def draw_grids(out: Path, tasks: list[Task]) -> dict:
     "Neighbours after stage 2, of the tasks that are drawn."
     encode = Embedder.from_pretrained(out/"stage2"/"model", device=device()).encode
@@ -243,7 +243,7 @@ def draw_figures(out: Path, corpus: Corpus, tasks: list[Task], cfg: PretrainConf
     return dict(attention=draw_attention(out, docs[1]), rebuilt=draw_rebuilt(out, docs, cfg, cfg.seed),
                 retrieval=draw_grids(out, tasks))
 
-# %% ../../nbs/studies/02_quickstart.ipynb #7b52f1c0
+# %% ../../nbs/studies/02_quickstart.ipynb #56afe93d
 def train_stage(out: Path, train: Callable, cfg) -> dict:
     "Train a stage, or go on with it; its optimizer state is removed when the stage is finished."
     stage = Path(cfg.out)
@@ -259,7 +259,7 @@ def surroundings() -> dict:
                 machine=dict(cpus=os.cpu_count(), gpu=gpu, system=platform.system()),
                 date=datetime.date.today().isoformat())
 
-# %% ../../nbs/studies/02_quickstart.ipynb #fea84e66
+# %% ../../nbs/studies/02_quickstart.ipynb #9a4a9fab
 def _shown(doc: Document) -> str:
     "A Document as a line; a picture is written [picture]."
     return " ".join(p if isinstance(p, str) else "[picture]" for p in doc.parts)
@@ -270,7 +270,7 @@ def about_task(task: Task) -> dict:
     return dict(note=task.note, query=_shown(task.queries[0]),
                 answer=textwrap.shorten(_shown(right), 80, placeholder=" …"))
 
-# %% ../../nbs/studies/02_quickstart.ipynb #11ac7aca
+# %% ../../nbs/studies/02_quickstart.ipynb #1607884d
 def _score(row: dict) -> Score:
     "A Score that a part has left."
     return Score(**row | dict(per_query=torch.tensor(row["per_query"], dtype=torch.float64)))
@@ -287,7 +287,7 @@ def collect(parts: Parts, record: dict, tasks: list[Task]) -> dict:
                 stages={name: done[name] for name in ("stage 1", "stage 2")}, seconds=parts.seconds,
                 peak_memory=int(peak_memory("cpu")) or None, **surroundings())
 
-# %% ../../nbs/studies/02_quickstart.ipynb #9f1232da
+# %% ../../nbs/studies/02_quickstart.ipynb #c3807795
 def quickstart(out: str | Path = "runs/quickstart", # directory; must be empty unless resume or force is given
                seed: int | None = None, # of masks, noise, order and negatives; default 0
                resume: bool = False,
