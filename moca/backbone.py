@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PretrainedConfig
@@ -18,8 +19,8 @@ from .data.errors import BadInput
 from .model.cost import checkpoint_activations
 from .model.encoding import Encoder, encode
 from .model.families import families_here, small_image
-from .model.kernels import (IMPLEMENTATIONS, TOWER, AttentionTrace, SequenceLayout, available, choose,
-                                find_kernel, why_not)
+from .model.kernels import (IMPLEMENTATIONS, TOWER, AttentionTrace, SequenceLayout, available,
+                                choose_kernel, find_kernel, why_not)
 from .model.loading import (StoredModel, add_lora, as_device, as_dtype, quiet_loading, random_model,
                                 read_model)
 from .model.packing import Pack, pack
@@ -109,11 +110,13 @@ class StockVLM(nn.Module):
         several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
         return several and self.training and torch.is_grad_enabled()
 
-    def __repr__(self) -> str:
-        size = f"{len(self.text.layers)} layers of {self.hidden_size}"
-        mask = "bidirectional" if self.bidirectional else "causal"
-        dtype = str(self.dtype).removeprefix("torch.")
-        return f"{type(self).__name__}({self.encoder.family.name}, {size}, {mask}, {dtype}, {self.device})"
+# %% ../nbs/01_bidirectional_backbone.ipynb #a37950db
+@patch
+def __repr__(self: StockVLM) -> str:
+    size = f"{len(self.text.layers)} layers of {self.hidden_size}"
+    mask = "bidirectional" if self.bidirectional else "causal"
+    dtype = str(self.dtype).removeprefix("torch.")
+    return f"{type(self).__name__}({self.encoder.family.name}, {size}, {mask}, {dtype}, {self.device})"
 
 # %% ../nbs/01_bidirectional_backbone.ipynb #a814a79e
 def prepare_model(model: nn.Module, encoder: Encoder) -> None:
@@ -211,7 +214,7 @@ class Backbone(SwitchableAttention):
         self.head = True # can it predict words?
         self.peft = None # the same model with adapters
         prepare_model(model, encoder)
-        self.use_kernel(attention or choose(self.device, self.dtype, self.softcap))
+        self.use_kernel(attention or choose_kernel(self.device, self.dtype, self.softcap))
 
     def run_text(self, x: Tensor, positions: Tensor, lengths: list[int], **more) -> Tensor: # [T, hidden]
         "The language model over Documents of these lengths, end to end."
@@ -328,14 +331,12 @@ def make_backbone(stored: StoredModel, device: torch.device, attention: str | No
 
 # %% ../nbs/01_bidirectional_backbone.ipynb #179a1b72
 def load_backbone(
-    # directory, hub name; config: random weights; None: embedded
-    model: str | Path | PretrainedConfig | None = None,
+    model: str | Path | PretrainedConfig | None = None, # path, hub name; config: random; None: embedded
     bidirectional: bool | None = None, # None: as the model says
     dtype: str | torch.dtype = torch.float32, # or "bf16", ...
     device: str | torch.device = "cpu", # or "cuda:1", ...
     attention: str | None = None, # a kernel of moca.model.kernels; None: chosen for device and dtype
-    # train adapters of this rank, not all weights; a dict goes to PEFT's LoraConfig
-    lora: int | dict | None = None,
+    lora: int | dict | None = None, # train adapters of this rank alone; a dict goes to PEFT's LoraConfig
     checkpointing: str = "none", # recompute activations in the backward pass: none, selective, full
     strict: bool = True, # missing or unexpected weights are an error
     check: bool | None = None, # probe it, and refuse it if it fails; None: unless it has passed before
@@ -376,8 +377,8 @@ def save(backbone: Backbone, path,
          pooling: str | None = None, # None: the Backbone's own, else the one that fits its mask
          multi_vector: bool = False # it was trained to give a vector a token
          ) -> None:
-    """Write weights (safetensors), config, tokenizer, image processor, settings and a card:
-    a directory that stock transformers loads too, and that says that it is bidirectional."""
+    """Write weights (safetensors), config, tokenizer, image processor, settings and a card: a directory
+    that stock transformers loads too, and that says that it is bidirectional."""
     path = Path(path)
     model = copy.deepcopy(backbone.peft).merge_and_unload() if backbone.peft else backbone.model
     weights = model.state_dict()

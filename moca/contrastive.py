@@ -43,7 +43,7 @@ from .data.files import check_disk_space
 __all__ = ['SMALL', 'QWEN_3B', 'QWEN_7B', 'OFFICIAL_CODE', 'FinetuneConfig', 'parse_numbers', 'loss_options', 'batching_options',
            'check_options', 'Contrastive', 'global_ids', 'stage_pairs', 'stage_batches', 'contrastive_model',
            'stage_prompts', 'corpus_prompts', 'StepBatches', 'contents_of', 'save_embedder', 'tell_outcome', 'finetune',
-           'image_grid', 'attention_maps', 'show_interaction']
+           'image_grid', 'similarity_maps', 'show_interaction']
 
 # %% ../nbs/03_contrastive.ipynb #7fc344bd
 @dataclass
@@ -152,9 +152,7 @@ class Contrastive(nn.Module):
         self.options, self.multi_vector = loss_options(cfg), cfg.multi_vector
         self.log_scale = learnt_scale(cfg.temperature) if cfg.learn_temperature else None
 
-    def forward(self, pack) -> tuple[Tensor,
-                                     # vectors [D, dim] or [T, dim], and the scale [1] = 1 / temperature
-                                     Tensor]:
+    def forward(self, pack) -> tuple[Tensor, Tensor]: # vectors [D, dim] or [T, dim]; 1 / temperature [1]
         "Vectors of a Pack's Documents, or of its tokens."
         if self.multi_vector: vectors = torch.cat(multi_vector(self.backbone, pack)).float()
         else: vectors = embed_pack(self.backbone, pack, self.cfg.pooling)
@@ -349,8 +347,8 @@ def image_grid(encoded: Encoded, merge: int, image: int = 0) -> tuple[int, int, 
     return sum(h * w for h, w in shapes[:image]), *shapes[image]
 
 # %% ../nbs/03_contrastive.ipynb #69d74e1d
-def attention_maps(e: Embedder, query: Document,
-                   page: Document) -> tuple[list[str], Tensor]: # words, [words, rows, columns]
+def similarity_maps(e: Embedder, query: Document,
+                    page: Document) -> tuple[list[str], Tensor]: # words, [words, rows, columns]
     """Similarity of each token of a query with the vectors of a page's first image. Raises `BadInput`
     for a page without images."""
     if not page.images:
@@ -370,7 +368,7 @@ def show_interaction(e: Embedder, query: Document, page: Document,
     """Where on a page each token of a query looks: similarity with the vectors of the first image; the page
     itself on the left. Returns the figure. Raises `BadInput` for a page without images."""
     import matplotlib.pyplot as plt
-    names, maps = attention_maps(e, query, page)
+    names, maps = similarity_maps(e, query, page)
     if words is None: words = [i for i, w in enumerate(names) if w.isalnum()][-most:]
     image = page.images[0].open()
     fig, axes = plt.subplots(1, len(words) + 1, figsize=(2.1 * (len(words) + 1), 2.6), layout="constrained",

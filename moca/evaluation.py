@@ -167,8 +167,7 @@ class Score:
 
     def __str__(self) -> str:
         return (f"{self.task}: {self.metric} {self.value:.3f} [{self.low:.3f}, {self.high:.3f}], chance "
-                f"{self.chance:.3f}, "
-                f"{self.n} queries, {self.candidates} candidates")
+                f"{self.chance:.3f}, {self.n} queries, {self.candidates} candidates")
 
 # %% ../nbs/04_eval.ipynb #ec5da0fc
 def paired_difference(a: Score, b: Score, seed: int = 0) -> tuple[float, float, float]:
@@ -204,8 +203,8 @@ def _check_vectors(x: Tensor | list[Tensor], part: list[tuple[str, Document]], d
     task, first = part[0]
     where = f"documents {first.id!r} to {part[-1][1].id!r} (task {task!r})"
     late, widths = isinstance(x, list), {v.shape[-1] for v in x if v.ndim}
-    if len(x) != len(part) or widths != {dim or min(widths, default=0)} or not (all(map(len, x)) if late else
-                                                                                x.dim() == 2):
+    if (len(x) != len(part) or widths != {dim or min(widths, default=0)}
+            or not (all(map(len, x)) if late else x.dim() == 2)):
         shape = f"{len(x)} lists of token vectors" if late else list(x.shape)
         raise MocaError(f"encode returned {shape} for {where}: expected [{len(part)}, {dim or 'D'}], one "
                         "vector a document, "
@@ -234,11 +233,9 @@ def embed_tasks(
     progress: bool = True,
     batch: int = 128, # documents that `encode` gets at a time
 ) -> tuple[Tensor | list[Tensor], dict[tuple, int]]:
-    """Encode each distinct document of the tasks once.
-    Returns fp32 unit rows on the CPU (`[U, D]`, or U times `[tokens, D]`), and the number of each
-    `Document.parts` among them.
-    Raises `BadInput` for a document without content, `MocaError` that names task and document for a wrong
-    shape or a number
+    """Encode each distinct document of the tasks once. Returns fp32 unit rows on the CPU (`[U, D]`, or
+    U times `[tokens, D]`), and the number of each `Document.parts` among them. Raises `BadInput` for a
+    document without content, `MocaError` that names task and document for a wrong shape or a number
     that is not finite. A row of zeros stays zero."""
     owners, vectors = distinct(tasks), []
     with tqdm(total=len(owners), desc="encode", unit="doc", disable=not progress) as bar:
@@ -291,10 +288,9 @@ def score_blocks(
     task: Task,
     block: int = 1 << 22, # numbers held at a time, about
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Yield (first query, scores [n, W] fp32, gains [n, W]), about `block` numbers at a time. W: the number
-    of candidates, or the
-    longest list of choices, whose column j then is `choices[i][j]`, padded with -inf. Raises `BadInput` for
-    a task that cannot be scored."""
+    """Yield (first query, scores [n, W] fp32, gains [n, W]), about `block` numbers at a time. W: the
+    number of candidates, or the longest list of choices, whose column j then is `choices[i][j]`, padded
+    with -inf. Raises `BadInput` for a task that cannot be scored."""
     check_task(task)
     width = max(map(len, task.choices)) if task.choices else len(candidates)
     step = max(1, block // max(1, width * (candidates[0].shape[-1] if task.choices else 1)))
@@ -312,8 +308,8 @@ def score_task(
     seed: int = 0, # of the bootstrap
 ) -> Score:
     "Rank, measure, bootstrap one task whose documents have been embedded."
-    parts = [measure(scores, gains, task.metric) for _, scores, gains in score_blocks(queries, candidates,
-                                                                                      task)]
+    parts = [measure(scores, gains, task.metric)
+             for _, scores, gains in score_blocks(queries, candidates, task)]
     values = torch.cat(parts).cpu()
     low, high = bootstrap(values, seed)
     count = round(sum(map(len, task.choices)) / len(task.choices)) if task.choices else len(task.candidates)
@@ -322,8 +318,7 @@ def score_task(
                  chance=chance(task), n=len(values), candidates=count, per_query=values)
 
 def evaluate(
-    # documents to [N, D] or a list of [tokens, D]; any device and precision
-    encode: Callable[[list[Document]], Tensor | list[Tensor]],
+    encode: Callable[[list[Document]], Tensor | list[Tensor]], # to [N, D] or [tokens, D] each, on any device
     tasks: Sequence[Task],
     progress: bool = True,
     batch: int = 128, # documents that `encode` gets at a time
@@ -431,9 +426,8 @@ class _Lines:
         for j, v in enumerate(values):
             if v is not None and round(100 * v, 1) == max(known): self.best.add((line, j + 3))
 
-def score_table(columns: dict[str,
-                              # {"baseline": ..., "causal base": ..., "after stage 2": ...}
-                              Sequence[Score | None]]) -> Table:
+def score_table(columns: dict[str, Sequence[Score | None]] # {"baseline": ..., "after stage 2": ...}
+                ) -> Table:
     """Scores in percent with half their 95 % interval, beside chance; family means, the macro average over
     all tasks; best column in bold.
     A dash: the column has no score, or a mean would leave tasks out. Raises `MocaError` for columns of
@@ -525,8 +519,7 @@ def retrieval_grid(
     k: int = 5, # candidates of each
 ) -> Figure:
     """Queries at equal distances with their k best candidates, the score above each: solid green frames
-    around right ones, dashed red
-    around wrong ones. Raises `MocaError` for scores of another shape."""
+    around right ones, dashed red around wrong ones. Raises `MocaError` for scores of another shape."""
     from matplotlib.figure import Figure
     if scores.shape != (len(task.queries), len(task.candidates)):
         raise MocaError(f"scores {tuple(scores.shape)} do not fit task {task.name!r}: expected "

@@ -169,9 +169,8 @@ def _first_of_word(word_ids: Tensor) -> Tensor:
 
 # %% ../nbs/00_masking.ipynb #29c8e2a4
 def _runs(n: int, ratio: float, mean: float, generator: torch.Generator) -> Tensor:
-    """[n] bool with `round(ratio * n)` True in runs of about `mean`: runs and gaps are random compositions,
-    then
-    all is turned round."""
+    """[n] bool with `round(ratio * n)` True in runs of about `mean`: runs and gaps are random
+    compositions, then all is turned round."""
     k = round(ratio * n)
     if k in (0, n): return torch.full((n,), k > 0)
     runs = min(max(1, round(k / mean)), k, n - k)
@@ -212,10 +211,8 @@ def mask_tokens(maskable: Tensor, # [T] bool: False at special, vision and image
                 word_ids: Tensor | None = None, # [T] integers, for "word": each token's word, -1 for none
                 span: float = 3.0 # mean tokens of a run, for "span"
                 ) -> Tensor: # [T] bool, on the device of `maskable`
-    """Tokens to hide among the maskable ones (paper 2.2), drawn on the CPU.
-    `ValueError` for a ratio outside [0, 1], an unknown kind, a `maskable` that is not bool [T], or words
-    that do
-    not fit it."""
+    """Tokens to hide among the maskable ones (paper 2.2), drawn on the CPU. `ValueError` for a ratio
+    outside [0, 1], an unknown kind, a `maskable` that is not bool [T], or words that do not fit it."""
     _check_text(maskable, ratio, kind, word_ids, span)
     free = maskable.cpu()
     if kind == "span":
@@ -232,8 +229,7 @@ _nothing = regex.compile(r"[\s\p{Cf}\p{Cc}]+") # spaces, joiners that stand alon
 
 def text_words(text: str) -> list[int]: # one number a character
     """The word of each character of a text, counted from 0; -1 where there is nothing to see: spaces,
-    control and
-    format characters."""
+    control and format characters."""
     out = []
     for k, segment in enumerate(_segment.findall(text)):
         out += [-1 if _nothing.fullmatch(segment) else k] * len(segment)
@@ -275,9 +271,8 @@ def mask_patches(grids: int | list[tuple[int, int]], # image tokens in all, or e
 def _block_mask(rows: int, columns: int, ratio: float, generator: torch.Generator,
                 smallest: int = 4 # image tokens of a rectangle
                 ) -> Tensor:
-    """[rows * columns] bool: rectangles with sides from 1:3 to 3:1 until `round(ratio * n)` are hidden, the
-    last
-    cut short (BEiT, alg. 1)."""
+    """[rows * columns] bool: rectangles with sides from 1:3 to 3:1 until `round(ratio * n)` are hidden,
+    the last cut short (BEiT, alg. 1)."""
     hidden = torch.zeros(rows, columns, dtype=torch.bool)
     rest = round(ratio * rows * columns)
     while rest:
@@ -303,22 +298,18 @@ def _check_pixels(pixel_values: Tensor, masked: Tensor, noise: str, unit: int) -
         raise ValueError(f"pixel_values has shape {list(pixel_values.shape)}: give [patches, values a patch]")
     if masked.dtype != torch.bool or masked.ndim != 1 or len(masked) * unit != len(pixel_values):
         raise ValueError(f"masked is {_kind(masked)} for {len(pixel_values)} patches: give bool, one for "
-                         f"{unit} "
-                         "consecutive patches")
+                         f"{unit} consecutive patches")
 
 # %% ../nbs/00_masking.ipynb #f38a506e
 def corrupt_patches(pixel_values: Tensor, # [P, dim] normalised pixels, `unit` consecutive rows an image token
                     masked: Tensor, # [P // unit] bool
                     generator: torch.Generator,
-                    # for each value (paper); "shared": one for all (authors' code); "learned", "zero"
-                    noise: str = "gaussian",
+                    noise: str = "gaussian", # or "shared" (one for all, authors' code), "learned", "zero"
                     unit: int = 4 # rows an image token
                     ) -> Tensor: # [P, dim], a new tensor on the device and of the dtype of `pixel_values`
-    """Patches with noise at the masked image tokens; the other rows are bit-equal (paper 2.2). The noise is
-    drawn
-    on the CPU in fp32 and is a function of the generator and the shape alone; `learned` and `zero` leave
-    zeros.
-    `ValueError` for an unknown noise, or a mask that does not fit the rows."""
+    """Patches with noise at the masked image tokens; the other rows are bit-equal (paper 2.2). The
+    noise is drawn on the CPU in fp32 and is a function of the generator and the shape alone; `learned`
+    and `zero` leave zeros. `ValueError` for an unknown noise, or a mask that does not fit the rows."""
     _check_pixels(pixel_values, masked, noise, unit)
     if noise == "gaussian": new = torch.randn(pixel_values.shape, generator=generator)
     elif noise == "shared": new = torch.randn(1, pixel_values.shape[1], generator=generator)
@@ -351,9 +342,8 @@ def draw_masks(kind: str = "bidirectional", # or "causal"
                patch_mask: str = "bernoulli", # one of PATCH_MASKS
                axes=None # three of matplotlib's; None makes a figure
                ) -> list: # the three Axes
-    """Three pictures: the attention mask of a Pack, a caption with hidden tokens, an image of 4 x 6 tokens
-    with
-    hidden ones."""
+    """Three pictures: the attention mask of a Pack, a caption with hidden tokens, an image of 4 x 6
+    tokens with hidden ones."""
     import matplotlib.pyplot as plt
     if axes is None:
         axes = plt.subplots(1, 3, figsize=(13, 3), layout="constrained", width_ratios=(1, 2.2, 1.2))[1]
@@ -372,9 +362,8 @@ def draw_masks(kind: str = "bidirectional", # or "causal"
 
 # %% ../nbs/00_masking.ipynb #c13c2fc0
 def explore_masks():
-    """An ipywidgets explorer of `draw_masks`: kind of mask, number and length of Documents, both ratios,
-    both ways
-    to choose, seed."""
+    """An ipywidgets explorer of `draw_masks`: kind of mask, number and length of Documents, both
+    ratios, both ways to choose, seed."""
     import ipywidgets as widgets
     import matplotlib.pyplot as plt
     def draw(**choices):

@@ -19,7 +19,7 @@ from ..data.images import ImageRef
 from ..evaluation import check_task, discounts, gains_of
 
 # %% auto #0
-__all__ = ['CORNER', 'scene_picture_task', 'moca_bench', 'ceiling', 'image_words', 'with_words', 'thumbnails', 'nearest_images',
+__all__ = ['CORNER', 'scene_image_task', 'moca_bench', 'ceiling', 'image_words', 'with_words', 'thumbnails', 'nearest_images',
            'evenly', 'limit_queries']
 
 # %% ../../nbs/benchmarks/07_mocabench.ipynb #5e6d1c9d
@@ -32,7 +32,7 @@ def _scene_items(corpus: Corpus, split: str) -> dict[str, dict]:
         for item in scene["items"]: rows[item["image_id"]] = corpus.row("pictures", item["image_id"])
     return rows
 
-def scene_picture_task(corpus: Corpus, split: str) -> Task:
+def scene_image_task(corpus: Corpus, split: str) -> Task:
     "Scene and corner against all pictures that scenes of the split are made of; one query a scene."
     items = _scene_items(corpus, split)
     rows = list({(r["image"], r["concept"]): r for r in items.values()}.values()) # equal pictures once
@@ -51,7 +51,7 @@ def scene_picture_task(corpus: Corpus, split: str) -> Task:
 def moca_bench(split: str = "test", corpus: Corpus | None = None) -> list[Task]:
     "The tasks of the embedded benchmark. `split`: validation or test."
     corpus = corpus or load_corpus()
-    return [*corpus.tasks(split), scene_picture_task(corpus, split)]
+    return [*corpus.tasks(split), scene_image_task(corpus, split)]
 
 # %% ../../nbs/benchmarks/07_mocabench.ipynb #b67f4e87
 def _equal_contents(documents: Sequence[Document]) -> list[int]:
@@ -108,8 +108,8 @@ def image_words(corpus: Corpus, split: str) -> dict[ImageRef, str]:
         out[corpus.image("scenes", scene["scene_id"])] = "; ".join(things)
         for k, item in enumerate(scene["items"]): out[scene_image(corpus, scene, k)] = item["label"]
     for page in corpus.rows("pages", split):
-        out[corpus.image("pages", page["page_id"])] = article_text(corpus.row("articles",
-                                                                              page["doc_id"])).text
+        out[corpus.image("pages", page["page_id"])] = article_text(
+            corpus.row("articles", page["doc_id"])).text
     return out
 
 def with_words(task: Task, words: dict[ImageRef, str]) -> Task:
@@ -117,8 +117,8 @@ def with_words(task: Task, words: dict[ImageRef, str]) -> Task:
     def read(d: Document) -> Document:
         parts = [words[p] if isinstance(p, ImageRef) else p for p in d.parts]
         return Document(d.id, ("\n".join(parts),))
-    return replace(task, queries=[read(q) for q in task.queries], candidates=[read(c) for c in
-                                                                              task.candidates])
+    return replace(task, queries=[read(q) for q in task.queries],
+                   candidates=[read(c) for c in task.candidates])
 
 # %% ../../nbs/benchmarks/07_mocabench.ipynb #12cf8669
 def thumbnails(refs: list[ImageRef]) -> torch.Tensor:
@@ -153,6 +153,6 @@ def limit_queries(task: Task, limit: int | None) -> Task:
     choices = []
     for i in asked if task.choices else ():
         choices.append([place[j] for j in task.choices[i]])
-    return replace(task, queries=[task.queries[i] for i in asked], candidates=[task.candidates[j] for j in
-                                                                               place],
+    return replace(task, queries=[task.queries[i] for i in asked],
+                   candidates=[task.candidates[j] for j in place],
                    relevant=relevant, choices=choices if task.choices else task.choices)

@@ -115,8 +115,8 @@ def _sealed(path: Path, queries: Path) -> tuple[dict, list | None]:
         (entry,) = next(iter(found["scores"].values()))
         kept = entry.pop("seal", None)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration) as e:
-        raise BadInput(f"{path} is damaged ({type(e).__name__}: {e}): delete it, and the task will be run "
-                       "again") from e
+        raise BadInput(f"{path} is damaged ({type(e).__name__}: {e}): delete it, and the task will be "
+                       "run again") from e
     if kept is None:
         raise BadInput(f"{path} carries no seal, as an older version of moca wrote it: delete it, and the "
                        "task will be run again")

@@ -19,11 +19,11 @@ from ..style import COLORS, styled
 if TYPE_CHECKING: from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['mean_interval', 'by_family', 'summary_table', 'family_bars', 'family_radar', 'write_summary']
+__all__ = ['mean_interval', 'group_by_family', 'summary_table', 'family_bars', 'family_radar', 'write_summary']
 
 # %% ../../nbs/benchmarks/14_summary.ipynb #5a1da84d
-def mean_interval(scores: Sequence[Score], seed: int = 0, resamples: int = 1000) -> tuple[float, float,
-                                                                                          float]:
+def mean_interval(scores: Sequence[Score], seed: int = 0, resamples: int = 1000
+                  ) -> tuple[float, float, float]:
     """(mean over tasks, low, high): 95 % bootstrap over the queries of each task; NaN limits where a task
     kept no values."""
     value = sum(s.value for s in scores) / len(scores)
@@ -37,7 +37,7 @@ def mean_interval(scores: Sequence[Score], seed: int = 0, resamples: int = 1000)
     return value, low, high
 
 # %% ../../nbs/benchmarks/14_summary.ipynb #31a86d9c
-def by_family(rows: Sequence[Row]) -> dict[str, list[Row]]:
+def group_by_family(rows: Sequence[Row]) -> dict[str, list[Row]]:
     "Rows by family, in the order of chapter 04."
     found = {family: [r for r in rows if r.score.family == family] for family in TASK_FAMILIES}
     return {family: members for family, members in found.items() if members}
@@ -77,7 +77,7 @@ def summary_table(rows: Sequence[Row], name: str) -> Table:
     """A row a task, means by family and over all (and MMEB's seven, if all 36 tasks are there), floor and
     ceiling beside the model."""
     lines, means = [], set()
-    for family, members in by_family(rows).items():
+    for family, members in group_by_family(rows).items():
         lines += [_task_line(r) for r in members]
         if len(members) < 2: continue
         means.add(len(lines))
@@ -107,14 +107,14 @@ def family_bars(rows: Sequence[Row], name: str) -> Figure:
     """Mean of each family with its 95 % bootstrap interval; strokes for chance (grey) and baseline (orange),
     a dotted line for the ceiling."""
     from matplotlib.figure import Figure
-    found = by_family(rows)
+    found = group_by_family(rows)
     with styled():
         fig = Figure(figsize=(2.4 + 1.15 * len(found), 3.2))
         ax = fig.subplots()
         for x, members in enumerate(found.values()):
             value, low, high = mean_interval([r.score for r in members])
-            error = None if math.isnan(low) else [[max(0, 100 * (value - low))], [max(0, 100 * (high -
-                                                                                                value))]]
+            error = (None if math.isnan(low) else
+                     [[max(0, 100 * (value - low))], [max(0, 100 * (high - value))]])
             ax.bar(x, 100 * value, .6, yerr=error, color=COLORS["ours"], error_kw=dict(lw=1.2, capsize=3),
                    label=None if x else name)
             _strokes(ax, x, members)
@@ -139,7 +139,7 @@ def family_radar(rows: Sequence[Row], name: str) -> Figure:
     """The same as a radar: the share of the way from chance to the ceiling, a family an axis; the band is the
     95 % interval."""
     from matplotlib.figure import Figure
-    found = {family: members for family, members in by_family(rows).items() if _has_both(members)}
+    found = {family: members for family, members in group_by_family(rows).items() if _has_both(members)}
     if len(found) < 3: raise MocaError("a radar needs three families with chance and ceiling")
     shares = 100 * np.array([_share(members) for members in found.values()]) # [families, 3]
     value, low, high = np.vstack([shares, shares[:1]]).T # closed

@@ -16,13 +16,13 @@ from .grammar import PRESETS, Usage, keys_of, literal_in, nearest, read_values
 from .grammar import source_options, stage_options
 
 # %% auto #0
-__all__ = ['OURS', 'DATA', 'EXTRAS', 'check_place', 'check_file', 'check_apart', 'is_run', 'check_folder', 'check_reopened',
-           'looks_like_hub', 'near_file', 'check_model', 'exists', 'mixtures', 'is_mixture', 'on_hub', 'need',
-           'need_pdf', 'check_data', 'check_config', 'suites', 'bench_tasks', 'mmeb_tasks', 'check_tasks', 'grids',
-           'grid_options', 'check_grid', 'read_config', 'sizes_of', 'preset_for']
+__all__ = ['OURS', 'DATA', 'EXTRAS', 'check_writable', 'check_file', 'check_apart', 'is_run', 'check_folder', 'check_reopened',
+           'looks_like_hub', 'near_file', 'check_model_name', 'exists', 'mixtures', 'is_mixture', 'on_hub', 'need',
+           'need_pdf', 'check_data', 'check_config', 'suites', 'bench_task_names', 'mmeb_task_names', 'check_tasks',
+           'grids', 'grid_options', 'check_grid_options', 'read_config', 'sizes_of', 'preset_for']
 
 # %% ../../nbs/commands/02_checks.ipynb #6f04b47d
-def check_place(option: str, path: Path) -> None:
+def check_writable(option: str, path: Path) -> None:
     """Raise `Usage` where nothing can be written at a path: a file stands in its way, or the folder is not
     ours."""
     above = next(p for p in path.absolute().parents if p.exists())
@@ -43,7 +43,7 @@ def check_file(option: str, path: str | None, force: bool | None, # None: the co
     if file.exists() and not force:
         advice = "give another name" if force is None else "use --force to overwrite it, or another name"
         raise Usage(f"{option} {path} exists: {advice}")
-    check_place(option, file)
+    check_writable(option, file)
 
 # %% ../../nbs/commands/02_checks.ipynb #556cafe3
 def check_apart(option: str, path: str | None, data: str | None) -> None:
@@ -81,7 +81,7 @@ def check_folder(out: str, resume: bool, force: bool) -> None:
     if resume and not full: raise Usage(f"{out} holds no run to resume: leave out --resume to start one")
     if full and force and not is_run(folder):
         raise Usage(f"{out} holds no run of moca, so --force will not delete it: choose another directory")
-    check_place("--out", folder/"run")
+    check_writable("--out", folder/"run")
 
 # %% ../../nbs/commands/02_checks.ipynb #0e73552e
 def check_reopened(out: str, record: str, what: str) -> None:
@@ -90,7 +90,7 @@ def check_reopened(out: str, record: str, what: str) -> None:
     if folder.exists() and not folder.is_dir(): raise Usage(f"{out} is a file: give a directory")
     if _is_full(folder) and not (folder/record).exists():
         raise Usage(f"{out} is not empty and holds no record of {what}: choose another directory")
-    check_place("--out", folder/record)
+    check_writable("--out", folder/record)
 
 # %% ../../nbs/commands/02_checks.ipynb #66861b38
 def looks_like_hub(name: str) -> bool:
@@ -106,7 +106,7 @@ def near_file(path: str) -> str:
     return f": did you mean {folder/near[0]}?" if near else ": check the path"
 
 # %% ../../nbs/commands/02_checks.ipynb #0f54f978
-def check_model(name: str) -> None:
+def check_model_name(name: str) -> None:
     "Raise `Usage` for a model that is no directory with a config.json, no name of the hub, and not `base`."
     path = Path(name)
     if name == "base" and not path.exists(): return
@@ -198,11 +198,11 @@ def suites() -> list[str]:
     "The names of whole benchmarks."
     return ["moca-bench", "mmeb", *literal_in("moca.benchmarks.vidore", "METRICS")]
 
-def bench_tasks() -> list[str]:
+def bench_task_names() -> list[str]:
     "The names of moca-bench's tasks."
     return [*keys_of("moca.data.corpus", "TASKS"), "scene_picture"]
 
-def mmeb_tasks() -> list[str]:
+def mmeb_task_names() -> list[str]:
     "The names of MMEB's tasks."
     lines = literal_in("moca.benchmarks.mmeb", "MMEB").values()
     return [name.rstrip("*") for name in " ".join(lines).split()]
@@ -211,7 +211,7 @@ def mmeb_tasks() -> list[str]:
 def _check_files(name: str, data: str | None, download: bool) -> None:
     "Raise `Usage` for a task of MMEB or ViDoRe whose files are neither here nor may be fetched."
     if data is not None or download: return
-    mmeb = name == "mmeb" or name in mmeb_tasks()
+    mmeb = name == "mmeb" or name in mmeb_task_names()
     where = "a copy of TIGER-Lab/MMEB-eval" if mmeb else "data sets in BEIR layout"
     raise Usage(f"{name} needs its files: give --data DIR with {where}, or --download to fetch them "
                 f"from the Hugging Face hub")
@@ -227,9 +227,9 @@ def check_tasks(names: list[str], data: str | None, download: bool) -> None:
     if not names: raise Usage(f"--tasks is empty: give {', '.join(suites())}, or one of their tasks")
     if data is not None and not Path(data).exists():
         raise Usage(f"--data {data} does not exist{near_file(data)}")
-    known = [*suites(), *bench_tasks(), *mmeb_tasks()]
+    known = [*suites(), *bench_task_names(), *mmeb_task_names()]
     for name in names:
-        if name == "moca-bench" or name in bench_tasks(): continue
+        if name == "moca-bench" or name in bench_task_names(): continue
         if name in known: _check_files(name, data, download)
         else: _check_mteb(name, known, download)
 
@@ -250,7 +250,7 @@ def grid_options() -> dict[str, tuple[str, str, str]]:
                 stage2=("dict", "", "stage2.NAME=VALUE: of stage 2"))
 
 # %% ../../nbs/commands/02_checks.ipynb #63100bb8
-def check_grid(grid: str, given: dict[str, str]) -> None:
+def check_grid_options(grid: str, given: dict[str, str]) -> None:
     """Raise `Usage` for a grid that is neither one of moca's nor a file, and for options that it does not
     have."""
     if grid not in grids() and not Path(grid).is_file():

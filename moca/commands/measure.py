@@ -9,7 +9,7 @@ import importlib
 import re
 from dataclasses import asdict
 from pathlib import Path
-from .checks import check_file, check_model, check_reopened, check_tasks, need
+from .checks import check_file, check_model_name, check_reopened, check_tasks, need
 from .grammar import (Parser, Place, Usage, add_command, common, decorated_in, keys_of, nearest,
                                    positive)
 from .printing import tell, working
@@ -100,7 +100,7 @@ def _tell_scores(args: argparse.Namespace, rows: list, kind: str, report, out: s
 
 def run_evaluate(args: argparse.Namespace) -> int:
     "`moca evaluate`: a model on tasks, beside chance, baseline and ceiling; or the golden check."
-    check_model(args.model)
+    check_model_name(args.model)
     check_file("--json", args.json, args.force, (".json",))
     if args.golden: return run_golden(args)
     if args.image is not None: raise Usage("--image belongs to --golden: leave it out, or give both")
@@ -122,8 +122,8 @@ def add_evaluate(sub) -> None:
                    help="moca-bench, mmeb, vidore-v1, vidore-v2, vidore-v3, one of their tasks, or a task "
                         "of mteb (default: %(default)s)")
     p.add_argument("--data", metavar="DIR",
-                   help="local copies of MMEB or ViDoRe; of several, a folder each (DIR/mmeb, DIR/vidore-v2 "
-                        "...)")
+                   help="local copies of MMEB or ViDoRe; of several, a folder each (DIR/mmeb, "
+                        "DIR/vidore-v2 ...)")
     p.add_argument("--download", action="store_true",
                    help="fetch from the Hugging Face hub what --data does not have")
     p.add_argument("--split", default="test", choices=["test", "validation"],
@@ -180,7 +180,7 @@ def run_probe(args: argparse.Namespace) -> int:
     is not what it says."""
     if (args.model is None) == (args.families is None):
         raise Usage("probe takes MODEL or --families all, one of the two")
-    if args.model: check_model(args.model)
+    if args.model: check_model_name(args.model)
     check_names("--attention", names_of(args.attention), decorated_in("moca.model.kernels", "kernel"))
     check_file("--json", args.json, args.force, (".json",))
     with working(args.quiet):
@@ -259,7 +259,7 @@ def _measure_kernels(args: argparse.Namespace, budgets: list[int]) -> list:
 def run_parts_bench(args: argparse.Namespace) -> None:
     "`moca bench pack` and `kernels`."
     budgets = check_bench(args) or [4096]
-    if args.what == "pack": check_model(args.model)
+    if args.what == "pack": check_model_name(args.model)
     else: check_names("--attention", names_of(args.attention), decorated_in("moca.model.kernels", "kernel"))
     with working(args.quiet):
         from moca.speed.bench import bench_text

@@ -14,8 +14,8 @@ import math
 import os
 import sys
 from pathlib import Path
-from .checks import (DATA, check_config, check_data, check_file, check_folder, check_grid,
-                                  check_model)
+from .checks import (DATA, check_config, check_data, check_file, check_folder,
+                                  check_grid_options, check_model_name)
 from .checks import check_reopened, exists, grid_options, is_mixture, is_run, near_file, need
 from .checks import preset_for, read_config
 from .grammar import PRESETS, Place, STAGES, Usage, add_command, common, positive, read_values
@@ -23,13 +23,12 @@ from .grammar import free_options, source_options, stage_options, stage_words
 from .printing import note, tell, working
 
 # %% auto #0
-__all__ = ['BASE', 'inline_source', 'stage_values', 'choose_preset', 'preset_text', 'stage_config', 'count_weights',
-           'memory_text', 'memory_note', 'literal_default', 'check_stage', 'stage_text', 'run_stage', 'add_stage',
-           'resume_options', 'resumed_text', 'run_resume', 'add_resume', 'run_quickstart', 'add_quickstart',
-           'run_ablate', 'add_ablate']
+__all__ = ['BASE', 'source_text', 'stage_values', 'choose_preset', 'preset_text', 'stage_config', 'count_weights', 'memory_text',
+           'memory_note', 'literal_default', 'check_stage', 'stage_text', 'run_stage', 'add_stage', 'resume_options',
+           'resumed_text', 'run_resume', 'add_resume', 'run_quickstart', 'add_quickstart', 'run_ablate', 'add_ablate']
 
 # %% ../../nbs/commands/04_train.ipynb #69489dc1
-def inline_source(data: str, options: dict) -> str:
+def source_text(data: str, options: dict) -> str:
     """A data source with its options as one text, which `load_mixture` reads: the path alone where there are
     none."""
     return json.dumps(dict(data=data, **options), ensure_ascii=False) if options else data
@@ -41,7 +40,7 @@ def _source_of(data: str, words: dict, own: dict) -> str:
     if options and is_mixture(data):
         raise Usage(f"{next(iter(options))}= holds for one source, and {data} is a "
                     f"mixture: write one of your own, with `base: {data}` and that option")
-    return inline_source(data, options)
+    return source_text(data, options)
 
 def stage_values(args: argparse.Namespace) -> dict:
     """What a command line says of a stage: options of the stage as values, DATA with those of its source.
@@ -125,15 +124,15 @@ def check_stage(args: argparse.Namespace) -> None:
     "What can be wrong with a stage's command line and needs no model to be seen. Raises `Usage`."
     check_config(args.config, args.command)
     found = stage_values(args)
-    if found.get("base"): check_model(found["base"])
+    if found.get("base"): check_model_name(found["base"])
     out = found.get("out") or literal_default(args.command, "out")
     check_folder(out, args.resume, args.force)
     check_file("--json", args.json, args.force, (".json",))
     if found.get("lora"): need("peft", "lora")
     tracker = found.get("tracker")
     if tracker not in (None, "auto") and importlib.util.find_spec(str(tracker)) is None:
-        raise Usage(f"option tracker is {tracker!r}, which is not installed: pip install {tracker}, or use "
-                    f"none")
+        raise Usage(f"option tracker is {tracker!r}, which is not installed: pip install {tracker}, or "
+                    "use none")
 
 # %% ../../nbs/commands/04_train.ipynb #115510e7
 def stage_text(found: dict, out: str) -> str:
@@ -255,7 +254,7 @@ def add_quickstart(sub) -> None:
 # %% ../../nbs/commands/04_train.ipynb #65f32ef1
 def _check_ablate(args: argparse.Namespace) -> None:
     "What can be wrong with a grid's command line and needs no model to be seen. Raises `Usage`."
-    check_grid(args.grid, args.given)
+    check_grid_options(args.grid, args.given)
     if args.data is not None and not exists(args.data):
         raise Usage(f"--data {args.data} does not exist{near_file(args.data)}")
     if args.dry_run and args.estimate:

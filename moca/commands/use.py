@@ -10,7 +10,8 @@ import json
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
-from .checks import DATA, check_apart, check_data, check_file, check_model, is_mixture, on_hub
+from .checks import (DATA, check_apart, check_data, check_file, check_model_name,
+                                  is_mixture, on_hub)
 from .grammar import Parser, Place, Usage, add_command, common, positive, source_options
 from .printing import tell, working
 from .train import BASE
@@ -155,7 +156,7 @@ def counted(chunks: Iterable, count: dict) -> Iterable:
 # %% ../../nbs/commands/05_use.ipynb #b69faba4
 def run_embed(args: argparse.Namespace) -> None:
     "`moca embed`: the vectors of each Document; rows that can't be used are named."
-    check_model(args.model)
+    check_model_name(args.model)
     check_data(args.data, args.given)
     check_file("--out", args.out, args.force, (".parquet", ".safetensors"))
     check_apart("--out", args.out, args.data)
@@ -203,7 +204,7 @@ def read_pairs_of(args: argparse.Namespace) -> tuple:
 # %% ../../nbs/commands/05_use.ipynb #9b6ea6ae
 def _check_mine(args: argparse.Namespace) -> None:
     "What can be wrong with the command line of `mine` and needs no model to be seen. Raises `Usage`."
-    check_model(args.model)
+    check_model_name(args.model)
     if args.data is not None: check_data(args.data, args.given)
     elif args.given:
         raise Usage(f"{next(iter(args.given))}= is an option of DATA, and none is given: write "

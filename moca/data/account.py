@@ -193,8 +193,8 @@ def raise_if_empty(self: Report) -> None:
     if self.n_kept: return
     what = "".join(f"; {x}" for x in by_reason(self.ignored))
     if not self.n_read:
-        raise BadInput(f"{self.name} is empty: give a file with at least one row, or a folder with images or "
-                       f"texts{what}")
+        raise BadInput(f"{self.name} is empty: give a file with at least one row, or a folder with "
+                       f"images or texts{what}")
     first = _row_line(self.rejected[0])
     raise BadInput(f"{self.name}: none of {self.n_read:,} rows can be used; {first}{what}")
 

@@ -17,13 +17,13 @@ from .rows import JsonRows, file_fingerprint, fingerprint, reader
 from .tables import CsvRows, TsvRows
 
 # %% auto #0
-__all__ = ['MAX_RATIO', 'MIN_UNPACKED', 'unpack', 'cache_home', 'unpacked', 'gzip_reader']
+__all__ = ['MAX_RATIO', 'MIN_UNPACKED', 'gunzip', 'cache_home', 'unpacked', 'gzip_reader']
 
 # %% ../../nbs/data/12_compressed.ipynb #1b0a08c8
 # a file may unpack to so many times its size; so many bytes it always may
 MAX_RATIO, MIN_UNPACKED = 200, 64 * 2**20
 
-def unpack(path: Path, to: Path) -> None:
+def gunzip(path: Path, to: Path) -> None:
     "Unpack a gzip file. Raises `BadInput` if it is torn, damaged or a bomb."
     most = max(MIN_UNPACKED, MAX_RATIO * os.stat(path).st_size)
     try:
@@ -54,7 +54,7 @@ def unpacked(path: Path) -> Path:
         copy.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(copy.with_name(copy.name + ".lock")):
             if not copy.is_file():
-                unpack(path, part)
+                gunzip(path, part)
                 part.replace(copy)
     except OSError as e:
         raise BadInput(f"it cannot be unpacked into {copy.parent} ({e.strerror or e}): set MOCA_CACHE") from e

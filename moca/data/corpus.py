@@ -15,12 +15,12 @@ from .corpus_parts import CorpusImages, corpus_folder
 from .documents import Document, Pair, Task
 
 # %% auto #0
-__all__ = ['TASKS', 'caption_to_picture_task', 'picture_to_caption_task', 'emoji_other_style_task', 'picture_category_task',
+__all__ = ['TASKS', 'caption_to_image_task', 'image_to_caption_task', 'emoji_other_style_task', 'image_category_task',
            'scene_question_task', 'scene_grounding_task', 'title_to_page_task', 'word_to_gloss_task',
            'label_translation_task', 'Corpus', 'load_corpus']
 
 # %% ../../nbs/data/33_corpus.ipynb #4513bd99
-def caption_to_picture_task(corpus: CorpusImages, split: str) -> Task:
+def caption_to_image_task(corpus: CorpusImages, split: str) -> Task:
     "Every caption of the split against every image."
     rows = unique_images(corpus, split)
     asked = {caption(row): row for row in nameable(rows)}
@@ -33,7 +33,7 @@ def caption_to_picture_task(corpus: CorpusImages, split: str) -> Task:
                 note="Finds pictures of a concept that training has not shown, from its name and tags.")
 
 # %% ../../nbs/data/33_corpus.ipynb #84bb360d
-def picture_to_caption_task(corpus: CorpusImages, split: str) -> Task:
+def image_to_caption_task(corpus: CorpusImages, split: str) -> Task:
     "Every image of the split against every caption."
     rows, of_caption = unique_images(corpus, split), defaultdict(list)
     for row in rows:
@@ -70,7 +70,7 @@ class _Index(dict):
         self[document] = len(self)
         return self[document]
 
-def picture_category_task(corpus: CorpusImages, split: str) -> Task:
+def image_category_task(corpus: CorpusImages, split: str) -> Task:
     "Images against names of categories."
     rows, index = unique_images(corpus, split), _Index()
     known = {source: categories(corpus, source) for source in {row["source"] for row in rows}}
@@ -145,8 +145,8 @@ def title_to_page_task(corpus: CorpusImages, split: str) -> Task:
     return Task("title_to_page", "visual-document", "ndcg@5",
                 queries=[ask("title_to_page", row["doc_id"], title) for title, row in titles.items()],
                 candidates=[page_document(corpus, row) for row in rows], relevant=relevant,
-                note="Finds the image of a page by its title, among pages of documents that training has not "
-                     "shown.")
+                note="Finds the image of a page by its title, among pages of documents that training has "
+                     "not shown.")
 
 # %% ../../nbs/data/33_corpus.ipynb #fe751f92
 def word_to_gloss_task(corpus: CorpusImages, split: str) -> Task:
@@ -181,8 +181,8 @@ def label_translation_task(corpus: CorpusImages, split: str) -> Task:
 
 # %% ../../nbs/data/33_corpus.ipynb #99ff2471
 TASKS = dict( # task: (corpus, split) -> a Task
-    picture_category=picture_category_task, scene_question=scene_question_task,
-    caption_to_picture=caption_to_picture_task, picture_to_caption=picture_to_caption_task,
+    picture_category=image_category_task, scene_question=scene_question_task,
+    caption_to_picture=caption_to_image_task, picture_to_caption=image_to_caption_task,
     emoji_other_style=emoji_other_style_task, scene_grounding=scene_grounding_task,
     title_to_page=title_to_page_task, word_to_gloss=word_to_gloss_task,
     label_translation=label_translation_task)

@@ -17,12 +17,11 @@ from .images import ImageRef
 # %% auto #0
 __all__ = ['INSTRUCTIONS', 'LANGUAGES', 'PAIRS', 'ask', 'image_query', 'image_document', 'text_document', 'word_set',
            'same_concept', 'names_it', 'by_category', 'lookalikes', 'nameable', 'some_caption',
-           'caption_to_picture_pairs', 'picture_to_caption_pairs', 'fluent_twin', 'emoji_other_style_pairs',
-           'categories', 'picture_category_pairs', 'answers_by_kind', 'other_things', 'scene_question',
-           'scene_question_pairs', 'scene_grounding', 'crop_document', 'scene_grounding_pairs', 'similar_articles',
-           'page_document', 'title_to_page_pairs', 'article_text', 'page_to_article_pairs', 'article_halves',
-           'article_half_pairs', 'word_query', 'word_to_gloss_pairs', 'emoji_names', 'name_query',
-           'label_translation_pairs']
+           'caption_to_image_pairs', 'image_to_caption_pairs', 'fluent_twin', 'emoji_other_style_pairs', 'categories',
+           'image_category_pairs', 'answers_by_kind', 'other_things', 'scene_question', 'scene_question_pairs',
+           'scene_grounding', 'crop_document', 'scene_grounding_pairs', 'similar_articles', 'page_document',
+           'title_to_page_pairs', 'article_text', 'page_to_article_pairs', 'article_halves', 'article_half_pairs',
+           'word_query', 'word_to_gloss_pairs', 'emoji_names', 'name_query', 'label_translation_pairs']
 
 # %% ../../nbs/data/32_corpus_pairs.ipynb #eb469e05
 INSTRUCTIONS = dict(
@@ -107,7 +106,7 @@ def some_caption(row: dict, draw: random.Random) -> str:
     if draw.random() >= .7: return caption(row, [])
     return caption(row, draw.sample(row["tags"], draw.randint(0, len(row["tags"]))))
 
-def caption_to_picture_pairs(corpus: CorpusImages, split: str, seed: int) -> Iterator[Pair]:
+def caption_to_image_pairs(corpus: CorpusImages, split: str, seed: int) -> Iterator[Pair]:
     "A caption finds its image; negatives are look-alikes."
     rows = unique_images(corpus, split)
     pool = by_category(rows)
@@ -119,7 +118,7 @@ def caption_to_picture_pairs(corpus: CorpusImages, split: str, seed: int) -> Ite
         yield Pair(query.id, query, image_document(corpus, row), negatives, "caption_to_picture")
 
 # %% ../../nbs/data/32_corpus_pairs.ipynb #60f23e3c
-def picture_to_caption_pairs(corpus: CorpusImages, split: str, seed: int) -> Iterator[Pair]:
+def image_to_caption_pairs(corpus: CorpusImages, split: str, seed: int) -> Iterator[Pair]:
     "An image finds its caption; negatives are captions of look-alikes."
     rows = unique_images(corpus, split)
     pool = by_category(rows)
@@ -161,7 +160,7 @@ def categories(corpus: CorpusImages, source: str) -> list[str]:
     rows = [row for row in corpus.rows("pictures") if is_clip_art(row["source"]) == is_clip_art(source)]
     return sorted({row["category"] for row in rows})
 
-def picture_category_pairs(corpus: CorpusImages, split: str, seed: int) -> Iterator[Pair]:
+def image_category_pairs(corpus: CorpusImages, split: str, seed: int) -> Iterator[Pair]:
     "An image finds the name of its category; negatives are other categories."
     known = {source: categories(corpus, source) for source in ("openclipart", "noto", "fluent")}
     for row in unique_images(corpus, split):
@@ -348,8 +347,8 @@ def label_translation_pairs(corpus: CorpusImages, split: str, seed: int) -> Iter
 
 # %% ../../nbs/data/32_corpus_pairs.ipynb #c2c6573f
 PAIRS = dict( # task: (corpus, split, seed) -> its Pairs
-    caption_to_picture=caption_to_picture_pairs, picture_to_caption=picture_to_caption_pairs,
-    emoji_other_style=emoji_other_style_pairs, picture_category=picture_category_pairs,
+    caption_to_picture=caption_to_image_pairs, picture_to_caption=image_to_caption_pairs,
+    emoji_other_style=emoji_other_style_pairs, picture_category=image_category_pairs,
     scene_question=scene_question_pairs, scene_grounding=scene_grounding_pairs,
     title_to_page=title_to_page_pairs, page_to_article=page_to_article_pairs, article_half=article_half_pairs,
     word_to_gloss=word_to_gloss_pairs, label_translation=label_translation_pairs)

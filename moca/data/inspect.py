@@ -18,13 +18,13 @@ from .mixtures import load_mixture, mixture_file, open_mixture, read_mixture, re
 from .pair_layouts import columns_of, detect
 from .pairs import Pairs
 from .reading import check_images, holder, keep_valid, source_rows
-from .report_html import (bins, counted, histogram, html_bars, html_page, html_table, item_card,
-                                   quantiles)
+from .report_html import (counted, histogram, histogram_bins, html_bars, html_page,
+                                   html_table, item_card, quantiles)
 from .rows import MapDataset, Subset
 from .sources import ROW, Documents, inline_source, rename_columns
 
 # %% auto #0
-__all__ = ['EITHER', 'SAMPLES', 'LOOKED', 'measure', 'kind_of', 'evenly_spread', 'layouts_of', 'drawn_of', 'DataSummary',
+__all__ = ['EITHER', 'SAMPLES', 'LOOKED', 'item_figures', 'kind_of', 'evenly_spread', 'layouts_of', 'drawn_of', 'DataSummary',
            'look_at']
 
 # %% ../../nbs/data/29_inspect.ipynb #07b846ef
@@ -36,7 +36,7 @@ def _measure_document(doc: Document) -> dict[str, list[int]]:
             "height": [h for _, h in sizes]}
 
 # %% ../../nbs/data/29_inspect.ipynb #efd4ea15
-def measure(item: Document | Pair) -> dict[str, list[int]]:
+def item_figures(item: Document | Pair) -> dict[str, list[int]]:
     """Numbers of an item by what they say: characters, images, pixels of the sides; of a Pair also of each
     side, and its negatives."""
     if isinstance(item, Document): return _measure_document(item)
@@ -113,7 +113,7 @@ LOOKED = 200 # rows whose layout and columns are told
 
 def _look(found: DataSummary, items: MapDataset, numbers: np.ndarray, workers: int, progress: bool) -> None:
     "Read some rows, and write down what they are like."
-    good, measured = keep_valid(Subset(items, numbers), found.report, measure, workers=workers,
+    good, measured = keep_valid(Subset(items, numbers), found.report, item_figures, workers=workers,
                                 progress=progress,
                           what=found.kind)
     found.report.adds_up()
@@ -170,7 +170,7 @@ def text(self: DataSummary) -> str:
 @patch
 def as_dict(self: DataSummary) -> dict:
     "For JSON."
-    figures = {what: quantiles(x) | {"bins": bins(x)} for what, x in self.figures.items() if x}
+    figures = {what: quantiles(x) | {"bins": histogram_bins(x)} for what, x in self.figures.items() if x}
     return dict(name=self.name, kind=self.kind, rows=self.n, looked_at=self.looked, hint=self.hint,
                 report=self.report.as_dict(), layouts=dict(self.layouts), columns=dict(self.columns),
                 tasks=dict(self.tasks), figures=figures, sources=self.sources)

@@ -114,8 +114,8 @@ class TiffPage:
         "The page as an image. Raises `BadInput` for one that is damaged or too large."
         size = self.ask(lambda tiff: tiff.size)
         if size[0] * size[1] > max_pixels:
-            raise BadInput(f"frame {self.frame + 1} has {size[0]} x {size[1]} pixels, more than the limit of "
-                           f"{max_pixels:,}")
+            raise BadInput(f"frame {self.frame + 1} has {size[0]} x {size[1]} pixels, more than the "
+                           f"limit of {max_pixels:,}")
         return ImageRef.of(self, name, size=size, max_pixels=max_pixels)
 
 # %% ../../nbs/data/17_pages.ipynb #7b73d68d

@@ -364,8 +364,8 @@ def read_documents(path: str | Path, # a file, a folder, a pattern, or a data se
     """The Documents at a path, in any [layout](08_layouts.ipynb), those that can be used, and a Report of
     everything else.
 
-    Raises `BadInput` if there is nothing at `path`, if it is of an unknown kind,
-    or if every row was rejected."""
+    Raises `BadInput` if there is nothing at `path`, if it is of an unknown kind, or if every row was
+    rejected."""
     root = None if image_root is None else str(image_root)
     source = Source(str(path), image_root=root, **options)
     report = Report(source.title)

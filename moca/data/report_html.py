@@ -15,13 +15,13 @@ from .errors import BadImage, printable
 from .images import ImageRef
 
 # %% auto #0
-__all__ = ['THUMB', 'TEXT', 'STYLE', 'bins', 'quantiles', 'bar', 'histogram', 'counted', 'thumbnail', 'document_html',
+__all__ = ['THUMB', 'TEXT', 'STYLE', 'histogram_bins', 'quantiles', 'bar', 'histogram', 'counted', 'thumbnail', 'document_html',
            'item_card', 'html_table', 'html_bars', 'html_page']
 
 # %% ../../nbs/data/28_report_html.ipynb #c788373e
-def bins(values: Sequence[int], # whole numbers from 0 upwards
-         most: int = 10, # bins
-         ) -> list[tuple[int, int, int]]:
+def histogram_bins(values: Sequence[int], # whole numbers from 0 upwards
+                   most: int = 10, # bins
+                   ) -> list[tuple[int, int, int]]:
     "A histogram `(first, last, how many)`; a bin for each value if there are few, else bins that grow."
     x = np.asarray(values, np.int64)
     if not len(x): return []
@@ -53,7 +53,7 @@ def _bin_name(first: int, last: int) -> str:
 # %% ../../nbs/data/28_report_html.ipynb #da65885c
 def histogram(values: Sequence[int]) -> str:
     "The bins of some numbers, a line each."
-    found = bins(values)
+    found = histogram_bins(values)
     if not found: return ""
     wide = max(len(_bin_name(first, last)) for first, last, _ in found)
     most = max(n for _, _, n in found)
@@ -135,7 +135,7 @@ def html_table(head: Sequence[str], rows: Sequence[Sequence]) -> str:
 # %% ../../nbs/data/28_report_html.ipynb #42b4567a
 def html_bars(values: Sequence[int]) -> str:
     "A histogram as a table with bars."
-    found = bins(values)
+    found = histogram_bins(values)
     most = max(n for _, _, n in found)
     out = []
     for first, last, n in found:

@@ -90,8 +90,8 @@ def _check_options(s: Source) -> None:
     "Raises `BadInput` for options that no row could satisfy."
     braces = _field.sub("", s.template)
     if "{" in braces or "}" in braces:
-        raise BadInput(f"option template is {printable(s.template)!r}: write columns as {{name}}, with both "
-                       "braces")
+        raise BadInput(f"option template is {printable(s.template)!r}: write columns as {{name}}, with "
+                       "both braces")
     if s.sampling not in SAMPLING:
         raise BadInput(f"option sampling is {s.sampling!r}: use one of {', '.join(SAMPLING)}")
     if s.cap is not None and s.cap < 1:

@@ -54,9 +54,7 @@ def plan_tasks(tasks: Sequence[str], # task of each pair
                seed: int = 0, epoch: int = 0,
                homogeneous: bool = True, # False: batches mix tasks (the ablation)
                cap: int | None = None, # most pairs of a task an epoch
-               weights: dict[str,
-                             # share of a task's pairs that an epoch shows; 1 where nothing is said
-                             float] | None = None,
+               weights: dict[str, float] | None = None, # share of a task's pairs in an epoch; else 1
                leftover: str = "keep", # a task's last pairs: a smaller batch, or `drop`: not in this epoch
                draw: str = "random", # which pairs under a cap: anew each epoch, or always the `first` (released code)
                among: Sequence[int] | None = None # the pairs that this epoch holds; None: all
@@ -132,9 +130,8 @@ def grow(batches: TaskBatches) -> None:
     before = ends[-1] if ends else 0
     ends.append(before + len(batches.plan(len(ends))))
     if len(ends) > EMPTY_EPOCHS and ends[-1] == ends[-EMPTY_EPOCHS - 1]:
-        raise BadInput(f"epochs {len(ends) - EMPTY_EPOCHS} to {len(ends) - 1} hold no 2 pairs of one task: "
-                       f"raise the "
-                       f"weights of the mixture or the task_weights")
+        raise BadInput(f"epochs {len(ends) - EMPTY_EPOCHS} to {len(ends) - 1} hold no 2 pairs of one "
+                       "task: raise the weights of the mixture or the task_weights")
 
 # %% ../../nbs/finetuning/01_batching.ipynb #81c4a729
 def _many(n: int) -> str: return f"{n:,} batch{'es' * (n != 1)}"

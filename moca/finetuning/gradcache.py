@@ -12,6 +12,7 @@ from dataclasses import replace
 from weakref import WeakKeyDictionary
 import torch
 import torch.distributed as dist
+from fastcore.basics import patch
 from PIL import Image
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
@@ -27,7 +28,7 @@ from ..model.similarity import Embeddings
 from ..training.accumulation import GradientSnapshot
 
 # %% auto #0
-__all__ = ['random_state', 'restored_rng', 'measured', 'halves', 'dummy_document', 'LazyPacks', 'make_pack', 'remember',
+__all__ = ['random_state', 'restored_rng', 'measured_tokens', 'halves', 'dummy_document', 'LazyPacks', 'make_pack', 'remember',
            'process_rank', 'process_sizes', 'Gather', 'gather_rows', 'gather_embeddings', 'pack_schedule',
            'no_sync_unless', 'CachedEmbeddings', 'embed_all', 'loss_and_embedding_grads', 'replay', 'gradcache_step',
            'accumulate_gradcache']
@@ -50,7 +51,7 @@ def restored_rng(state: list[Tensor], device: torch.device):
         yield
 
 # %% ../../nbs/finetuning/03_gradcache.ipynb #309c2ca4
-def measured(encoder: Encoder, docs: list[Document]) -> tuple[list[int], list[tuple[bool, bool]]]:
+def measured_tokens(encoder: Encoder, docs: list[Document]) -> tuple[list[int], list[tuple[bool, bool]]]:
     "Tokens of each Document, and what was limited in it: a text cut, images made smaller."
     lengths, limited = [], []
     for d in docs:
@@ -84,7 +85,7 @@ class LazyPacks:
                  budget: int = 8192, # most tokens of a Pack
                  keep: int = 256 * 2**20): # bytes of Packs that are kept for their second use
         # limited: (text cut, images made smaller) of each given Document
-        lengths, self.limited = measured(encoder, docs)
+        lengths, self.limited = measured_tokens(encoder, docs)
         order = plan(lengths, budget, shuffle=False, window=max(1, len(docs)))
         flat = list(itertools.chain.from_iterable(order))
         self.encoder, self.budget, self.keep, self.device = encoder, budget, keep, torch.device("cpu")
@@ -118,20 +119,6 @@ class LazyPacks:
             if not remember(self, k, made): return made.to(self.device)
         return self.kept[k].to(self.device)
 
-    def split_larger(self, most: float) -> bool:
-        """Cut Packs of more than `most` tokens in two between Documents, until there is none that can be cut;
-        says if there was one."""
-        before = len(self.parts)
-        self.parts = list(itertools.chain.from_iterable(halves(p, self.lengths, most) for p in self.parts))
-        if len(self.parts) > before: self.forget()
-        return len(self.parts) > before
-
-    def flops(self, work: Callable) -> float:
-        """Useful FLOPs of the Packs that were made, by a `moca.model.cost.FlopCounter`; the second forward
-        pass is
-        not counted as useful."""
-        return sum(map(work, self.seen.values()))
-
 # %% ../../nbs/finetuning/03_gradcache.ipynb #4573a1a5
 def make_pack(packs: LazyPacks, k: int | None, image: bool) -> Pack:
     "Read and encode the Documents of a Pack."
@@ -151,6 +138,22 @@ def remember(packs: LazyPacks, k: int | None, made: Pack) -> bool:
     packs.room -= size
     packs.kept[k] = made
     return True
+
+# %% ../../nbs/finetuning/03_gradcache.ipynb #b2e65268
+@patch
+def split_larger(self: LazyPacks, most: float) -> bool:
+    """Cut Packs of more than `most` tokens in two between Documents, until there is none that can be cut;
+    says if there was one."""
+    before = len(self.parts)
+    self.parts = list(itertools.chain.from_iterable(halves(p, self.lengths, most) for p in self.parts))
+    if len(self.parts) > before: self.forget()
+    return len(self.parts) > before
+
+@patch
+def flops(self: LazyPacks, work: Callable) -> float:
+    """Useful FLOPs of the Packs that were made, by a `moca.model.cost.FlopCounter`; the second
+    forward pass is not counted as useful."""
+    return sum(map(work, self.seen.values()))
 
 # %% ../../nbs/finetuning/03_gradcache.ipynb #30aa54ec
 def _distributed() -> bool:
@@ -293,8 +296,8 @@ def gradcache_step(model: nn.Module, batch, weights: dict[str, float], accelerat
     return means
 
 # %% ../../nbs/finetuning/03_gradcache.ipynb #6a47e676
-_room: WeakKeyDictionary[nn.Module,
-                         float] = WeakKeyDictionary() # half of the tokens that a model had no memory for
+# half of the tokens that a model had no memory for
+_room: WeakKeyDictionary[nn.Module, float] = WeakKeyDictionary()
 
 # %% ../../nbs/finetuning/03_gradcache.ipynb #82cfe13f
 def _attempt(model: nn.Module, batch, weights: dict[str, float], accelerator) -> dict[str, Tensor] | None:
@@ -309,14 +312,13 @@ def _make_room(model: nn.Module, packs: LazyPacks, accelerator) -> None:
     largest = max(map(packs.tokens, range(len(packs))))
     if accelerator.num_processes > 1 or not packs.split_larger(largest / 2):
         raise MocaError(f"{largest:,} tokens of one forward pass do not fit into memory: resume with a "
-                        f"lower pack_tokens or with "
-                        "checkpointing=full; if they are one Document, begin a new run with a lower "
-                        "max_length")
+                        "lower pack_tokens or with checkpointing=full; if they are one Document, begin a "
+                        "new run with a lower max_length")
     _room[model] = largest / 2
     half = largest // 2
-    tqdm.write(f"{largest:,} tokens do not fit into memory: forward passes of more than {half:,} are cut in "
-               f"two from "
-               f"now on, with the same gradient (pack_tokens={half} is faster)", file=sys.stderr)
+    tqdm.write(f"{largest:,} tokens do not fit into memory: forward passes of more than {half:,} are cut "
+               f"in two from now on, with the same gradient (pack_tokens={half} is "
+               "faster)", file=sys.stderr)
 
 # %% ../../nbs/finetuning/03_gradcache.ipynb #4290ed12
 def accumulate_gradcache(model: nn.Module, # model(pack) -> (vectors, scale); it has `multi_vector` and `loss(vectors, scale, batch)`
@@ -326,9 +328,8 @@ def accumulate_gradcache(model: nn.Module, # model(pack) -> (vectors, scale); it
     """Forward and backward of one step: gradients of the global loss in the parameters, global means by name.
     Raises `MocaError` for more than one batch, or where memory does not suffice."""
     if len(micro) != 1:
-        raise MocaError(f"GradCache takes all that a process has in a step as one batch, not as "
-                        f"{len(micro)}: "
-                        "a contrastive loss is no sum over micro-batches")
+        raise MocaError("GradCache takes all that a process has in a step as one batch, not as "
+                        f"{len(micro)}: a contrastive loss is no sum over micro-batches")
     batch, before = micro[0].to(accelerator.device), GradientSnapshot(model)
     batch.chunks.split_larger(_room.get(model, float("inf")))
     while (found := _attempt(model, batch, weights, accelerator)) is None:

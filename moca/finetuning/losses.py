@@ -101,8 +101,8 @@ class PairIds:
         return QueryIds(content=query, positive_content=content, positive_id=doc_id, number=at)
 
     def documents(self, which: str = "all") -> CandidateIds:
-        """All positives, then all hard negatives, as columns; `which` is `all` (paper, Eq. 3) or
-        `own` (released code)."""
+        """All positives, then all hard negatives, as columns; `which` is `all` (paper, Eq. 3) or `own`
+        (released code)."""
         nobody = torch.full_like(self.negative_owners, -1)
         both = torch.cat([self.keys, torch.cat([self.negative_keys, nobody[:, None]], 1)])
         owner = torch.cat([torch.full_like(self.keys[:, 0], -1),
@@ -110,8 +110,8 @@ class PairIds:
         return CandidateIds(content=both[:, 0], id=both[:, 1], query_content=both[:, 2], owner=owner)
 
     def partners(self) -> CandidateIds:
-        """All pairs as columns: their queries or their positives, where those are compared with one
-        of their own side."""
+        """All pairs as columns: their queries or their positives, where those are compared with one of
+        their own side."""
         content, doc_id, query = self.keys.unbind(1)
         return CandidateIds(content=content, id=doc_id, query_content=query,
                             owner=torch.full_like(content, -1))

@@ -27,8 +27,8 @@ from ..embedder import Embedder
 from ..model.similarity import maxsim
 
 # %% auto #0
-__all__ = ['check_finite', 'search', 'approximate', 'Rule', 'choose', 'MiningReport', 'candidates', 'Answers', 'searchable',
-           'TaskMiner', 'mine_pair', 'mine', 'image_bytes', 'pair_row', 'pair_schema', 'write_pairs']
+__all__ = ['check_finite', 'search', 'approximate', 'Rule', 'choose_negatives', 'MiningReport', 'candidates', 'Answers',
+           'searchable', 'TaskMiner', 'mine_pair', 'mine', 'image_bytes', 'pair_row', 'pair_schema', 'write_pairs']
 
 # %% ../../nbs/finetuning/04_mining.ipynb #efff1bcb
 def check_finite(vectors: Tensor | list[Tensor], name: str) -> None:
@@ -90,8 +90,8 @@ class Rule:
 
     def __post_init__(self):
         if self.negatives < 1 or self.skip < 0:
-            raise BadInput(f"negatives is {self.negatives} and skip {self.skip}: give 1 or more, and 0 or "
-                           f"more")
+            raise BadInput(f"negatives is {self.negatives} and skip {self.skip}: give 1 or more, and 0 "
+                           "or more")
         if self.depth < self.negatives + self.skip:
             raise BadInput(f"depth is {self.depth}: look at {self.negatives + self.skip} candidates or more")
         if self.ratio is not None and not 0 < self.ratio <= 1:
@@ -106,13 +106,13 @@ class Rule:
         return min(limits)
 
 # %% ../../nbs/finetuning/04_mining.ipynb #88484f0b
-def choose(rule: Rule, scores: list[float],
-           keys: list, # of the candidates, best first; key None: there is none
-           positive: float, # similarity of the positive
-           known: set, # keys of the right answers
-           passed: Counter, # counts why candidates are passed over
-           copy: Callable = lambda key, kept: None # why a candidate is a copy, of an answer or one kept; None: it is new
-           ) -> list[int]:
+def choose_negatives(rule: Rule, scores: list[float],
+                     keys: list, # of the candidates, best first; key None: there is none
+                     positive: float, # similarity of the positive
+                     known: set, # keys of the right answers
+                     passed: Counter, # counts why candidates are passed over
+                     copy: Callable = lambda key, kept: None # why it is a copy; None: it is new
+                     ) -> list[int]:
     "Places of the candidates to keep, the most similar first."
     kept, skipped, limit = [], 0, rule.limit(positive)
     for i, (s, key) in enumerate(zip(scores, keys)):
@@ -248,7 +248,8 @@ def mine_pair(task: TaskMiner, p: Pair, rule: Rule, keep: bool, report: MiningRe
     def copy(key, kept): return task.answers.copy(p, task.docs[key], [*own, *(task.docs[k] for k in kept)])
     known = task.answers.keys(p) | set(map(content_key, own))
     near, ranked = task.near[asked], task.ranked[asked]
-    chosen = choose(rule, near, ranked, positive=positive, known=known, passed=report.passed, copy=copy)
+    chosen = choose_negatives(rule, near, ranked, positive=positive, known=known, passed=report.passed,
+                              copy=copy)
     report.replaced += len(p.negatives) - len(own)
     report.positive.append(positive)
     report.negative += [near[c] for c in chosen]

@@ -21,7 +21,7 @@ from .packing import Pack
 
 # %% auto #0
 __all__ = ['pairs', 'vision_pairs', 'linear_weights', 'vision_work', 'TowerFlops', 'FlopCounter', 'useful_flops', 'matmul_peak',
-           'out_of_memory', 'free_memory', 'ceiling', 'saved_bytes', 'block_elements', 'vision_blocks', 'Memory',
+           'out_of_memory', 'free_memory', 'flops_ceiling', 'saved_bytes', 'block_elements', 'vision_blocks', 'Memory',
            'activation_bytes', 'estimate_memory', 'keep_products', 'checkpoint_activations', 'device_memory',
            'peak_memory', 'choose_checkpointing']
 
@@ -164,10 +164,10 @@ def free_memory() -> None:
     if torch.cuda.is_available(): torch.cuda.empty_cache()
 
 # %% ../../nbs/model/13_cost.ipynb #83237450
-def ceiling(reached: float, # FLOP/s of a run
-            device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
-            before: float | None = None # an earlier measurement
-            ) -> float:
+def flops_ceiling(reached: float, # FLOP/s of a run
+                  device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
+                  before: float | None = None # an earlier measurement
+                  ) -> float:
     """The FLOP/s to compare a run with: `before` or `matmul_peak`, measured again where the run was
     faster, and never less than the run."""
     peak = before or matmul_peak(device, dtype)

@@ -24,7 +24,7 @@ from ..masking import attention_mask, document_ids
 __all__ = ['ATTENTION', 'KERNELS', 'HALF', 'IMPLEMENTATIONS', 'TOWER', 'layer_kinds', 'window_bounds', 'window_mask', 'Groups',
            'group_by_length', 'SequenceLayout', 'block_mask', 'kernel', 'find_kernel', 'library', 'why_not',
            'pack_mask', 'attention_weights', 'eager', 'sdpa', 'call_varlen', 'varlen', 'call_flash', 'flex', 'flash',
-           'available', 'choose', 'AttentionTrace', 'hf_attention', 'tower_attention']
+           'available', 'choose_kernel', 'AttentionTrace', 'hf_attention', 'tower_attention']
 
 # %% ../../nbs/model/09_kernels.ipynb #4b236f6e
 ATTENTION = ("full_attention", "sliding_attention") # the layer types that have a mask
@@ -321,8 +321,8 @@ def available(device="cpu", dtype: torch.dtype = torch.float32, softcap: float |
     "Which kernels can run there, and why the others can't."
     return {name: why_not(name, device, dtype, softcap=softcap, backward=backward) for name in KERNELS}
 
-def choose(device, dtype: torch.dtype, # that attention will see: under autocast, its dtype
-           softcap: float | None = None) -> str:
+def choose_kernel(device, dtype: torch.dtype, # that attention will see: under autocast, its dtype
+                  softcap: float | None = None) -> str:
     """The name of the best kernel for training and use there (this section's list). Raises `MocaError` if
     none can run."""
     order = ["sdpa", "eager"]

@@ -136,16 +136,14 @@ def encode_each(encoder: Encoder, docs: Sequence[Document],
                 lengths: Sequence[int] | None = None, # planned tokens of every Document
                 **options # of `encode`
                 ) -> list[Encoded | None]:
-    """Tensors of some Documents; None for one that turns out to be unusable. Raises `MocaError` for a length
-    that
-    is not the planned one, `BadInput` when too many are unusable."""
+    """Tensors of some Documents; None for one that turns out to be unusable. Raises `MocaError` for a
+    length that is not the planned one, `BadInput` when too many are unusable."""
     found = []
     for i in chosen:
         e = _encode_one(encoder, docs, i, report, options)
         if e is not None and lengths is not None and len(e) != lengths[i]:
-            raise MocaError(f"document {e.id} has {len(e)} tokens, planned were {lengths[i]}: its data or "
-                            "the tokenizer "
-                            f"changed since the plan was made; start the run again")
+            raise MocaError(f"document {e.id} has {len(e)} tokens, planned were {lengths[i]}: its data "
+                            "or the tokenizer changed since the plan was made; start the run again")
         found.append(e)
     return found
 
@@ -179,9 +177,8 @@ def encode_all(encoder: Encoder, docs: Sequence[Document],
                lengths: Sequence[int] | None = None, # planned tokens of every Document
                **options # of `encode`
                ) -> list[Encoded]:
-    """Tensors of the Documents of a Pack, without those that turn out to be unusable; an empty Document if
-    none is
-    left. Raises as `encode_each`."""
+    """Tensors of the Documents of a Pack, without those that turn out to be unusable; an empty Document
+    if none is left. Raises as `encode_each`."""
     found = encode_each(encoder, docs, chosen, report, lengths, **options)
     usable = [e for e in found if e is not None]
     return usable or [empty_document(encoder, **options)]

@@ -17,7 +17,7 @@ from ..masking import generator
 
 # %% auto #0
 __all__ = ['EDGES', 'epoch_generator', 'best_fit', 'plan', 'fill', 'describe', 'cost', 'deal', 'repeated', 'balance',
-           'rank_loads', 'bin_costs', 'bins']
+           'rank_loads', 'bin_costs', 'cost_bins']
 
 # %% ../../nbs/model/08_planning.ipynb #9006c428
 def epoch_generator(seed: int, epoch: int, purpose: str) -> torch.Generator:
@@ -93,8 +93,7 @@ def _check_lengths(lengths: list[int], budget: int, window: int) -> np.ndarray: 
     longest, shortest = int(sizes.argmax()), int(sizes.argmin())
     if sizes[longest] > budget:
         raise MocaError(f"Document {longest} has {sizes[longest]} tokens, more than the Pack budget of "
-                        f"{budget}: "
-                        f"raise the budget or lower max_length")
+                        f"{budget}: raise the budget or lower max_length")
     if sizes[shortest] < 1:
         raise MocaError(f"Document {shortest} has {sizes[shortest]} tokens: give 1 or more")
     return sizes
@@ -148,10 +147,9 @@ def deal(packs: list[list[int]], # as planned
          window: int = 32 # steps whose Packs are exchanged; 1: none
          ) -> list[list[list[list[int]]]]: # steps[step][rank][micro] is a Pack
     """Packs to steps and ranks, every rank as many in every step, with ranks of a step about equally
-    expensive and
-    the largest Pack of a rank first. Which Packs a step holds depends on `ranks * per_rank` alone. The last
-    step is
-    filled up with the first Packs. Raises `MocaError` for costs that are not one a Document."""
+    expensive and the largest Pack of a rank first. Which Packs a step holds depends on
+    `ranks * per_rank` alone. The last step is filled up with the first Packs. Raises `MocaError` for
+    costs that are not one a Document."""
     _check_deal(packs, costs, ranks, per_rank, window)
     each = ranks * per_rank # Packs a step
     work = [_pack_cost(p, costs) for p in packs]
@@ -214,15 +212,14 @@ def bin_costs(text: list[int], # text tokens of each sample
     return [min(t + 4 * i + 2 * n, max_length) for t, i, n in zip(text, image, images, strict=True)]
 
 # %% ../../nbs/model/08_planning.ipynb #e054d289
-def bins(costs: list[int], # of each sample, from `bin_costs`
-         budget: int = 12800, # cost of a micro-batch
-         ranks: int = 1, # processes; consecutive micro-batches are those of one step
-         seed: int = 0, epoch: int = 0, # the order is a function of both
-         drop_last: bool = True # as the authors' code; False: the rest of a bin makes smaller micro-batches
-         ) -> list[list[int]]:
-    """Micro-batches of the authors' code (its Dataset): samples of one cost bin, shuffled inside it, and the
-    groups
-    of `ranks` micro-batches shuffled."""
+def cost_bins(costs: list[int], # of each sample, from `bin_costs`
+              budget: int = 12800, # cost of a micro-batch
+              ranks: int = 1, # processes; consecutive micro-batches are those of one step
+              seed: int = 0, epoch: int = 0, # the order is a function of both
+              drop_last: bool = True # as the authors' code; False: smaller micro-batches of a bin's rest
+              ) -> list[list[int]]:
+    """Micro-batches of the authors' code (its Dataset): samples of one cost bin, shuffled inside it,
+    and the groups of `ranks` micro-batches shuffled."""
     if min(budget, ranks) < 1: raise MocaError(f"budget and ranks are {budget} and {ranks}: give 1 or more")
     rng, groups = epoch_generator(seed, epoch, "bins"), []
     for edge, members in sorted(_by_edge(costs).items()):

@@ -18,14 +18,15 @@ from ..data.compressed import cache_home
 from .probe import ProbeReport, prove
 
 # %% auto #0
-__all__ = ['proof_folder', 'write_record', 'read_record', 'short_hash', 'file_digest', 'code_mark', 'proof_key', 'prove_once']
+__all__ = ['proof_folder', 'write_proof', 'read_proof', 'short_hash', 'file_digest', 'remembered_digest', 'code_mark',
+           'proof_key', 'prove_once']
 
 # %% ../../nbs/model/11_proven.ipynb #f8874f99
 def proof_folder() -> Path:
     "Where proofs are kept: below `$MOCA_CACHE`, else below `~/.cache/moca`."
     return cache_home()/"proven"
 
-def write_record(name: str, value: dict) -> None:
+def write_proof(name: str, value: dict) -> None:
     "Keep a small record, atomically; where nothing can be written, nothing is kept."
     folder = proof_folder()
     part = folder/f".{name}.{os.getpid()}.{time.monotonic_ns()}"
@@ -36,7 +37,7 @@ def write_record(name: str, value: dict) -> None:
     except OSError:
         with contextlib.suppress(OSError): part.unlink()
 
-def read_record(name: str) -> dict:
+def read_proof(name: str) -> dict:
     "A record; empty where there is none or it is damaged."
     try: found = json.loads((proof_folder()/f"{name}.json").read_bytes())
     except (OSError, ValueError, RecursionError): return {}
@@ -48,16 +49,21 @@ def short_hash(*words) -> str:
     return blake2b(json.dumps(words).encode(), digest_size=16).hexdigest()
 
 def file_digest(file: Path) -> str:
-    "BLAKE2b of a file; remembered while place, size, times and inode stay the same."
-    s = file.stat()
-    name = "file-" + short_hash(str(file.resolve()), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino)
-    known = read_record(name).get("digest")
-    if isinstance(known, str): return known
+    "BLAKE2b of a file."
     h = blake2b(digest_size=16)
     with file.open("rb") as f:
         while block := f.read(2**22): h.update(block)
-    if time.time() - max(s.st_mtime, s.st_ctime) > 2: write_record(name, dict(digest=h.hexdigest()))
     return h.hexdigest()
+
+def remembered_digest(file: Path) -> str:
+    "`file_digest`; remembered while place, size, times and inode stay the same."
+    s = file.stat()
+    name = "file-" + short_hash(str(file.resolve()), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino)
+    known = read_proof(name).get("digest")
+    if isinstance(known, str): return known
+    digest = file_digest(file)
+    if time.time() - max(s.st_mtime, s.st_ctime) > 2: write_proof(name, dict(digest=digest))
+    return digest
 
 # %% ../../nbs/model/11_proven.ipynb #fa4fcb02
 def code_mark() -> str:
@@ -69,7 +75,7 @@ def proof_key(backbone, files: Iterable[Path]) -> str:
     "A name for everything that a probe's answer depends on, of a Backbone that was loaded from some files."
     e, device = backbone.encoder, backbone.device
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    content = sorted((file.name, file_digest(file)) for file in files)
+    content = sorted((file.name, remembered_digest(file)) for file in files)
     size = dict(e.image_processor.size) if e.image_processor.size else None
     tower = str(getattr(backbone.vision.config, "_attn_implementation", None))
     versions = (moca.__version__, torch.__version__, transformers.__version__)
@@ -84,7 +90,7 @@ def prove_once(backbone, files: Iterable[Path], # what it was loaded from
     """Run the probe unless this very model has passed it in this very setting. Raises `ProbeError` when the
     model is not what it says."""
     name = f"proof-{proof_key(backbone, files)}"
-    if not again and read_record(name).get("passed") is True: return None
+    if not again and read_proof(name).get("passed") is True: return None
     report = prove(backbone)
-    write_record(name, dict(passed=True, found=str(report)))
+    write_proof(name, dict(passed=True, found=str(report)))
     return report

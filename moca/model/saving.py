@@ -77,9 +77,8 @@ def _ends_with_special(template) -> bool:
 
 # %% ../../nbs/model/16_saving.ipynb #7e2c73ee
 def saved_pooling(path: str | Path) -> str | None:
-    """The pooling that sentence-transformers' file names; None if there is none. Raises `BadInput` for one
-    that
-    moca does not have."""
+    """The pooling that sentence-transformers' file names; None if there is none. Raises `BadInput` for
+    one that moca does not have."""
     file = Path(path)/"1_Pooling"/"config.json"
     if not file.exists(): return None
     saved = _optional_json(file)
@@ -104,9 +103,8 @@ def dense_folder(path: Path) -> Path | None:
 
 # %% ../../nbs/model/16_saving.ipynb #0c9d0074
 def st_settings(path: Path) -> dict:
-    """Settings from sentence-transformers' files; empty where there are none. Warns of a chat template that
-    is not
-    moca's. Raises `BadInput` naming the file."""
+    """Settings from sentence-transformers' files; empty where there are none. Warns of a chat template
+    that is not moca's. Raises `BadInput` naming the file."""
     if not (path/"modules.json").exists(): return {}
     found = dict(bidirectional=_is_open(read_json(path/"config.json")))
     pooling = saved_pooling(path)
@@ -133,9 +131,8 @@ def _warn_of_template(file: Path) -> None:
     "Warn of a chat template that is not moca's."
     ours = {chat_template(family.joint) for family in FAMILIES.values() if family.joint}
     if file.exists() and file.read_text("utf-8", errors="replace") not in ours:
-        warnings.warn(f"{file.parent}: its chat template is not moca's, which lays texts and images end to "
-                      "end: "
-                      "sentence-transformers gives other vectors", stacklevel=4)
+        warnings.warn(f"{file.parent}: its chat template is not moca's, which lays texts and images end "
+                      "to end: sentence-transformers gives other vectors", stacklevel=4)
 
 # %% ../../nbs/model/16_saving.ipynb #984da2fc
 def set_prompts(backbone, prompts: dict[str, str]) -> None:
@@ -164,10 +161,8 @@ def write_settings(backbone, path: str | Path,
                    pooling: str, # "mean" or "last"
                    multi_vector: bool = False) -> None:
     """Write into a saved model's directory what it says of its use: `moca.json`, sentence-transformers'
-    files or a
-    refusal, the tokenizer that goes with them, the projection, a card; and let the umask decide who may read
-    the
-    weights."""
+    files or a refusal, the tokenizer that goes with them, the projection, a card; and let the umask
+    decide who may read the weights."""
     path = Path(path)
     write_json(path/SETTINGS, _settings_of(backbone, pooling, multi_vector))
     write_st_files(backbone, path, pooling, multi_vector)

@@ -143,10 +143,9 @@ def _piece_size(encoder: Encoder, piece: Piece, name: str) -> tuple[int, int]:
 # %% ../../nbs/model/06_splitting.ipynb #04d3fef2
 def find_pieces(encoder: Encoder, doc: Document
                 ) -> tuple[list[list[Span]], list[tuple[int, int]], int]:
-    """Pieces of at most `max_length` tokens as lists of spans, the tokens and patches of each, and how many
-    images
-    are made smaller. A piece with nothing to be seen in it (only spaces) is left out. Raises `BadInput` as
-    `layout`."""
+    """Pieces of at most `max_length` tokens as lists of spans, the tokens and patches of each, and how
+    many images are made smaller. A piece with nothing to be seen in it (only spaces) is left out.
+    Raises `BadInput` as `layout`."""
     check_content(doc)
     pieces = [Piece()]
     for k, part in enumerate(doc.parts):
@@ -257,9 +256,8 @@ def load_or_compute(path: Path, mark: str, # of data and encoder
                     make: Callable, # a call of `measure_all`
                     files: Callable = lambda: "" # goes through the rows once for the mark of the images they name
                     ) -> dict:
-    """What `make` found, from a file if it is there. Raises `BadInput` if the file is damaged, of another
-    format,
-    of another mark, or of other image files."""
+    """What `make` found, from a file if it is there. Raises `BadInput` if the file is damaged, of
+    another format, of another mark, or of other image files."""
     with FileLock(path.with_name(f".{path.name}.lock")):
         if not path.exists():
             found = make()
@@ -304,13 +302,11 @@ def _check_lengths(path: Path, info: dict, mark: str, files: Callable) -> None:
 def split_all(encoder: Encoder, docs: Sequence[Document], progress: bool = False,
               report: Report | None = None, # gets notes and what cannot be used; None: its first raises
               workers: int = 1, # threads; they change nothing
-              # file of what the pass found, for other processes and for a run that goes on
-              cache: str | Path | None = None
+              cache: str | Path | None = None # file of what the pass found, for whoever goes on
               ) -> tuple[Pieces, np.ndarray, str]:
-    """Documents that all fit into `max_length`, their tokens and patches `[N, 2]` int64, and one line that
-    says
-    what was split and what was made smaller. One pass over the data. Raises `BadInput` if `cache` is of
-    other data."""
+    """Documents that all fit into `max_length`, their tokens and patches `[N, 2]` int64, and one line
+    that says what was split and what was made smaller. One pass over the data. Raises `BadInput` if
+    `cache` is of other data."""
     items = docs if isinstance(docs, MapDataset) else InMemory(docs)
     def make(): return measure_all(encoder, items, workers, progress)
     if cache is None: found = make()

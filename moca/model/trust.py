@@ -135,8 +135,8 @@ def check_place(file: Path, allowed: list[Path]) -> Path:
     except (OSError, RuntimeError, ValueError) as e:
         raise BadInput(f"{file} is a link to nothing: {type(e).__name__}") from e
     if not any(real.is_relative_to(folder) for folder in allowed):
-        raise BadInput(f"{file} is a link that leads out of its directory, to {real}: put the file itself "
-                       "there")
+        raise BadInput(f"{file} is a link that leads out of its directory, to {real}: put the file "
+                       "itself there")
     return plain_file(file)
 
 # %% ../../nbs/model/04_trust.ipynb #12d6cf4d
@@ -209,9 +209,8 @@ def tensor_table(files: Iterable[Path]) -> dict[str, tuple[str, list[int]]]:
         found = _table(Path(file))
         for name, (dtype, _) in found.items():
             if dtype not in DTYPES:
-                raise BadInput(f"{file}: {name} is of type {dtype}, and moca computes in float32, bfloat16 "
-                               "and float16: "
-                               "take the release that is not quantised")
+                raise BadInput(f"{file}: {name} is of type {dtype}, and moca computes in float32, "
+                               "bfloat16 and float16: take the release that is not quantised")
             if name in table:
                 raise BadInput(f"{file}: {name} stands in another file too: save the model again")
         table |= found
@@ -234,13 +233,13 @@ def too_large(part: dict, n_tensors: int, n_numbers: int) -> Iterator[str]:
 def check_sizes(file: Path, config: dict, table: dict[str, tuple[str, list[int]]]) -> None:
     "Refuse a config that promises more than the weights hold. Raises `BadInput` naming file and entry."
     numbers = sum(math.prod(shape) for _, shape in table.values())
-    parts = [("", config), *((f"{path}.", value) for path, _, value in entries(config) if isinstance(value,
-                                                                                                     dict))]
+    parts = [("", config),
+             *((f"{path}.", value) for path, _, value in entries(config) if isinstance(value, dict))]
     for where, part in parts:
         for key in too_large(part, len(table), numbers):
             raise BadInput(f"{file}: {where}{key} is {part[key]:,}, and the weights are {len(table):,} "
-                           "tensors of "
-                           f"{numbers:,} numbers: they are not this model's, or the config was changed")
+                           f"tensors of {numbers:,} numbers: they are not this model's, or the config "
+                           "was changed")
 
 # %% ../../nbs/model/04_trust.ipynb #52c77131
 def check_modules(file: Path, modules) -> None:
@@ -251,9 +250,8 @@ def check_modules(file: Path, modules) -> None:
         entry = module if isinstance(module, dict) else {}
         kind, place = entry.get("type"), entry.get("path", "")
         if not isinstance(kind, str) or not kind.startswith(ours):
-            raise BadInput(f"{file} names a module of its own ({str(kind)[:80]}), which is code that moca "
-                           "never runs: "
-                           "take a model of sentence-transformers' own modules")
+            raise BadInput(f"{file} names a module of its own ({str(kind)[:80]}), which is code that "
+                           "moca never runs: take a model of sentence-transformers' own modules")
         if not isinstance(place, str) or Path(place).is_absolute() or ".." in Path(place).parts:
             raise BadInput(f"{file} names the folder {str(place)[:80]!r}, which lies outside the directory")
 
@@ -262,9 +260,8 @@ def check_modules(file: Path, modules) -> None:
 class Checked:
     "What was found in a model directory."
     config: dict # config.json
-    tensors: dict[str,
-                  # name -> type and shape, where weights were asked for
-                  tuple[str, list[int]]] = field(default_factory=dict)
+    # name -> type and shape, where weights were asked for
+    tensors: dict[str, tuple[str, list[int]]] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list) # that are read
     ignored: list[Ignored] = field(default_factory=list) # code and pickles, which are not
 
@@ -302,8 +299,8 @@ def check_values(tensors: Iterable[tuple[str, object]], where) -> None:
     "Refuse tensors that hold NaN or infinity. Raises `BadInput` naming the first."
     for name, x in tensors:
         if not finite(x):
-            raise BadInput(f"{where}: {name} holds NaN or infinity, so the file is damaged or its training "
-                           "failed")
+            raise BadInput(f"{where}: {name} holds NaN or infinity, so the file is damaged or its "
+                           "training failed")
 
 def read_tensors(file: str | Path) -> dict:
     """The tensors of one safetensors file, which is plain, undamaged, and finite. Raises `BadInput` naming

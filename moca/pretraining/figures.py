@@ -218,10 +218,10 @@ def hidden_text(encoder, e: Encoded, doc: Document, cfg: CorruptionConfig, ratio
     return torch.zeros_like(free).masked_scatter(free, drawn[maskable(encoder, text)])
 
 # %% ../../nbs/pretraining/03_figures.ipynb #2f9190a7
-def _hide_text(encoder, docs: list[Document], cfg: CorruptionConfig, picture: bool) -> Corruption:
+def _hide_text(encoder, docs: list[Document], cfg: CorruptionConfig, image: bool) -> Corruption:
     "Some Documents with words hidden and images whole, or, where `picture` is False, without their images."
     ratio = cfg.text_ratio or .4 # an objective without words may have none
-    encoded = [encode(encoder, d if picture else without_images(d)) for d in docs]
+    encoded = [encode(encoder, d if image else without_images(d)) for d in docs]
     hidden = torch.cat([hidden_text(encoder, e, d, cfg, ratio) for e, d in zip(encoded, docs)])
     plain = dataclasses.replace(cfg, objective="mlm", text_mask="bernoulli", text_ratio=ratio)
     c = corrupt(encoder, encoded, plain)
@@ -233,14 +233,14 @@ def _hide_text(encoder, docs: list[Document], cfg: CorruptionConfig, picture: bo
 @torch.no_grad()
 def masked_accuracy(recon, # a Reconstruction
                     docs: list[Document], cfg: CorruptionConfig,
-                    picture: bool = True, # False: take the images away, hide the same tokens
+                    image: bool = True, # False: take the images away, hide the same tokens
                     batch: int = 16) -> TokenAccuracy:
     "Hidden tokens named right, words and punctuation apart. Coins choose them; images are not corrupted."
     recon.eval()
     encoder = recon.backbone.encoder
     right, targets = [torch.zeros(0, dtype=torch.bool)], [torch.zeros(0, dtype=torch.long)]
     for k in range(0, len(docs), batch):
-        c = _hide_text(encoder, docs[k:k + batch], cfg, picture).to(recon.backbone.device)
+        c = _hide_text(encoder, docs[k:k + batch], cfg, image).to(recon.backbone.device)
         right.append((recon.predict(c)[0].argmax(-1) == c.token_targets).cpu())
         targets.append(c.token_targets.cpu())
     return count_correct(torch.cat(right), word_tokens(encoder, torch.cat(targets)))
@@ -293,7 +293,7 @@ def accuracies(recon, docs: list[Document], cfg: CorruptionConfig) -> dict:
     `tokens`. Empty where no Document has an image, or no words are hidden."""
     pictured, objective = [d for d in docs if d.images], OBJECTIVES[cfg.objective]
     if not pictured or not objective.text or objective.causal: return {}
-    beside, alone = [masked_accuracy(recon, pictured, cfg, picture=p) for p in (True, False)]
+    beside, alone = [masked_accuracy(recon, pictured, cfg, image=p) for p in (True, False)]
     return dict(words_with_picture=beside.words, words_text_alone=alone.words, n_words=beside.n_words,
                 with_picture=beside.tokens[0], text_alone=alone.tokens[0], tokens=beside.tokens[1])
 

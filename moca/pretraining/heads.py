@@ -98,9 +98,8 @@ def middle_layers(backbone: Backbone, depth: int) -> list[int]:
     there are, or fewer than none."""
     layers = [i for i, (kind, _) in enumerate(layer_kinds(backbone)) if kind in ATTENTION]
     if not 0 <= depth <= len(layers):
-        raise BadInput(f"decoder_depth is {depth}: give 0 to {len(layers)}, the attention layers that this "
-                       "model "
-                       "has to copy")
+        raise BadInput(f"decoder_depth is {depth}: give 0 to {len(layers)}, the attention layers that "
+                       "this model has to copy")
     middle = len(backbone.text.layers) // 2
     nearest = sorted(layers, key=lambda i: (abs(i - middle), i))
     return sorted(nearest[:depth])
@@ -117,9 +116,8 @@ def select_layer_kwargs(layer_kwargs: dict, # what a decoder layer was given for
     for name, value in layer_kwargs.items():
         if not isinstance(value, (Tensor, tuple)) or value == (): continue
         if name not in DIMENSION:
-            raise MocaError(f"this model's layers are given {name}, which the patch decoder cannot cut to "
-                            "some "
-                            "Documents")
+            raise MocaError(f"this model's layers are given {name}, which the patch decoder cannot cut "
+                            "to some Documents")
         if isinstance(value, Tensor): out[name] = value.index_select(DIMENSION[name], rows)
         else: out[name] = tuple(t.index_select(DIMENSION[name], rows) for t in value)
     return out

@@ -16,7 +16,7 @@ from ..data.errors import BadInput
 from ..data.mixtures import open_documents
 from ..data.rows import MapDataset, Subset
 from ..model.packing import encode_all
-from ..model.planning import bin_costs, bins, cost, deal, plan
+from ..model.planning import bin_costs, cost, cost_bins, deal, plan
 from ..model.splitting import split_all
 from .corruption import Corruption, corrupt
 from ..training.config import TrainConfig
@@ -81,7 +81,7 @@ def bin_steps(docs: MapDataset, table: np.ndarray, cfg: TrainConfig, processes: 
     lengths, images = table[chosen, 0], table[chosen, 1] // unit
     how_many = [len(docs[i].images) for i in chosen]
     costs = bin_costs((lengths - images).tolist(), images.tolist(), how_many, cfg.max_length)
-    full = bins(costs, cfg.pack_tokens, processes, seed=cfg.seed, epoch=epoch)
+    full = cost_bins(costs, cfg.pack_tokens, processes, seed=cfg.seed, epoch=epoch)
     micro = [chosen[some].tolist() for some in full]
     if len(micro) < n:
         raise BadInput(f"{len(docs)} Documents make {len(micro)} full micro-batches in bins, fewer than "

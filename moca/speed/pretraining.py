@@ -23,7 +23,7 @@ from ..pretraining.corruption import Corruption, corrupt
 from ..data.errors import BadInput
 from ..masking import generator
 from ..model.encoding import Encoded, encode
-from ..model.planning import bin_costs, bins, plan
+from ..model.planning import bin_costs, cost_bins, plan
 from ..model.cost import matmul_peak
 from ..reconstruction import PretrainConfig, Reconstruction, stage_flops
 
@@ -363,7 +363,7 @@ class BinnedArm(PaddedArm):
         costs = bin_costs([len(e) - n for e, n in zip(self.encoded, image)], image,
                           images=[len(e.image_grid_thw) for e in self.encoded],
                           max_length=self.setting.config.max_length)
-        tries = [bins(costs, round(budget * 1.2**k), seed=self.setting.seed, drop_last=False)
+        tries = [cost_bins(costs, round(budget * 1.2**k), seed=self.setting.seed, drop_last=False)
                  for k in range(-8, 16)]
         return min(tries, key=lambda found: abs(real / len(found) - budget))
 
@@ -407,8 +407,8 @@ def make_arm(setting: Stage1Setting | dict, name: str) -> Stage1Arm: # a key of 
     return ARMS[name](setting)
 
 # %% ../../nbs/speed/03_pretraining.ipynb #d07be96f
+# gradients of bf16 weights add up in bf16
 TOLERANCES = dict(float32=dict(loss=1e-5, document=1e-5, gradient=1e-4),
-                  # gradients of bf16 weights add up in bf16
                   bfloat16=dict(loss=2e-2, document=2e-2, gradient=5e-2))
 
 # %% ../../nbs/speed/03_pretraining.ipynb #26f1897a
@@ -572,8 +572,8 @@ def as_text(found: dict) -> str: # what `bench` gave
              f"{'arm':6s}{'batches':>8s}{'real':>8s}{'tokens/s':>10s}  quartiles        MFU   peak MiB  "
              "moca is (quartiles)    by processor time",
              *(_arm_line(found, name) for name in found["arms"]),
-             f"equal before timing: losses of each document within {far('document'):.0e}, gradients within "
-             f"{far('gradient'):.0e}",
+             f"equal before timing: losses of each document within {far('document'):.0e}, gradients "
+             f"within {far('gradient'):.0e}",
              f"useful work {work['useful'] / 1e9:.1f} GFLOP a round ({work['off']:+.2%} from torch's "
              f"counter); measured matrix peak {found['gemm_peak'] / 1e9:.0f} GFLOP/s"]
     return "\n".join(lines + (_law_lines(found["laws"]) if found.get("laws") else []))

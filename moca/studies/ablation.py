@@ -30,11 +30,11 @@ from ..embedder import Embedder
 from ..evaluation import chance
 from ..reconstruction import QWEN_3B as QWEN1, SMALL as SMALL1, PretrainConfig, pretrain
 from .ablation_report import summarise, write_ablation
-from .quickstart import device, run_stage, surroundings
+from .quickstart import device, surroundings, train_stage
 from ..training.config import make_config
 from ..training.log import read_log
 from ..training.loop import Stopped
-from ..training.run import clear
+from ..training.run import clear_run
 
 # %% auto #0
 __all__ = ['MULTIMODAL', 'TEXT', 'LONG', 'AXES', 'FULL', 'CAUSAL', 'NAKED', 'MMEB_ONLY', 'NEXT', 'BOTH', 'ALL', 'COMPARE',
@@ -370,7 +370,7 @@ def open_grid(out: Path, grid: Grid, force: bool) -> None:
     """Claim or reopen the directory of an ablation; `force` empties one. Raises `BadInput` as `check_grid`
     does."""
     check_grid(out, grid, force)
-    if force: clear(out) # what moca made; the rest stays
+    if force: clear_run(out) # what moca made; the rest stays
     with atomic(out/"ablation.json") as part:
         part.write_text(json.dumps(scored_on(grid), indent=1) + "\n", "utf-8")
 
@@ -382,12 +382,12 @@ def run_cell(grid: Grid, cell: Cell, tasks: list[Task], out: Path) -> dict:
     (one, two), seconds = configs(grid, cell, out), {}
     done = out/"stage1"/cell.stage1_key/"done.json"
     if one is not None and not done.exists():
-        seconds["stage1"] = timed(lambda: run_stage(out, pretrain, one))
+        seconds["stage1"] = timed(lambda: train_stage(out, pretrain, one))
         with atomic(done) as part:
             part.write_text(json.dumps(dict(seconds=seconds["stage1"], steps=one.steps)), "utf-8")
     trained = out/"stage2"/cell.key/"done.json"
     if not trained.exists():
-        seconds["stage2"] = timed(lambda: run_stage(out, finetune, two))
+        seconds["stage2"] = timed(lambda: train_stage(out, finetune, two))
         with atomic(trained) as part: part.write_text(json.dumps(dict(seconds=seconds["stage2"])), "utf-8")
     model, where = Embedder.from_pretrained(Path(two.out)/"model", device=device()), out/"scores"/cell.key
     began = time.perf_counter()

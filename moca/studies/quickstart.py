@@ -13,7 +13,6 @@ import os
 import platform
 import shutil
 import statistics
-import sys
 import textwrap
 import time
 from collections.abc import Callable
@@ -33,10 +32,11 @@ from ..data.errors import BadInput
 from ..data.files import atomic, check_disk_space, remove
 from ..embedder import Embedder
 from ..evaluation import Score, evaluate, retrieval_grid, similarity
+from ..model.cost import peak_memory
 from ..pretraining.figures import TokenAccuracy, count_correct, word_tokens
 from ..reconstruction import (SMALL as SMALL1, PretrainConfig, Reconstruction, average_patch, load_stage,
                                  masked_accuracy, patch_errors, pretrain, rebuild, show_rebuilt)
-from .report import COLUMNS, differences_of, plain, save_figure, slug, write_report
+from .report import COLUMNS, differences_of, plain_score, save_figure, slug, write_report
 from ..training.config import make_config
 from ..training.loop import Stopped
 from ..training.run import begun, prepare_output_dir
@@ -44,8 +44,8 @@ from ..training.run import begun, prepare_output_dir
 # %% auto #0
 __all__ = ['QUICKSTART1', 'QUICKSTART2', 'NEED', 'GRIDS', 'Parts', 'options', 'begin', 'device', 'measure_scores',
            'measure_baseline', 'measure_rebuilding', 'untrained', 'keep', 'ahead', 'draw_attention', 'named_right',
-           'draw_rebuilt', 'both_kinds', 'first_ten', 'draw_grids', 'draw_pictures', 'run_stage', 'peak_memory',
-           'surroundings', 'about', 'collect', 'quickstart', 'finish']
+           'draw_rebuilt', 'both_kinds', 'first_ten', 'draw_grids', 'draw_figures', 'train_stage', 'surroundings',
+           'about_task', 'collect', 'quickstart', 'finish']
 
 # %% ../../nbs/studies/02_quickstart.ipynb #15cbe1d4
 class Parts:
@@ -114,12 +114,12 @@ def device() -> str:
 
 def measure_scores(path: str | Path | None, tasks: list[Task], seed: int) -> list[dict]:
     "Scores of a model on tasks, as JSON; the causal base pools by `last`, a bidirectional model by `mean`."
-    return [plain(s, per_query=True) for s in evaluate(Embedder.from_pretrained(path,
+    return [plain_score(s, per_query=True) for s in evaluate(Embedder.from_pretrained(path,
     device=device()).encode, tasks, seed=seed)]
 
 def measure_baseline(tasks: list[Task], seed: int) -> list[dict]:
     "Scores of what needs no learning; tasks whose sides share nothing are left out."
-    return [plain(s, per_query=True) for s in (baseline(t, seed) for t in tasks) if s is not None]
+    return [plain_score(s, per_query=True) for s in (baseline(t, seed) for t in tasks) if s is not None]
 
 def measure_rebuilding(recon: Reconstruction, corpus: Corpus, cfg: PretrainConfig, limit: int | None) -> dict:
     """What is named and painted on test captions. With the `picture` and from the `text` alone, [share named
@@ -128,8 +128,8 @@ def measure_rebuilding(recon: Reconstruction, corpus: Corpus, cfg: PretrainConfi
     painters."""
     docs = evenly(list(image_documents(corpus, "test")), limit or 200)
     mean = average_patch(recon.backbone.encoder, evenly(list(image_documents(corpus, "train")), 200))
-    found = {name: masked_accuracy(recon, docs, cfg, picture=name == "picture") for name in ("picture",
-                                                                                             "text")}
+    found = {name: masked_accuracy(recon, docs, cfg, image=name == "picture") for name in ("picture",
+                                                                                           "text")}
     return dict({name: f.tokens for name, f in found.items()},
                 words={name: (f.words, f.n_words) for name, f in found.items()},
                 punctuation={name: (f.punctuation, f.n_punctuation) for name, f in found.items()},
@@ -218,25 +218,19 @@ def draw_grids(out: Path, tasks: list[Task], rows: int = 6, k: int = 5) -> dict:
                                 first_ten=first_ten(scores, task))
     return found
 
-def draw_pictures(out: Path, corpus: Corpus, tasks: list[Task], cfg: PretrainConfig) -> dict:
+def draw_figures(out: Path, corpus: Corpus, tasks: list[Task], cfg: PretrainConfig) -> dict:
     "All figures that need a model, with the facts that the report states about them."
     docs = evenly(list(image_documents(corpus, "test")), 5)[1:4]
     return dict(attention=draw_attention(out, docs[1]), rebuilt=draw_rebuilt(out, docs, cfg, cfg.seed),
                 retrieval=draw_grids(out, tasks))
 
 # %% ../../nbs/studies/02_quickstart.ipynb #9c12fb55
-def run_stage(out: Path, train: Callable, cfg) -> dict:
+def train_stage(out: Path, train: Callable, cfg) -> dict:
     "Train a stage, or go on with it; its optimizer state is removed when the stage is finished."
     stage = Path(cfg.out)
     found = train(cfg, resume=begun(stage))
     remove(stage/"state")
     return found
-
-def peak_memory() -> int | None:
-    "The most memory this process has held, in bytes; None where the system does not tell."
-    try: import resource
-    except ImportError: return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 def surroundings() -> dict:
     "Versions and machine."
@@ -246,7 +240,7 @@ def surroundings() -> dict:
                 machine=dict(cpus=os.cpu_count(), gpu=gpu, system=platform.system()),
                 date=datetime.date.today().isoformat())
 
-def about(task: Task) -> dict:
+def about_task(task: Task) -> dict:
     "What the report says of a task: what it asks, and its first query; a picture is written [picture]."
     show = lambda d: " ".join(p if isinstance(p, str) else "[picture]" for p in d.parts)
     right = min(task.relevant[0])
@@ -258,12 +252,12 @@ def collect(parts: Parts, record: dict, tasks: list[Task]) -> dict:
     score = lambda row: Score(**row | dict(per_query=torch.tensor(row["per_query"], dtype=torch.float64)))
     scores = {n: [score(row) for row in parts.done[f"scores: {n}"]] for n in COLUMNS}
     return dict(format=2, seed=record["seed"], limit=record["limit"],
-                scores={n: [plain(s) for s in column] for n, column in scores.items()}, tasks={t.name:
-                about(t) for t in tasks},
+                scores={n: [plain_score(s) for s in column] for n, column in scores.items()}, tasks={t.name:
+                about_task(t) for t in tasks},
                 differences=differences_of(scores), reconstruction={n: parts.done[f"rebuilding: {n} stage 1"]
                 for n in ("before", "after")},
                 figures=parts.done["figures"], stages={n: parts.done[n] for n in ("stage 1", "stage 2")},
-                seconds=parts.seconds, peak_memory=peak_memory(), **surroundings())
+                seconds=parts.seconds, peak_memory=int(peak_memory("cpu")) or None, **surroundings())
 
 # %% ../../nbs/studies/02_quickstart.ipynb #f50fcb55
 def quickstart(out: str | Path = "runs/quickstart", # directory; must be empty unless resume or force is given
@@ -288,13 +282,13 @@ def quickstart(out: str | Path = "runs/quickstart", # directory; must be empty u
     parts("scores: causal base", lambda: measure_scores(None, tasks, seed))
     parts("rebuilding: before stage 1", lambda: measure_rebuilding(untrained(seed), corpus, cfg1,
                                                                    record["limit"]))
-    parts("stage 1", lambda: run_stage(out, pretrain, cfg1))
+    parts("stage 1", lambda: train_stage(out, pretrain, cfg1))
     parts("rebuilding: after stage 1", lambda: measure_rebuilding(load_stage(out/"stage1", device=device()),
                                                                   corpus, cfg1, record["limit"]))
     parts("scores: after stage 1", lambda: measure_scores(out/"stage1"/"model", tasks, seed))
-    parts("stage 2", lambda: run_stage(out, finetune, cfg2))
+    parts("stage 2", lambda: train_stage(out, finetune, cfg2))
     parts("scores: after stage 2", lambda: measure_scores(out/"stage2"/"model", tasks, seed))
-    parts("figures", lambda: draw_pictures(out, corpus, tasks, cfg1))
+    parts("figures", lambda: draw_figures(out, corpus, tasks, cfg1))
     return finish(out, collect(parts, record, tasks))
 
 def finish(out: Path, results: dict) -> dict:

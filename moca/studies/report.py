@@ -19,7 +19,7 @@ from ..evaluation import TASK_FAMILIES, Score, Table, paired_difference, score_p
 from ..training.log import read_log, show_log
 
 # %% auto #0
-__all__ = ['COLUMNS', 'COMPARED', 'LOSSES', 'ASKED', 'STYLE', 'NEXT', 'scores_of', 'differences_of', 'plain', 'percent',
+__all__ = ['COLUMNS', 'COMPARED', 'LOSSES', 'ASKED', 'STYLE', 'NEXT', 'scores_of', 'differences_of', 'plain_score', 'percent',
            'listing', 'verdict', 'read_comparison', 'read_scores', 'read_curve', 'counted', 'read_accuracy',
            'read_patches', 'read_attention', 'read_rebuilt', 'read_grid', 'hundred', 'headline', 'read_verdict',
            'metric_words', 'task_lines', 'by_family', 'png', 'curve_figure', 'accuracy_figure', 'patch_figure', 'cell',
@@ -50,7 +50,7 @@ def differences_of(columns: dict[str, list[Score]]) -> dict[str, dict[str, list[
                                s.task in other}
     return found
 
-def plain(score: Score, per_query: bool = False) -> dict:
+def plain_score(score: Score, per_query: bool = False) -> dict:
     "A Score as JSON has it."
     row = dict(vars(score))
     values = row.pop("per_query")

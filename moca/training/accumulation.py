@@ -18,7 +18,7 @@ from .config import one_of
 from .processes import summed
 
 # %% auto #0
-__all__ = ['global_counts', 'weighted', 'split_to_fit', 'too_large', 'GradientSnapshot', 'run_parts', 'accumulate']
+__all__ = ['global_counts', 'weighted', 'split_to_fit', 'too_large_message', 'GradientSnapshot', 'run_parts', 'accumulate']
 
 # %% ../../nbs/training/04_accumulation.ipynb #acf06624
 def global_counts(micro: list, # this process's micro-batches
@@ -44,7 +44,7 @@ def split_to_fit(batch, room: float) -> list: # room: tokens
     for half in halves: parts += split_to_fit(half, room)
     return parts or [batch]
 
-def too_large(batch, why: str) -> str:
+def too_large_message(batch, why: str) -> str:
     "What to say where a micro-batch does not fit into memory and cannot be cut."
     return (f"{batch.tokens:,} tokens of one forward pass do not fit into memory, and {why}: use "
             "checkpointing=full, or begin a new run "
@@ -78,7 +78,7 @@ def run_parts(model: nn.Module, parts: list[tuple], # (micro-batch, what each of
             late = isinstance(model, FSDPModule) or last and found is not None
             if accelerator.num_processes > 1 and late: # the others are in a collective
                 why = "the other processes are in the middle of their step"
-                raise MocaError(too_large(batch, why)) from e
+                raise MocaError(too_large_message(batch, why)) from e
             return means, batch
         for k, v in found.items(): means[k] = means.get(k, 0.0) + v.detach()
     return means, None
@@ -103,12 +103,11 @@ def _shares(micro: list, accelerator: Accelerator, reduction: str) -> list[dict[
 def _lower_room(model: nn.Module, failed) -> None:
     "Remember that a model has no memory for a micro-batch. Raises `MocaError` if it cannot be cut."
     if not getattr(failed, "halves", None) or not failed.halves():
-        raise MocaError(too_large(failed, "they are one Document"))
+        raise MocaError(too_large_message(failed, "they are one Document"))
     _room[model] = failed.tokens / 2
     half = failed.tokens // 2
-    tqdm.write(f"{failed.tokens:,} tokens do not fit into memory: forward passes of more than {half:,} are "
-               "taken "
-               "in parts from now on, with the same gradient (a new run would be faster with "
+    tqdm.write(f"{failed.tokens:,} tokens do not fit into memory: forward passes of more than {half:,} "
+               "are taken in parts from now on, with the same gradient (a new run would be faster with "
                f"pack_tokens={half})", file=sys.stderr)
 
 # %% ../../nbs/training/04_accumulation.ipynb #2fb16752

@@ -5,7 +5,6 @@
 # %% ../../nbs/training/02_checkpoints.ipynb #c5539038
 from __future__ import annotations
 import contextlib
-import hashlib
 import json
 from pathlib import Path
 import torch
@@ -16,9 +15,10 @@ from torch import Tensor, nn
 import moca
 from ..data.errors import BadInput, MocaError, printable
 from ..data.files import atomic, check_disk_space, link_target
+from ..model.proven import file_digest
 
 # %% auto #0
-__all__ = ['FORMAT', 'named_tensors', 'full_tensor', 'copy_into', 'save_state', 'file_digest', 'load_state']
+__all__ = ['FORMAT', 'named_tensors', 'full_tensor', 'copy_into', 'save_state', 'load_state']
 
 # %% ../../nbs/training/02_checkpoints.ipynb #0e9b12cb
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -83,13 +83,6 @@ def _write_state(path, tensors: dict[str, Tensor], about: dict) -> None:
             meta = dict(format=FORMAT, step=step, versions=versions, digest=digest, **about)
             (part/"state.json").write_text(json.dumps(meta))
     except MocaError as e: raise MocaError(f"{e}; mend that and go on with --resume") from e
-
-def file_digest(path: Path) -> str:
-    "BLAKE2b of a file."
-    with path.open("rb") as f:
-        h = hashlib.blake2b(digest_size=16)
-        while block := f.read(2**22): h.update(block)
-    return h.hexdigest()
 
 # %% ../../nbs/training/02_checkpoints.ipynb #a11af5ac
 def _read_meta(path: Path) -> dict:

@@ -17,11 +17,11 @@ from ..data.files import atomic
 from ..data.sources import inline_source
 
 # %% auto #0
-__all__ = ['MOST', 'LEAST', 'PLACES', 'finite', 'typed', 'one_of', 'within', 'check_ranges', 'TrainConfig', 'read_options',
+__all__ = ['MOST', 'LEAST', 'PLACES', 'finite_number', 'typed', 'one_of', 'within', 'check_ranges', 'TrainConfig', 'read_options',
            'make_config', 'absolute_path', 'absolute_source', 'from_anywhere', 'save_config', 'run_config', 'lr_at']
 
 # %% ../../nbs/training/01_config.ipynb #e2344c79
-def finite(value) -> int | float | None:
+def finite_number(value) -> int | float | None:
     "A value as a number; None for what is no number, infinite, or NaN. YAML reads 1e-5 as a string."
     if isinstance(value, bool): return None
     if isinstance(value, int): return value
@@ -35,7 +35,7 @@ def typed(field: dataclasses.Field, value):
     if (value is None or value == "none") and "None" in kinds: return None
     for kind in kinds:
         if kind in ("bool", "str") and isinstance(value, dict(bool=bool, str=str)[kind]): return value
-        number = finite(value) if kind in ("int", "float") else None
+        number = finite_number(value) if kind in ("int", "float") else None
         if number is not None and (kind == "float" or number == int(number)):
             return int(number) if kind == "int" else float(number)
     raise BadInput(f"option {field.name} is {printable(repr(value))}: it takes {field.type}")

@@ -64,9 +64,8 @@ def extend_log(path: Path, rows: list[dict]) -> None:
                         "with --resume") from e
 
 def _append(f, path: Path, end: int, data: bytes) -> None:
-    """Put `data` behind the first `end` bytes of an open file, and onto the disk; cut the file back where
-    that
-    fails."""
+    """Put `data` behind the first `end` bytes of an open file, and onto the disk; cut the file back
+    where that fails."""
     rest = _whole_row(path, end)
     f.truncate(end)
     try:

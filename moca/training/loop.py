@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from ..data.errors import BadInput, MocaError
 from ..data.files import check_disk_space, link_target
-from ..model.cost import ceiling, out_of_memory, peak_memory
+from ..model.cost import flops_ceiling, out_of_memory, peak_memory
 from .accumulation import accumulate, weighted
 from .checkpoints import load_state, named_tensors, save_state
 from .config import TrainConfig, lr_at
@@ -31,7 +31,7 @@ from .run import has_state, release_on_error
 
 # %% auto #0
 __all__ = ['NAMES', 'SIGNALS', 'wrap_ddp', 'TrainState', 'StopSignal', 'Stopped', 'Diverged', 'stopped', 'Prefetcher',
-           'changed_rate', 'Saver', 'with_words', 'step_totals', 'throughput', 'ProgressMeter', 'fit']
+           'changed_rate', 'Saver', 'error_with_words', 'step_totals', 'throughput', 'ProgressMeter', 'fit']
 
 # %% ../../nbs/training/10_loop.ipynb #0c5d1e06
 def wrap_ddp(model: nn.Module, accelerator: Accelerator) -> nn.Module:
@@ -246,10 +246,10 @@ def before(self: Saver, step: int, # from 0
     failed, waiting = summed([prefetch.error is not None, not ready], self.accelerator)
     if failed:
         error = prefetch.error or MocaError("another process could not go on; its message says why")
-        raise with_words(error, self.leave(step))
+        raise error_with_words(error, self.leave(step))
     if waiting: raise stopped(stop, f"stopped before step {step + 1} of {self.total}; {self.leave(step)}")
 
-def with_words(error: BaseException, words: str) -> BaseException:
+def error_with_words(error: BaseException, words: str) -> BaseException:
     "An error whose message ends with some words; where it isn't ours, they are printed."
     if isinstance(error, MocaError): error.args = (f"{error}; {words}",)
     else: tqdm.write(words, file=sys.stderr)
@@ -264,7 +264,7 @@ def rescue(self: Saver, step: int): # from 0
     except Exception as e:
         words = "memory does not suffice: use checkpointing=full, or begin a new run with a lower pack_tokens"
         error = MocaError(words) if out_of_memory(e) else e
-        if self.accelerator.num_processes == 1: raise with_words(error, self.leave(step))
+        if self.accelerator.num_processes == 1: raise error_with_words(error, self.leave(step))
         if error is e: raise
         raise error from e
 
@@ -322,7 +322,7 @@ class ProgressMeter:
         main = accelerator.is_main_process
         self.bar = tqdm(initial=start, total=total, desc=name, unit="step", disable=not main)
         self.dtype = torch.float32 if cfg.precision == "fp32" else torch.bfloat16
-        self.peak = ceiling(0, accelerator.device, self.dtype) if measured and main else None
+        self.peak = flops_ceiling(0, accelerator.device, self.dtype) if measured and main else None
 
     def __enter__(self): return self
 
@@ -343,7 +343,7 @@ def rates(self: ProgressMeter, rows) -> dict[str, float]:
     if fills: out["fill"] = sum(fills) / len(fills)
     if self.peak:
         each = sum(r[2] for r in rows) / seconds / self.accelerator.num_processes
-        self.peak = ceiling(each, self.accelerator.device, self.dtype, self.peak)
+        self.peak = flops_ceiling(each, self.accelerator.device, self.dtype, self.peak)
         out["mfu"] = each / self.peak
     return out
 
@@ -382,12 +382,10 @@ def fit(model: nn.Module, # model(batch) -> loss sums by name
         flops: Callable[[list], float] | None = None # useful FLOPs of a process's micro-batches, for MFU
         ) -> list[dict]: # the log
     """Train; returns the log. State goes to `cfg.out/state`, a line a step to `cfg.out/log.jsonl`. A
-    micro-batch
-    has `counts`, `tokens`, `to`, and perhaps `capacity` and `halves`. Raises `Stopped` after a signal and
-    the error
-    of data that cannot be used, with the state saved; `Diverged` after three skipped steps in a row, with
-    the last
-    good state untouched; `Lost` where another process has ended."""
+    micro-batch has `counts`, `tokens`, `to`, and perhaps `capacity` and `halves`. Raises `Stopped`
+    after a signal and the error of data that cannot be used, with the state saved; `Diverged` after
+    three skipped steps in a row, with the last good state untouched; `Lost` where another process has
+    ended."""
     state = TrainState(model, cfg, accelerator)
     saver = Saver(state, total, resume)
     log = saver.log

@@ -9,7 +9,7 @@ import torch
 from tqdm.auto import tqdm
 from ..backbone import Backbone, load_backbone
 from ..model.cost import checkpoint_activations, choose_checkpointing, device_memory
-from ..model.kernels import choose
+from ..model.kernels import choose_kernel
 from ..model.probe import prove
 from .config import TrainConfig
 from .optimizer import sharding
@@ -56,7 +56,7 @@ def training_backbone(
         lora=cfg.lora,
         needs_head=needs_head, max_length=cfg.max_length, end_token=cfg.end_token,
         min_pixels=cfg.min_pixels, max_pixels=cfg.max_pixels)
-    kernel = cfg.attention or choose(accelerator.device, compute, backbone.softcap)
+    kernel = cfg.attention or choose_kernel(accelerator.device, compute, backbone.softcap)
     backbone.use_kernel(kernel, compute)
     with accelerator.autocast():
         report = prove(backbone, tolerance=None if compute == torch.float32 else 2e-2)

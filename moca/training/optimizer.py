@@ -185,9 +185,8 @@ def _attributes(module: nn.Module) -> dict:
 @torch.no_grad()
 def gather(before: dict[nn.Module, tuple[type, dict]], # each module's class and attributes before it was cut
            main: bool) -> None: # this process keeps the weights
-    """Put a sharded model together again: whole weights, on the CPU of the main process, and no trace of
-    FSDP, so
-    that it can be used, copied and saved like any other. All processes call it."""
+    """Put a sharded model together again: whole weights, on the CPU of the main process, and no trace
+    of FSDP, so that it can be used, copied and saved like any other. All processes call it."""
     kept = {} # id of a cut parameter -> it, and the whole one
     for module in before:
         if hasattr(module, "reshard"): module.reshard()

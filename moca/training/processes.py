@@ -19,8 +19,8 @@ from tqdm.auto import tqdm
 from ..data.errors import BadInput, MocaError
 
 # %% auto #0
-__all__ = ['BROKEN', 'launched', 'make_accelerator', 'summed', 'say', 'on_main', 'is_broken', 'Lost', 'Heartbeat', 'missing',
-           'explain']
+__all__ = ['BROKEN', 'launched', 'make_accelerator', 'summed', 'say', 'on_main', 'is_broken', 'Lost', 'Heartbeat',
+           'missing_processes', 'explain']
 
 # %% ../../nbs/training/03_processes.ipynb #ab2f06c6
 def launched() -> int:
@@ -137,7 +137,7 @@ def read(self: Heartbeat, key: str) -> str:
     return self.store.get(key).decode() if self.store.check([key]) else ""
 
 # %% ../../nbs/training/03_processes.ipynb #36f94f89
-def missing(heartbeat: Heartbeat) -> dict[int, str]:
+def missing_processes(heartbeat: Heartbeat) -> dict[int, str]:
     """Processes that ended or have been silent for six beats, and what is known of them; all, if everyone
     lives and yet nothing moves."""
     others = [r for r in range(heartbeat.n) if r != heartbeat.rank]
@@ -153,7 +153,7 @@ def explain(heartbeat: Heartbeat, error: BaseException, step: int) -> None: # st
     """Raises `Lost` naming the processes that are missing, where a collective broke after `step`; other
     errors stay what they are."""
     if heartbeat.n == 1 or not is_broken(error): return
-    try: lost = missing(heartbeat)
+    try: lost = missing_processes(heartbeat)
     except RuntimeError: lost = {0: "it held the store of all"} if heartbeat.rank else {}
     if not lost: return
     names = "; ".join(f"process {r} ({why})" for r, why in lost.items())

@@ -21,8 +21,8 @@ except ImportError: fcntl = None # Windows: no lock
 
 # %% auto #0
 __all__ = ['LOCK', 'MARK', 'TEST', 'MADE', 'OLD', 'STATE', 'TELLING', 'STAGES', 'acquire_lock', 'release_lock',
-           'release_on_error', 'is_ours', 'state_dirs', 'has_state', 'read_json', 'stage_of', 'contents', 'begun',
-           'check_force', 'check_resume', 'check_out', 'prepare_output_dir', 'clear', 'same_data', 'check_changes',
+           'release_on_error', 'is_ours', 'state_dirs', 'has_state', 'json_or_empty', 'stage_of', 'contents', 'begun',
+           'check_force', 'check_resume', 'check_out', 'prepare_output_dir', 'clear_run', 'same_data', 'check_changes',
            'resume_run']
 
 # %% ../../nbs/training/07_run.ipynb #d3d8ea75
@@ -99,7 +99,7 @@ def has_state(out) -> bool:
     "Has a run saved a state? One that is damaged counts: it is not to be passed over."
     return any(p.is_dir() and any(p.iterdir()) for p in state_dirs(out))
 
-def read_json(path: Path) -> dict:
+def json_or_empty(path: Path) -> dict:
     "The object in a JSON file; empty where there is none."
     try: found = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError): return {}
@@ -117,11 +117,12 @@ def stage_of(out) -> str | None:
     """The command that made what a directory holds, such as `pretrain`; `run` where it cannot be told. None:
     not moca."""
     out = Path(out)
-    marked = read_json(out/MARK).get("stage")
+    marked = json_or_empty(out/MARK).get("stage")
     if isinstance(marked, str) and marked != "run": return marked
     for stage, (file, names) in OLD.items():
-        if names <= read_json(out/file).keys(): return stage
-    if not marked and not any(STATE <= read_json(p/"state.json").keys() for p in state_dirs(out)): return None
+        if names <= json_or_empty(out/file).keys(): return stage
+    has_meta = any(STATE <= json_or_empty(p/"state.json").keys() for p in state_dirs(out))
+    if not marked and not has_meta: return None
     options = read_options(out/"config.yaml", missing_ok=True)
     return next((stage for option, stage in TELLING.items() if option in options), "run")
 
@@ -183,7 +184,7 @@ def prepare_output_dir(out, # output directory of a run
     or can't be written."""
     out = check_out(out, resume, force, stage)
     try:
-        if force: clear(out)
+        if force: clear_run(out)
         out.mkdir(parents=True, exist_ok=True)
         _try_to_write(out)
     except OSError as e:
@@ -199,7 +200,7 @@ def _try_to_write(out: Path) -> None:
     probe.write_bytes(b"x" * 4096)
     probe.unlink()
 
-def clear(out: Path) -> None:
+def clear_run(out: Path) -> None:
     "Delete what runs of moca write; the rest is kept and named on stderr."
     if not out.is_dir(): return
     kept = [p.name for p in contents(out) if not is_ours(p.name)]
@@ -212,15 +213,14 @@ def same_data(out, **found) -> None: # what is read, by name (`_` for a space): 
     "Keep what a run reads in `data.json`; raises `BadInput` naming what differs from the run's beginning."
     path = Path(out)/"data.json"
     now = {k.replace("_", " "): v for k, v in found.items()}
-    before = read_json(path)
+    before = json_or_empty(path)
     if path.exists() and not before:
         raise BadInput(f"{path} is damaged: delete it to go on without knowing whether the data is the same")
     if before == now: return
     if before and has_state(out):
         changed = "; ".join(_differences(before, now))
-        raise BadInput(f"the data is not what {out} began with ({changed}): resume with the same, or start "
-                       "again "
-                       "with --force")
+        raise BadInput(f"the data is not what {out} began with ({changed}): resume with the same, or "
+                       "start again with --force")
     if before: # nothing is trained yet
         for name in ("lengths.npz", "bad_samples.jsonl"): remove(Path(out)/name)
     with atomic(path) as part: part.write_text(json.dumps(now))
