@@ -151,8 +151,8 @@ def split_larger(self: LazyPacks, most: float) -> bool:
 
 @patch
 def flops(self: LazyPacks, work: Callable) -> float:
-    """Useful FLOPs of the Packs that were made, by a `moca.model.cost.FlopCounter`; the second
-    forward pass is not counted as useful."""
+    """Useful FLOPs of the Packs that were made, by a `moca.model.cost.FlopCounter`; the second forward
+    pass is not counted as useful."""
     return sum(map(work, self.seen.values()))
 
 # %% ../../nbs/finetuning/03_gradcache.ipynb #30aa54ec
