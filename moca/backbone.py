@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PretrainedConfig
@@ -111,11 +112,13 @@ class StockVLM(nn.Module):
         several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
         return several and self.training and torch.is_grad_enabled()
 
-    def __repr__(self) -> str:
-        size = f"{len(self.text.layers)} layers of {self.hidden_size}"
-        mask = "bidirectional" if self.bidirectional else "causal"
-        dtype = str(self.dtype).removeprefix("torch.")
-        return f"{type(self).__name__}({self.encoder.family.name}, {size}, {mask}, {dtype}, {self.device})"
+# %% ../nbs/01_bidirectional_backbone.ipynb #a37950db
+@patch
+def __repr__(self: StockVLM) -> str:
+    size = f"{len(self.text.layers)} layers of {self.hidden_size}"
+    mask = "bidirectional" if self.bidirectional else "causal"
+    dtype = str(self.dtype).removeprefix("torch.")
+    return f"{type(self).__name__}({self.encoder.family.name}, {size}, {mask}, {dtype}, {self.device})"
 
 # %% ../nbs/01_bidirectional_backbone.ipynb #a814a79e
 def prepare_model(model: nn.Module, encoder: Encoder) -> None:
@@ -335,14 +338,12 @@ def make_backbone(stored: StoredModel, device: torch.device, attention: str | No
 
 # %% ../nbs/01_bidirectional_backbone.ipynb #179a1b72
 def load_backbone(
-    # directory, hub name; config: random weights; None: embedded
-    model: str | Path | PretrainedConfig | None = None,
+    model: str | Path | PretrainedConfig | None = None, # path, hub name; config: random; None: embedded
     bidirectional: bool | None = None, # None: as the model says
     dtype: str | torch.dtype = torch.float32, # or "bf16", ...
     device: str | torch.device = "cpu", # or "cuda:1", ...
     attention: str | None = None, # a kernel of moca.model.kernels; None: chosen for device and dtype
-    # train adapters of this rank, not all weights; a dict goes to PEFT's LoraConfig
-    lora: int | dict | None = None,
+    lora: int | dict | None = None, # train adapters of this rank alone; a dict goes to PEFT's LoraConfig
     checkpointing: str = "none", # recompute activations in the backward pass: none, selective, full
     strict: bool = True, # missing or unexpected weights are an error
     check: bool | None = None, # probe it, and refuse it if it fails; None: unless it has passed before

@@ -152,9 +152,7 @@ class Contrastive(nn.Module):
         self.options, self.multi_vector = loss_options(cfg), cfg.multi_vector
         self.log_scale = learnt_scale(cfg.temperature) if cfg.learn_temperature else None
 
-    def forward(self, pack) -> tuple[Tensor,
-                                     # vectors [D, dim] or [T, dim], and the scale [1] = 1 / temperature
-                                     Tensor]:
+    def forward(self, pack) -> tuple[Tensor, Tensor]: # vectors [D, dim] or [T, dim]; 1 / temperature [1]
         "Vectors of a Pack's Documents, or of its tokens."
         if self.multi_vector: vectors = torch.cat(multi_vector(self.backbone, pack)).float()
         else: vectors = embed_pack(self.backbone, pack, self.cfg.pooling)

@@ -203,8 +203,8 @@ def _check_vectors(x: Tensor | list[Tensor], part: list[tuple[str, Document]], d
     task, first = part[0]
     where = f"documents {first.id!r} to {part[-1][1].id!r} (task {task!r})"
     late, widths = isinstance(x, list), {v.shape[-1] for v in x if v.ndim}
-    if len(x) != len(part) or widths != {dim or min(widths, default=0)} or not (all(map(len, x)) if late else
-                                                                                x.dim() == 2):
+    if (len(x) != len(part) or widths != {dim or min(widths, default=0)}
+            or not (all(map(len, x)) if late else x.dim() == 2)):
         shape = f"{len(x)} lists of token vectors" if late else list(x.shape)
         raise MocaError(f"encode returned {shape} for {where}: expected [{len(part)}, {dim or 'D'}], one "
                         "vector a document, "
@@ -308,8 +308,8 @@ def score_task(
     seed: int = 0, # of the bootstrap
 ) -> Score:
     "Rank, measure, bootstrap one task whose documents have been embedded."
-    parts = [measure(scores, gains, task.metric) for _, scores, gains in score_blocks(queries, candidates,
-                                                                                      task)]
+    parts = [measure(scores, gains, task.metric)
+             for _, scores, gains in score_blocks(queries, candidates, task)]
     values = torch.cat(parts).cpu()
     low, high = bootstrap(values, seed)
     count = round(sum(map(len, task.choices)) / len(task.choices)) if task.choices else len(task.candidates)
@@ -318,8 +318,7 @@ def score_task(
                  chance=chance(task), n=len(values), candidates=count, per_query=values)
 
 def evaluate(
-    # documents to [N, D] or a list of [tokens, D]; any device and precision
-    encode: Callable[[list[Document]], Tensor | list[Tensor]],
+    encode: Callable[[list[Document]], Tensor | list[Tensor]], # to [N, D] or [tokens, D] each, on any device
     tasks: Sequence[Task],
     progress: bool = True,
     batch: int = 128, # documents that `encode` gets at a time
@@ -427,9 +426,8 @@ class _Lines:
         for j, v in enumerate(values):
             if v is not None and round(100 * v, 1) == max(known): self.best.add((line, j + 3))
 
-def score_table(columns: dict[str,
-                              # {"baseline": ..., "causal base": ..., "after stage 2": ...}
-                              Sequence[Score | None]]) -> Table:
+def score_table(columns: dict[str, Sequence[Score | None]] # {"baseline": ..., "after stage 2": ...}
+                ) -> Table:
     """Scores in percent with half their 95 % interval, beside chance; family means, the macro average over
     all tasks; best column in bold.
     A dash: the column has no score, or a mean would leave tasks out. Raises `MocaError` for columns of

@@ -304,8 +304,7 @@ def _check_pixels(pixel_values: Tensor, masked: Tensor, noise: str, unit: int) -
 def corrupt_patches(pixel_values: Tensor, # [P, dim] normalised pixels, `unit` consecutive rows an image token
                     masked: Tensor, # [P // unit] bool
                     generator: torch.Generator,
-                    # for each value (paper); "shared": one for all (authors' code); "learned", "zero"
-                    noise: str = "gaussian",
+                    noise: str = "gaussian", # or "shared" (one for all, authors' code), "learned", "zero"
                     unit: int = 4 # rows an image token
                     ) -> Tensor: # [P, dim], a new tensor on the device and of the dtype of `pixel_values`
     """Patches with noise at the masked image tokens; the other rows are bit-equal (paper 2.2). The

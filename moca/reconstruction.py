@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 import torch
+from fastcore.basics import patch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from .backbone import Backbone, load_backbone, save
@@ -180,13 +181,6 @@ class Reconstruction(nn.Module):
             raise BadInput("this model has no patch decoder: it was trained with an objective without mae")
         return self.decoder(hidden, layer_kwargs, c)
 
-    def predict(self, c: Corruption) -> tuple[Tensor, Tensor]: # [M, vocabulary], [K, unit * 3 * p * p]
-        "Vocabulary scores at masked tokens and pixels at masked image tokens."
-        hidden, layer_kwargs = self.encode(c)
-        scores = self.backbone.model.lm_head(hidden[c.logit_positions])
-        if self.softcap: scores = self.softcap * (scores / self.softcap).tanh()
-        return scores, self.predict_pixels(hidden, layer_kwargs, c)
-
     def forward(self, c: Corruption) -> dict[str, Tensor]:
         """`mlm`: summed cross-entropy; `mae`: summed squared error; the words' losses and hits by kind of
         Document; all fp32."""
@@ -198,6 +192,16 @@ class Reconstruction(nn.Module):
         patches = (self.predict_pixels(hidden, layer_kwargs, c).float() - c.patch_targets).pow(2).sum()
         sums = dict(mlm=words, mae=patches, **sums_by_kind(losses, hits, c.has_image))
         return sums if self.further is None else sums | self.further(hidden, c)
+
+# %% ../nbs/02_joint_reconstruction.ipynb #b2144154
+@patch
+def predict(self: Reconstruction, c: Corruption) -> tuple[Tensor, Tensor]:
+    """Vocabulary scores at masked tokens `[M, vocabulary]`, and pixels at masked image tokens
+    `[K, unit * 3 * p * p]`."""
+    hidden, layer_kwargs = self.encode(c)
+    scores = self.backbone.model.lm_head(hidden[c.logit_positions])
+    if self.softcap: scores = self.softcap * (scores / self.softcap).tanh()
+    return scores, self.predict_pixels(hidden, layer_kwargs, c)
 
 # %% ../nbs/02_joint_reconstruction.ipynb #438ff3f3
 def stage_flops(recon: Reconstruction) -> Callable[[list[Corruption]], float]:

@@ -198,7 +198,7 @@ def emoji(root: Path) -> list[dict]:
     return rows
 
 
-def group_pictures(rows: list[dict]) -> None:
+def group_images(rows: list[dict]) -> None:
     "Give each picture a `group`: same concept, same emoji in two styles, or near-duplicate pixels."
     groups, hashes = Groups(), []
     for row in rows:
@@ -399,7 +399,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as tmp:
         root = unpack(args.packages, Path(tmp))
         pictures = clipart(root, args.full) + emoji(root)
-        group_pictures(pictures)
+        group_images(pictures)
         if not args.full:                                 # the size limit: fewer drawings of crowded folders
             crowd = Counter(p["category"] for p in pictures if p["source"] == "openclipart")
             pictures = [p for p in pictures if p["source"] != "openclipart" or fraction("keep", p["group"]) < 520 / crowd[p["category"]]]  # about 520 a folder

@@ -63,8 +63,8 @@ def bag_of_words(text: str, rarity: dict[str, float], dim: int = 4096) -> np.nda
     return _unit(halves).reshape(-1)
 
 # %% ../../nbs/benchmarks/01_baselines.ipynb #5e2cba77
-SHADES = {"black": ["#000000", "#2a2a2a"], "white": ["#ffffff", "#e8e8e8"], "grey": ["#808080", "#b4b4b4",
-                                                                                     "#555555"],
+SHADES = {"black": ["#000000", "#2a2a2a"], "white": ["#ffffff", "#e8e8e8"],
+          "grey": ["#808080", "#b4b4b4", "#555555"],
           "red": ["#dc1e28", "#a01420", "#ff4038"], "orange": ["#fa8c1e", "#e07020"],
           "yellow": ["#fadc32", "#fff08c", "#ffc83d"], "green": ["#32a03c", "#14501e", "#90d060", "#007060"],
           "blue": ["#285adc", "#14286e", "#78b4f0", "#30a0d0"], "purple": ["#8c3caa", "#b48cdc", "#501e6e"],

@@ -19,12 +19,12 @@ __all__ = ['MMEB', 'META_TASK', 'IN_DISTRIBUTION', 'INSTRUCTIONS', 'TARGETS', 'M
            'read_mmeb', 'unpack_zip', 'fetch_mmeb']
 
 # %% ../../nbs/benchmarks/03_mmeb.ipynb #4062b56d
+# MMEB v1, arXiv 2410.05160; * out of distribution
 MMEB = {"classification": "ImageNet-1K N24News HatefulMemes VOC2007 SUN397 Place365* ImageNet-A* ImageNet-R* "
                           "ObjectNet* Country211*",
         "vqa": "OK-VQA A-OKVQA DocVQA InfographicsVQA ChartQA Visual7W ScienceQA* VizWiz* GQA* TextVQA*",
         "retrieval": "VisDial CIRR VisualNews_t2i VisualNews_i2t MSCOCO_t2i MSCOCO_i2t NIGHTS WebQA "
                      "FashionIQ* Wiki-SS-NQ* OVEN* EDIS*",
-        # MMEB v1, arXiv 2410.05160; * out of distribution
         "grounding": "MSCOCO RefCOCO* RefCOCO-Matching* Visual7W-Pointing*"}
 
 META_TASK, IN_DISTRIBUTION = {}, {} # of each of the 36 tasks, in MMEB's order
@@ -49,6 +49,7 @@ def mmeb_means(values: dict[str, float]) -> dict[str, float]: # {task: value}, a
     return {group: sum(values[n] for n in names) / len(names) for group, names in groups.items()}
 
 # %% ../../nbs/benchmarks/03_mmeb.ipynb #6866bd52
+# of the queries
 INSTRUCTIONS = {**dict.fromkeys(("ImageNet-1K", "ImageNet-A", "ImageNet-R"),
                                 "Represent the given image for classification"),
     "N24News": "Represent the given news image with the following caption for domain classification: {}",
@@ -74,10 +75,9 @@ INSTRUCTIONS = {**dict.fromkeys(("ImageNet-1K", "ImageNet-A", "ImageNet-R"),
     "EDIS": "Find a news image that matches the provided caption. {}",
     **dict.fromkeys(("MSCOCO", "RefCOCO", "RefCOCO-Matching"),
                     "Select the portion of the image that follows the language expressions. {}"),
-    # of the queries
     "Visual7W-Pointing": "Select the portion of the image that answers the given question. {}"}
+# of candidates that are images; texts stand alone
 TARGETS = dict(image="Represent the given image.", document="Represent the given document screenshot.",
-               # of candidates that are pictures; texts stand alone
                crop="Represent the given cropped image of the object.")
 
 # %% ../../nbs/benchmarks/03_mmeb.ipynb #ab79a80b
@@ -102,8 +102,8 @@ def _candidates_of(row: dict, where: str) -> list[tuple[str, str]]:
 
 def _query_of(row: dict, where: str) -> tuple[str, str]:
     "Text and image path of a row's query. Raises `BadInput`."
-    text, path = text_of(row.get("qry_text"), where, "qry_text"), text_of(row.get("qry_img_path"), where,
-                                                                          "qry_img_path")
+    text, path = (text_of(row.get("qry_text"), where, "qry_text"),
+                  text_of(row.get("qry_img_path"), where, "qry_img_path"))
     if not text and not path:
         raise BadInput(f"{where}: the query is empty: it has neither qry_text nor qry_img_path")
     return text, path
@@ -135,8 +135,8 @@ class _Rows:
         candidates = _candidates_of(row, where)
         text, path = _query_of(row, where)
         self.columns |= row.keys()
-        self.queries.append(_mmeb_document(f"{self.name}/q{len(self.queries)}", text, self.image(path,
-                                                                                                 where)))
+        self.queries.append(_mmeb_document(f"{self.name}/q{len(self.queries)}", text,
+                                           self.image(path, where)))
         full = [pair for pair in candidates if any(pair)]
         self.holes += len(candidates) - len(full)
         places = [self.place(pair, where) for pair in full]
@@ -177,8 +177,7 @@ def task_files(folder: Path) -> dict[str, list[Path]]:
 # %% ../../nbs/benchmarks/03_mmeb.ipynb #152e9c05
 def read_mmeb(
     path: str | Path, # a file, or a folder with a folder a task, as TIGER-Lab/MMEB-eval
-    # where image paths start; default: `images` or `eval_images` in `path`, or `path`
-    images: str | Path | None = None,
+    images: str | Path | None = None, # root of image paths; else `images` or `eval_images` in `path`, or it
     names: Sequence[str] | None = None, # only these tasks
 ) -> list[Task]:
     """The tasks of MMEB from local Parquet or JSONL files, in MMEB's order; prompts as the files have them.

@@ -45,8 +45,8 @@ def _mmeb_row(task: Task, i: int, saved: _Saved) -> dict:
     order = [right, *(j for j in others if j != right)]
     sides = [_row_side(task.candidates[j], saved) for j in order]
     text, path = _row_side(task.queries[i], saved)
-    return dict(qry_text=text, qry_img_path=path, tgt_text=[t for t, _ in sides], tgt_img_path=[p for _, p in
-                                                                                                sides])
+    return dict(qry_text=text, qry_img_path=path,
+                tgt_text=[t for t, _ in sides], tgt_img_path=[p for _, p in sides])
 
 # %% ../../nbs/benchmarks/05_mmeb_writing.ipynb #783a63a7
 def write_mmeb(tasks: Sequence[Task], folder: str | Path) -> Path: # an empty or new folder

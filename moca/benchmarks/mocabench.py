@@ -108,8 +108,8 @@ def image_words(corpus: Corpus, split: str) -> dict[ImageRef, str]:
         out[corpus.image("scenes", scene["scene_id"])] = "; ".join(things)
         for k, item in enumerate(scene["items"]): out[scene_image(corpus, scene, k)] = item["label"]
     for page in corpus.rows("pages", split):
-        out[corpus.image("pages", page["page_id"])] = article_text(corpus.row("articles",
-                                                                              page["doc_id"])).text
+        out[corpus.image("pages", page["page_id"])] = article_text(
+            corpus.row("articles", page["doc_id"])).text
     return out
 
 def with_words(task: Task, words: dict[ImageRef, str]) -> Task:
@@ -117,8 +117,8 @@ def with_words(task: Task, words: dict[ImageRef, str]) -> Task:
     def read(d: Document) -> Document:
         parts = [words[p] if isinstance(p, ImageRef) else p for p in d.parts]
         return Document(d.id, ("\n".join(parts),))
-    return replace(task, queries=[read(q) for q in task.queries], candidates=[read(c) for c in
-                                                                              task.candidates])
+    return replace(task, queries=[read(q) for q in task.queries],
+                   candidates=[read(c) for c in task.candidates])
 
 # %% ../../nbs/benchmarks/07_mocabench.ipynb #12cf8669
 def thumbnails(refs: list[ImageRef]) -> torch.Tensor:
@@ -153,6 +153,6 @@ def limit_queries(task: Task, limit: int | None) -> Task:
     choices = []
     for i in asked if task.choices else ():
         choices.append([place[j] for j in task.choices[i]])
-    return replace(task, queries=[task.queries[i] for i in asked], candidates=[task.candidates[j] for j in
-                                                                               place],
+    return replace(task, queries=[task.queries[i] for i in asked],
+                   candidates=[task.candidates[j] for j in place],
                    relevant=relevant, choices=choices if task.choices else task.choices)

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 from .cache import model_digest
 from .vidore import PAGE
@@ -174,28 +175,33 @@ class MtebModel:
         self._fill(e, name=name, digest=digest or model_digest(e), encode=encode, prompts=prompts, **meta)
         return self
 
-    def encode(self, inputs, *, task_metadata, hf_split, hf_subset, prompt_type=None, **kwargs):
-        """Tensor `[N, dim]`, or for a multi-vector model a list of `[tokens, dim]`. Warns once of each kind
-        of what was cut or scaled.
-        Raises `BadInput` that names an empty row, `MocaError` for vectors that are not finite."""
-        side, out, report = prompt_type.value if prompt_type else None, [], Report(task_metadata.name)
-        own = self.vectors == self.embedder.encode # not one that remembers
-        for some in documents_of(inputs, task_metadata, side, self.prompts):
-            made = self.vectors(some, report=report) if own else self.vectors(some)
-            if not all(v.isfinite().all() for v in made):
-                raise MocaError(f"the model's vectors for {task_metadata.name} hold NaN or infinity")
-            out += list(made)
-        for what, count in report.notes.items(): # once for all batches
-            warnings.warn(f"{task_metadata.name}, {side or 'inputs'}: {what}: {count:,} of {len(out):,}",
-                          stacklevel=2)
-        return out if self.embedder.multi_vector else torch.stack(out)
+# %% ../../nbs/benchmarks/09_mteb_model.ipynb #ed9e8668
+@patch
+def encode(self: MtebModel, inputs, *, task_metadata, hf_split, hf_subset, prompt_type=None, **kwargs):
+    """Tensor `[N, dim]`, or for a multi-vector model a list of `[tokens, dim]`. Warns once of each kind
+    of what was cut or scaled.
+    Raises `BadInput` that names an empty row, `MocaError` for vectors that are not finite."""
+    side, out, report = prompt_type.value if prompt_type else None, [], Report(task_metadata.name)
+    own = self.vectors == self.embedder.encode # not one that remembers
+    for some in documents_of(inputs, task_metadata, side, self.prompts):
+        made = self.vectors(some, report=report) if own else self.vectors(some)
+        if not all(v.isfinite().all() for v in made):
+            raise MocaError(f"the model's vectors for {task_metadata.name} hold NaN or infinity")
+        out += list(made)
+    for what, count in report.notes.items(): # once for all batches
+        warnings.warn(f"{task_metadata.name}, {side or 'inputs'}: {what}: {count:,} of {len(out):,}",
+                      stacklevel=2)
+    return out if self.embedder.multi_vector else torch.stack(out)
 
-    def similarity(self, a, b) -> Tensor:
-        "All pairs: cosine, or MaxSim."
-        from mteb.similarity_functions import cos_sim, max_sim
-        return max_sim(a, b) if self.embedder.multi_vector else cos_sim(a, b)
+# %% ../../nbs/benchmarks/09_mteb_model.ipynb #7835aadc
+@patch
+def similarity(self: MtebModel, a, b) -> Tensor:
+    "All pairs: cosine, or MaxSim."
+    from mteb.similarity_functions import cos_sim, max_sim
+    return max_sim(a, b) if self.embedder.multi_vector else cos_sim(a, b)
 
-    def similarity_pairwise(self, a, b) -> Tensor:
-        "Pair by pair."
-        from mteb.similarity_functions import pairwise_cos_sim, pairwise_max_sim
-        return pairwise_max_sim(a, b) if self.embedder.multi_vector else pairwise_cos_sim(a, b)
+@patch
+def similarity_pairwise(self: MtebModel, a, b) -> Tensor:
+    "Pair by pair."
+    from mteb.similarity_functions import pairwise_cos_sim, pairwise_max_sim
+    return pairwise_max_sim(a, b) if self.embedder.multi_vector else pairwise_cos_sim(a, b)

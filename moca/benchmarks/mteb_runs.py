@@ -66,8 +66,8 @@ def _task_values(task, metric: str, predictions: Path) -> tuple[torch.Tensor, fl
     return torch.cat(weighted), sum(floors) / len(floors), n, size
 
 # %% ../../nbs/benchmarks/13_mteb_runs.ipynb #3d6f8a0c
+# of mteb's task types; else retrieval
 CATEGORIES = {"DocumentUnderstanding": "visual-document", "ImageClassification": "classification",
-              # of mteb's task types; else retrieval
               "ZeroShotClassification": "classification", "VisionCentricQA": "vqa"}
 
 def _mteb_score(task, value: float, predictions: Path) -> Score:

@@ -164,8 +164,8 @@ def bench_tasks(split: str = "test") -> list:
     return [as_mteb(t, split) for t in moca_bench(split)]
 
 # %% ../../nbs/benchmarks/10_mteb_tasks.ipynb #2b3bc621
+# the others: it2t
 _WITH_IMAGES = {"t2it": "VisDial VisualNews_t2i MSCOCO_t2i WebQA Wiki-SS-NQ EDIS",
-                # the others: it2t
                 "it2it": "CIRR NIGHTS FashionIQ OVEN MSCOCO RefCOCO RefCOCO-Matching Visual7W-Pointing"}
 _CATEGORY = {}
 for category, some in _WITH_IMAGES.items(): _CATEGORY |= dict.fromkeys(some.split(), category)
@@ -192,8 +192,7 @@ def _mmeb_task(name: str, read: Callable[[], Task]):
 
 # %% ../../nbs/benchmarks/10_mteb_tasks.ipynb #45492a9b
 def mmeb_tasks(
-    # a local copy of TIGER-Lab/MMEB-eval; None: fetched from the hub when a task runs
-    data: str | Path | None = None,
+    data: str | Path | None = None, # a copy of TIGER-Lab/MMEB-eval; None: fetched when a task runs
     names: Sequence[str] | None = None, # only these
     cache: str | Path = "data/mmeb", # where to fetch it to
 ) -> list:

@@ -22,8 +22,8 @@ if TYPE_CHECKING: from matplotlib.figure import Figure
 __all__ = ['mean_interval', 'group_by_family', 'summary_table', 'family_bars', 'family_radar', 'write_summary']
 
 # %% ../../nbs/benchmarks/14_summary.ipynb #5a1da84d
-def mean_interval(scores: Sequence[Score], seed: int = 0, resamples: int = 1000) -> tuple[float, float,
-                                                                                          float]:
+def mean_interval(scores: Sequence[Score], seed: int = 0, resamples: int = 1000
+                  ) -> tuple[float, float, float]:
     """(mean over tasks, low, high): 95 % bootstrap over the queries of each task; NaN limits where a task
     kept no values."""
     value = sum(s.value for s in scores) / len(scores)
@@ -113,8 +113,8 @@ def family_bars(rows: Sequence[Row], name: str) -> Figure:
         ax = fig.subplots()
         for x, members in enumerate(found.values()):
             value, low, high = mean_interval([r.score for r in members])
-            error = None if math.isnan(low) else [[max(0, 100 * (value - low))], [max(0, 100 * (high -
-                                                                                                value))]]
+            error = (None if math.isnan(low) else
+                     [[max(0, 100 * (value - low))], [max(0, 100 * (high - value))]])
             ax.bar(x, 100 * value, .6, yerr=error, color=COLORS["ours"], error_kw=dict(lw=1.2, capsize=3),
                    label=None if x else name)
             _strokes(ax, x, members)

@@ -95,8 +95,8 @@ def _gains(part: Part, rank: dict[str, int], name: str) -> dict[str, dict[int, f
     return gains
 
 # %% ../../nbs/benchmarks/06_vidore.ipynb #8c38483e
-def _queries(part: Part, gains: dict, language: str | None, name: str) -> tuple[list[tuple[str, str]],
-                                                                                Counter]:
+def _queries(part: Part, gains: dict, language: str | None, name: str
+             ) -> tuple[list[tuple[str, str]], Counter]:
     """(id, text) of the queries that are asked, and how many are left out, by reason. Raises `BadInput` if
     none is left."""
     asked, left_out = [], Counter()
@@ -114,8 +114,8 @@ def _queries(part: Part, gains: dict, language: str | None, name: str) -> tuple[
     return asked, left_out
 
 # %% ../../nbs/benchmarks/06_vidore.ipynb #9ad82a2e
-IDS = dict(corpus=(("corpus-id", "_id"),), qrels=(("query-id",), ("corpus-id",)), queries=(("query-id",
-                                                                                            "_id"),))
+IDS = dict(corpus=(("corpus-id", "_id"),), qrels=(("query-id",), ("corpus-id",)),
+           queries=(("query-id", "_id"),))
 
 def _vidore_task(folder: Path, language: str | None, page: str, metric: str) -> Task:
     "One data set of ViDoRe. Raises `BadInput`."
@@ -125,8 +125,8 @@ def _vidore_task(folder: Path, language: str | None, page: str, metric: str) -> 
     gains = _gains(parts["qrels"], rank, name)
     queries, counts = _queries(parts["queries"], gains, language, name)
     counts["rows that stand there twice read once"] = sum(p.repeated for p in parts.values())
-    counts["queries with judgements that are not there"] = len(gains.keys() - {key for (key,), *_ in
-                                                                               parts["queries"]})
+    counts["queries with judgements that are not there"] = len(
+        gains.keys() - {key for (key,), *_ in parts["queries"]})
     graded = any(g != 1 for key, _ in queries for g in gains[key].values())
     task = Task(name=f"{name} ({language})" if language else name, family="visual-document", metric=metric,
                 queries=[Document(f"{name}/q-{key}", (text,)) for key, text in queries],

@@ -12,6 +12,7 @@ from hashlib import blake2b
 from io import BytesIO
 from pathlib import Path
 import numpy as np
+from fastcore.basics import patch
 from PIL import Image
 from .errors import BadImage, BadInput, printable
 
@@ -225,6 +226,14 @@ def _more_frames(image: Image.Image) -> bool:
     try: return image.format != "MPO" and bool(getattr(image, "is_animated", False))
     except Exception: return True # there is one, and it is damaged
 
+def _file_facts(image: Image.Image) -> tuple[tuple[int, int], bool]:
+    "The size of an image file, and whether it has frames behind the first."
+    return _turned_size(image), _more_frames(image)
+
+def _drawn_facts(image: Image.Image) -> tuple[tuple[int, int], bool]:
+    "The size of an image that no file holds; it has one frame."
+    return _turned_size(image), False
+
 # %% ../../nbs/data/02_images.ipynb #3899d481
 class ImageRef:
     """An image that is opened when it is needed. Equal refs have the same path, bytes or pixels, or
@@ -257,14 +266,9 @@ class ImageRef:
     def size(self) -> tuple[int, int]:
         "(width, height) in pixels of what `open` returns, from the header alone. Raises `BadImage`."
         if self._size is None:
-            is_file = isinstance(self.source, (Path, bytes))
-            about = lambda image: (_turned_size(image), is_file and _more_frames(image))
+            about = _file_facts if isinstance(self.source, (Path, bytes)) else _drawn_facts
             self._size, self.frames = _use(self.source, self.name, self.max_pixels, what=about)
         return self._size
-
-    def open(self) -> Image.Image:
-        "The image as RGB, upright, alpha over white; the first frame of a moving one. Raises `BadImage`."
-        return _use(self.source, self.name, self.max_pixels, what=_upright)
 
     @property
     def key(self) -> str:
@@ -275,3 +279,9 @@ class ImageRef:
     def __eq__(self, other): return isinstance(other, ImageRef) and self.key == other.key
     def __hash__(self): return hash(self.key)
     def __repr__(self): return f"ImageRef({self.name!r})"
+
+# %% ../../nbs/data/02_images.ipynb #0ca17c33
+@patch
+def open(self: ImageRef) -> Image.Image:
+    "The image as RGB, upright, alpha over white; the first frame of a moving one. Raises `BadImage`."
+    return _use(self.source, self.name, self.max_pixels, what=_upright)

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 import numpy as np
+from fastcore.basics import patch
 from .account import Report
 from .content import content_key, same_content
 from .documents import KINDS, Document, Pair, prompt
@@ -203,16 +204,6 @@ class Pairs(MapDataset):
         self.tally.remember(i, len(ours.get("negatives") or []), left)
         return made
 
-    def adapted(self, i: int, row: dict) -> dict:
-        "A row in our layout; what is not read of it is noted."
-        note = lambda what: self.note(what, i)
-        given = with_images(rename_columns(row, self.source))
-        corpus = {"_corpus": self.corpus} if self.corpus else {}
-        ours = PAIR_FORMATS[self.format].adapt(given | corpus, note)
-        one_of_several(ours["positives"], note)
-        self.unread.add(i, _unread_of(row, given, ours, source=self.source, format=self.format))
-        return ours
-
     def note(self, what, i):
         if len(self.flags or ()) >= MOST_NOTES and what not in self.flags: what = "other peculiarities"
         super().note(what, i)
@@ -230,6 +221,18 @@ class Pairs(MapDataset):
     def signature(self):
         corpus = self.corpus and self.corpus.rows.signature()
         return fingerprint(self.rows.signature(), self.source.signature(), self.copy, corpus)
+
+# %% ../../nbs/data/23_pairs.ipynb #cc581df9
+@patch
+def adapted(self: Pairs, i: int, row: dict) -> dict:
+    "A row in our layout; what is not read of it is noted."
+    note = lambda what: self.note(what, i)
+    given = with_images(rename_columns(row, self.source))
+    corpus = {"_corpus": self.corpus} if self.corpus else {}
+    ours = PAIR_FORMATS[self.format].adapt(given | corpus, note)
+    one_of_several(ours["positives"], note)
+    self.unread.add(i, _unread_of(row, given, ours, source=self.source, format=self.format))
+    return ours
 
 # %% ../../nbs/data/23_pairs.ipynb #bbff1ece
 class ReadPairs(Subset):

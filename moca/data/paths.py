@@ -11,6 +11,7 @@ import stat
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
+from fastcore.basics import patch
 from .account import Ignored
 from .errors import BadInput
 
@@ -161,10 +162,12 @@ class Walk:
         if entry.is_file(follow_symlinks=False): return self.found.names.append(name)
         self.found.ignore(name, special_file(entry.path) or "no file")
 
-    def link(self, name: str) -> None:
-        "Find a place for a link."
-        place, why = _link_place(self.found.root/name, self.bounds)
-        if place == "read": self.found.names.append(name)
-        elif place == "folder": self.links.append(name + "/")
-        elif place == "rejected": self.found.reject(name, why)
-        else: self.found.ignore(name, why)
+# %% ../../nbs/data/06_paths.ipynb #b6bf9f15
+@patch
+def link(self: Walk, name: str) -> None:
+    "Find a place for a link."
+    place, why = _link_place(self.found.root/name, self.bounds)
+    if place == "read": self.found.names.append(name)
+    elif place == "folder": self.links.append(name + "/")
+    elif place == "rejected": self.found.reject(name, why)
+    else: self.found.ignore(name, why)

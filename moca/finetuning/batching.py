@@ -54,9 +54,7 @@ def plan_tasks(tasks: Sequence[str], # task of each pair
                seed: int = 0, epoch: int = 0,
                homogeneous: bool = True, # False: batches mix tasks (the ablation)
                cap: int | None = None, # most pairs of a task an epoch
-               weights: dict[str,
-                             # share of a task's pairs that an epoch shows; 1 where nothing is said
-                             float] | None = None,
+               weights: dict[str, float] | None = None, # share of a task's pairs in an epoch; else 1
                leftover: str = "keep", # a task's last pairs: a smaller batch, or `drop`: not in this epoch
                draw: str = "random", # which pairs under a cap: anew each epoch, or the `first` (released code)
                among: Sequence[int] | None = None # the pairs that this epoch holds; None: all

@@ -12,6 +12,7 @@ from dataclasses import replace
 from weakref import WeakKeyDictionary
 import torch
 import torch.distributed as dist
+from fastcore.basics import patch
 from PIL import Image
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
@@ -118,19 +119,6 @@ class LazyPacks:
             if not remember(self, k, made): return made.to(self.device)
         return self.kept[k].to(self.device)
 
-    def split_larger(self, most: float) -> bool:
-        """Cut Packs of more than `most` tokens in two between Documents, until there is none that can be cut;
-        says if there was one."""
-        before = len(self.parts)
-        self.parts = list(itertools.chain.from_iterable(halves(p, self.lengths, most) for p in self.parts))
-        if len(self.parts) > before: self.forget()
-        return len(self.parts) > before
-
-    def flops(self, work: Callable) -> float:
-        """Useful FLOPs of the Packs that were made, by a `moca.model.cost.FlopCounter`; the second
-        forward pass is not counted as useful."""
-        return sum(map(work, self.seen.values()))
-
 # %% ../../nbs/finetuning/03_gradcache.ipynb #4573a1a5
 def make_pack(packs: LazyPacks, k: int | None, image: bool) -> Pack:
     "Read and encode the Documents of a Pack."
@@ -150,6 +138,22 @@ def remember(packs: LazyPacks, k: int | None, made: Pack) -> bool:
     packs.room -= size
     packs.kept[k] = made
     return True
+
+# %% ../../nbs/finetuning/03_gradcache.ipynb #b2e65268
+@patch
+def split_larger(self: LazyPacks, most: float) -> bool:
+    """Cut Packs of more than `most` tokens in two between Documents, until there is none that can be cut;
+    says if there was one."""
+    before = len(self.parts)
+    self.parts = list(itertools.chain.from_iterable(halves(p, self.lengths, most) for p in self.parts))
+    if len(self.parts) > before: self.forget()
+    return len(self.parts) > before
+
+@patch
+def flops(self: LazyPacks, work: Callable) -> float:
+    """Useful FLOPs of the Packs that were made, by a `moca.model.cost.FlopCounter`; the second forward
+    pass is not counted as useful."""
+    return sum(map(work, self.seen.values()))
 
 # %% ../../nbs/finetuning/03_gradcache.ipynb #30aa54ec
 def _distributed() -> bool:
@@ -292,8 +296,8 @@ def gradcache_step(model: nn.Module, batch, weights: dict[str, float], accelerat
     return means
 
 # %% ../../nbs/finetuning/03_gradcache.ipynb #6a47e676
-_room: WeakKeyDictionary[nn.Module,
-                         float] = WeakKeyDictionary() # half of the tokens that a model had no memory for
+# half of the tokens that a model had no memory for
+_room: WeakKeyDictionary[nn.Module, float] = WeakKeyDictionary()
 
 # %% ../../nbs/finetuning/03_gradcache.ipynb #82cfe13f
 def _attempt(model: nn.Module, batch, weights: dict[str, float], accelerator) -> dict[str, Tensor] | None:

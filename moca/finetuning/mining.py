@@ -111,7 +111,7 @@ def choose_negatives(rule: Rule, scores: list[float],
                      positive: float, # similarity of the positive
                      known: set, # keys of the right answers
                      passed: Counter, # counts why candidates are passed over
-                     copy: Callable = lambda key, kept: None # why it is a copy, of an answer or one kept; None: it is new
+                     copy: Callable = lambda key, kept: None # why it is a copy; None: it is new
                      ) -> list[int]:
     "Places of the candidates to keep, the most similar first."
     kept, skipped, limit = [], 0, rule.limit(positive)

@@ -45,8 +45,8 @@ class HardNegative(NamedTuple):
     id: int
 
 # %% ../../nbs/finetuning/05_pair_batch.ipynb #2a9deda2
-def hard_negatives(pairs: list[Pair], most: int, distinct: DistinctDocuments) -> tuple[list[HardNegative],
-                                                                                       int]:
+def hard_negatives(pairs: list[Pair], most: int, distinct: DistinctDocuments
+                   ) -> tuple[list[HardNegative], int]:
     "At most `most` hard negatives of each pair, and how many were left out as copies of the positive."
     found, copies = [], 0
     for owner, pair in enumerate(pairs):
@@ -159,8 +159,7 @@ def batch_of(encoder, pairs: Sequence[Pair],
              chosen: Sequence[int], # which of the pairs
              report: Report, # gets pairs that break
              negatives: int = 2, since: float = float("inf"),
-             # [pairs, 2] bool, marked here: is a text cut, an image made smaller?
-             limited: np.ndarray | None = None,
+             limited: np.ndarray | None = None, # [pairs, 2] bool, marked here: text cut, image made smaller?
              **options) -> PairBatch: # options of make_batch
     """The chosen pairs as a batch, without those that turn out to be unusable. Raises `BadInput` when
     too many are."""

@@ -13,6 +13,7 @@ from itertools import chain
 from typing import NamedTuple
 import torch
 import transformers
+from fastcore.basics import patch
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
 from ..data.documents import Document
@@ -87,21 +88,11 @@ class Encoder(_Room):
         self._markers, self._special = _special_ids(self)
         _warn_without_images(self)
 
-    def __repr__(self) -> str:
-        end = "an" if self.tail else "no"
-        return f"Encoder({self.family.name}, max_length={self.max_length}, {end} end token, images {self._limits})"
-
-    @property
-    def _limits(self) -> str:
-        size = self.image_processor.size or {}
-        return ", ".join(f"{name} {value:,}" for name, value in dict(size).items() if value is not None)
-
     @classmethod
     def from_pretrained(cls, path=None, # directory or hub name; None: the embedded model
                         max_length: int = 2048, # tokens of a Document
                         min_pixels: int | None = None, # an image is scaled up to at least so many pixels
-                        # down to at most so many; None: what the processor says
-                        max_pixels: int | None = None,
+                        max_pixels: int | None = None, # and down to at most so many; None: the processor's
                         end_token: bool = True): # end each Document with the end token
         """Load tokenizer and image processor. Raises `BadInput` where they are missing or of a family without
         a record."""
@@ -143,6 +134,14 @@ def _load_encoder(cls, path, **options) -> Encoder:
     except Exception as e: # OSError, ValueError, ImportError, the hub library's own ...
         why = (str(e).strip() or type(e).__name__).splitlines()[0]
         raise BadInput(f"{path} is no complete model directory: {why}") from e
+
+# %% ../../nbs/model/05_encoding.ipynb #b2477eb7
+@patch
+def __repr__(self: Encoder) -> str:
+    end = "an" if self.tail else "no"
+    size = dict(self.image_processor.size or {})
+    limits = ", ".join(f"{name} {value:,}" for name, value in size.items() if value is not None)
+    return f"Encoder({self.family.name}, max_length={self.max_length}, {end} end token, images {limits})"
 
 # %% ../../nbs/model/05_encoding.ipynb #721bfe57
 def tiny_encoder(family: str, **kwargs) -> Encoder:

@@ -10,6 +10,7 @@ from itertools import groupby
 from typing import NamedTuple
 import torch
 import transformers
+from fastcore.basics import patch
 from PIL import Image
 from torch import Tensor, nn
 from transformers.image_processing_utils import select_best_resolution
@@ -58,9 +59,7 @@ def largest_grid(width: int, height: int, # of an image, in pixels
     return (few, many) if height <= width else (many, few)
 
 # %% ../../nbs/model/01_families.ipynb #b1acf94e
-def mrope_positions(runs: list[int
-                               # numbers of text tokens, and merged grids (rows, columns) of images
-                               | tuple[int, int]]
+def mrope_positions(runs: list[int | tuple[int, int]] # numbers of text tokens; merged grids (rows, columns)
                     ) -> Tensor: # [3, T]
     """Multimodal rotary positions (time, row, column) of one Document (Qwen2-VL, section 2.1;
     `get_rope_index` in transformers)."""
@@ -127,9 +126,7 @@ class Family(_Markup):
     axes = 1 # rows of position_ids
     first = 0 # the first position
     frames = 1 # copies of an image in a row of pixels (Qwen's towers take two frames)
-    # why hidden patches cannot be asked for: a tower that mixes pixels before tokens (Q-Former); None: they
-    # can
-    mae = None
+    mae = None # why hidden patches cannot be asked for, such as a tower that mixes pixels before tokens
     packs = True # False: a layer type cannot keep Documents apart, so they run one by one
 
     def __init__(self, config, tokenizer, images):
@@ -148,12 +145,6 @@ class Family(_Markup):
         "The pixels of some images, as `image_layout` laid them out; `options` are `ImageLayout.options`."
         raise NotImplementedError
 
-    def positions(self, runs: list) -> Tensor:
-        "Position ids `[axes, T]` of a Document."
-        if self.axes == 3: return mrope_positions(runs)
-        tokens = sum(run if isinstance(run, int) else math.prod(run) for run in runs)
-        return torch.arange(tokens)[None] + self.first
-
     def limit(self, min_pixels: int | None, max_pixels: int | None) -> None:
         "Bound the pixels of an image. Raises `BadInput` where the family's images have one size."
         if min_pixels or max_pixels:
@@ -166,11 +157,20 @@ class Family(_Markup):
         "The vision tower."
         return getattr(model.model, self.tower)
 
-    def show(self, rows: Tensor, grid: tuple[int, int, int]) -> Image.Image:
-        "The image that some rows of one frame `[P, 3 * p * p]` show; tiles stand side by side."
-        mean, std = torch.tensor(self.images.image_mean), torch.tensor(self.images.image_std)
-        x = self.canvas(rows.float().cpu(), grid) * std + mean
-        return Image.fromarray((x.clamp(0, 1) * 255).round().byte().numpy())
+# %% ../../nbs/model/01_families.ipynb #d8422e03
+@patch
+def positions(self: Family, runs: list) -> Tensor:
+    "Position ids `[axes, T]` of a Document."
+    if self.axes == 3: return mrope_positions(runs)
+    tokens = sum(run if isinstance(run, int) else math.prod(run) for run in runs)
+    return torch.arange(tokens)[None] + self.first
+
+@patch
+def show(self: Family, rows: Tensor, grid: tuple[int, int, int]) -> Image.Image:
+    "The image that some rows of one frame `[P, 3 * p * p]` show; tiles stand side by side."
+    mean, std = torch.tensor(self.images.image_mean), torch.tensor(self.images.image_std)
+    x = self.canvas(rows.float().cpu(), grid) * std + mean
+    return Image.fromarray((x.clamp(0, 1) * 255).round().byte().numpy())
 
 # %% ../../nbs/model/01_families.ipynb #c209e4e3
 _QWEN_IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
@@ -199,8 +199,8 @@ class QwenGrid(Family):
             options = dict(resized=(columns * side, rows * side))
         n = rows * columns
         ids = [self.config.vision_start_token_id, *[self.image_id] * n, self.config.vision_end_token_id]
-        return ImageLayout(ids=ids, runs=[1, (rows, columns), 1], grid=(1, rows * self.merge, columns *
-                                                                        self.merge),
+        return ImageLayout(ids=ids, runs=[1, (rows, columns), 1],
+                           grid=(1, rows * self.merge, columns * self.merge),
                            patch_at=torch.arange(1, n + 1), cells=torch.arange(n), cell_grid=(rows, columns),
                            options=options)
 
@@ -540,11 +540,6 @@ class LlavaOnevision(LlavaGrid):
             out += _llava_features(model, tiles, some_sizes, **(_without_tiles(len(tiles)) if single else {}))
         return torch.cat(out), None
 
-    def stock(self, rows, grids, sizes, ids):
-        if not len(grids): return {}
-        single = _without_tiles(1) if grids[0, 0] == 1 else {}
-        return dict(pixel_values=self.to_tiles(rows)[None], image_sizes=sizes, **single)
-
 # %% ../../nbs/model/01_families.ipynb #dcfc0579
 def _llava_features(model, tiles: tuple[Tensor, ...], sizes: tuple[Tensor, ...], **options) -> list[Tensor]:
     "What the tower makes of some images, padded with empty tiles to the most that one has."
@@ -557,6 +552,12 @@ def _llava_features(model, tiles: tuple[Tensor, ...], sizes: tuple[Tensor, ...],
 def _without_tiles(n: int) -> dict:
     "What tells transformers that n images have no tiles: it takes them for images of one text of several."
     return dict(batch_num_images=[max(2, n)])
+
+@patch
+def stock(self: LlavaOnevision, rows, grids, sizes, ids):
+    if not len(grids): return {}
+    single = _without_tiles(1) if grids[0, 0] == 1 else {}
+    return dict(pixel_values=self.to_tiles(rows)[None], image_sizes=sizes, **single)
 
 # %% ../../nbs/model/01_families.ipynb #ba9a944d
 FAMILIES = {f.name: f for f in (Qwen2VL, Qwen25VL, Qwen3VL, Qwen35, Idefics3, SmolVLM, LlavaOnevision,

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from PIL import Image
 from torch import Tensor
 from ..data.documents import Document, document
@@ -148,9 +149,11 @@ class ProbeReport:
     def __str__(self) -> str:
         return self.summary() + "".join(f"\n  FAILS {failure}" for failure in self.failures)
 
-    def table(self) -> str:
-        "Checks and layers, one a line."
-        return "\n".join([self.summary(), *map(str, self.checks), *map(str, self.layers)])
+# %% ../../nbs/model/11_probe.ipynb #7abcdd89
+@patch
+def table(self: ProbeReport) -> str:
+    "Checks and layers, one a line."
+    return "\n".join([self.summary(), *map(str, self.checks), *map(str, self.layers)])
 
 # %% ../../nbs/model/11_probe.ipynb #7c8a4f9c
 @torch.no_grad()

@@ -302,8 +302,7 @@ def _check_lengths(path: Path, info: dict, mark: str, files: Callable) -> None:
 def split_all(encoder: Encoder, docs: Sequence[Document], progress: bool = False,
               report: Report | None = None, # gets notes and what cannot be used; None: its first raises
               workers: int = 1, # threads; they change nothing
-              # file of what the pass found, for other processes and for a run that goes on
-              cache: str | Path | None = None
+              cache: str | Path | None = None # file of what the pass found, for whoever goes on
               ) -> tuple[Pieces, np.ndarray, str]:
     """Documents that all fit into `max_length`, their tokens and patches `[N, 2]` int64, and one line
     that says what was split and what was made smaller. One pass over the data. Raises `BadInput` if

@@ -63,8 +63,8 @@ def ending_tokenizer(encoder):
     special = [(token, tokenizer.convert_tokens_to_ids(token)) for token in {*start, *tail}]
     first = " ".join([*start, "$A", *tail])
     second = " ".join([*start, "$B", *tail])
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=first, pair=f"{first} {second}",
-                                                                    special_tokens=special)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=first, pair=f"{first} {second}", special_tokens=special)
     return tokenizer
 
 # %% ../../nbs/model/17_st_files.ipynb #d814c6c1
@@ -122,8 +122,7 @@ def transformer_file(encoder) -> dict:
     modalities = dict(text=how, image=how, message=how | dict(format="structured"))
     found = dict(max_seq_length=encoder.max_length, transformer_task="feature-extraction",
                  module_output_name="token_embeddings", modality_config=modalities,
-                 # PIL makes the pixels, as here; torchvision would round some otherwise
-                 processor_kwargs=dict(use_fast=False))
+                 processor_kwargs=dict(use_fast=False)) # PIL makes the pixels, as here; torchvision rounds
     if called := encoder.family.joint.called: found["processing_kwargs"] = dict(text=called)
     return found
 

@@ -233,8 +233,8 @@ def too_large(part: dict, n_tensors: int, n_numbers: int) -> Iterator[str]:
 def check_sizes(file: Path, config: dict, table: dict[str, tuple[str, list[int]]]) -> None:
     "Refuse a config that promises more than the weights hold. Raises `BadInput` naming file and entry."
     numbers = sum(math.prod(shape) for _, shape in table.values())
-    parts = [("", config), *((f"{path}.", value) for path, _, value in entries(config) if isinstance(value,
-                                                                                                     dict))]
+    parts = [("", config),
+             *((f"{path}.", value) for path, _, value in entries(config) if isinstance(value, dict))]
     for where, part in parts:
         for key in too_large(part, len(table), numbers):
             raise BadInput(f"{file}: {where}{key} is {part[key]:,}, and the weights are {len(table):,} "
@@ -260,9 +260,8 @@ def check_modules(file: Path, modules) -> None:
 class Checked:
     "What was found in a model directory."
     config: dict # config.json
-    tensors: dict[str,
-                  # name -> type and shape, where weights were asked for
-                  tuple[str, list[int]]] = field(default_factory=dict)
+    # name -> type and shape, where weights were asked for
+    tensors: dict[str, tuple[str, list[int]]] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list) # that are read
     ignored: list[Ignored] = field(default_factory=list) # code and pickles, which are not
 

@@ -278,8 +278,8 @@ def make_arm(setting: Stage2Setting | dict, name: str) -> Stage2Arm: # a key of 
                        "out with --arms") from None
 
 # %% ../../nbs/speed/04_finetuning.ipynb #f9f42253
+# document: the worst number of all vectors
 TOLERANCES = dict(float32=dict(loss=1e-5, document=1e-4, gradient=1e-4),
-                  # document: the worst number of all vectors
                   bfloat16=dict(loss=2e-2, document=2e-1, gradient=5e-2))
 
 def distance(a: tuple, b: tuple) -> float:

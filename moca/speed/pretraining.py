@@ -407,8 +407,8 @@ def make_arm(setting: Stage1Setting | dict, name: str) -> Stage1Arm: # a key of 
     return ARMS[name](setting)
 
 # %% ../../nbs/speed/03_pretraining.ipynb #d07be96f
+# gradients of bf16 weights add up in bf16
 TOLERANCES = dict(float32=dict(loss=1e-5, document=1e-5, gradient=1e-4),
-                  # gradients of bf16 weights add up in bf16
                   bfloat16=dict(loss=2e-2, document=2e-2, gradient=5e-2))
 
 # %% ../../nbs/speed/03_pretraining.ipynb #26f1897a

@@ -51,11 +51,9 @@ def save_state(path, tensors: dict[str, Tensor], # every process gives its own s
                step: int, # steps done
                main: bool = True, # this process writes
                **more) -> None: # numbers to keep with it
-    """Write the state of a run, atomically, as `tensors.safetensors` and `state.json` in directory `path`.
-    Raises
-    `MocaError` where a tensor is no longer finite, or the disk is full or cannot be written; the state that
-    was
-    there stays."""
+    """Write the state of a run, atomically, as `tensors.safetensors` and `state.json` in directory
+    `path`. Raises `MocaError` where a tensor is no longer finite, or the disk is full or cannot be
+    written; the state that was there stays."""
     found = {}
     for name, tensor in tensors.items():
         whole = full_tensor(tensor.detach())
