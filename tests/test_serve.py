@@ -26,13 +26,21 @@ import torch  # noqa: E402
 import uvicorn  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from moca.apps.embed import embed_corpus  # noqa: E402
 from moca.apps.search import Searcher, query_document  # noqa: E402
 from moca.apps.serve import PAGE, _Server, app, listen  # noqa: E402
+from moca.apps.tables import open_table  # noqa: E402
 from moca.data.corpus import load_corpus  # noqa: E402
 from moca.data.documents import Document  # noqa: E402
 from moca.embedder import Embedder  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
+
+def make_table(embedder, docs, path):
+    "A table of Documents, opened."
+    embed_corpus(embedder, docs, path, thumbnails=True)
+    return open_table(path)
+
 SECRET = "the text of a file that no row may give away"
 
 @pytest.fixture(scope="module")
@@ -219,7 +227,7 @@ def test_fifty_clients(server, embedder):
 
 def test_back_pressure(embedder, table):
     "A full queue says so at once; what was let in is answered."
-    running = Running(Searcher(table, embedder), room=4)
+    running = Running(Searcher(table, embedder), places=4)
     def ask(i):
         with httpx.Client(verify=False, base_url=running.address, timeout=60) as one: return one.post("/v1/embeddings", json=dict(input=[f"text {i}"] * 3))
     hold = threading.Event()
@@ -262,3 +270,79 @@ def test_port_in_use(table):
         port = str(taken.getsockname()[1])
         done = subprocess.run([sys.executable, "-m", "moca", "serve", str(table.path), "--port", port], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "is in use" in done.stderr
+
+# --- how quick: python tests/test_serve.py -------------------------------------------------------------------------------
+
+async def load(url, bodies, clients):
+    "Seconds of each request, and of all of them together, when so many clients ask one after another."
+    import asyncio
+    import time
+    todo, seconds = list(bodies), []
+    async def one(client):
+        while todo:
+            body, began = todo.pop(), time.perf_counter()
+            answer = await client.post(f"{url}/v1/embeddings", content=body, headers={"content-type": "application/json"})
+            assert answer.status_code == 200, answer.text[:200]
+            seconds.append(time.perf_counter() - began)
+    async with httpx.AsyncClient(limits=httpx.Limits(max_connections=clients), timeout=120, verify=False) as client:
+        began = time.perf_counter()
+        await asyncio.gather(*(one(client) for _ in range(clients)))
+        return sorted(seconds), time.perf_counter() - began
+
+def inputs(docs):
+    "Documents of the corpus as inputs of the server."
+    out = []
+    for doc in docs:
+        x = dict(text="\n".join(p for p in doc.parts if isinstance(p, str)))
+        for image in doc.images[:1]:
+            file = io.BytesIO()
+            image.open().save(file, "PNG")
+            x["image"] = address(file.getvalue())
+        out.append(x)
+    return out
+
+def quantiles(seconds): return {f"p{q}_ms": round(1e3 * sorted(seconds)[len(seconds) * q // 100], 2) for q in (50, 95)}
+
+def timed(what, n=200):
+    "Milliseconds of a call: median and 95th percentile."
+    import time
+    seconds = []
+    for _ in range(n):
+        began = time.perf_counter()
+        what()
+        seconds.append(time.perf_counter() - began)
+    return quantiles(seconds)
+
+def measure(n=800, clients=50, rounds=3):
+    "Throughput of clients against one call of `encode`, and the latency of a short query against its forward pass."
+    import asyncio
+    import tempfile
+    import time
+    from moca.apps.serve import input_documents
+    from moca.backbone import embed_pack
+    from moca.model.encoding import encode
+    from moca.model.packing import pack
+    embedder, corpus = Embedder.from_pretrained(), load_corpus().documents("test")
+    embedder.backbone.eval()
+    given = inputs(corpus[i * len(corpus) // n] for i in range(n))
+    docs, bodies = input_documents(given), [json.dumps(dict(input=x, encoding_format="base64")).encode() for x in given]
+    query = json.dumps(dict(input="a red flag")).encode()
+    lone = pack([encode(embedder.backbone.encoder, query_document("a red flag"))])
+    with tempfile.TemporaryDirectory() as tmp:
+        process, url = start(make_table(embedder, corpus[:20], Path(tmp)/"t.lance"))
+        asyncio.run(load(url, bodies[:100], clients))
+        for _ in range(rounds):
+            began = time.perf_counter()
+            embedder.encode(docs)
+            batch = time.perf_counter() - began
+            seconds, together = asyncio.run(load(url, bodies, clients))
+            print(json.dumps(dict(batch_per_s=round(n / batch, 1), clients_per_s=round(n / together, 1), ratio=round(batch / together, 3),
+                                  **quantiles(seconds))))
+        with torch.no_grad(), httpx.Client(base_url=url, verify=False) as one:
+            ask = lambda: one.post("/v1/embeddings", content=query, headers={"content-type": "application/json"})
+            for name, what in {"forward": lambda: embed_pack(embedder.backbone, lone, embedder.pooling), "http": ask,
+                               "health": lambda: one.get("/health"), "encode": lambda: embedder.encode(["a red flag"])}.items():
+                print(name, json.dumps(timed(what)))
+        process.terminate()
+
+if __name__ == "__main__": measure()

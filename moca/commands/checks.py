@@ -150,7 +150,8 @@ def check_data(data: str, words: dict | None = None, known: dict | None = None) 
     raise Usage(f"{name} does not exist{hint}")
 
 # %% ../../nbs/commands/02_checks.ipynb #8e03b8e6
-EXTRAS = dict(pypdfium2="pdf", peft="lora", mteb="eval", sentence_transformers="st", faiss="ann") # of moca
+EXTRAS = dict(pypdfium2="pdf", peft="lora", mteb="eval", sentence_transformers="st", faiss="ann",
+              lancedb="apps", fastapi="apps", uvicorn="apps") # of moca
 
 def need(package: str, what: str) -> None:
     "Raise `Usage` if a package that something needs is not installed."
