@@ -55,6 +55,7 @@ async function search(remember = true) {
   if (!body.text && !body.image && body.like === undefined) return say("Type some words, or give an image.");
   const mine = ++newest;
   $("hits").classList.add("waiting");
+  say("searching …");
   const before = performance.now();
   try {
     const found = await ask("search", body);
