@@ -109,7 +109,8 @@ class SharedPacks:
                  places: int = 1024): # Documents that may be unanswered; more are refused
         self.embedder, self.pack_tokens, self.room = embedder, pack_tokens, Room(places)
         self.multi_vector = embedder.multi_vector if multi_vector is None else multi_vector
-        self.inbox, self.readers = queue.SimpleQueue(), ThreadPoolExecutor(min(4, os.cpu_count() or 1), "reader")
+        self.inbox = queue.SimpleQueue()
+        self.readers = ThreadPoolExecutor(min(4, os.cpu_count() or 1), "reader")
         self.calls = self.served = 0 # forward passes, and Documents in them
         self.thread = threading.Thread(target=self._work, name="model", daemon=True)
         self.thread.start()
@@ -416,7 +417,7 @@ def jpeg(image: ImageRef, most: int) -> bytes:
 @patch
 async def image(self: Service, id: str, size: Literal["small", "large"] = "small") -> Response:
     "The image of a row as JPEG. The id is looked up in the table; it is never a path."
-    try: data = await run_in_threadpool(self._jpeg, id, size)
+    try: data = await asyncio.wrap_future(self.packs.readers.submit(self._jpeg, id, size))
     except BadInput as why: raise HTTPException(404, str(why)) from None
     return Response(data, media_type="image/jpeg", headers=SAFE | {"cache-control": "private, max-age=600"})
 

@@ -64,6 +64,7 @@ def run_search(args: argparse.Namespace) -> None:
     check_file("--html", args.html, args.force, (".html",))
     check_file("--json", args.json, args.force, (".json",))
     asked = asked_of(args)
+    if args.hybrid and not asked["text"]: raise Usage("--hybrid searches for words: add some with --and")
     with working(args.quiet):
         from moca.apps.search import hits_page, hits_text, query_document
         searcher = searcher_of(args)
@@ -89,9 +90,10 @@ def add_search(sub) -> None:
     query = Place("query", "words, or an image file")
     about = "find what is most like words or an image"
     p = add_command(sub, "search", run_search, about, places=(TABLE, query), examples=examples)
-    p.add_argument("--and", dest="also", metavar="WORDS", help="words beside an image, or the other way round")
+    p.add_argument("--and", dest="also", metavar="WORDS",
+                   help="words beside an image, or an image beside words")
     p.add_argument("--k", type=positive, default=10, metavar="N", help="hits (default: 10)")
-    p.add_argument("--where", metavar="SQL", help="only rows that meet a condition over id, source, page, text")
+    p.add_argument("--where", metavar="SQL", help="only rows that meet this condition over the columns")
     p.add_argument("--html", metavar="FILE", help="write the hits as a page with their images too")
     table_flags(p)
     common(p, "overwrite the files in --html and --json")
