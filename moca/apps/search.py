@@ -17,7 +17,7 @@ import torch
 from fastcore.basics import patch
 from PIL import Image
 from torch import Tensor
-from ..data.documents import Document, document
+from ..data.documents import Document, document, prompt
 from ..data.errors import BadInput, printable
 from ..data.images import ImageRef
 from ..data.pages import PdfPage, TiffPage, image_suffixes
@@ -152,8 +152,9 @@ def table_embedder(table: Table,
                    **options) -> Embedder: # of `from_pretrained`: device, dtype
     "The model that made a table, with the pooling and the mask that it had. Raises `BadInput` for another."
     from moca.embedder import Embedder
-    info = table.info
-    found = Embedder.from_pretrained(model or info.model or None, info.pooling, info.multi_vector,
+    info, name = table.info, model or table.info.model
+    if name: options["path"] = name # else moca's own
+    found = Embedder.from_pretrained(pooling=info.pooling, multi_vector=info.multi_vector,
                                      bidirectional=info.bidirectional, **options)
     table.check_model(found)
     return found
@@ -166,7 +167,13 @@ def as_vector(self: Searcher, query) -> Tensor: # [dim], or [tokens, dim]
     doc = query
     if isinstance(query, str): doc = query_document(query)
     elif not isinstance(query, Document): doc = query_document(image=query)
-    return self.embedder.encode([doc], multi_vector=self.multi_vector)[0]
+    return self.embedder.encode([self.prompted(doc)], multi_vector=self.multi_vector)[0]
+
+@patch
+def prompted(self: Searcher, doc: Document) -> Document:
+    "A query with the model's prompt `query` before its words, where the model has one."
+    prompts = self.embedder.backbone.prompts or {}
+    return prompt(prompts.get("query", ""), doc)
 
 @patch
 def _checked(self: Searcher, vector: Tensor) -> Tensor:

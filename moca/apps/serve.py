@@ -364,7 +364,8 @@ async def search(self: Service, body: SearchBody) -> JSONResponse:
                        "LanceDB")
     if body.like is not None: hits = await self._like(body, where)
     else:
-        [(vector, _)] = await self.vectors([self.query(body.text, body.image)])
+        query = self.searcher.prompted(self.query(body.text, body.image))
+        [(vector, _)] = await self.vectors([query])
         words = body.text if body.hybrid else None
         hits = await run_in_threadpool(self.searcher.search, vector, body.k, where, words, self.index)
     return JSONResponse(dict(hits=await run_in_threadpool(self._described, hits)))
