@@ -332,6 +332,7 @@ def measure(n=800, clients=50, rounds=3):
         process, url = start(make_table(embedder, corpus[:20], Path(tmp)/"t.lance"))
         asyncio.run(load(url, bodies[:100], clients))
         for _ in range(rounds):
+            assert process.poll() is None, process.communicate()
             began = time.perf_counter()
             embedder.encode(docs)
             batch = time.perf_counter() - began

@@ -110,7 +110,7 @@ class SharedPacks:
         self.embedder, self.pack_tokens, self.room = embedder, pack_tokens, Room(places)
         self.multi_vector = embedder.multi_vector if multi_vector is None else multi_vector
         self.inbox = queue.SimpleQueue()
-        self.readers = ThreadPoolExecutor(min(4, os.cpu_count() or 1), "reader")
+        self.readers = ThreadPoolExecutor(2, "reader")
         self.calls = self.served = 0 # forward passes, and Documents in them
         self.thread = threading.Thread(target=self._work, name="model", daemon=True)
         self.thread.start()
@@ -537,5 +537,5 @@ def serve(searcher: Searcher, host: str = "127.0.0.1",
     "Serve until SIGINT or SIGTERM. Raises `BadInput` for a port in use."
     sock = sock or listen(host, port)
     config = uvicorn.Config(app(searcher, host, **options), log_level="warning", access_log=False,
-                            timeout_graceful_shutdown=5)
+                            timeout_graceful_shutdown=5, timeout_keep_alive=60)
     with sock: _Server(config).run(sockets=[sock])

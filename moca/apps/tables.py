@@ -78,7 +78,8 @@ def read_info(schema: pa.Schema, name: str) -> TableInfo: # name: for messages
     "What a table says of itself. Raises `BadInput` for one that moca did not write."
     try: saved = json.loads((schema.metadata or {})[KEY])
     except (KeyError, ValueError): raise BadInput(f"{name} is no table of moca embed's") from None
-    if saved.get("format") != 1: raise BadInput(f"{name} was written by moca {saved.get('version')}: update moca")
+    if saved.get("format") != 1:
+        raise BadInput(f"{name} was written by moca {saved.get('version')}: update moca")
     known = {field.name for field in fields(TableInfo)}
     return TableInfo(**{key: value for key, value in saved.items() if key in known})
 
@@ -103,7 +104,8 @@ def vector_column(vectors: Tensor | Sequence[Tensor], kind: pa.DataType) -> pa.A
     ends = np.cumsum([0, *map(len, vectors)]).tolist()
     return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), rows, type=kind)
 
-def table_rows(docs: Sequence[Document], vectors, schema: pa.Schema, thumbnails: bool = False) -> pa.RecordBatch:
+def table_rows(docs: Sequence[Document], vectors, schema: pa.Schema,
+               thumbnails: bool = False) -> pa.RecordBatch:
     "Documents and their vectors as rows."
     texts = ["\n".join(part for part in doc.parts if isinstance(part, str)) for doc in docs]
     columns = dict(id=[doc.id for doc in docs], source=[doc.source for doc in docs], page=[None] * len(docs),
@@ -196,7 +198,8 @@ def open_table(path: str | Path) -> Table:
     if path.suffix == ".parquet":
         if not path.is_file(): raise BadInput(f"there is no table {printable(path, 200)}: check the path")
         try: return ParquetTable(path)
-        except pa.ArrowInvalid as e: raise BadInput(f"{path} is no readable Parquet file ({printable(e)})") from None
+        except pa.ArrowInvalid as e:
+            raise BadInput(f"{path} is no readable Parquet file ({printable(e)})") from None
     lance = open_lance(path)
     if lance is None: raise BadInput(f"there is no table {printable(path, 200)}: check the path")
     return LanceTable(path, lance)
