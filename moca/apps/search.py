@@ -108,6 +108,7 @@ def condition_errors(where: str | None) -> Iterator[None]:
     except (ValueError, RuntimeError, OSError) as e:
         why = str(e).splitlines()[0].removeprefix("Invalid input, ")
         why = re.sub(r"Error parsing statement: SELECT .*? \(sql parser error: ", "(", why)
+        why = re.sub(r"Valid fields are .*", f"The columns are {', '.join(COLUMNS)}, thumbnail", why)
         why = printable(re.sub(r",? /\S+\.rs:\d+:\d+", "", why), 200)
         if where is None: raise BadInput(f"the table cannot be searched: {why}") from e
         raise BadInput(f"the filter {printable(where)!r} cannot be used: {why}") from None

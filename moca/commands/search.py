@@ -84,8 +84,7 @@ def write_page(path: Path, page: str) -> None:
 # %% ../../nbs/commands/05c_search.ipynb #87b0ba61
 def add_search(sub) -> None:
     "`search`."
-    examples = ('moca search photos.lance "a red boat"',
-                'moca search photos.lance boat.jpg --and "at night" --html found.html',
+    examples = ('moca search photos.lance boat.jpg --and "at night" --html found.html',
                 "moca search reports.lance 'travel costs' --hybrid --where 'page < 10'")
     query = Place("query", "words, or an image file")
     about = "find what is most like words or an image"
