@@ -36,6 +36,6 @@ setup(
     include_package_data=False,
     zip_safe=False,
     install_requires=cfg["requirements"].split(),
-    extras_require={k: cfg[f"{k}_requirements"].split() for k in ("dev", "st", "lora", "pdf", "ann", "eval", "docs")},
+    extras_require={k: cfg[f"{k}_requirements"].split() for k in ("dev", "st", "lora", "pdf", "ann", "eval", "apps", "docs")},
     entry_points={"console_scripts": cfg["console_scripts"].split(), "nbdev": ["moca=moca._modidx:d"]},
 )

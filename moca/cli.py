@@ -15,6 +15,7 @@ from .commands.grammar import Parser, Usage, settle
 from .commands.measure import add_bench, add_evaluate, add_probe
 from .commands.printing import careful_output, leave_pipe, say, sentence
 from .commands.train import add_ablate, add_quickstart, add_resume, add_stage
+from .commands.search import add_search, add_serve
 from .commands.use import add_data, add_embed, add_mine
 
 # %% auto #0
@@ -41,6 +42,8 @@ def parser() -> Parser:
                "runs/moca-3b", "moca finetune moca-cl --base runs/cpt/model temperature=0.02"))
     add_resume(sub)
     add_embed(sub)
+    add_search(sub)
+    add_serve(sub)
     add_mine(sub)
     add_evaluate(sub)
     add_probe(sub)

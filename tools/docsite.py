@@ -27,7 +27,7 @@ WINGS = { # in reading order, with what each is about; a wing that is not named 
     "pretraining": ("Stage 1", "What is corrupted, the heads that rebuild it, pictures of what is rebuilt."),
     "finetuning": ("Stage 2", "Batches of one task, losses, GradCache, hard negatives."),
     "benchmarks": ("Benchmarks", "Baselines, MMEB, ViDoRe, moca-bench and mteb."),
-    "apps": ("Applications", "What is built on an Embedder."),
+    "apps": ("Applications", "What is built on an Embedder: a corpus embedded, searched, served on a page."),
     "studies": ("Studies", "What is run to learn something: quickstart, ablation, reports."),
     "speed": ("Speed", "moca against other ways to do the same work, equality first."),
     "commands": ("Commands", "The command line, from its grammar to completion."),
