@@ -143,7 +143,8 @@ def on_hub(data: str) -> bool:
     return data.startswith("hub:")
 
 # %% ../../nbs/commands/02_checks.ipynb #8e03b8e6
-EXTRAS = dict(pypdfium2="pdf", peft="lora", mteb="eval", sentence_transformers="st", faiss="ann") # of moca
+EXTRAS = dict(pypdfium2="pdf", peft="lora", mteb="eval", sentence_transformers="st", faiss="ann",
+              lancedb="apps", fastapi="apps", uvicorn="apps") # of moca
 
 def need(package: str, what: str) -> None:
     "Raise `Usage` if a package that something needs is not installed."
