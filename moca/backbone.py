@@ -218,6 +218,7 @@ class Backbone(SwitchableAttention):
         self.head = True # can it predict words?
         self.peft = None # the same model with adapters
         prepare_model(model, encoder)
+        speed_up_patches(model)
         self.use_kernel(attention or choose_kernel(self.device, self.dtype, self.softcap))
 
     def run_text(self, x: Tensor, positions: Tensor, lengths: list[int], **more) -> Tensor: # [T, hidden]
@@ -322,7 +323,6 @@ def make_backbone(stored: StoredModel, device: torch.device, attention: str | No
     "The Backbone of what `read_model` has found: mask set, kernel chosen, settings taken over."
     net, saved = stored.model, stored.settings
     set_causal(net, not stored.bidirectional) # the modules follow the config
-    speed_up_patches(net)
     backbone = Backbone(net.to(device), stored.encoder, attention, prompts=saved.get("prompts"))
     if saved.get("bidirectional") == backbone.bidirectional: # pooling belongs to the mask it was trained with
         backbone.pooling = saved.get("pooling")
