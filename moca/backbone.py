@@ -264,7 +264,7 @@ def show_attention(before: Backbone, after: Backbone, doc: Document, layer: int 
     "Two attention maps side by side, mean over heads: a matplotlib Figure."
     import matplotlib.pyplot as plt
     labels = token_labels(before.encoder, doc)
-    fig, axes = plt.subplots(1, 2, figsize=(11, 5.6), layout="constrained")
+    fig, axes = plt.subplots(1, 2, figsize=(10, 5.2), layout="constrained")
     for ax, backbone, name in zip(axes, (before, after), names):
         weights = attention_maps(backbone, doc)[layer].float().mean(0).cpu()
         ax.imshow(weights.sqrt(), cmap="Blues")

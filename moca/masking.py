@@ -346,13 +346,13 @@ def draw_masks(kind: str = "bidirectional", # or "causal"
     tokens with hidden ones."""
     import matplotlib.pyplot as plt
     if axes is None:
-        axes = plt.subplots(1, 3, figsize=(13, 3), layout="constrained", width_ratios=(1, 2.2, 1.2))[1]
+        axes = plt.subplots(1, 3, figsize=(10, 2.6), layout="constrained", width_ratios=(1, 2, 1.2))[1]
     lengths = torch.tensor([0] + [length + 2 * i for i in range(documents)])
     maskable = torch.tensor([not t.startswith("<") for t in _caption])
     words = mask_tokens(maskable, text_ratio, generator(seed, 0, "house", "text"), text_mask, _words)
     patches = mask_patches([(4, 6)], patch_ratio, generator(seed, 0, "house", "patches"), patch_mask)
     show_mask(attention_mask(lengths.cumsum(0), kind), ax=axes[0])
-    show_tokens(_caption, words, maskable, axes[1], width=46)
+    show_tokens(_caption, words, maskable, axes[1], width=38)
     _show_patches(axes[2], patches.view(4, 6))
     titles = (f"{kind}, {documents} Document{'s' * (documents > 1)}",
               f"{text_mask}, ratio {text_ratio:.1f}: {int(words.sum())} of {int(maskable.sum())} hidden",

@@ -339,7 +339,8 @@ class Gemma3(Tiles):
 # %% ../../nbs/model/01_families.ipynb #642c3ef8
 class InternVL(Tiles):
     "Tiles and a thumbnail in one run."
-    joint = JointProcessor("InternVLProcessor", "<IMG_CONTEXT>", length="image_seq_length", video="InternVLVideoProcessor",
+    joint = JointProcessor("InternVLProcessor", "<IMG_CONTEXT>", length="image_seq_length",
+                           video="InternVLVideoProcessor",
                            tokens=dict(start_image_token="<img>", end_image_token="</img>",
                                        context_image_token="<IMG_CONTEXT>", video_token="<video>"))
     name, processor = "internvl", "GotOcr2ImageProcessorPil"
