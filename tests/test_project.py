@@ -122,7 +122,7 @@ def test_imports_run_one_way():
     assert len(order) == len(modules)
 
 FLOORS = [["style", "masking", "data"], ["model"], ["backbone"], ["embedder", "evaluation"], ["training"],
-          ["pretraining", "finetuning", "reconstruction", "contrastive"], ["benchmarks"], ["studies", "speed"],
+          ["pretraining", "finetuning", "reconstruction", "contrastive"], ["benchmarks"], ["apps", "studies", "speed"],
           ["commands", "cli", "__main__"]]
 FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
 
