@@ -38,7 +38,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def make_table(embedder, docs, path):
     "A table of Documents, opened."
-    embed_corpus(embedder, docs, path, thumbnails=True)
+    embed_corpus(embedder, docs, path, thumbnails=True, progress=False)
     return open_table(path)
 
 SECRET = "the text of a file that no row may give away"

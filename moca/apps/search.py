@@ -123,7 +123,7 @@ class Searcher:
         self.table, self.embedder, self.keep = table, embedder, keep
         self.multi_vector = table.info.multi_vector
         self.column = "vectors" if self.multi_vector else "vector"
-        self.lance = table.lance # of LanceDB, or None for Parquet
+        self.lance = getattr(table, "table", None) # of LanceDB, or None for Parquet
         self._blocks = None # once they are known to be few
         self._masks, self._views, self._numbers = {}, {}, None
 

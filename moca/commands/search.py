@@ -49,7 +49,7 @@ def make_indexes(args: argparse.Namespace, searcher) -> bool: # is there an inde
 # %% ../../nbs/commands/06_search.ipynb #2be7635f
 def asked_of(args: argparse.Namespace) -> dict[str, str]: # "text", "image"
     "The words and the image of a query. Raises `Usage` for two images."
-    from moca.embedder import SUFFIXES, names_image
+    from moca.model.inputs import SUFFIXES, names_image
     words = [args.query, args.also]
     images = [w for w in words if w and names_image(w) and Path(w).is_file()]
     texts = [w for w in words if w and w not in images]

@@ -7,19 +7,21 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import re
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from .checks import (DATA, check_apart, check_data, check_file, check_model_name,
-                                  is_mixture, on_hub)
+                                  is_mixture, need, on_hub)
 from .grammar import Parser, Place, Usage, add_command, common, positive, source_options
 from .printing import tell, working
 from .train import BASE
 
 # %% auto #0
 __all__ = ['MODEL', 'SETTINGS', 'account', 'read_all', 'best_device', 'model_name', 'torch_dtype', 'model_flags', 'embedder',
-           'vector_table', 'write_parquet', 'write_safetensors', 'write_vectors', 'embed_chunks', 'counted',
-           'run_embed', 'add_embed', 'read_pairs_of', 'run_mine', 'add_mine', 'run_data', 'add_data']
+           'vector_table', 'write_parquet', 'write_safetensors', 'write_vectors', 'embed_chunks', 'counted', 'shard_of',
+           'check_table', 'embed_table', 'embed_file', 'run_embed', 'add_embed', 'read_pairs_of', 'run_mine',
+           'add_mine', 'run_data', 'add_data']
 
 # %% ../../nbs/commands/05_use.ipynb #018844b7
 def account(report) -> dict:
@@ -154,22 +156,60 @@ def counted(chunks: Iterable, count: dict) -> Iterable:
         yield ids, found
 
 # %% ../../nbs/commands/05_use.ipynb #b69faba4
+def shard_of(text: str | None) -> tuple[int, int]:
+    "`2/8` as (2, 8); None is all of it. Raises `Usage`."
+    found = re.fullmatch(r"(\d+)/(\d+)", text or "1/1")
+    if not found: raise Usage(f"--shard {text}: give part/parts, as 2/8")
+    return int(found[1]), int(found[2])
+
+def check_table(args: argparse.Namespace) -> bool:
+    "Is the output a table, in Parquet or of LanceDB? Raises `Usage` for one that cannot be written."
+    out = Path(args.out)
+    if out.suffix == ".lance" or out.parent.suffix in (".lance", ".lancedb"):
+        need("lancedb", f"--out {args.out}")
+        return True
+    check_file("--out", args.out, args.force, (".parquet", ".lance", ".safetensors"))
+    table = out.suffix == ".parquet"
+    for option in ("shard", "thumbnails", "max_bad"):
+        if not table and getattr(args, option):
+            raise Usage(f"--{option.replace('_', '-')} is for a table: let --out end in .parquet or .lance")
+    return table
+
+# %% ../../nbs/commands/05_use.ipynb #8f13bc8b
+def embed_table(args: argparse.Namespace, model, docs, report) -> int:
+    "Write a table, or go on with one; the number of vectors in it."
+    from moca.apps.embed import embed_corpus
+    from moca.apps.tables import open_table
+    name = None if args.model == "moca" else args.model
+    embed_corpus(model, docs, args.out, report, model=name, shard=shard_of(args.shard), force=args.force,
+                 thumbnails=args.thumbnails, max_bad=1.0 if args.max_bad is None else args.max_bad)
+    table = open_table(args.out)
+    if not table.info.multi_vector: return len(table)
+    return sum(len(batch.column(0).flatten()) for batch in table.chunks(["vectors"]))
+
+def embed_file(args: argparse.Namespace, model, docs, report) -> int:
+    "Write a file of vectors; their number."
+    count = dict(vectors=0)
+    write_vectors(Path(args.out), counted(embed_chunks(model, docs, report), count))
+    return count["vectors"]
+
 def run_embed(args: argparse.Namespace) -> None:
     "`moca embed`: the vectors of each Document; rows that can't be used are named."
     check_model_name(args.model)
     check_data(args.data, args.given)
-    check_file("--out", args.out, args.force, (".parquet", ".safetensors"))
+    write = embed_table if check_table(args) else embed_file
     check_apart("--out", args.out, args.data)
     check_file("--json", args.json, args.force, (".json",))
+    shard_of(args.shard)
     with working(args.quiet):
         docs, report = read_all(args.data, args.given)
-        model, count = embedder(args), dict(vectors=0)
-        write_vectors(Path(args.out), counted(embed_chunks(model, docs, report), count))
+        model = embedder(args)
+        n = write(args, model, docs, report)
         report.adds_up()
-    number = f"{count['vectors']:,} vectors of {len(docs):,} Documents"
+    number = f"{n:,} vectors of {len(docs):,} Documents"
     text = f"{report.summary()}\n{number}, {model.dimension} numbers each, in {args.out}"
     data = dict(out=args.out, documents=len(docs), dimension=model.dimension, account=account(report))
-    tell(args, text, data | count)
+    tell(args, text, data | dict(vectors=n))
 
 # %% ../../nbs/commands/05_use.ipynb #5e9be746
 def add_embed(sub) -> None:
@@ -181,8 +221,12 @@ def add_embed(sub) -> None:
     p = add_command(sub, "embed", run_embed, about, places=(MODEL, Place("data", DATA)),
                     needs=("--out FILE",), examples=examples, known=source_options, title=title)
     p.add_argument("--out", metavar="FILE",
-                   help="*.parquet (id, vector) or *.safetensors (vectors; ids in the metadata); of a "
-                        "multi-vector model id and vectors, or vectors end to end and lengths")
+                   help="a table, *.parquet or *.lance (id, source, page, text, vector or vectors), which moca "
+                        "search and serve read; or *.safetensors (vectors; ids in the metadata; of a "
+                        "multi-vector model vectors end to end and lengths)")
+    p.add_argument("--shard", metavar="K/N", help="only part K of N of the Documents, for several machines")
+    p.add_argument("--thumbnails", action="store_true", help="keep a small image of each row in the table")
+    p.add_argument("--max-bad", type=float, metavar="X", help="stop when a larger share of rows is rejected")
     model_flags(p)
     common(p, "overwrite the files in --out and --json")
 

@@ -16,7 +16,7 @@ from .trust import read_json
 
 # %% auto #0
 __all__ = ['SETTINGS', 'POOLINGS', 'RULES', 'read_settings', 'ends_texts', 'saved_pooling', 'dense_folder', 'st_settings',
-           'set_prompts', 'write_settings', 'share_modes']
+           'set_prompts', 'settings_of', 'write_settings', 'share_modes']
 
 # %% ../../nbs/model/19_saving.ipynb #f07692d6
 SETTINGS = "moca.json" # beside config.json: what moca needs to use the model as it was trained
@@ -153,7 +153,7 @@ def set_prompts(backbone, prompts: dict[str, str]) -> None:
     backbone.prompts = dict(prompts)
 
 # %% ../../nbs/model/19_saving.ipynb #6d67279a
-def _settings_of(backbone, pooling: str, multi_vector: bool) -> dict:
+def settings_of(backbone, pooling: str, multi_vector: bool) -> dict:
     "What `moca.json` says of a Backbone."
     encoder = backbone.encoder
     size = encoder.image_processor.size
@@ -174,7 +174,7 @@ def write_settings(backbone, path: str | Path,
     files or a refusal, the tokenizer that goes with them, the projection, a card; and let the umask
     decide who may read the weights."""
     path = Path(path)
-    write_json(path/SETTINGS, _settings_of(backbone, pooling, multi_vector))
+    write_json(path/SETTINGS, settings_of(backbone, pooling, multi_vector))
     write_st_files(backbone, path, pooling, multi_vector)
     if backbone.projection is not None:
         save_file({"weight": backbone.projection.weight.detach().cpu().contiguous()},
