@@ -4,8 +4,8 @@
 
 # %% ../../nbs/apps/01_tables.ipynb #7723f41a
 from __future__ import annotations
-import copy
 import contextlib
+import copy
 import json
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,7 +25,7 @@ from ..model.saving import settings_of
 # %% auto #0
 __all__ = ['HISTORY', 'FORMAT', 'USES', 'model_digest', 'TableInfo', 'table_info', 'read_info', 'table_schema', 'vector_column',
            'Table', 'check_same', 'ParquetTable', 'lance_database', 'LanceTable', 'is_lance', 'open_table',
-           'LanceWriter', 'ParquetWriter', 'told_writing', 'table_writer']
+           'told_writing', 'LanceWriter', 'ParquetWriter', 'table_writer']
 
 # %% ../../nbs/apps/01_tables.ipynb #e25a2ae2
 HISTORY = ("base", "history", "kernel") # entries of moca.json that do not change a vector
@@ -227,6 +227,20 @@ def open_table(path: str | Path # *.parquet, a pattern or folder of them, *.lanc
     if not files: raise BadInput(f"there is no table {path}: no file *.parquet is there")
     return ParquetTable(path, files)
 
+# %% ../../nbs/apps/01_tables.ipynb #e40df5fb
+@contextlib.contextmanager
+def told_writing(path):
+    "Raises `MocaError` in words for a table that cannot be written: a full disk, missing rights."
+    try: yield
+    except (OSError, RuntimeError) as e: # RuntimeError: LanceDB's, with the system's words
+        words = {"No space left": "the disk is full", "Permission denied": "permission denied",
+                 "quota": "the quota of the disk is reached"}
+        said = next((why for word, why in words.items() if word in str(e)), None)
+        why = write_error(e) or said
+        if why is None: raise
+        raise MocaError(f"can't write {path}: {why}; the rows written so far are kept, and the same command "
+                        "goes on from there") from e
+
 # %% ../../nbs/apps/01_tables.ipynb #7a08b3bd
 class LanceWriter:
     "Chunks to a LanceDB table, a commit each."
@@ -312,19 +326,6 @@ class ParquetWriter:
         self.drop()
 
 # %% ../../nbs/apps/01_tables.ipynb #f678972a
-@contextlib.contextmanager
-def told_writing(path):
-    "Raises `MocaError` in words for a table that cannot be written: a full disk, missing rights."
-    try: yield
-    except (OSError, RuntimeError) as e: # RuntimeError: LanceDB's, with the system's words
-        words = {"No space left": "the disk is full", "Permission denied": "permission denied",
-                 "quota": "the quota of the disk is reached"}
-        said = next((why for word, why in words.items() if word in str(e)), None)
-        why = write_error(e) or said
-        if why is None: raise
-        raise MocaError(f"can't write {path}: {why}; the rows written so far are kept, and the same command "
-                        "goes on from there") from e
-
 def table_writer(path: str | Path, info: TableInfo) -> ParquetWriter | LanceWriter:
     "The writer for a path: `.add` rows, `.finish`."
     return LanceWriter(path, info) if is_lance(path) else ParquetWriter(path, info)
