@@ -5,11 +5,9 @@
 # %% ../../nbs/commands/05_use.ipynb #2248ef3b
 from __future__ import annotations
 import argparse
-import itertools
 import json
 import re
 from collections.abc import Iterable
-from contextlib import ExitStack
 from pathlib import Path
 from .checks import (DATA, check_apart, check_data, check_file, check_model_name,
                                   is_mixture, need, on_hub)
@@ -19,9 +17,8 @@ from .train import BASE
 
 # %% auto #0
 __all__ = ['MODEL', 'SETTINGS', 'account', 'read_all', 'best_device', 'model_name', 'torch_dtype', 'model_flags', 'embedder',
-           'vector_table', 'write_parquet', 'write_safetensors', 'write_vectors', 'embed_chunks', 'counted', 'shard_of',
-           'check_table', 'embed_table', 'embed_file', 'run_embed', 'add_embed', 'read_pairs_of', 'run_mine',
-           'add_mine', 'run_data', 'add_data']
+           'write_safetensors', 'write_vectors', 'embed_chunks', 'counted', 'shard_of', 'check_table', 'embed_table',
+           'embed_file', 'run_embed', 'add_embed', 'read_pairs_of', 'run_mine', 'add_mine', 'run_data', 'add_data']
 
 # %% ../../nbs/commands/05_use.ipynb #018844b7
 def account(report) -> dict:
@@ -93,30 +90,7 @@ def embedder(args: argparse.Namespace):
     return Embedder.from_pretrained(model_name(args.model), args.pooling, args.multi_vector, device=device,
                                     dtype=torch_dtype(args.dtype, device), **given)
 
-# %% ../../nbs/commands/05_use.ipynb #9be8e7b2
-def vector_table(ids: list[str], found):
-    """Ids and vectors as an Arrow table: `vector` a list of numbers, or of a multi-vector model `vectors`, a
-    list of lists."""
-    import pyarrow as pa
-    import torch
-    late = isinstance(found, list)
-    flat = torch.cat(found) if late else found
-    ends = range(0, flat.numel() + 1, flat.shape[1])
-    rows = pa.ListArray.from_arrays(list(ends), flat.numpy().ravel())
-    if late: rows = pa.ListArray.from_arrays([0, *itertools.accumulate(map(len, found))], rows)
-    return pa.table({"id": pa.array(ids, pa.string()), "vectors" if late else "vector": rows})
-
 # %% ../../nbs/commands/05_use.ipynb #5a22feca
-def write_parquet(path: Path, chunks: Iterable[tuple[list[str], object]]) -> None:
-    "The chunks as row groups."
-    import pyarrow.parquet as pq
-    with ExitStack() as stack:
-        file = None
-        for ids, found in chunks:
-            table = vector_table(ids, found)
-            file = file or stack.enter_context(pq.ParquetWriter(path, table.schema))
-            file.write_table(table)
-
 def write_safetensors(path: Path, chunks: Iterable[tuple[list[str], object]]) -> None:
     "All chunks in one tensor; token vectors end to end, with their numbers in `lengths`."
     import torch
@@ -133,11 +107,10 @@ def write_safetensors(path: Path, chunks: Iterable[tuple[list[str], object]]) ->
 def write_vectors(path: Path,
                   chunks: Iterable[tuple[list[str], object]] # (ids, [N, dim] or N times [tokens, dim])
                   ) -> None:
-    """Write ids and fp32 vectors to .parquet or .safetensors, atomically. Raises `MocaError` when the disk is
+    """Write ids and fp32 vectors to *.safetensors, atomically. Raises `MocaError` when the disk is
     full; the old file stays."""
     from moca.data.files import atomic
-    write = write_parquet if path.suffix == ".parquet" else write_safetensors
-    with atomic(path) as part: write(part, chunks)
+    with atomic(path) as part: write_safetensors(part, chunks)
 
 # %% ../../nbs/commands/05_use.ipynb #be7f0a98
 def embed_chunks(model, docs, report, rows: int = 2048): # rows: Documents whose vectors are in memory
